@@ -1,0 +1,74 @@
+# chatwebhook/Makefile
+
+EXTENSION = chatwebhook
+EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).control)
+
+MODULE_big = chatwebhook
+OBJS = \
+	src/chatwebhook.o \
+	src/emit.o \
+	src/envelope.o \
+	src/functions.o \
+	src/json.o \
+	src/launcher.o \
+	src/outbox.o \
+	src/request.o \
+	src/retry.o \
+	src/shared.o \
+	src/sign.o \
+	src/subscription.o \
+	src/target.o \
+	src/transport.o \
+	src/worker.o
+
+# the extension's script, in reading order
+SQL_PARTS = \
+	sql/types.sql \
+	sql/tables.sql \
+	sql/emit.sql \
+	sql/delivery.sql \
+	sql/health.sql \
+	sql/privileges.sql
+
+DATA_built = $(EXTENSION)--$(EXTVERSION).sql
+DOCS = README.md
+
+REGRESS = $(patsubst test/sql/%.sql,%,$(sort $(wildcard test/sql/*.sql)))
+REGRESS_OPTS = --inputdir=test
+ISOLATION = $(patsubst test/specs/%.spec,%,$(sort $(wildcard test/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=test
+TAP_TESTS = 1
+
+UNIT_TESTS = $(patsubst %.c,%,$(sort $(wildcard test/unit/test_*.c)))
+EXTRA_CLEAN = $(DATA_built) $(UNIT_TESTS) test/unit/json_driver
+
+PKG_CONFIG ?= pkg-config
+PG_CPPFLAGS = -I$(srcdir)/src $(shell $(PKG_CONFIG) --cflags libcurl libcrypto)
+SHLIB_LINK = $(shell $(PKG_CONFIG) --libs libcurl libcrypto)
+PG_CFLAGS = -Wextra -Wshadow -Wvla -Wno-unused-parameter -Wno-sign-compare \
+	-Wno-missing-field-initializers
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+$(OBJS): src/chatwebhook.h src/compat.h
+
+$(EXTENSION)--$(EXTVERSION).sql: $(SQL_PARTS)
+	cat $^ > $@
+
+# Tests of the pure parts, as plain C programs that speak TAP.
+UNIT_CFLAGS = -std=gnu99 -O2 -g -Wall -Wextra -Wshadow -Wvla -I$(srcdir)/src
+test/unit/%: test/unit/%.c test/unit/tap.h src/chatwebhook.h $(wildcard src/*.c)
+	$(CC) $(UNIT_CFLAGS) $< -o $@ $(shell $(PKG_CONFIG) --libs libcrypto) -lm
+
+.PHONY: unit demo test
+unit: $(UNIT_TESTS) test/unit/json_driver
+	prove --exec '' $(UNIT_TESTS)
+	prove --exec node test/unit/json_numbers.js
+
+demo:
+	scripts/demo
+
+test:
+	scripts/test

@@ -1,0 +1,247 @@
+/*
+ * Deliveries, pending and finished, as people see them.
+ */
+CREATE VIEW chatwebhook.delivery AS
+    SELECT q.id, q.event_id, e.type AS event_type, q.chatbot_id, q.conversation_id,
+           q.webhook_id, w.name AS webhook_name, 'pending'::text AS status, q.attempts,
+           q.created_at, q.next_attempt_at, q.last_attempt_at,
+           NULL::timestamptz AS completed_at, q.last_status_code, q.last_error, q.latency_ms
+      FROM chatwebhook.queue q
+      LEFT JOIN chatwebhook.event e ON e.id = q.event_id
+      LEFT JOIN chatwebhook.webhook w ON w.id = q.webhook_id
+    UNION ALL
+    SELECT h.id, h.event_id, e.type, h.chatbot_id, e.conversation_id,
+           h.webhook_id, h.webhook_name, h.status, h.attempts,
+           h.created_at, NULL, h.last_attempt_at,
+           h.completed_at, h.last_status_code, h.last_error, h.latency_ms
+      FROM chatwebhook.history h
+      LEFT JOIN chatwebhook.event e ON e.id = h.event_id
+    UNION ALL
+    SELECT d.id, d.event_id, e.type, d.chatbot_id, e.conversation_id,
+           d.webhook_id, d.webhook_name, d.status, d.attempts,
+           d.created_at, NULL, d.last_attempt_at,
+           d.completed_at, d.last_status_code, d.last_error, d.latency_ms
+      FROM chatwebhook.dead d
+      LEFT JOIN chatwebhook.event e ON e.id = d.event_id;
+COMMENT ON VIEW chatwebhook.delivery IS 'Every event owed to a webhook, and what became of it.';
+COMMENT ON COLUMN chatwebhook.delivery.status IS 'pending, delivered, dead (given up) or canceled.';
+COMMENT ON COLUMN chatwebhook.delivery.attempts IS 'Attempts made so far.';
+COMMENT ON COLUMN chatwebhook.delivery.next_attempt_at IS 'When a pending one is due.';
+COMMENT ON COLUMN chatwebhook.delivery.completed_at IS 'When it was delivered, given up or canceled.';
+COMMENT ON COLUMN chatwebhook.delivery.last_status_code IS 'HTTP status of the last attempt; null if there was no reply.';
+COMMENT ON COLUMN chatwebhook.delivery.last_error IS 'Why the last attempt failed; null if it did not.';
+COMMENT ON COLUMN chatwebhook.delivery.latency_ms IS 'Milliseconds that the last attempt took.';
+
+CREATE VIEW chatwebhook.dead_letter AS
+    SELECT d.id, d.webhook_id, d.webhook_name, d.event_id, e.type AS event_type,
+           d.chatbot_id, e.conversation_id,
+           pg_catalog.jsonb_build_object(
+               'id', e.id, 'type', e.type, 'timestamp', e.created_at,
+               'chatbotId', e.chatbot_id, 'conversationId', e.conversation_id,
+               'data', e.data) AS event,
+           d.attempts, d.last_status_code, d.last_error, d.created_at,
+           d.last_attempt_at, d.completed_at
+      FROM chatwebhook.dead d
+      LEFT JOIN chatwebhook.event e ON e.id = d.event_id;
+COMMENT ON VIEW chatwebhook.dead_letter IS
+    'The deliveries that were given up, with the event whole. retry() gives one another chance.';
+COMMENT ON COLUMN chatwebhook.dead_letter.id IS 'The delivery''s id, for retry().';
+COMMENT ON COLUMN chatwebhook.dead_letter.completed_at IS 'When it was given up.';
+
+CREATE FUNCTION chatwebhook.retry(delivery_id bigint) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    webhook uuid;
+BEGIN
+    UPDATE chatwebhook.queue
+       SET next_attempt_at = clock_timestamp(), first_attempt = attempts, last_wait_ms = 0
+     WHERE id = delivery_id
+    RETURNING webhook_id INTO webhook;
+
+    IF NOT FOUND THEN
+        WITH dead AS (
+            DELETE FROM chatwebhook.dead d WHERE d.id = delivery_id RETURNING *
+        ), canceled AS (
+            DELETE FROM chatwebhook.history h
+             WHERE h.id = delivery_id AND h.status = 'canceled'
+            RETURNING *
+        )
+        INSERT INTO chatwebhook.queue (id, webhook_id, event_id, created_at, next_attempt_at,
+               last_attempt_at, attempts, first_attempt, latency_ms, last_status_code,
+               chatbot_id, conversation_id, last_error)
+        SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
+               g.last_attempt_at, g.attempts, g.attempts, g.latency_ms, g.last_status_code,
+               g.chatbot_id, e.conversation_id, g.last_error
+          FROM (SELECT * FROM dead UNION ALL SELECT * FROM canceled) g
+          JOIN chatwebhook.event e ON e.id = g.event_id
+        RETURNING webhook_id INTO webhook;
+    END IF;
+
+    IF webhook IS NULL THEN
+        RETURN false;
+    END IF;
+    IF NOT EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = webhook) THEN
+        RAISE EXCEPTION 'the webhook of delivery % was deleted', delivery_id
+            USING ERRCODE = 'no_data_found';
+    END IF;
+    PERFORM chatwebhook._wake(webhook);
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.retry(bigint) IS
+    'Tries this delivery again now, with all its retries; false if it is unknown or was delivered.';
+
+CREATE FUNCTION chatwebhook.cancel(delivery_id bigint) RETURNS boolean
+    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    WITH gone AS (
+        DELETE FROM chatwebhook.queue q WHERE q.id = delivery_id RETURNING *
+    ), kept AS (
+        INSERT INTO chatwebhook.history (id, webhook_id, event_id, created_at, completed_at,
+               last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id,
+               webhook_name, status, last_error)
+        SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
+               g.last_attempt_at, g.attempts, g.latency_ms, g.last_status_code, g.chatbot_id,
+               w.name, 'canceled', g.last_error
+          FROM gone g LEFT JOIN chatwebhook.webhook w ON w.id = g.webhook_id
+        RETURNING 1
+    )
+    SELECT EXISTS (SELECT FROM kept)
+$$;
+COMMENT ON FUNCTION chatwebhook.cancel(bigint) IS
+    'Gives up a pending delivery; false if it is not pending. A request that is under way may still arrive.';
+
+CREATE FUNCTION chatwebhook.wait_until_idle(timeout interval DEFAULT '1 minute') RETURNS boolean
+    AS 'MODULE_PATHNAME', 'chatwebhook_wait_until_idle'
+    LANGUAGE C VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION chatwebhook.wait_until_idle(interval) IS
+    'Waits until every committed delivery of every enabled webhook is finished; false when the time is up. One that waits for its retry is not finished.';
+
+/*
+ * Webhooks and their secrets.
+ */
+CREATE FUNCTION chatwebhook.create_webhook(
+    name               text,
+    url                text,
+    events             text[] DEFAULT '{*}',
+    chatbot_id         text DEFAULT NULL,
+    filter             jsonpath DEFAULT NULL,
+    enabled            boolean DEFAULT true,
+    headers            jsonb DEFAULT '{}',
+    max_retries        integer DEFAULT 5,
+    backoff            interval DEFAULT '1 second',
+    backoff_multiplier double precision DEFAULT 2,
+    max_backoff        interval DEFAULT '1 minute',
+    timeout            interval DEFAULT '10 seconds',
+    max_in_flight      integer DEFAULT 32,
+    OUT id             uuid,
+    INOUT secret       text DEFAULT NULL)
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+#variable_conflict use_variable
+DECLARE
+    problem constant text := chatwebhook._secret_problem(secret);
+BEGIN
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'unusable signing secret for webhook "%": %', name, problem
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Leave it out to have one made, or give whsec_ and the base64 of 24 to 64 random bytes.';
+    END IF;
+    INSERT INTO chatwebhook.webhook AS w (name, url, events, chatbot_id, filter, enabled, headers,
+           max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight)
+    VALUES (name, url, events, chatbot_id, filter, enabled, headers,
+           max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight)
+    RETURNING w.id INTO id;
+    IF secret IS NULL THEN
+        secret := chatwebhook.secret(id);
+    ELSE
+        UPDATE chatwebhook.vault v SET value = secret
+         WHERE v.webhook_id = id AND v.name = 'signing_secret';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text) IS
+    'Creates a webhook, and gives its id and its signing secret. The arguments are the columns of the table webhook.';
+
+CREATE FUNCTION chatwebhook.secret(webhook_id uuid) RETURNS text
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT v.value FROM chatwebhook.vault v
+     WHERE v.webhook_id = secret.webhook_id AND v.name = 'signing_secret'
+$$;
+COMMENT ON FUNCTION chatwebhook.secret(uuid) IS
+    'The webhook''s signing secret, for those allowed to see it.';
+
+CREATE FUNCTION chatwebhook.rotate_secret(webhook_id uuid, overlap interval DEFAULT '24 hours')
+    RETURNS text
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+#variable_conflict use_variable
+DECLARE
+    fresh constant text := chatwebhook._secret_generate();
+BEGIN
+    IF webhook_id IS NULL OR overlap IS NULL OR overlap < '0' THEN
+        RAISE EXCEPTION 'rotate_secret() needs a webhook and an overlap of no less than 0'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    DELETE FROM chatwebhook.vault v
+     WHERE v.webhook_id = webhook_id AND v.name = 'previous_signing_secret';
+    IF overlap > '0' THEN
+        UPDATE chatwebhook.vault v
+           SET name = 'previous_signing_secret', expires_at = clock_timestamp() + overlap
+         WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret';
+    END IF;
+    INSERT INTO chatwebhook.vault (webhook_id, name, value)
+    SELECT w.id, 'signing_secret', fresh
+      FROM chatwebhook.webhook w WHERE w.id = webhook_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'webhook "%" does not exist', webhook_id
+            USING ERRCODE = 'no_data_found';
+    END IF;
+    RETURN fresh;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.rotate_secret(uuid, interval) IS
+    'Gives the webhook a new signing secret. Requests carry signatures of both until the overlap is over.';
+
+CREATE FUNCTION chatwebhook.test_webhook(
+    webhook_id        uuid,
+    OUT success       boolean,
+    OUT status_code   integer,
+    OUT error         text,
+    OUT latency_ms    integer,
+    OUT response_body text)
+    AS 'MODULE_PATHNAME', 'chatwebhook_test_webhook'
+    LANGUAGE C VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION chatwebhook.test_webhook(uuid) IS
+    'Sends webhook.test now and waits for the reply. Nothing is queued or counted.';
+
+/*
+ * Signatures, for those who receive in SQL.
+ */
+CREATE FUNCTION chatwebhook.sign(body text, secret text) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_sign_body'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION chatwebhook.sign(text, text) IS
+    'The value of X-Webhook-Signature: sha256= and the HMAC-SHA256 of the body in hexadecimal.';
+
+CREATE FUNCTION chatwebhook.sign(id text, at timestamptz, body text, secret text) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_sign_standard'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION chatwebhook.sign(text, timestamptz, text, text) IS
+    'The value of webhook-signature as Standard Webhooks defines it: v1, and the HMAC-SHA256 of id, timestamp and body in base64.';
+
+CREATE FUNCTION chatwebhook.verify(body text, signature text, secret text) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'chatwebhook_verify_body'
+    LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION chatwebhook.verify(text, text, text) IS
+    'Whether X-Webhook-Signature is that of the body; in constant time. False for a null or malformed one.';
+
+CREATE FUNCTION chatwebhook.verify(headers jsonb, body text, secret text,
+                                   tolerance interval DEFAULT '5 minutes')
+    RETURNS boolean
+    AS 'MODULE_PATHNAME', 'chatwebhook_verify_standard'
+    LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION chatwebhook.verify(jsonb, text, text, interval) IS
+    'Whether webhook-id, webhook-timestamp and webhook-signature (names in any case) are those of the body, and the time within the tolerance. False for null or malformed ones.';

@@ -1,0 +1,82 @@
+/*
+ * How the webhooks and the workers do.
+ */
+CREATE FUNCTION chatwebhook._in_flight(OUT webhook_id uuid, OUT in_flight bigint)
+    RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'chatwebhook_in_flight'
+    LANGUAGE C VOLATILE STRICT ROWS 100;
+COMMENT ON FUNCTION chatwebhook._in_flight() IS
+    'For each webhook of this database, the deliveries that workers have claimed.';
+
+CREATE FUNCTION chatwebhook._claimed(delivery_id bigint) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'chatwebhook_claimed'
+    LANGUAGE C STABLE STRICT COST 1;
+COMMENT ON FUNCTION chatwebhook._claimed(bigint) IS
+    'Whether a worker of this server holds this delivery.';
+
+CREATE FUNCTION chatwebhook._workers(
+    OUT pid integer, OUT started_at timestamptz, OUT in_flight integer, OUT claimed bigint,
+    OUT delivered bigint, OUT failed bigint, OUT last_error text, OUT last_activity_at timestamptz)
+    RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'chatwebhook_workers'
+    LANGUAGE C VOLATILE STRICT ROWS 10;
+COMMENT ON FUNCTION chatwebhook._workers() IS 'The workers of this database.';
+
+CREATE VIEW chatwebhook.worker_status AS
+    SELECT pid, started_at, in_flight, claimed, delivered, failed, last_error, last_activity_at
+      FROM chatwebhook._workers();
+COMMENT ON VIEW chatwebhook.worker_status IS
+    'The workers of this database; empty if chatwebhook is not in shared_preload_libraries.';
+COMMENT ON COLUMN chatwebhook.worker_status.in_flight IS 'Requests under way.';
+COMMENT ON COLUMN chatwebhook.worker_status.claimed IS 'Deliveries claimed since it started.';
+COMMENT ON COLUMN chatwebhook.worker_status.delivered IS 'Attempts that succeeded since it started.';
+COMMENT ON COLUMN chatwebhook.worker_status.failed IS 'Attempts that failed since it started.';
+COMMENT ON COLUMN chatwebhook.worker_status.last_error IS
+    'The last trouble of the worker''s own, not of an endpoint.';
+
+CREATE VIEW chatwebhook.webhook_health AS
+    SELECT w.id AS webhook_id, w.name, w.url,
+           CASE WHEN NOT w.enabled THEN 'disabled'
+                WHEN h.total = 0 THEN 'idle'
+                WHEN h.consecutive_failures >= 5 THEN 'failing'
+                WHEN r.success_rate < 0.9 OR h.consecutive_failures > 0 THEN 'degraded'
+                ELSE 'healthy'
+           END AS state,
+           h.total, h.successes, h.failures,
+           r.success_rate, r.avg_latency_ms, r.p95_latency_ms,
+           h.last_success_at, h.last_failure_at, h.last_error, h.consecutive_failures,
+           q.pending, coalesce(f.in_flight, 0) AS in_flight, q.oldest_pending_at, d.dead
+      FROM chatwebhook.webhook w
+      JOIN chatwebhook.health h ON h.webhook_id = w.id
+      LEFT JOIN chatwebhook._in_flight() f ON f.webhook_id = w.id
+      CROSS JOIN LATERAL (
+          SELECT pg_catalog.avg((latency >= 0)::integer) AS success_rate,
+                 pg_catalog.round(pg_catalog.avg(ms), 1) AS avg_latency_ms,
+                 pg_catalog.percentile_disc(0.95) WITHIN GROUP (ORDER BY ms) AS p95_latency_ms
+            FROM pg_catalog.unnest(h.recent) AS latency,
+                 LATERAL (SELECT CASE WHEN latency >= 0 THEN latency ELSE -1 - latency END) AS x(ms)
+           ) r
+      CROSS JOIN LATERAL (
+          SELECT pg_catalog.count(*) AS pending, pg_catalog.min(created_at) AS oldest_pending_at
+            FROM chatwebhook.queue p WHERE p.webhook_id = w.id
+           ) q
+      CROSS JOIN LATERAL (
+          SELECT pg_catalog.count(*) AS dead
+            FROM chatwebhook.dead p WHERE p.webhook_id = w.id
+           ) d;
+COMMENT ON VIEW chatwebhook.webhook_health IS
+    'How each webhook does: true after every settle. Totals are of attempts, over all time; rate and latencies are of the last 100 attempts.';
+COMMENT ON COLUMN chatwebhook.webhook_health.state IS
+    'disabled; idle: nothing was sent yet; failing: 5 or more failures in a row; degraded: fewer, or under 90 % of the last 100 succeeded; healthy.';
+COMMENT ON COLUMN chatwebhook.webhook_health.success_rate IS 'Of the last 100 attempts, 0 to 1.';
+COMMENT ON COLUMN chatwebhook.webhook_health.avg_latency_ms IS 'Of the last 100 attempts.';
+COMMENT ON COLUMN chatwebhook.webhook_health.p95_latency_ms IS
+    '95th percentile of the last 100 attempts.';
+COMMENT ON COLUMN chatwebhook.webhook_health.consecutive_failures IS
+    'Failed attempts since the last that succeeded.';
+COMMENT ON COLUMN chatwebhook.webhook_health.pending IS 'Deliveries that are not finished.';
+COMMENT ON COLUMN chatwebhook.webhook_health.in_flight IS
+    'Those of the pending that a worker is sending, or is about to.';
+COMMENT ON COLUMN chatwebhook.webhook_health.oldest_pending_at IS
+    'When the oldest of the pending was emitted.';
+COMMENT ON COLUMN chatwebhook.webhook_health.dead IS 'Deliveries that were given up.';

@@ -1,0 +1,436 @@
+/*
+ * What people write: event types and webhooks.
+ */
+CREATE TABLE chatwebhook.event_type (
+    name        text PRIMARY KEY,
+    description text,
+    required    text[] NOT NULL DEFAULT '{}',
+    shipped     boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE chatwebhook.event_type IS
+    'The types of event that may be emitted. Add your own.';
+COMMENT ON COLUMN chatwebhook.event_type.name IS
+    'Name such as lead.captured: words of letters, digits, _ and -, joined by dots; at most 255 characters.';
+COMMENT ON COLUMN chatwebhook.event_type.description IS
+    'What the event tells, for people.';
+COMMENT ON COLUMN chatwebhook.event_type.required IS
+    'Keys that data must have, and not null. See the setting chatwebhook.validation.';
+COMMENT ON COLUMN chatwebhook.event_type.shipped IS
+    'True for a type as it came with the extension; pg_dump leaves those out.';
+
+CREATE TABLE chatwebhook.webhook (
+    id                 uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    name               text NOT NULL,
+    chatbot_id         text,
+    url                text NOT NULL,
+    events             text[] NOT NULL DEFAULT '{*}',
+    filter             jsonpath,
+    enabled            boolean NOT NULL DEFAULT true,
+    headers            jsonb NOT NULL DEFAULT '{}',
+    max_retries        integer NOT NULL DEFAULT 5,
+    backoff            interval NOT NULL DEFAULT '1 second',
+    backoff_multiplier double precision NOT NULL DEFAULT 2,
+    max_backoff        interval NOT NULL DEFAULT '1 minute',
+    timeout            interval NOT NULL DEFAULT '10 seconds',
+    max_in_flight      integer NOT NULL DEFAULT 32,
+    disabled_at        timestamptz,
+    disabled_reason    text,
+    created_at         timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    updated_at         timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE chatwebhook.webhook IS
+    'Where, and how, events are to be delivered. Plain INSERT, UPDATE and DELETE manage it; a row gets a signing secret by itself.';
+COMMENT ON COLUMN chatwebhook.webhook.name IS 'A name for people and views.';
+COMMENT ON COLUMN chatwebhook.webhook.chatbot_id IS
+    'Deliver the events of this chatbot only; null: of every chatbot.';
+COMMENT ON COLUMN chatwebhook.webhook.url IS
+    'Where the requests go: https, unless chatwebhook.allow_http is on.';
+COMMENT ON COLUMN chatwebhook.webhook.events IS
+    'Event types wanted: exact names, or patterns such as message.* and *.';
+COMMENT ON COLUMN chatwebhook.webhook.filter IS
+    'A jsonpath predicate over the envelope, as for @@, such as $.data.score < 0.2; null: all.';
+COMMENT ON COLUMN chatwebhook.webhook.enabled IS
+    'False: nothing new is queued for it, and what is pending waits.';
+COMMENT ON COLUMN chatwebhook.webhook.headers IS
+    'Request headers to add, an object of strings; they cannot replace the extension''s own.';
+COMMENT ON COLUMN chatwebhook.webhook.max_retries IS
+    'Retries after the first attempt, 0 to 100; then the delivery is dead.';
+COMMENT ON COLUMN chatwebhook.webhook.backoff IS 'Wait before the first retry.';
+COMMENT ON COLUMN chatwebhook.webhook.backoff_multiplier IS
+    'Each wait is the previous one times this times 0.5 to 1.5 at random; 1 to 10.';
+COMMENT ON COLUMN chatwebhook.webhook.max_backoff IS 'No wait is longer, but for a Retry-After.';
+COMMENT ON COLUMN chatwebhook.webhook.timeout IS
+    'Limit for a whole attempt, from the look-up of the name to the last byte of the reply; 100 ms to 5 minutes.';
+COMMENT ON COLUMN chatwebhook.webhook.max_in_flight IS
+    'Most requests to this webhook at one time, for each worker; 1 to 1024. Fewer are used until it has shown that it answers.';
+COMMENT ON COLUMN chatwebhook.webhook.disabled_at IS
+    'When the extension disabled it by itself; null if it did not.';
+COMMENT ON COLUMN chatwebhook.webhook.disabled_reason IS 'Why the extension disabled it.';
+
+/*
+ * Secrets in a place of their own.  Nobody but the functions reads it.
+ */
+CREATE TABLE chatwebhook.vault (
+    webhook_id uuid NOT NULL REFERENCES chatwebhook.webhook ON DELETE CASCADE,
+    name       text NOT NULL,
+    value      text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    expires_at timestamptz,
+    PRIMARY KEY (webhook_id, name)
+);
+COMMENT ON TABLE chatwebhook.vault IS
+    'The webhooks'' secrets. Use secret(), rotate_secret() and create_webhook() instead of this table.';
+COMMENT ON COLUMN chatwebhook.vault.name IS
+    'signing_secret, or previous_signing_secret while two overlap.';
+COMMENT ON COLUMN chatwebhook.vault.expires_at IS
+    'From then on it is not used any more; null: no end.';
+
+/*
+ * What happened.  An event holds its payload once, for all its deliveries.
+ */
+CREATE TABLE chatwebhook.event (
+    id              uuid PRIMARY KEY,
+    type            text NOT NULL,
+    chatbot_id      text,
+    conversation_id text,
+    created_at      timestamptz NOT NULL,
+    data            jsonb NOT NULL
+);
+COMMENT ON TABLE chatwebhook.event IS
+    'Something that happened in a chat, and that at least one webhook wanted. Immutable.';
+COMMENT ON COLUMN chatwebhook.event.id IS
+    'UUID of version 7; the same on every repeat, as webhook-id.';
+
+/*
+ * The hot part: what is pending, and nothing else.  A claim reads it by
+ * (webhook_id, next_attempt_at, id) from where the last one ended; a settled
+ * delivery leaves by DELETE.  A claim writes nothing here: it lasts as long as
+ * the claimant's process, so it is kept in shared memory (src/shared.c).
+ *
+ * No foreign keys: they would cost a look-up and a row lock for each delivery.
+ * Deliveries of a webhook that is gone are canceled by its trigger, or by the
+ * worker when it meets one.
+ */
+CREATE SEQUENCE chatwebhook.delivery_id_seq AS bigint;
+
+CREATE TABLE chatwebhook.queue (
+    id               bigint PRIMARY KEY,
+    webhook_id       uuid NOT NULL,
+    event_id         uuid NOT NULL,
+    created_at       timestamptz NOT NULL,
+    next_attempt_at  timestamptz NOT NULL,
+    last_attempt_at  timestamptz,
+    attempts         integer NOT NULL DEFAULT 0,
+    first_attempt    integer NOT NULL DEFAULT 0,
+    last_wait_ms     bigint NOT NULL DEFAULT 0,
+    latency_ms       integer,
+    last_status_code integer,
+    chatbot_id       text,
+    conversation_id  text,
+    last_error       text
+) WITH (
+    autovacuum_vacuum_scale_factor = 0.01,
+    autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_insert_threshold = -1,
+    autovacuum_analyze_scale_factor = 0.5,
+    autovacuum_analyze_threshold = 50000,
+    autovacuum_vacuum_cost_delay = 0,
+    vacuum_truncate = off
+);
+CREATE INDEX queue_claim_idx ON chatwebhook.queue (webhook_id, next_attempt_at, id);
+COMMENT ON TABLE chatwebhook.queue IS
+    'The deliveries that are pending. Read the view delivery instead.';
+COMMENT ON COLUMN chatwebhook.queue.first_attempt IS
+    'Attempts made before the last call of retry(): the retry policy counts from here.';
+COMMENT ON COLUMN chatwebhook.queue.last_wait_ms IS
+    'The wait before the retry that is due, from which the next one is reckoned.';
+
+/*
+ * The cold part: what is finished.  Insert only.
+ */
+CREATE TABLE chatwebhook.history (
+    id               bigint NOT NULL,
+    webhook_id       uuid NOT NULL,
+    event_id         uuid NOT NULL,
+    created_at       timestamptz NOT NULL,
+    completed_at     timestamptz NOT NULL,
+    last_attempt_at  timestamptz,
+    attempts         integer NOT NULL,
+    latency_ms       integer,
+    last_status_code integer,
+    chatbot_id       text,
+    webhook_name     text,
+    status           text NOT NULL,
+    last_error       text
+);
+CREATE INDEX history_webhook_idx ON chatwebhook.history (webhook_id, id);
+CREATE INDEX history_id_idx ON chatwebhook.history USING brin (id) WITH (pages_per_range = 16);
+COMMENT ON TABLE chatwebhook.history IS
+    'The deliveries that were delivered or canceled. Read the view delivery instead.';
+
+CREATE TABLE chatwebhook.dead (
+    LIKE chatwebhook.history,
+    PRIMARY KEY (id)
+);
+CREATE INDEX dead_webhook_idx ON chatwebhook.dead (webhook_id, completed_at);
+COMMENT ON TABLE chatwebhook.dead IS
+    'The deliveries that were given up. Read the views dead_letter and delivery instead.';
+
+CREATE TABLE chatwebhook.attempt (
+    delivery_id      bigint NOT NULL,
+    attempt          integer NOT NULL,
+    webhook_id       uuid NOT NULL,
+    chatbot_id       text,
+    started_at       timestamptz NOT NULL,
+    latency_ms       integer,
+    status_code      integer,
+    error            text,
+    response_headers jsonb,
+    response_body    text,
+    PRIMARY KEY (delivery_id, attempt)
+);
+COMMENT ON TABLE chatwebhook.attempt IS
+    'Single tries at deliveries: those that failed, or all, or none, as chatwebhook.log_attempts says.';
+COMMENT ON COLUMN chatwebhook.attempt.attempt IS 'Number of the try, from 1.';
+COMMENT ON COLUMN chatwebhook.attempt.latency_ms IS 'Milliseconds from the start of the request to the end of the reply or the failure.';
+COMMENT ON COLUMN chatwebhook.attempt.status_code IS 'HTTP status of the reply; null if there was none.';
+COMMENT ON COLUMN chatwebhook.attempt.error IS 'Why it failed; null if it did not.';
+COMMENT ON COLUMN chatwebhook.attempt.response_body IS
+    'The reply''s body, cut at chatwebhook.max_response_size; bytes that are not text in the database''s encoding are replaced by question marks.';
+
+/*
+ * A row for each webhook, brought up to date by every settle.
+ */
+CREATE TABLE chatwebhook.health (
+    webhook_id           uuid PRIMARY KEY REFERENCES chatwebhook.webhook ON DELETE CASCADE,
+    total                bigint NOT NULL DEFAULT 0,
+    successes            bigint NOT NULL DEFAULT 0,
+    failures             bigint NOT NULL DEFAULT 0,
+    consecutive_failures bigint NOT NULL DEFAULT 0,
+    last_success_at      timestamptz,
+    last_failure_at      timestamptz,
+    last_error           text,
+    recent               integer[] NOT NULL DEFAULT '{}'
+) WITH (fillfactor = 40, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
+        autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
+COMMENT ON TABLE chatwebhook.health IS
+    'How each webhook has done. Read the view webhook_health instead.';
+COMMENT ON COLUMN chatwebhook.health.recent IS
+    'The last 100 attempts, newest first: the latency in ms, or -1 less the latency of one that failed.';
+
+/*
+ * Dump and restore.  CREATE EXTENSION has put its own rows in some tables, and
+ * the webhooks' triggers put theirs in others, before a restore brings the
+ * rows that were dumped: those replace them.
+ */
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.event_type', 'WHERE NOT shipped');
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.webhook', '');
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.vault', '');
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.event', '');
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.delivery_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.queue', '');
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.history', '');
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.dead', '');
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.attempt', '');
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.health', '');
+
+CREATE FUNCTION chatwebhook._replace() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF TG_TABLE_NAME = 'event_type' THEN
+        IF NOT NEW.shipped THEN
+            DELETE FROM chatwebhook.event_type WHERE name = NEW.name AND shipped;
+        END IF;
+    ELSIF TG_TABLE_NAME = 'vault' THEN
+        DELETE FROM chatwebhook.vault WHERE webhook_id = NEW.webhook_id AND name = NEW.name;
+    ELSE
+        DELETE FROM chatwebhook.health WHERE webhook_id = NEW.webhook_id;
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._replace() IS
+    'Trigger: a row that a restore brings takes the place of one that the extension made.';
+CREATE TRIGGER replace BEFORE INSERT ON chatwebhook.event_type
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._replace();
+CREATE TRIGGER replace BEFORE INSERT ON chatwebhook.vault
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._replace();
+CREATE TRIGGER replace BEFORE INSERT ON chatwebhook.health
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._replace();
+
+/*
+ * Checks, which name the value, the reason and the way out.  A restore turns
+ * check_function_bodies off because things may come before what they refer to;
+ * so do webhooks and the event types they name, and the settings that judged a
+ * URL may be another server's.
+ */
+CREATE FUNCTION chatwebhook._check_event_type() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF NEW.name !~ '^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$' OR length(NEW.name) > 255 THEN
+        RAISE EXCEPTION 'invalid event type name: "%"', left(NEW.name, 100)
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Use words of letters, digits, _ and -, joined by dots, such as order.placed; at most 255 characters.';
+    END IF;
+    IF array_position(NEW.required, NULL) IS NOT NULL OR coalesce(array_ndims(NEW.required), 1) <> 1 THEN
+        RAISE EXCEPTION 'the required keys of event type "%" contain a null or are nested', NEW.name
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Give a plain array of keys, such as ''{email,source}''.';
+    END IF;
+    IF TG_OP = 'UPDATE' THEN
+        NEW.shipped := false;
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._check_event_type() IS 'Trigger: checks an event type.';
+CREATE TRIGGER check_event_type BEFORE INSERT OR UPDATE ON chatwebhook.event_type
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._check_event_type();
+
+CREATE FUNCTION chatwebhook._check_webhook() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    problem   text;
+    pattern   text;
+    restoring constant boolean := NOT current_setting('check_function_bodies')::boolean;
+BEGIN
+    IF TG_OP = 'UPDATE' AND NEW.id <> OLD.id THEN
+        RAISE EXCEPTION 'cannot change the id of webhook "%"', OLD.name
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Create another webhook, and delete this one.';
+    END IF;
+    IF btrim(NEW.name) = '' OR length(NEW.name) > 255 OR NEW.name ~ '[[:cntrl:]]' THEN
+        RAISE EXCEPTION 'invalid webhook name: "%"', left(NEW.name, 100)
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Use 1 to 255 characters, without control characters.';
+    END IF;
+    IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.url <> OLD.url) THEN
+        problem := chatwebhook._url_problem(NEW.url);
+        IF problem IS NOT NULL THEN
+            RAISE EXCEPTION 'cannot deliver to the URL of webhook "%": %', NEW.name, problem
+                USING ERRCODE = 'check_violation',
+                      HINT = 'Use a public https URL without user name or password. An administrator can change chatwebhook.allow_http, chatwebhook.allowed_ports and chatwebhook.allowed_networks.';
+        END IF;
+    END IF;
+
+    IF coalesce(array_ndims(NEW.events), 0) <> 1 THEN
+        RAISE EXCEPTION 'webhook "%" names no event', NEW.name
+            USING ERRCODE = 'check_violation',
+                  HINT = 'List event types or patterns, such as ''{lead.captured,message.*}'', or ''{*}'' for all.';
+    END IF;
+    FOREACH pattern IN ARRAY NEW.events LOOP
+        IF pattern IS NULL OR length(pattern) > 255
+           OR pattern !~ '^(\*|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.\*)?)$' THEN
+            RAISE EXCEPTION 'invalid event pattern "%" in webhook "%"',
+                    coalesce(left(pattern, 100), 'null'), NEW.name
+                USING ERRCODE = 'check_violation',
+                      HINT = 'Use an event type, such as lead.captured, or a pattern with * as its last word, such as message.* or *.';
+        END IF;
+        IF NOT restoring AND pattern <> '*' AND NOT EXISTS (
+            SELECT FROM chatwebhook.event_type t
+             WHERE t.name = pattern
+                OR right(pattern, 2) = '.*' AND starts_with(t.name, left(pattern, -1))) THEN
+            RAISE EXCEPTION 'no event type is called "%", in webhook "%"', pattern, NEW.name
+                USING ERRCODE = 'check_violation',
+                      HINT = 'See the table chatwebhook.event_type, or add the type there first.';
+        END IF;
+    END LOOP;
+
+    problem := chatwebhook._header_problem(NEW.headers);
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'cannot send the headers of webhook "%": %', NEW.name, problem
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Give an object of strings, such as {"X-Team": "sales"}.';
+    END IF;
+
+    problem := CASE
+        WHEN NEW.max_retries NOT BETWEEN 0 AND 100
+            THEN format('max_retries is %s, outside 0 to 100', NEW.max_retries)
+        WHEN NEW.max_in_flight NOT BETWEEN 1 AND 1024
+            THEN format('max_in_flight is %s, outside 1 to 1024', NEW.max_in_flight)
+        WHEN NOT NEW.backoff_multiplier BETWEEN 1 AND 10
+            THEN format('backoff_multiplier is %s, outside 1 to 10', NEW.backoff_multiplier)
+        WHEN NEW.backoff NOT BETWEEN '10 ms' AND '1 day'
+            THEN format('backoff is %s, outside 10 ms to 1 day', NEW.backoff)
+        WHEN NEW.max_backoff NOT BETWEEN '10 ms' AND '7 days'
+            THEN format('max_backoff is %s, outside 10 ms to 7 days', NEW.max_backoff)
+        WHEN NEW.timeout NOT BETWEEN '100 ms' AND '5 minutes'
+            THEN format('timeout is %s, outside 100 ms to 5 minutes', NEW.timeout)
+    END;
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'invalid webhook "%": %', NEW.name, problem
+            USING ERRCODE = 'check_violation';
+    END IF;
+
+    IF TG_OP = 'UPDATE' THEN
+        NEW.updated_at := now();
+        -- enabling it by hand forgets why the extension disabled it
+        IF NEW.enabled AND NOT OLD.enabled THEN
+            NEW.disabled_at := NULL;
+            NEW.disabled_reason := NULL;
+        END IF;
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._check_webhook() IS 'Trigger: checks a webhook.';
+CREATE TRIGGER check_webhook BEFORE INSERT OR UPDATE ON chatwebhook.webhook
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._check_webhook();
+
+CREATE FUNCTION chatwebhook._webhook_follow() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO chatwebhook.health (webhook_id) VALUES (NEW.id);
+        INSERT INTO chatwebhook.vault (webhook_id, name, value)
+        VALUES (NEW.id, 'signing_secret', chatwebhook._secret_generate());
+        PERFORM chatwebhook._wake(NEW.id);
+    ELSIF TG_OP = 'UPDATE' THEN
+        PERFORM chatwebhook._wake(NEW.id);
+    ELSE
+        WITH gone AS (
+            DELETE FROM chatwebhook.queue WHERE webhook_id = OLD.id RETURNING *
+        )
+        INSERT INTO chatwebhook.history (id, webhook_id, event_id, created_at, completed_at,
+               last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id,
+               webhook_name, status, last_error)
+        SELECT id, webhook_id, event_id, created_at, clock_timestamp(),
+               last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id,
+               OLD.name, 'canceled', 'the webhook was deleted'
+          FROM gone;
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._webhook_follow() IS
+    'Trigger: gives a new webhook its secret and health, and cancels what a deleted one is owed.';
+CREATE TRIGGER follow AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.webhook
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._webhook_follow();
+
+/* ALWAYS, since the caches must hear of replicated changes and the worker's own too. */
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON chatwebhook.webhook
+    FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON chatwebhook.event_type
+    FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON chatwebhook.vault
+    FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
+ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE chatwebhook.event_type ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE chatwebhook.vault ENABLE ALWAYS TRIGGER changed;
+
+INSERT INTO chatwebhook.event_type (name, required, description, shipped) VALUES
+    ('conversation.started', '{visitorId,pageUrl,userAgent}', 'A visitor opened a conversation; also referrer, metadata.', true),
+    ('conversation.ended', '{}', 'A conversation was closed.', true),
+    ('message.received', '{role,content}', 'The visitor wrote; also sentiment.', true),
+    ('message.sent', '{role,content}', 'The chatbot wrote; also sentiment.', true),
+    ('lead.captured', '{email,source,conversationSummary}', 'A visitor left an address; also name, phone, company.', true),
+    ('handoff.requested', '{reason}', 'A human is asked for; also urgency, visitorName, visitorEmail, conversationHistory.', true),
+    ('sentiment.negative', '{message,sentimentScore}', 'A visitor seems unhappy; the score is from 0 to 1.', true),
+    ('feedback.received', '{rating}', 'A visitor rated the conversation.', true),
+    ('sales.opportunity', '{visitorId,intent}', 'A visitor may want to buy; also estimatedValue.', true),
+    ('webhook.test', '{}', 'Sent by test_webhook().', true),
+    ('webhook.alert', '{}', 'A webhook is in trouble, or out of it again.', true);

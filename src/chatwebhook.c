@@ -1,0 +1,418 @@
+/*
+ * chatwebhook.c
+ *		Module entry: settings, hooks, and the launcher's registration.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "commands/extension.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "storage/ipc.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+
+#include "chatwebhook.h"
+#include "compat.h"
+
+PG_MODULE_MAGIC;
+
+PG_FUNCTION_INFO_V1(chatwebhook_check_preload);
+PG_FUNCTION_INFO_V1(chatwebhook_url_problem);
+
+void		_PG_init(void);
+
+/* settings; described where they are defined, below */
+bool		cwh_enabled = true;
+char	   *cwh_databases = NULL;
+int			cwh_workers = 1;
+int			cwh_max_in_flight = 256;
+int			cwh_poll_interval = 10000;
+bool		cwh_allow_http = false;
+static char *allowed_networks = NULL;
+static char *denied_networks = NULL;
+static char *allowed_ports = NULL;
+int			cwh_max_payload_size = 1024 * 1024;
+int			cwh_max_response_size = 16 * 1024;
+char	   *cwh_ca_file = NULL;
+char	   *cwh_proxy = NULL;
+int			cwh_log_attempts = CWH_LOG_FAILURES;
+int			cwh_validation = CWH_VALIDATION_ERROR;
+char	   *cwh_user_agent = NULL;
+
+static const struct config_enum_entry log_attempts_options[] = {
+	{"none", CWH_LOG_NONE, false},
+	{"failures", CWH_LOG_FAILURES, false},
+	{"all", CWH_LOG_ALL, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry validation_options[] = {
+	{"off", CWH_VALIDATION_OFF, false},
+	{"warning", CWH_VALIDATION_WARNING, false},
+	{"error", CWH_VALIDATION_ERROR, false},
+	{NULL, 0, false}
+};
+
+static object_access_hook_type prev_object_access_hook = NULL;
+static ProcessUtility_hook_type prev_process_utility_hook = NULL;
+
+/* What the launcher is to be told when this transaction ends. */
+static bool look_at_this_database = false;
+static bool look_at_all_databases = false;
+
+/*
+ * Settings
+ */
+
+/* Check a list of networks. */
+static bool
+check_networks(char **newval, void **extra, GucSource source)
+{
+	CwhNetwork	networks[CWH_MAX_NETWORKS];
+	const char *problem = NULL;
+
+	if (*newval == NULL ||
+		cwh_target_parse_networks(*newval, networks, CWH_MAX_NETWORKS,
+								  &problem) >= 0)
+		return true;
+	GUC_check_errdetail("In the list of networks, %s.", problem);
+	GUC_check_errhint("Write addresses in CIDR notation, with commas between them, such as 10.1.2.0/24, fd00::/8.");
+	return false;
+}
+
+/* Check a list of ports. */
+static bool
+check_ports(char **newval, void **extra, GucSource source)
+{
+	uint16_t	ports[CWH_MAX_PORTS];
+	const char *problem = NULL;
+
+	if (*newval == NULL ||
+		cwh_target_parse_ports(*newval, ports, CWH_MAX_PORTS, &problem) >= 0)
+		return true;
+	GUC_check_errdetail("In the list of ports, %s.", problem);
+	return false;
+}
+
+/* Check a value that will stand in a request header. */
+static bool
+check_header_value(char **newval, void **extra, GucSource source)
+{
+	for (const char *c = *newval; c && *c; c++)
+	{
+		if ((unsigned char) *c < 0x20 || (unsigned char) *c > 0x7e)
+		{
+			GUC_check_errdetail("The value would stand in a request header, and has a character other than printable ASCII.");
+			return false;
+		}
+	}
+	return true;
+}
+
+/* The address policy as the settings now say. */
+const CwhTargetPolicy *
+cwh_target_policy(void)
+{
+	static CwhNetwork allowed[CWH_MAX_NETWORKS];
+	static CwhNetwork denied[CWH_MAX_NETWORKS];
+	static uint16_t ports[CWH_MAX_PORTS];
+	static CwhTargetPolicy policy;
+	const char *problem;
+
+	policy.allow_http = cwh_allow_http;
+	policy.allowed = allowed;
+	policy.nallowed = cwh_target_parse_networks(allowed_networks, allowed,
+												CWH_MAX_NETWORKS, &problem);
+	policy.denied = denied;
+	policy.ndenied = cwh_target_parse_networks(denied_networks, denied,
+											   CWH_MAX_NETWORKS, &problem);
+	policy.ports = ports;
+	policy.nports = cwh_target_parse_ports(allowed_ports, ports,
+										   CWH_MAX_PORTS, &problem);
+	/* the check hooks have let nothing else in */
+	Assert(policy.nallowed >= 0 && policy.ndenied >= 0 && policy.nports >= 0);
+	return &policy;
+}
+
+/* Define the settings. */
+static void
+define_settings(void)
+{
+	/* To stop all sending at once, when an endpoint or a network is in trouble. */
+	DefineCustomBoolVariable("chatwebhook.enabled",
+							 "Sends what is due; off stops claiming at once.",
+							 "Events are still queued while it is off, and requests under way are finished.",
+							 &cwh_enabled, true, PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+
+	/* To keep workers out of databases that should not send. */
+	DefineCustomStringVariable("chatwebhook.databases",
+							   "Lists the databases that get workers, with commas between them.",
+							   "Empty: every database that has the extension.",
+							   &cwh_databases, "", PGC_SIGHUP,
+							   GUC_LIST_INPUT, NULL, NULL, NULL);
+
+	/* One worker saturates a core; more use more. */
+	DefineCustomIntVariable("chatwebhook.workers",
+							"Sets the number of workers for each database.",
+							NULL,
+							&cwh_workers, 1, 1, 16, PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
+	/* To bound memory and sockets. */
+	DefineCustomIntVariable("chatwebhook.max_in_flight",
+							"Sets the most requests that a worker has under way.",
+							"Each takes a socket, and PostgreSQL leaves a worker about a third of max_files_per_process for those.",
+							&cwh_max_in_flight, 256, 1, 4096, PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
+	/* The fallback for what no commit could tell, such as COMMIT PREPARED elsewhere. */
+	DefineCustomIntVariable("chatwebhook.poll_interval",
+							"Sets how often a worker looks through the queue without having been woken.",
+							NULL,
+							&cwh_poll_interval, 10000, 100, 3600000, PGC_SIGHUP,
+							GUC_UNIT_MS, NULL, NULL, NULL);
+
+	/* For tests, and for receivers inside a private network. */
+	DefineCustomBoolVariable("chatwebhook.allow_http",
+							 "Allows URLs without TLS.",
+							 NULL,
+							 &cwh_allow_http, false, PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+
+	/* To reach receivers inside the private network, and only those. */
+	DefineCustomStringVariable("chatwebhook.allowed_networks",
+							   "Lists networks that may be sent to although they are not public.",
+							   "CIDR notation, with commas between them.",
+							   &allowed_networks, "", PGC_SIGHUP, 0,
+							   check_networks, NULL, NULL);
+
+	/* To keep workers from addresses that are public but one's own. */
+	DefineCustomStringVariable("chatwebhook.denied_networks",
+							   "Lists networks that are never sent to.",
+							   "CIDR notation, with commas between them; goes before chatwebhook.allowed_networks.",
+							   &denied_networks, "", PGC_SIGHUP, 0,
+							   check_networks, NULL, NULL);
+
+	/* To hold tenants to the usual ports. */
+	DefineCustomStringVariable("chatwebhook.allowed_ports",
+							   "Lists the ports that may be sent to, with commas between them.",
+							   "Empty: any but those of well-known other services.",
+							   &allowed_ports, "", PGC_SIGHUP, 0,
+							   check_ports, NULL, NULL);
+
+	/* Receivers commonly refuse more. */
+	DefineCustomIntVariable("chatwebhook.max_payload_size",
+							"Sets the largest data, as JSON, that an event may have.",
+							"A larger one is an error in the statement that emits it.",
+							&cwh_max_payload_size, 1024 * 1024, 1024, 64 * 1024 * 1024,
+							PGC_SUSET, GUC_UNIT_BYTE, NULL, NULL, NULL);
+
+	/* Replies are for people to read, and a receiver must not fill the disk. */
+	DefineCustomIntVariable("chatwebhook.max_response_size",
+							"Sets how much of a reply's body is read and kept.",
+							"The rest is left unread.",
+							&cwh_max_response_size, 16 * 1024, 0, 1024 * 1024,
+							PGC_SIGHUP, GUC_UNIT_BYTE, NULL, NULL, NULL);
+
+	/* For receivers with certificates of a private authority. */
+	DefineCustomStringVariable("chatwebhook.ca_file",
+							   "Names the file of certificate authorities to trust.",
+							   "Empty: the system's.",
+							   &cwh_ca_file, "", PGC_SIGHUP,
+							   GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+
+	/* Where a firewall lets nothing else out. */
+	DefineCustomStringVariable("chatwebhook.proxy",
+							   "Names the proxy to send through.",
+							   "A URL such as http://proxy.example:3128; empty: none. The environment is not consulted.",
+							   &cwh_proxy, "", PGC_SIGHUP,
+							   GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+
+	/* Rows for every attempt cost a third of the throughput. */
+	DefineCustomEnumVariable("chatwebhook.log_attempts",
+							 "Chooses the attempts that the table attempt keeps.",
+							 NULL,
+							 &cwh_log_attempts, CWH_LOG_FAILURES,
+							 log_attempts_options, PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+
+	/* To bring an application over that emits what event_type does not know yet. */
+	DefineCustomEnumVariable("chatwebhook.validation",
+							 "Chooses what an event of an unknown type, or without a required key, is.",
+							 NULL,
+							 &cwh_validation, CWH_VALIDATION_ERROR,
+							 validation_options, PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
+	/* Receivers filter by it. */
+	DefineCustomStringVariable("chatwebhook.user_agent",
+							   "Sets the User-Agent header of requests.",
+							   NULL,
+							   &cwh_user_agent, "chatwebhook/" CWH_SQL_VERSION,
+							   PGC_SIGHUP, 0, check_header_value, NULL, NULL);
+
+	cwh_reserve_settings("chatwebhook");
+}
+
+/*
+ * Hooks.  The launcher hears of extensions and databases that come and go when
+ * the transaction ends, either way: a database that was to be dropped but was
+ * not needs its workers back.
+ */
+
+/* CREATE and DROP EXTENSION. */
+static void
+on_object_access(ObjectAccessType access, Oid classId, Oid objectId,
+				 int subId, void *arg)
+{
+	if (prev_object_access_hook)
+		prev_object_access_hook(access, classId, objectId, subId, arg);
+
+	if (classId == ExtensionRelationId &&
+		(access == OAT_POST_CREATE || access == OAT_DROP))
+		look_at_this_database = true;
+}
+
+/*
+ * The database that this statement needs for itself, if there is one and the
+ * user may do such things; the statement itself checks the rest.
+ */
+static Oid
+database_to_vacate(Node *statement)
+{
+	const char *name = NULL;
+
+	if (IsA(statement, DropdbStmt))
+		name = ((DropdbStmt *) statement)->dbname;
+	else if (IsA(statement, CreatedbStmt))
+	{
+		ListCell   *cell;
+
+		name = "template1";
+		foreach(cell, ((CreatedbStmt *) statement)->options)
+		{
+			DefElem    *option = lfirst(cell);
+
+			if (strcmp(option->defname, "template") == 0 && option->arg)
+				name = defGetString(option);
+		}
+	}
+	else if (IsA(statement, RenameStmt) &&
+			 ((RenameStmt *) statement)->renameType == OBJECT_DATABASE)
+		name = ((RenameStmt *) statement)->subname;
+	else if (IsA(statement, AlterDatabaseStmt))
+	{
+		ListCell   *cell;
+
+		foreach(cell, ((AlterDatabaseStmt *) statement)->options)
+			if (strcmp(((DefElem *) lfirst(cell))->defname, "tablespace") == 0)
+				name = ((AlterDatabaseStmt *) statement)->dbname;
+	}
+	if (name == NULL || (!superuser() && !have_createdb_privilege()))
+		return InvalidOid;
+	return get_database_oid(name, true);
+}
+
+/* Statements on databases, and COMMIT PREPARED, whose hints are not ours. */
+static void
+on_utility(CWH_UTILITY_PARAMETERS)
+{
+	Node	   *statement = pstmt->utilityStmt;
+	Oid			database;
+
+	if (IsA(statement, DropdbStmt) || IsA(statement, CreatedbStmt) ||
+		IsA(statement, RenameStmt) || IsA(statement, AlterDatabaseStmt))
+	{
+		database = database_to_vacate(statement);
+		if (OidIsValid(database))
+		{
+			look_at_all_databases = true;
+			cwh_stop_workers(database);
+		}
+	}
+	else if (IsA(statement, TransactionStmt) &&
+			 ((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED)
+		cwh_sweep_all();
+
+	if (prev_process_utility_hook)
+		prev_process_utility_hook(CWH_UTILITY_ARGUMENTS);
+	else
+		standard_ProcessUtility(CWH_UTILITY_ARGUMENTS);
+}
+
+/* Transaction callback. */
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
+		event != XACT_EVENT_PREPARE)
+		return;
+	cwh_unbar_workers();
+	if (look_at_all_databases)
+		cwh_launcher_poke(InvalidOid);
+	else if (look_at_this_database)
+		cwh_launcher_poke(MyDatabaseId);
+	look_at_this_database = look_at_all_databases = false;
+}
+
+/*
+ * Functions
+ */
+
+/* SQL: warn if the library was not loaded in advance. */
+Datum
+chatwebhook_check_preload(PG_FUNCTION_ARGS)
+{
+	if (!cwh_shared_available())
+		ereport(WARNING,
+				(errmsg("chatwebhook is not in shared_preload_libraries: events are queued, but nothing is sent"),
+				 errhint("Add chatwebhook to shared_preload_libraries in postgresql.conf and restart the server.")));
+	PG_RETURN_VOID();
+}
+
+/* SQL: why a URL would be refused. */
+Datum
+chatwebhook_url_problem(PG_FUNCTION_ARGS)
+{
+	text	   *url = PG_GETARG_TEXT_PP(0);
+	CwhTarget	target;
+	const char *problem;
+
+	problem = cwh_target_check_url(cwh_target_policy(), VARDATA_ANY(url),
+								   VARSIZE_ANY_EXHDR(url), &target);
+	if (problem == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(problem));
+}
+
+/* Called when the library is loaded. */
+void
+_PG_init(void)
+{
+	define_settings();
+	cwh_shared_install();
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+
+	prev_object_access_hook = object_access_hook;
+	object_access_hook = on_object_access;
+	prev_process_utility_hook = ProcessUtility_hook;
+	ProcessUtility_hook = on_utility;
+	RegisterXactCallback(at_transaction_end, NULL);
+	cwh_launcher_register();
+}

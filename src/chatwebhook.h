@@ -1,0 +1,515 @@
+/*
+ * chatwebhook.h
+ *		The one internal header, a section per file.
+ *
+ * The first sections belong to files that know nothing of PostgreSQL, so that
+ * a plain C test can include them; they use standard C types only.  The rest
+ * is for the backend, and is seen by files that include postgres.h first.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#ifndef CHATWEBHOOK_H
+#define CHATWEBHOOK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct sockaddr;
+
+/*
+ * sign.c: signatures.  Pure.
+ */
+
+/* "sha256=" and 64 hexadecimal digits */
+#define CWH_BODY_SIGNATURE_LEN		71
+/* "v1," and 44 characters of base64 */
+#define CWH_STANDARD_SIGNATURE_LEN	47
+/* "whsec_" and the base64 of 32 random bytes */
+#define CWH_SECRET_LEN				50
+
+typedef struct CwhSigner CwhSigner;
+
+extern CwhSigner *cwh_signer_create(const char *secret, size_t len);
+extern void cwh_signer_destroy(CwhSigner *signer);
+extern const char *cwh_secret_problem(const char *secret, size_t len);
+extern bool cwh_secret_generate(char out[CWH_SECRET_LEN + 1]);
+extern bool cwh_sign_body(CwhSigner *signer, const void *body, size_t len,
+						  char out[CWH_BODY_SIGNATURE_LEN + 1]);
+extern bool cwh_sign_standard(CwhSigner *signer, const char *id,
+							  int64_t timestamp, const void *body, size_t len,
+							  char out[CWH_STANDARD_SIGNATURE_LEN + 1]);
+extern bool cwh_verify_body(CwhSigner *signer, const void *body, size_t len,
+							const char *signature);
+extern bool cwh_verify_standard(CwhSigner *signer, const char *id,
+								const char *timestamp, const char *signatures,
+								const void *body, size_t len,
+								int64_t now, int64_t tolerance);
+
+/*
+ * retry.c: what an outcome means, and when to try again.  Pure.
+ */
+
+typedef enum CwhVerdict
+{
+	CWH_DELIVERED,				/* 2xx */
+	CWH_RETRY,					/* may work later: network errors, 408, 425,
+								 * 429, 5xx */
+	CWH_DEAD,					/* will not work: every other status */
+	CWH_DISABLE					/* 410: the receiver wants no more */
+} CwhVerdict;
+
+typedef struct CwhRetryPolicy
+{
+	int			max_retries;	/* retries after the first attempt */
+	int64_t		backoff_ms;		/* wait before the first retry */
+	double		multiplier;		/* growth of the wait, before jitter */
+	int64_t		max_backoff_ms; /* no wait of our own is longer */
+} CwhRetryPolicy;
+
+/* A receiver's Retry-After is obeyed up to this long. */
+#define CWH_RETRY_AFTER_CAP_S	3600
+
+extern CwhVerdict cwh_retry_verdict(int status);
+extern int64_t cwh_retry_wait(const CwhRetryPolicy *policy,
+							  int64_t previous_wait_ms, double random01,
+							  int64_t retry_after_s);
+extern int64_t cwh_retry_after(const char *value, size_t len, int64_t now);
+
+/*
+ * target.c: which URLs and addresses may be sent to.  Pure.
+ */
+
+typedef struct CwhNetwork
+{
+	int			family;			/* AF_INET or AF_INET6 */
+	int			bits;			/* length of the prefix */
+	unsigned char address[16];	/* network byte order; IPv4 uses the first 4 */
+} CwhNetwork;
+
+typedef struct CwhTargetPolicy
+{
+	bool		allow_http;		/* else https only */
+	const CwhNetwork *allowed;	/* let through, whatever they are */
+	int			nallowed;
+	const CwhNetwork *denied;	/* refused, even if public or allowed */
+	int			ndenied;
+	const uint16_t *ports;		/* if any: the only ones allowed */
+	int			nports;
+} CwhTargetPolicy;
+
+#define CWH_MAX_URL_LEN		4096
+#define CWH_MAX_HOST_LEN	253
+
+typedef struct CwhTarget
+{
+	bool		https;
+	char		host[CWH_MAX_HOST_LEN + 1]; /* lower case, without brackets */
+	bool		literal;		/* host is an IP address */
+	uint16_t	port;
+} CwhTarget;
+
+extern const char *cwh_target_check_url(const CwhTargetPolicy *policy,
+										const char *url, size_t len,
+										CwhTarget *target);
+extern const char *cwh_target_check_address(const CwhTargetPolicy *policy,
+											const struct sockaddr *address);
+extern int	cwh_target_parse_networks(const char *list, CwhNetwork *networks,
+									  int max, const char **problem);
+extern int	cwh_target_parse_ports(const char *list, uint16_t *ports, int max,
+								   const char **problem);
+
+/*
+ * json.c: strings and numbers as ECMAScript writes them.  Pure.
+ */
+
+/* The most that cwh_json_string() writes for len bytes. */
+#define CWH_JSON_STRING_MAX(len)	((len) * 6 + 2)
+/* The most that cwh_json_number() writes for len bytes. */
+#define CWH_JSON_NUMBER_MAX(len)	((len) + 32)
+
+extern size_t cwh_json_string(const char *string, size_t len, char *out);
+extern size_t cwh_json_number(const char *decimal, size_t len, char *out);
+extern bool cwh_json_array_index(const char *key, size_t len, uint32_t *value);
+
+/*
+ * transport.c: sends requests with libcurl.  It knows nothing of SQL, raises no
+ * errors, and uses malloc, since libcurl calls it back.
+ *
+ * The caller fills in the first part of a transfer, starts it, drives the
+ * transport whenever its descriptor is readable or its time has come, and
+ * reaps transfers as they end.
+ */
+struct curl_slist;
+
+/* A growing run of bytes that malloc gave. */
+typedef struct CwhBytes
+{
+	char	   *data;
+	size_t		len;
+	size_t		cap;
+} CwhBytes;
+
+typedef struct CwhTransportOptions
+{
+	CwhTargetPolicy policy;
+	size_t		max_response_size;	/* bytes of a body that are kept */
+	int			max_connections;	/* open at a time, idle ones included */
+	const char *ca_file;		/* null or empty: the system's */
+	const char *proxy;			/* null or empty: none */
+} CwhTransportOptions;
+
+typedef struct CwhTransfer
+{
+	/* the request; must stay as it is until the transfer is reaped */
+	const char *url;
+	struct curl_slist *headers; /* freed by the transport */
+	const char *body;
+	size_t		body_len;
+	long		timeout_ms;
+
+	/* the outcome */
+	int			status;			/* of the reply, 0 if there was none */
+	bool		failed;			/* there was no whole reply; see error */
+	bool		refused;		/* by the address policy */
+	bool		starved;		/* for want of descriptors; nobody's fault */
+	char		error[256];		/* UTF-8, empty if not failed */
+	int			latency_ms;
+	int64_t		retry_after_s;	/* -1 if the reply named none */
+	CwhBytes	response_headers;	/* lines as they came */
+	CwhBytes	response_body;	/* as it came, cut at max_response_size */
+
+	/* private */
+	void	   *easy;
+	struct CwhTransfer *next;
+	uint64_t	generation;		/* of the options it was started with */
+	int			header_count;
+	bool		cut;			/* we stopped reading the body */
+} CwhTransfer;
+
+extern bool cwh_transport_open(const CwhTransportOptions *options);
+extern void cwh_transport_configure(const CwhTransportOptions *options);
+extern void cwh_transport_close(void);
+extern int	cwh_transport_fd(void);
+extern long cwh_transport_timeout_ms(void);
+extern bool cwh_transport_start(CwhTransfer *transfer);
+extern int	cwh_transport_drive(void);
+extern CwhTransfer *cwh_transport_reap(void);
+extern void cwh_transport_abort(CwhTransfer *transfer);
+extern void cwh_transfer_release(CwhTransfer *transfer);
+
+#ifdef POSTGRES_H
+
+#include "datatype/timestamp.h"
+#include "lib/stringinfo.h"
+#include "nodes/pg_list.h"
+#include "storage/condition_variable.h"
+#include "utils/jsonb.h"
+#include "utils/palloc.h"
+#include "utils/uuid.h"
+
+/*
+ * chatwebhook.c: module entry: settings, hooks, worker registration
+ */
+typedef enum CwhLogAttempts
+{
+	CWH_LOG_NONE,
+	CWH_LOG_FAILURES,
+	CWH_LOG_ALL
+} CwhLogAttempts;
+
+typedef enum CwhValidation
+{
+	CWH_VALIDATION_OFF,
+	CWH_VALIDATION_WARNING,
+	CWH_VALIDATION_ERROR
+} CwhValidation;
+
+extern bool cwh_enabled;
+extern char *cwh_databases;
+extern int	cwh_workers;
+extern int	cwh_max_in_flight;
+extern int	cwh_poll_interval;
+extern bool cwh_allow_http;
+extern int	cwh_max_payload_size;
+extern int	cwh_max_response_size;
+extern char *cwh_ca_file;
+extern char *cwh_proxy;
+extern int	cwh_log_attempts;
+extern int	cwh_validation;
+extern char *cwh_user_agent;
+
+/* The setting, of this size at most, as the address policy wants it. */
+#define CWH_MAX_NETWORKS	64
+#define CWH_MAX_PORTS		64
+
+extern const CwhTargetPolicy *cwh_target_policy(void);
+
+/*
+ * shared.c: what processes tell each other in shared memory: which worker
+ * serves which database, what it holds, and what it should look at.
+ */
+#define CWH_ERROR_LEN	256
+
+/* How a worker's life ended, for the launcher. */
+typedef enum CwhExit
+{
+	CWH_EXIT_CRASHED,			/* it said nothing: start another */
+	CWH_EXIT_NO_EXTENSION,		/* nothing to do in that database */
+	CWH_EXIT_STOPPED			/* asked to leave; look again when told */
+} CwhExit;
+
+/* "This webhook has deliveries to claim, from this position on." */
+typedef struct CwhHint
+{
+	pg_uuid_t	webhook_id;
+	TimestampTz due;
+	int64		id;
+} CwhHint;
+
+#define CWH_MAX_HINTS	64
+
+/* A worker's figures, as worker_status shows them. */
+typedef struct CwhWorkerStats
+{
+	TimestampTz started_at;
+	TimestampTz last_activity_at;
+	int			in_flight;
+	int64		claimed;
+	int64		delivered;
+	int64		failed;
+	char		last_error[CWH_ERROR_LEN];
+} CwhWorkerStats;
+
+extern void cwh_shared_install(void);
+extern bool cwh_shared_available(void);
+
+extern void cwh_launcher_attach(void);
+extern bool cwh_launcher_take(List **databases);
+extern void cwh_launcher_poke(Oid database);
+
+#define CWH_SLOT_NONE	(-1)	/* all slots are taken */
+#define CWH_SLOT_BARRED (-2)	/* a session wants the database for itself */
+
+extern int	cwh_slot_reserve(Oid database, int number);
+extern void cwh_slot_free(int slot, CwhExit *how, bool *has_extension);
+extern bool cwh_slot_has_extension(int slot);
+extern void cwh_slot_attach(int slot, Oid *database, int *number);
+extern void cwh_slot_announce(void);
+extern void cwh_slot_set_exit(CwhExit how);
+extern bool cwh_slot_stop_requested(void);
+extern int	cwh_slot_take_hints(CwhHint *hints, bool *sweep);
+extern void cwh_slot_update_stats(const CwhWorkerStats *stats);
+extern void cwh_stop_workers(Oid database);
+extern void cwh_unbar_workers(void);
+
+extern void cwh_hint(const pg_uuid_t *webhook_id, TimestampTz due, int64 id);
+extern void cwh_sweep_all(void);
+
+extern bool cwh_claim(int64 id, const pg_uuid_t *webhook_id);
+extern bool cwh_claim_is_mine(int64 id);
+extern void cwh_claim_release(const int64 *ids, int n);
+extern void cwh_claim_release_all(void);
+
+extern void cwh_settled_broadcast(void);
+extern ConditionVariable *cwh_settled(void);
+
+/*
+ * subscription.c: per-backend cache: which webhooks want which event
+ */
+typedef struct CwhEventType
+{
+	char		name[256];		/* hash key */
+	bool		known;			/* is in event_type */
+	bool		checked;		/* wanted has been found out */
+	bool		wanted;			/* by any webhook, of any chatbot */
+	int			nrequired;
+	char	  **required;		/* keys that data must have */
+} CwhEventType;
+
+typedef struct CwhSubscription
+{
+	pg_uuid_t	webhook_id;
+	const char *chatbot_id;		/* null: every chatbot */
+	Datum		filter;			/* jsonpath, or 0 */
+} CwhSubscription;
+
+extern const CwhEventType *cwh_event_type(const char *name);
+extern List *cwh_subscriptions(const CwhEventType *type,
+							   const char *chatbot_id);
+extern void cwh_config_watch(void);
+extern uint64 cwh_config_generation(void);
+extern Oid	cwh_relation(const char *name);
+
+/*
+ * envelope.c: an event as the bytes to be sent
+ */
+typedef struct CwhEvent
+{
+	pg_uuid_t	id;
+	const char *type;
+	const char *chatbot_id;		/* may be null */
+	const char *conversation_id;	/* may be null */
+	TimestampTz created_at;
+	Jsonb	   *data;
+} CwhEvent;
+
+extern void cwh_envelope_write(StringInfo out, const CwhEvent *event);
+extern Jsonb *cwh_envelope_jsonb(const CwhEvent *event);
+extern void cwh_json_write(StringInfo out, Jsonb *value);
+extern void cwh_json_write_string(StringInfo out, const char *string, size_t len);
+extern void cwh_uuidv7(pg_uuid_t *uuid, TimestampTz at);
+extern void cwh_uuid_text(const pg_uuid_t *uuid, char out[37]);
+
+/*
+ * outbox.c: claim and settle.  All but the last two are to be called within a
+ * transaction, connected to SPI.
+ */
+
+/* A webhook as sending needs it. */
+typedef struct CwhWebhook
+{
+	pg_uuid_t	id;
+	MemoryContext context;		/* of this struct and all it points to */
+	char	   *name;
+	char	   *url;
+	bool		enabled;
+	char	  **headers;		/* "Name: value" */
+	int			nheaders;
+	CwhRetryPolicy retry;
+	long		timeout_ms;
+	int			max_in_flight;
+	CwhSigner  *signer;			/* null: there is no secret */
+	CwhSigner  *previous;		/* null: no secret overlaps */
+	TimestampTz previous_until;
+} CwhWebhook;
+
+/* A place in a webhook's queue, behind which to look. */
+typedef struct CwhPosition
+{
+	TimestampTz due;
+	int64		id;
+} CwhPosition;
+
+/* How many deliveries of a webhook to claim, and from where on. */
+typedef struct CwhWant
+{
+	pg_uuid_t	webhook_id;
+	CwhPosition after;
+	int			n;
+} CwhWant;
+
+/* A delivery that was claimed; what it points to goes with the transaction. */
+typedef struct CwhClaimed
+{
+	int64		id;
+	pg_uuid_t	webhook_id;
+	TimestampTz due;
+	int			attempts;		/* made before */
+	int			first_attempt;
+	int64		last_wait_ms;
+	bool		has_event;		/* or it is gone */
+	CwhEvent	event;
+} CwhClaimed;
+
+typedef enum CwhOutcome
+{
+	CWH_OUTCOME_DELIVERED,
+	CWH_OUTCOME_RETRY,
+	CWH_OUTCOME_DEAD,
+	CWH_OUTCOME_CANCELED		/* was not tried */
+} CwhOutcome;
+
+/* What became of a delivery, to be settled. */
+typedef struct CwhResult
+{
+	int64		id;
+	CwhOutcome	outcome;
+	const char *webhook_name;
+	TimestampTz attempted_at;
+	int			latency_ms;
+	int			status;			/* 0: no reply */
+	const char *error;			/* null: none */
+	int64		wait_ms;		/* for a retry */
+	bool		settled;		/* out: the row has been seen to */
+} CwhResult;
+
+/* A try, for the table attempt. */
+typedef struct CwhAttempt
+{
+	int64		delivery_id;
+	int			attempt;
+	pg_uuid_t	webhook_id;
+	const char *chatbot_id;
+	TimestampTz started_at;
+	int			latency_ms;
+	int			status;
+	const char *error;
+	const char *response_headers;	/* JSON */
+	const char *response_body;
+} CwhAttempt;
+
+#define CWH_RECENT		100
+
+/* What a webhook's health has gained since it was last written. */
+typedef struct CwhHealthGain
+{
+	pg_uuid_t	webhook_id;
+	int64		successes;
+	int64		failures;
+	bool		succeeded;		/* at all, so that streak starts anew */
+	int64		streak;			/* failures since the last success */
+	TimestampTz last_success_at;
+	TimestampTz last_failure_at;
+	char		last_error[CWH_ERROR_LEN];
+	int			nrecent;
+	int32		recent[CWH_RECENT]; /* newest first, as in the table */
+	bool		written;		/* out */
+} CwhHealthGain;
+
+extern bool cwh_outbox_present(char **version);
+extern void cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
+							void (*each) (CwhWebhook *webhook));
+extern void cwh_webhook_free(CwhWebhook *webhook);
+extern void cwh_outbox_sweep(void (*each) (const pg_uuid_t *webhook_id,
+										   TimestampTz first_due));
+extern void cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
+							 void (*each) (const CwhClaimed *claimed));
+extern void cwh_outbox_next_due(const pg_uuid_t *ids, int n, TimestampTz now,
+								void (*each) (const pg_uuid_t *webhook_id,
+											  TimestampTz due));
+extern void cwh_outbox_settle(CwhResult *results, int n, bool careful);
+extern void cwh_outbox_log_attempts(const CwhAttempt *attempts, int n);
+extern void cwh_outbox_add_health(CwhHealthGain **gains, int n);
+extern bool cwh_outbox_disable(const pg_uuid_t *webhook_id, const char *reason);
+extern void cwh_outbox_begin(void);
+extern void cwh_outbox_commit(void);
+
+/*
+ * request.c: an event for a webhook as a request
+ */
+extern const char *cwh_header_problem(Jsonb *headers);
+extern void cwh_request_prepare(CwhTransfer *transfer,
+								const CwhWebhook *webhook,
+								const char *event_type,
+								const pg_uuid_t *event_id,
+								int attempt, int64 delivery_id,
+								StringInfo body, TimestampTz now);
+extern void cwh_transport_options(CwhTransportOptions *options);
+extern char *cwh_reply_text(const CwhBytes *bytes);
+extern char *cwh_reply_headers(const CwhBytes *bytes);
+extern char *cwh_outcome_error(const CwhTransfer *transfer);
+
+/*
+ * launcher.c and worker.c: entry points of the background workers
+ */
+extern PGDLLEXPORT void cwh_launcher_main(Datum arg);
+extern PGDLLEXPORT void cwh_worker_main(Datum arg);
+extern void cwh_launcher_register(void);
+
+/* The version of the SQL that this library speaks. */
+#define CWH_SQL_VERSION	"1.0"
+
+#endif							/* POSTGRES_H */
+
+#endif							/* CHATWEBHOOK_H */

@@ -1,0 +1,177 @@
+/*
+ * compat.h
+ *		Every PostgreSQL and libcurl version branch, as functions that look the
+ *		same everywhere.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#ifndef CWH_COMPAT_H
+#define CWH_COMPAT_H
+
+#ifdef CURL_VERSION_BITS
+
+/* Only http and https, whatever libcurl was built with. */
+#if LIBCURL_VERSION_NUM >= 0x075500
+#define cwh_curl_set_protocols(easy, list, bits) \
+	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, list)
+#else
+#define cwh_curl_set_protocols(easy, list, bits) \
+	curl_easy_setopt(easy, CURLOPT_PROTOCOLS, (long) (bits))
+#endif
+
+/* A look at the connection before each request, reused ones included. */
+#if LIBCURL_VERSION_NUM >= 0x075000
+#define CWH_PREREQ_GO		CURL_PREREQFUNC_OK
+#define CWH_PREREQ_ABORT	CURL_PREREQFUNC_ABORT
+#define cwh_curl_set_prereq(easy, function) \
+	curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, function)
+#define cwh_curl_set_prereq_data(easy, data) \
+	curl_easy_setopt(easy, CURLOPT_PREREQDATA, data)
+#else
+#define CWH_PREREQ_GO		0
+#define CWH_PREREQ_ABORT	1
+#define cwh_curl_set_prereq(easy, function) ((void) (function))
+#define cwh_curl_set_prereq_data(easy, data) ((void) (data))
+#endif
+
+#endif							/* CURL_VERSION_BITS */
+
+#ifdef POSTGRES_H
+
+#include "access/genam.h"
+#if PG_VERSION_NUM >= 150000
+#include "common/pg_prng.h"
+#endif
+#include "executor/executor.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/utility.h"
+#include "utils/guc.h"
+#if PG_VERSION_NUM >= 140000
+#include "utils/wait_event.h"
+#endif
+
+/* 15 asks for shared memory in a hook of its own. */
+#if PG_VERSION_NUM >= 150000
+#define CWH_HAS_SHMEM_REQUEST_HOOK 1
+#else
+typedef void (*shmem_request_hook_type) (void);
+#endif
+
+/* 14 renamed the hook's flag for a read-only tree in. */
+#if PG_VERSION_NUM >= 140000
+#define CWH_UTILITY_PARAMETERS \
+	PlannedStmt *pstmt, const char *queryString, bool readOnlyTree, \
+	ProcessUtilityContext context, ParamListInfo params, \
+	QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc
+#define CWH_UTILITY_ARGUMENTS \
+	pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc
+#else
+#define CWH_UTILITY_PARAMETERS \
+	PlannedStmt *pstmt, const char *queryString, \
+	ProcessUtilityContext context, ParamListInfo params, \
+	QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc
+#define CWH_UTILITY_ARGUMENTS \
+	pstmt, queryString, context, params, queryEnv, dest, qc
+#endif
+
+/* Reserve a prefix of settings, so that a misspelt one is told. */
+static inline void
+cwh_reserve_settings(const char *prefix)
+{
+#if PG_VERSION_NUM >= 150000
+	MarkGUCPrefixReserved(prefix);
+#else
+	EmitWarningsOnPlaceholders(prefix);
+#endif
+}
+
+/* Insert the index entries of a row that was just stored. */
+static inline void
+cwh_insert_index_entries(ResultRelInfo *relinfo, TupleTableSlot *slot,
+						 EState *estate)
+{
+	List	   *rechecks;
+
+#if PG_VERSION_NUM >= 160000
+	rechecks = ExecInsertIndexTuples(relinfo, slot, estate, false, false,
+									 NULL, NIL, false);
+#elif PG_VERSION_NUM >= 140000
+	rechecks = ExecInsertIndexTuples(relinfo, slot, estate, false, false,
+									 NULL, NIL);
+#else
+	estate->es_result_relation_info = relinfo;
+	rechecks = ExecInsertIndexTuples(slot, estate, false, NULL, NIL);
+#endif
+	list_free(rechecks);
+}
+
+/* Wait for the latch, the postmaster's death and one descriptor. */
+static inline WaitEventSet *
+cwh_create_wait_event_set(int nevents)
+{
+#if PG_VERSION_NUM >= 170000
+	return CreateWaitEventSet(NULL, nevents);
+#else
+	return CreateWaitEventSet(TopMemoryContext, nevents);
+#endif
+}
+
+/* The named wait event, where the version lets us name one. */
+static inline uint32
+cwh_wait_event(const char *name)
+{
+#if PG_VERSION_NUM >= 170000
+	return WaitEventExtensionNew(name);
+#else
+	(void) name;
+	return PG_WAIT_EXTENSION;
+#endif
+}
+
+/* A random number, at least 0 and less than 1. */
+static inline double
+cwh_random01(void)
+{
+#if PG_VERSION_NUM >= 150000
+	return pg_prng_double(&pg_global_prng_state);
+#else
+	return random() / (MAX_RANDOM_VALUE + 1.0);
+#endif
+}
+
+/* Start a set-returning function that fills a tuplestore. */
+static inline void
+cwh_init_materialized(FunctionCallInfo fcinfo)
+{
+#if PG_VERSION_NUM >= 160000
+	InitMaterializedSRF(fcinfo, 0);
+#elif PG_VERSION_NUM >= 150000
+	SetSingleFuncCall(fcinfo, 0);
+#else
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	MemoryContext oldcontext;
+	TupleDesc	tupdesc;
+
+	if (rsinfo == NULL || !IsA(rsinfo, ReturnSetInfo) ||
+		(rsinfo->allowedModes & SFRM_Materialize) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("set-valued function called in context that cannot accept a set")));
+	oldcontext = MemoryContextSwitchTo(rsinfo->econtext->ecxt_per_query_memory);
+	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	rsinfo->returnMode = SFRM_Materialize;
+	rsinfo->setResult = tuplestore_begin_heap(true, false, work_mem);
+	rsinfo->setDesc = tupdesc;
+	MemoryContextSwitchTo(oldcontext);
+#endif
+}
+
+#endif							/* POSTGRES_H */
+
+#endif							/* CWH_COMPAT_H */

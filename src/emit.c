@@ -1,0 +1,895 @@
+/*
+ * emit.c
+ *		From a chat row to an event and its deliveries.
+ *
+ * Everything is written in the transaction that emits, so that an event exists
+ * exactly when that transaction commits.  The rows go straight into the tables,
+ * without SQL: the role that inserts a chat row has no right on the queue, and
+ * no trigger or rule can come in between.
+ *
+ * An event that no webhook wants is not stored, and costs little more than a
+ * look into the cache.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "fmgr.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+#include "utils/uuid.h"
+
+#include "chatwebhook.h"
+#include "compat.h"
+
+PG_FUNCTION_INFO_V1(chatwebhook_emit);
+PG_FUNCTION_INFO_V1(chatwebhook_emit_trigger);
+
+/* The columns of chatwebhook.event. */
+enum
+{
+	EVENT_ID, EVENT_TYPE, EVENT_CHATBOT_ID, EVENT_CONVERSATION_ID,
+	EVENT_CREATED_AT, EVENT_DATA, EVENT_COLUMNS
+};
+
+/* The columns of chatwebhook.queue. */
+enum
+{
+	QUEUE_ID, QUEUE_WEBHOOK_ID, QUEUE_EVENT_ID, QUEUE_CREATED_AT,
+	QUEUE_NEXT_ATTEMPT_AT, QUEUE_LAST_ATTEMPT_AT, QUEUE_ATTEMPTS,
+	QUEUE_FIRST_ATTEMPT, QUEUE_LAST_WAIT_MS, QUEUE_LATENCY_MS,
+	QUEUE_LAST_STATUS_CODE, QUEUE_CHATBOT_ID, QUEUE_CONVERSATION_ID,
+	QUEUE_LAST_ERROR, QUEUE_COLUMNS
+};
+
+/* Rows on their way into a table. */
+#define MAX_BUFFERED	200
+
+typedef struct RowBuffer
+{
+	Relation	relation;
+	ResultRelInfo *relinfo;
+	TupleTableSlot *slots[MAX_BUFFERED];
+	int			nslots;			/* made so far */
+	int			n;				/* filled */
+} RowBuffer;
+
+/* Writes events and deliveries; opened when the first is wanted. */
+typedef struct Writer
+{
+	bool		open;
+	EState	   *estate;
+	Oid			sequence;
+	RowBuffer		events;
+	RowBuffer		deliveries;
+	MemoryContext values;		/* of the rows that are buffered */
+} Writer;
+
+/* Where a value of an event comes from. */
+typedef struct Source
+{
+	char	   *key;			/* in data */
+	AttrNumber	column;			/* 0: it is a constant */
+	char	   *constant;
+	Oid			type;			/* of the column, domains seen through */
+	FmgrInfo	output;			/* to_jsonb for that type, once needed */
+} Source;
+
+/* A trigger's arguments, understood. */
+typedef struct TriggerPlan
+{
+	Oid			trigger;		/* hash key */
+	Oid			relation;
+	bool		valid;
+	MemoryContext context;		/* of all below */
+	char	   *type;
+	Source	   *chatbot;		/* null: none */
+	Source	   *conversation;	/* null: none */
+	Source	   *data;
+	int			ndata;
+} TriggerPlan;
+
+static HTAB *plans = NULL;
+
+/*
+ * Writing
+ */
+
+/* Open a table to be written to. */
+static void
+open_buffer(Writer *writer, RowBuffer *buffer, const char *name, int columns)
+{
+	buffer->relation = table_open(cwh_relation(name), RowExclusiveLock);
+	if (RelationGetNumberOfAttributes(buffer->relation) < columns)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"chatwebhook.%s\" is of another version than the library", name),
+				 errhint("Use ALTER EXTENSION chatwebhook UPDATE.")));
+	buffer->relinfo = makeNode(ResultRelInfo);
+	InitResultRelInfo(buffer->relinfo, buffer->relation, 1, NULL, 0);
+	ExecOpenIndices(buffer->relinfo, false);
+	buffer->nslots = 0;
+	buffer->n = 0;
+}
+
+/* Store the rows of a buffer. */
+static void
+flush_buffer(Writer *writer, RowBuffer *buffer)
+{
+	CommandId	cid = GetCurrentCommandId(true);
+
+	if (buffer->n == 1)
+		table_tuple_insert(buffer->relation, buffer->slots[0], cid, 0, NULL);
+	else if (buffer->n > 1)
+		table_multi_insert(buffer->relation, buffer->slots, buffer->n, cid, 0,
+						   NULL);
+	for (int i = 0; i < buffer->n; i++)
+	{
+		cwh_insert_index_entries(buffer->relinfo, buffer->slots[i],
+								 writer->estate);
+		ExecClearTuple(buffer->slots[i]);
+	}
+	buffer->n = 0;
+}
+
+/* Store what is buffered. */
+static void
+flush_writer(Writer *writer)
+{
+	flush_buffer(writer, &writer->events);
+	flush_buffer(writer, &writer->deliveries);
+	ResetPerTupleExprContext(writer->estate);
+	MemoryContextReset(writer->values);
+}
+
+/* Open the writer. */
+static void
+open_writer(Writer *writer)
+{
+	writer->estate = CreateExecutorState();
+	writer->values = AllocSetContextCreate(CurrentMemoryContext,
+										   "chatwebhook values",
+										   ALLOCSET_DEFAULT_SIZES);
+	writer->sequence = cwh_relation("delivery_id_seq");
+	open_buffer(writer, &writer->events, "event", EVENT_COLUMNS);
+	open_buffer(writer, &writer->deliveries, "queue", QUEUE_COLUMNS);
+	writer->open = true;
+}
+
+/* Close a table. */
+static void
+close_buffer(RowBuffer *buffer)
+{
+	for (int i = 0; i < buffer->nslots; i++)
+		ExecDropSingleTupleTableSlot(buffer->slots[i]);
+	ExecCloseIndices(buffer->relinfo);
+	table_close(buffer->relation, NoLock);
+}
+
+/* Store what is left and close the writer. */
+static void
+close_writer(Writer *writer)
+{
+	if (!writer->open)
+		return;
+	flush_writer(writer);
+	close_buffer(&writer->events);
+	close_buffer(&writer->deliveries);
+	FreeExecutorState(writer->estate);
+	MemoryContextDelete(writer->values);
+	writer->open = false;
+}
+
+/* The next empty row of a buffer, all columns null. */
+static TupleTableSlot *
+next_slot(RowBuffer *buffer)
+{
+	TupleTableSlot *slot;
+
+	if (buffer->n == buffer->nslots)
+		buffer->slots[buffer->nslots++] = table_slot_create(buffer->relation,
+															NULL);
+	slot = buffer->slots[buffer->n++];
+	ExecClearTuple(slot);
+	memset(slot->tts_isnull, true,
+		   slot->tts_tupleDescriptor->natts * sizeof(bool));
+	return slot;
+}
+
+/* Set a column of a row. */
+static inline void
+set_column(TupleTableSlot *slot, int column, Datum value)
+{
+	slot->tts_values[column] = value;
+	slot->tts_isnull[column] = false;
+}
+
+/* Set a column to a text, or leave it null. */
+static inline void
+set_text(TupleTableSlot *slot, int column, const char *value)
+{
+	if (value)
+		set_column(slot, column, CStringGetTextDatum(value));
+}
+
+/* Store an event and what is owed of it. */
+static void
+write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
+{
+	TupleTableSlot *slot;
+	MemoryContext oldcontext;
+	ListCell   *cell;
+	pg_uuid_t  *event_id;
+
+	if (writer->events.n == MAX_BUFFERED)
+		flush_writer(writer);
+
+	oldcontext = MemoryContextSwitchTo(writer->values);
+	event_id = palloc(sizeof(pg_uuid_t));
+	*event_id = event->id;
+	slot = next_slot(&writer->events);
+	set_column(slot, EVENT_ID, UUIDPGetDatum(event_id));
+	set_text(slot, EVENT_TYPE, event->type);
+	set_text(slot, EVENT_CHATBOT_ID, event->chatbot_id);
+	set_text(slot, EVENT_CONVERSATION_ID, event->conversation_id);
+	set_column(slot, EVENT_CREATED_AT, TimestampTzGetDatum(event->created_at));
+	set_column(slot, EVENT_DATA, JsonbPGetDatum(event->data));
+	ExecStoreVirtualTuple(slot);
+	ExecMaterializeSlot(slot);
+
+	foreach(cell, subscriptions)
+	{
+		const CwhSubscription *subscription = lfirst(cell);
+		pg_uuid_t  *webhook_id = palloc(sizeof(pg_uuid_t));
+		int64		id;
+
+		if (writer->deliveries.n == MAX_BUFFERED)
+			flush_buffer(writer, &writer->deliveries);
+		*webhook_id = subscription->webhook_id;
+		id = nextval_internal(writer->sequence, false);
+		slot = next_slot(&writer->deliveries);
+		set_column(slot, QUEUE_ID, Int64GetDatum(id));
+		set_column(slot, QUEUE_WEBHOOK_ID, UUIDPGetDatum(webhook_id));
+		set_column(slot, QUEUE_EVENT_ID, UUIDPGetDatum(event_id));
+		set_column(slot, QUEUE_CREATED_AT,
+				   TimestampTzGetDatum(event->created_at));
+		set_column(slot, QUEUE_NEXT_ATTEMPT_AT,
+				   TimestampTzGetDatum(event->created_at));
+		set_column(slot, QUEUE_ATTEMPTS, Int32GetDatum(0));
+		set_column(slot, QUEUE_FIRST_ATTEMPT, Int32GetDatum(0));
+		set_column(slot, QUEUE_LAST_WAIT_MS, Int64GetDatum(0));
+		set_text(slot, QUEUE_CHATBOT_ID, event->chatbot_id);
+		set_text(slot, QUEUE_CONVERSATION_ID, event->conversation_id);
+		ExecStoreVirtualTuple(slot);
+		cwh_hint(webhook_id, event->created_at, id);
+	}
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/*
+ * Checking
+ */
+
+/* Report what validation found, as strictly as the setting says. */
+#define REPORT_INVALID(...) \
+	ereport(cwh_validation == CWH_VALIDATION_ERROR ? ERROR : WARNING, \
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), __VA_ARGS__))
+
+/* Can this stand in a request header, and in our cache? */
+static bool
+is_plain(const char *name)
+{
+	size_t		len = 0;
+
+	while (name[len] > ' ' && name[len] <= '~' && len <= 255)
+		len++;
+	return name[len] == '\0' && len >= 1 && len <= 255;
+}
+
+/* Look an event type up; an error if there is no such type. */
+static const CwhEventType *
+check_type(const char *name)
+{
+	const CwhEventType *type;
+
+	if (!is_plain(name))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid event type: \"%.*s\"",
+						pg_mbcliplen(name, strlen(name), 100), name),
+				 errdetail("It has %zu bytes.", strlen(name)),
+				 errhint("Use 1 to 255 letters, digits, dots, _ and -, such as lead.captured.")));
+	type = cwh_event_type(name);
+	if (!type->known && cwh_validation != CWH_VALIDATION_OFF)
+		REPORT_INVALID(errmsg("unknown event type: \"%s\"", name),
+					   errhint("See the table chatwebhook.event_type, or add the type there first."));
+	return type;
+}
+
+/* A required key is not there, or null. */
+static void
+report_missing_key(const char *type, const char *key)
+{
+	REPORT_INVALID(errmsg("event \"%s\" lacks the required key \"%s\"", type, key),
+				   errhint("Give data a value for it that is not null, or change the column \"required\" of chatwebhook.event_type."));
+}
+
+/* Check the size that an event's data has as JSON. */
+static void
+check_size(const CwhEvent *event)
+{
+	StringInfoData json;
+	Size		size = VARSIZE(event->data);
+
+	/* no JSON is more than 8 times as long as its jsonb, hence the guess */
+	if (size < (Size) cwh_max_payload_size / 8)
+		return;
+	initStringInfo(&json);
+	cwh_json_write(&json, event->data);
+	if (json.len > cwh_max_payload_size)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("the data of event \"%s\" is too large: %d bytes",
+						event->type, json.len),
+				 errdetail("At most %d bytes are allowed.", cwh_max_payload_size),
+				 errhint("Emit less, such as a reference to the row, or increase chatwebhook.max_payload_size.")));
+	pfree(json.data);
+}
+
+/* Of these webhooks, those whose filters let the event through. */
+static List *
+apply_filters(List *subscriptions, const CwhEvent *event)
+{
+	Jsonb	   *envelope = NULL;
+	List	   *result = NIL;
+	ListCell   *cell;
+
+	foreach(cell, subscriptions)
+	{
+		CwhSubscription *subscription = lfirst(cell);
+
+		if (subscription->filter)
+		{
+			LOCAL_FCINFO(call, 2);
+			Datum		match;
+
+			if (envelope == NULL)
+				envelope = cwh_envelope_jsonb(event);
+			InitFunctionCallInfoData(*call, NULL, 2, InvalidOid, NULL, NULL);
+			call->args[0].value = JsonbPGetDatum(envelope);
+			call->args[0].isnull = false;
+			call->args[1].value = subscription->filter;
+			call->args[1].isnull = false;
+			/* the operator @@: null where the path gives no boolean or fails */
+			match = jsonb_path_match_opr(call);
+			if (call->isnull || !DatumGetBool(match))
+				continue;
+		}
+		result = lappend(result, subscription);
+	}
+	return result;
+}
+
+/* Give an event to those who want it; false if nobody does. */
+static bool
+emit_event(Writer *writer, CwhEvent *event, List *subscriptions)
+{
+	event->created_at = GetCurrentTimestamp();
+	cwh_uuidv7(&event->id, event->created_at);
+	check_size(event);
+	subscriptions = apply_filters(subscriptions, event);
+	if (subscriptions == NIL)
+		return false;
+	if (!writer->open)
+		open_writer(writer);
+	write_event(writer, event, subscriptions);
+	return true;
+}
+
+/*
+ * From rows to events
+ */
+
+/* Add a string to a value that is being built. */
+static void
+push_string(JsonbParseState **state, JsonbIteratorToken token,
+			const char *string, size_t len)
+{
+	JsonbValue	value;
+
+	value.type = jbvString;
+	value.val.string.val = (char *) string;
+	value.val.string.len = len;
+	pushJsonbValue(state, token, &value);
+}
+
+/* Call to_jsonb for a value of any type. */
+static Jsonb *
+to_jsonb_datum(Source *source, Datum datum)
+{
+	if (source->output.fn_oid == InvalidOid)
+	{
+		/* to_jsonb learns its argument's type from the call's expression */
+		fmgr_info(F_TO_JSONB, &source->output);
+		fmgr_info_set_expr((Node *)
+						   makeFuncExpr(F_TO_JSONB, JSONBOID,
+										list_make1(makeNullConst(source->type, -1, InvalidOid)),
+										InvalidOid, InvalidOid,
+										COERCE_EXPLICIT_CALL),
+						   &source->output);
+	}
+	return DatumGetJsonbP(FunctionCall1(&source->output, datum));
+}
+
+/* Add a value of a row to data, as to_jsonb would show it. */
+static void
+push_datum(JsonbParseState **state, Source *source, Datum datum)
+{
+	JsonbValue	value;
+	Jsonb	   *jsonb;
+
+	switch (source->type)
+	{
+			/* common types, without the way through to_jsonb */
+		case TEXTOID:
+		case VARCHAROID:
+			{
+				text	   *string = DatumGetTextPP(datum);
+
+				push_string(state, WJB_VALUE, VARDATA_ANY(string),
+							VARSIZE_ANY_EXHDR(string));
+				return;
+			}
+		case BOOLOID:
+			value.type = jbvBool;
+			value.val.boolean = DatumGetBool(datum);
+			pushJsonbValue(state, WJB_VALUE, &value);
+			return;
+		case INT4OID:
+			value.type = jbvNumeric;
+			value.val.numeric = DatumGetNumeric(DirectFunctionCall1(int4_numeric, datum));
+			pushJsonbValue(state, WJB_VALUE, &value);
+			return;
+		case INT8OID:
+			value.type = jbvNumeric;
+			value.val.numeric = DatumGetNumeric(DirectFunctionCall1(int8_numeric, datum));
+			pushJsonbValue(state, WJB_VALUE, &value);
+			return;
+		case UUIDOID:
+			{
+				char	   *string = palloc(37);
+
+				cwh_uuid_text(DatumGetUUIDP(datum), string);
+				push_string(state, WJB_VALUE, string, 36);
+				return;
+			}
+		case JSONBOID:
+			jsonb = DatumGetJsonbP(datum);
+			break;
+		default:
+			jsonb = to_jsonb_datum(source, datum);
+			break;
+	}
+	if (!JB_ROOT_IS_SCALAR(jsonb) || !JsonbExtractScalar(&jsonb->root, &value))
+	{
+		value.type = jbvBinary;
+		value.val.binary.data = &jsonb->root;
+		value.val.binary.len = VARSIZE(jsonb) - VARHDRSZ;
+	}
+	pushJsonbValue(state, WJB_VALUE, &value);
+}
+
+/* The data of an event from a row. */
+static Jsonb *
+row_data(TriggerPlan *plan, TupleTableSlot *slot)
+{
+	JsonbParseState *state = NULL;
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	for (int i = 0; i < plan->ndata; i++)
+	{
+		Source	   *source = &plan->data[i];
+		Datum		datum;
+		bool		isnull;
+
+		push_string(&state, WJB_KEY, source->key, strlen(source->key));
+		if (source->column == 0)
+		{
+			push_string(&state, WJB_VALUE, source->constant,
+						strlen(source->constant));
+			continue;
+		}
+		datum = slot_getattr(slot, source->column, &isnull);
+		if (isnull)
+		{
+			JsonbValue	value;
+
+			value.type = jbvNull;
+			pushJsonbValue(&state, WJB_VALUE, &value);
+		}
+		else
+			push_datum(&state, source, datum);
+	}
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+/* A value of a row as text, for the envelope; null if there is none. */
+static char *
+row_text(Source *source, TupleTableSlot *slot)
+{
+	Datum		datum;
+	bool		isnull;
+	Oid			output;
+	bool		varlena;
+
+	if (source == NULL)
+		return NULL;
+	if (source->column == 0)
+		return source->constant;
+	datum = slot_getattr(slot, source->column, &isnull);
+	if (isnull)
+		return NULL;
+	if (source->type == TEXTOID || source->type == VARCHAROID)
+		return TextDatumGetCString(datum);
+	getTypeOutputInfo(source->type, &output, &varlena);
+	return OidOutputFunctionCall(output, datum);
+}
+
+/* Check that a row has the keys that its event type requires. */
+static void
+check_row_keys(TriggerPlan *plan, const CwhEventType *type,
+			   TupleTableSlot *slot)
+{
+	if (cwh_validation == CWH_VALIDATION_OFF)
+		return;
+	for (int i = 0; i < type->nrequired; i++)
+	{
+		bool		missing = true;
+
+		for (int j = 0; j < plan->ndata && missing; j++)
+		{
+			Source	   *source = &plan->data[j];
+
+			if (strcmp(source->key, type->required[i]) == 0)
+				missing = source->column != 0 &&
+					slot_attisnull(slot, source->column);
+		}
+		if (missing)
+			report_missing_key(type->name, type->required[i]);
+	}
+}
+
+/* Emit the event of one row. */
+static void
+emit_row(Writer *writer, TriggerPlan *plan, TupleTableSlot *slot)
+{
+	const CwhEventType *type = check_type(plan->type);
+	List	   *subscriptions;
+	CwhEvent	event;
+
+	check_row_keys(plan, type, slot);
+	if (!type->wanted)
+		return;
+	event.type = plan->type;
+	event.chatbot_id = row_text(plan->chatbot, slot);
+	event.conversation_id = row_text(plan->conversation, slot);
+	subscriptions = cwh_subscriptions(type, event.chatbot_id);
+	if (subscriptions == NIL)
+		return;
+	event.data = row_data(plan, slot);
+	(void) emit_event(writer, &event, subscriptions);
+}
+
+/*
+ * The trigger
+ */
+
+/* Relcache callback: a watched table may have changed its columns. */
+static void
+on_relation_change(Datum arg, Oid relid)
+{
+	HASH_SEQ_STATUS status;
+	TriggerPlan *plan;
+
+	hash_seq_init(&status, plans);
+	while ((plan = hash_seq_search(&status)) != NULL)
+		if (relid == InvalidOid || relid == plan->relation)
+			plan->valid = false;
+}
+
+/* Understand where a value is to come from. */
+static void
+set_source(Source *source, TupleDesc desc, Relation relation,
+		   const char *key, const char *origin)
+{
+	memset(source, 0, sizeof(Source));
+	source->key = pstrdup(key);
+	if (origin[0] == '@')
+	{
+		source->constant = pstrdup(origin + 1);
+		return;
+	}
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(desc, i);
+
+		if (attribute->attisdropped ||
+			strcmp(NameStr(attribute->attname), origin) != 0)
+			continue;
+		source->column = i + 1;
+		source->type = getBaseType(attribute->atttypid);
+		return;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_COLUMN),
+			 errmsg("column \"%s\" of relation \"%s\" does not exist",
+					origin, RelationGetRelationName(relation)),
+			 errdetail("The trigger passes it to chatwebhook.emit() for the key \"%s\".",
+					   key),
+			 errhint("Create the trigger anew with a column's name; a constant is written with a leading @.")));
+}
+
+/* Understand a trigger's arguments. */
+static void
+make_plan(TriggerPlan *plan, Trigger *trigger, Relation relation)
+{
+	TupleDesc	desc = RelationGetDescr(relation);
+	bool		whole_row;
+
+	if (trigger->tgnargs == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("trigger \"%s\" passes no event type to chatwebhook.emit()",
+						trigger->tgname),
+				 errhint("The first argument is the event type, such as 'lead.captured'.")));
+	plan->type = pstrdup(trigger->tgargs[0]);
+	plan->chatbot = NULL;
+	plan->conversation = NULL;
+	plan->ndata = 0;
+	plan->data = palloc((trigger->tgnargs + desc->natts) * sizeof(Source));
+
+	for (int i = 1; i < trigger->tgnargs; i++)
+	{
+		char	   *key = pstrdup(trigger->tgargs[i]);
+		char	   *equals = strchr(key, '=');
+		const char *origin = key;
+
+		if (equals)
+		{
+			*equals = '\0';
+			origin = equals + 1;
+		}
+		if (strcmp(key, "chatbotId") == 0)
+		{
+			plan->chatbot = palloc(sizeof(Source));
+			set_source(plan->chatbot, desc, relation, key, origin);
+		}
+		else if (strcmp(key, "conversationId") == 0)
+		{
+			plan->conversation = palloc(sizeof(Source));
+			set_source(plan->conversation, desc, relation, key, origin);
+		}
+		else
+			set_source(&plan->data[plan->ndata++], desc, relation, key, origin);
+	}
+
+	/* no pairs for data: the whole row less what went into the envelope */
+	whole_row = plan->ndata == 0;
+	for (int i = 0; whole_row && i < desc->natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(desc, i);
+
+		if (attribute->attisdropped ||
+			(plan->chatbot && plan->chatbot->column == i + 1) ||
+			(plan->conversation && plan->conversation->column == i + 1))
+			continue;
+		set_source(&plan->data[plan->ndata++], desc, relation,
+				   NameStr(attribute->attname), NameStr(attribute->attname));
+	}
+}
+
+/* The plan of a trigger, from the cache if it is there. */
+static TriggerPlan *
+get_plan(Trigger *trigger, Relation relation)
+{
+	TriggerPlan *plan;
+	MemoryContext oldcontext;
+	bool		found;
+
+	if (plans == NULL)
+	{
+		HASHCTL		info;
+
+		memset(&info, 0, sizeof(info));
+		info.keysize = sizeof(Oid);
+		info.entrysize = sizeof(TriggerPlan);
+		info.hcxt = CacheMemoryContext;
+		plans = hash_create("chatwebhook triggers", 16, &info,
+							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+		CacheRegisterRelcacheCallback(on_relation_change, (Datum) 0);
+	}
+	plan = hash_search(plans, &trigger->tgoid, HASH_ENTER, &found);
+	if (found && plan->valid)
+		return plan;
+	if (found && plan->context)
+		MemoryContextDelete(plan->context);
+	plan->valid = false;
+	plan->relation = RelationGetRelid(relation);
+	plan->context = AllocSetContextCreate(CacheMemoryContext,
+										  "chatwebhook trigger",
+										  ALLOCSET_SMALL_SIZES);
+	oldcontext = MemoryContextSwitchTo(plan->context);
+	make_plan(plan, trigger, relation);
+	MemoryContextSwitchTo(oldcontext);
+	plan->valid = true;
+	return plan;
+}
+
+/* Emit the events of the rows of a transition table. */
+static void
+emit_rows(Writer *writer, TriggerPlan *plan, Relation relation,
+		  Tuplestorestate *rows)
+{
+	TupleTableSlot *slot;
+	MemoryContext context;
+	MemoryContext oldcontext;
+
+	slot = MakeSingleTupleTableSlot(RelationGetDescr(relation),
+									&TTSOpsMinimalTuple);
+	context = AllocSetContextCreate(CurrentMemoryContext, "chatwebhook row",
+									ALLOCSET_DEFAULT_SIZES);
+	tuplestore_rescan(rows);
+	while (tuplestore_gettupleslot(rows, true, false, slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		oldcontext = MemoryContextSwitchTo(context);
+		if (!writer->open && cwh_event_type(plan->type)->wanted)
+		{
+			/* the writer outlives the row */
+			MemoryContextSwitchTo(oldcontext);
+			open_writer(writer);
+			MemoryContextSwitchTo(context);
+		}
+		emit_row(writer, plan, slot);
+		MemoryContextSwitchTo(oldcontext);
+		MemoryContextReset(context);
+	}
+	MemoryContextDelete(context);
+	ExecDropSingleTupleTableSlot(slot);
+}
+
+/* SQL trigger: emit the event of a row, or those of a statement's rows. */
+Datum
+chatwebhook_emit_trigger(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = (TriggerData *) fcinfo->context;
+	TriggerPlan *plan;
+	Writer		writer;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"emit\" was not called by a trigger")));
+	if (!TRIGGER_FIRED_AFTER(data->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("trigger \"%s\" is not an AFTER trigger",
+						data->tg_trigger->tgname),
+				 errhint("Create it with AFTER INSERT, UPDATE or DELETE.")));
+	if (TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("trigger \"%s\" is on TRUNCATE, which has no rows",
+						data->tg_trigger->tgname)));
+
+	plan = get_plan(data->tg_trigger, data->tg_relation);
+	writer.open = false;
+	if (TRIGGER_FIRED_FOR_ROW(data->tg_event))
+	{
+		emit_row(&writer, plan,
+				 TRIGGER_FIRED_BY_UPDATE(data->tg_event) ?
+				 data->tg_newslot : data->tg_trigslot);
+	}
+	else
+	{
+		Tuplestorestate *rows = TRIGGER_FIRED_BY_DELETE(data->tg_event) ?
+			data->tg_oldtable : data->tg_newtable;
+
+		if (rows == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+					 errmsg("statement trigger \"%s\" has no transition table",
+							data->tg_trigger->tgname),
+					 errhint("Create it with REFERENCING NEW TABLE AS, or OLD TABLE AS for DELETE, or FOR EACH ROW.")));
+		emit_rows(&writer, plan, data->tg_relation, rows);
+	}
+	close_writer(&writer);
+	return PointerGetDatum(NULL);
+}
+
+/*
+ * The function
+ */
+
+/* Check that data has the keys that its event type requires. */
+static void
+check_keys(const CwhEventType *type, Jsonb *data)
+{
+	if (cwh_validation == CWH_VALIDATION_OFF)
+		return;
+	for (int i = 0; i < type->nrequired; i++)
+	{
+		JsonbValue	value;
+
+		if (getKeyJsonValueFromContainer(&data->root, type->required[i],
+										 strlen(type->required[i]),
+										 &value) == NULL ||
+			value.type == jbvNull)
+			report_missing_key(type->name, type->required[i]);
+	}
+}
+
+/* SQL: emit an event. */
+Datum
+chatwebhook_emit(PG_FUNCTION_ARGS)
+{
+	const CwhEventType *type;
+	List	   *subscriptions;
+	CwhEvent	event;
+	Writer		writer;
+	pg_uuid_t  *id;
+
+	PreventCommandDuringRecovery("chatwebhook.emit()");
+	PreventCommandIfReadOnly("chatwebhook.emit()");
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the event type is null")));
+	event.type = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	event.chatbot_id = PG_ARGISNULL(1) ? NULL :
+		text_to_cstring(PG_GETARG_TEXT_PP(1));
+	event.conversation_id = PG_ARGISNULL(2) ? NULL :
+		text_to_cstring(PG_GETARG_TEXT_PP(2));
+	event.data = PG_ARGISNULL(3) ?
+		DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"))) :
+		PG_GETARG_JSONB_P(3);
+	if (!JB_ROOT_IS_OBJECT(event.data))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the data of event \"%.100s\" is not an object", event.type),
+				 errhint("Wrap it, such as jsonb_build_object('value', …).")));
+
+	type = check_type(event.type);
+	check_keys(type, event.data);
+	subscriptions = type->wanted ?
+		cwh_subscriptions(type, event.chatbot_id) : NIL;
+	if (subscriptions == NIL)
+		PG_RETURN_NULL();
+	writer.open = false;
+	if (!emit_event(&writer, &event, subscriptions))
+		PG_RETURN_NULL();
+	close_writer(&writer);
+	id = palloc(sizeof(pg_uuid_t));
+	*id = event.id;
+	PG_RETURN_UUID_P(id);
+}

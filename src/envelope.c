@@ -1,0 +1,346 @@
+/*
+ * envelope.c
+ *		An event as the bytes to be sent.
+ *
+ * Receivers check the signature over JSON.stringify(JSON.parse(body)), so the
+ * body is what JSON.stringify would write: no spaces, ECMAScript's escapes and
+ * number forms (json.c), and in each object the keys that are array indexes
+ * first, ascending, as JavaScript orders them.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/numeric.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+
+#include "chatwebhook.h"
+#include "compat.h"
+
+PG_FUNCTION_INFO_V1(chatwebhook_uuidv7);
+
+static void write_container(StringInfo out, JsonbContainer *container);
+
+/* Write a string in the database's encoding as a JSON string in UTF-8. */
+void
+cwh_json_write_string(StringInfo out, const char *string, size_t len)
+{
+	char	   *utf8 = (char *) string;
+
+	if (GetDatabaseEncoding() != PG_UTF8)
+	{
+		utf8 = (char *) pg_do_encoding_conversion((unsigned char *) string, len,
+												  GetDatabaseEncoding(), PG_UTF8);
+		if (utf8 != string)
+			len = strlen(utf8);
+	}
+	enlargeStringInfo(out, CWH_JSON_STRING_MAX(len));
+	out->len += cwh_json_string(utf8, len, out->data + out->len);
+	out->data[out->len] = '\0';
+	if (utf8 != string)
+		pfree(utf8);
+}
+
+/* Write a string or null. */
+static void
+write_cstring(StringInfo out, const char *string)
+{
+	if (string)
+		cwh_json_write_string(out, string, strlen(string));
+	else
+		appendBinaryStringInfo(out, "null", 4);
+}
+
+/* Write a number. */
+static void
+write_numeric(StringInfo out, Numeric numeric)
+{
+	char	   *digits = DatumGetCString(DirectFunctionCall1(numeric_out,
+															 NumericGetDatum(numeric)));
+	size_t		len = strlen(digits);
+
+	enlargeStringInfo(out, CWH_JSON_NUMBER_MAX(len));
+	out->len += cwh_json_number(digits, len, out->data + out->len);
+	out->data[out->len] = '\0';
+	pfree(digits);
+}
+
+/* Write a scalar, or a container that the iterator did not descend into. */
+static void
+write_value(StringInfo out, const JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvNull:
+			appendBinaryStringInfo(out, "null", 4);
+			break;
+		case jbvBool:
+			appendStringInfoString(out, value->val.boolean ? "true" : "false");
+			break;
+		case jbvNumeric:
+			write_numeric(out, value->val.numeric);
+			break;
+		case jbvString:
+			cwh_json_write_string(out, value->val.string.val,
+								  value->val.string.len);
+			break;
+		case jbvBinary:
+			write_container(out, value->val.binary.data);
+			break;
+		default:
+			elog(ERROR, "unexpected jsonb value type: %d", (int) value->type);
+	}
+}
+
+/*
+ * Write those members of an object whose keys are array indexes, or those whose
+ * keys are not.  jsonb keeps keys by length and then by bytes, so the indexes
+ * come ascending.  Returns whether it left any out.
+ */
+static bool
+write_members(StringInfo out, JsonbContainer *container, bool indexes,
+			  bool *first)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(container);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	bool		left_out = false;
+	bool		wanted = false;
+
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+		{
+			uint32_t	index;
+
+			wanted = cwh_json_array_index(value.val.string.val,
+										  value.val.string.len,
+										  &index) == indexes;
+			left_out |= !wanted;
+			if (!wanted)
+				continue;
+			if (!*first)
+				appendStringInfoChar(out, ',');
+			*first = false;
+			cwh_json_write_string(out, value.val.string.val,
+								  value.val.string.len);
+			appendStringInfoChar(out, ':');
+		}
+		else if (token == WJB_VALUE && wanted)
+			write_value(out, &value);
+	}
+	return left_out;
+}
+
+/* Write an object, an array, or a scalar in its wrapping. */
+static void
+write_container(StringInfo out, JsonbContainer *container)
+{
+	check_stack_depth();
+
+	if (JsonContainerIsObject(container))
+	{
+		bool		first = true;
+
+		appendStringInfoChar(out, '{');
+		if (write_members(out, container, true, &first))
+			write_members(out, container, false, &first);
+		appendStringInfoChar(out, '}');
+	}
+	else
+	{
+		JsonbIterator *iterator = JsonbIteratorInit(container);
+		JsonbIteratorToken token;
+		JsonbValue	value;
+		bool		scalar = JsonContainerIsScalar(container);
+		bool		first = true;
+
+		if (!scalar)
+			appendStringInfoChar(out, '[');
+		while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+		{
+			if (token != WJB_ELEM)
+				continue;
+			if (!first)
+				appendStringInfoChar(out, ',');
+			first = false;
+			write_value(out, &value);
+		}
+		if (!scalar)
+			appendStringInfoChar(out, ']');
+	}
+}
+
+/* Write a jsonb value as JSON.stringify would. */
+void
+cwh_json_write(StringInfo out, Jsonb *value)
+{
+	write_container(out, &value->root);
+}
+
+/* The timestamp of an envelope: UTC, milliseconds, cut and not rounded. */
+static void
+format_timestamp(TimestampTz at, char out[32])
+{
+	struct pg_tm tm;
+	fsec_t		fsec;
+
+	if (timestamp2tm(at, NULL, &tm, &fsec, NULL, NULL) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("timestamp out of range")));
+	snprintf(out, 32, "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ",
+			 tm.tm_year, tm.tm_mon, tm.tm_mday,
+			 tm.tm_hour, tm.tm_min, tm.tm_sec, (int) (fsec / 1000));
+}
+
+/* A UUID in its usual notation. */
+void
+cwh_uuid_text(const pg_uuid_t *uuid, char out[37])
+{
+	static const char digits[] = "0123456789abcdef";
+
+	for (int i = 0; i < UUID_LEN; i++)
+	{
+		if (i == 4 || i == 6 || i == 8 || i == 10)
+			*out++ = '-';
+		*out++ = digits[uuid->data[i] >> 4];
+		*out++ = digits[uuid->data[i] & 0xf];
+	}
+	*out = '\0';
+}
+
+/* Write the body of a request. */
+void
+cwh_envelope_write(StringInfo out, const CwhEvent *event)
+{
+	char		uuid[37];
+	char		timestamp[32];
+
+	cwh_uuid_text(&event->id, uuid);
+	format_timestamp(event->created_at, timestamp);
+	appendStringInfoString(out, "{\"id\":\"");
+	appendBinaryStringInfo(out, uuid, 36);
+	appendStringInfoString(out, "\",\"type\":");
+	write_cstring(out, event->type);
+	appendStringInfoString(out, ",\"timestamp\":\"");
+	appendStringInfoString(out, timestamp);
+	appendStringInfoString(out, "\",\"chatbotId\":");
+	write_cstring(out, event->chatbot_id);
+	appendStringInfoString(out, ",\"conversationId\":");
+	write_cstring(out, event->conversation_id);
+	appendStringInfoString(out, ",\"data\":");
+	cwh_json_write(out, event->data);
+	appendStringInfoChar(out, '}');
+}
+
+/* Add a member to an envelope that is being built. */
+static void
+push_member(JsonbParseState **state, const char *key, const char *value)
+{
+	JsonbValue	v;
+
+	v.type = jbvString;
+	v.val.string.val = (char *) key;
+	v.val.string.len = strlen(key);
+	pushJsonbValue(state, WJB_KEY, &v);
+	if (value)
+	{
+		v.val.string.val = (char *) value;
+		v.val.string.len = strlen(value);
+	}
+	else
+		v.type = jbvNull;
+	pushJsonbValue(state, WJB_VALUE, &v);
+}
+
+/* The same as a value, for filters to look at. */
+Jsonb *
+cwh_envelope_jsonb(const CwhEvent *event)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue	value;
+	char		uuid[37];
+	char		timestamp[32];
+
+	cwh_uuid_text(&event->id, uuid);
+	format_timestamp(event->created_at, timestamp);
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	push_member(&state, "id", uuid);
+	push_member(&state, "type", event->type);
+	push_member(&state, "timestamp", timestamp);
+	push_member(&state, "chatbotId", event->chatbot_id);
+	push_member(&state, "conversationId", event->conversation_id);
+
+	value.type = jbvString;
+	value.val.string.val = "data";
+	value.val.string.len = 4;
+	pushJsonbValue(&state, WJB_KEY, &value);
+	if (!JB_ROOT_IS_SCALAR(event->data) ||
+		!JsonbExtractScalar(&event->data->root, &value))
+	{
+		value.type = jbvBinary;
+		value.val.binary.data = &event->data->root;
+		value.val.binary.len = VARSIZE(event->data) - VARHDRSZ;
+	}
+	pushJsonbValue(&state, WJB_VALUE, &value);
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+/*
+ * A new UUID of version 7 (RFC 9562, section 5.7): 48 bits of milliseconds since
+ * 1970, then 12 bits of the fraction of the millisecond (method 3 of section
+ * 6.2), then 62 random bits.  Within a process they ascend: if the clock has
+ * not moved on, the fraction is counted up.
+ */
+void
+cwh_uuidv7(pg_uuid_t *uuid, TimestampTz at)
+{
+	static uint64 last = 0;
+	static unsigned char pool[512];
+	static int	used = sizeof(pool);
+	static int	pool_owner = 0;
+	uint64		us;
+	uint64		ticks;
+
+	us = at + (uint64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+	/* milliseconds and 1/4096 of one */
+	ticks = (us / 1000) << 12 | (us % 1000) * 4096 / 1000;
+	if (ticks <= last)
+		ticks = last + 1;
+	last = ticks;
+
+	/* random bytes in advance, but never those of a parent process */
+	if (used + 8 > sizeof(pool) || pool_owner != MyProcPid)
+	{
+		if (!pg_strong_random(pool, sizeof(pool)))
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not generate random values")));
+		used = 0;
+		pool_owner = MyProcPid;
+	}
+	for (int i = 0; i < 6; i++)
+		uuid->data[i] = (unsigned char) (ticks >> (52 - 8 * i));
+	uuid->data[6] = 0x70 | ((ticks >> 8) & 0x0f);
+	uuid->data[7] = ticks & 0xff;
+	memcpy(&uuid->data[8], &pool[used], 8);
+	used += 8;
+	uuid->data[8] = 0x80 | (uuid->data[8] & 0x3f);
+}
+
+/* SQL: a new UUID of version 7. */
+Datum
+chatwebhook_uuidv7(PG_FUNCTION_ARGS)
+{
+	pg_uuid_t  *uuid = palloc(sizeof(pg_uuid_t));
+
+	cwh_uuidv7(uuid, GetCurrentTimestamp());
+	PG_RETURN_UUID_P(uuid);
+}

@@ -1,0 +1,404 @@
+/*
+ * functions.c
+ *		Functions for SQL: signatures, secrets, tests and waiting.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/condition_variable.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "chatwebhook.h"
+#include "compat.h"
+
+PG_FUNCTION_INFO_V1(chatwebhook_header_problem);
+PG_FUNCTION_INFO_V1(chatwebhook_secret_generate);
+PG_FUNCTION_INFO_V1(chatwebhook_secret_problem);
+PG_FUNCTION_INFO_V1(chatwebhook_sign_body);
+PG_FUNCTION_INFO_V1(chatwebhook_sign_standard);
+PG_FUNCTION_INFO_V1(chatwebhook_verify_body);
+PG_FUNCTION_INFO_V1(chatwebhook_verify_standard);
+PG_FUNCTION_INFO_V1(chatwebhook_test_webhook);
+PG_FUNCTION_INFO_V1(chatwebhook_wait_until_idle);
+
+/*
+ * Signatures.  They are made over UTF-8, whatever the database's encoding.
+ */
+
+/* A text as a C string in UTF-8. */
+static char *
+to_utf8(const text *t)
+{
+	char	   *string = text_to_cstring(t);
+
+	return pg_server_to_any(string, strlen(string), PG_UTF8);
+}
+
+/* A signer for a secret; an error if it cannot be one. */
+static CwhSigner *
+signer_for(const text *secret)
+{
+	char	   *string = text_to_cstring(secret);
+	CwhSigner  *signer = cwh_signer_create(string, strlen(string));
+
+	if (signer == NULL)
+	{
+		const char *problem = cwh_secret_problem(string, strlen(string));
+
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unusable secret: %s",
+						problem ? problem : "out of memory"),
+				 errhint("Give whsec_ and the base64 of 24 to 64 random bytes.")));
+	}
+	return signer;
+}
+
+/* SQL: sha256=<hex> of a body. */
+Datum
+chatwebhook_sign_body(PG_FUNCTION_ARGS)
+{
+	char	   *body = to_utf8(PG_GETARG_TEXT_PP(0));
+	CwhSigner  *signer = signer_for(PG_GETARG_TEXT_PP(1));
+	char		signature[CWH_BODY_SIGNATURE_LEN + 1];
+	bool		ok;
+
+	ok = cwh_sign_body(signer, body, strlen(body), signature);
+	cwh_signer_destroy(signer);
+	if (!ok)
+		elog(ERROR, "could not sign");
+	PG_RETURN_TEXT_P(cstring_to_text(signature));
+}
+
+/* SQL: v1,<base64> of id, time and body. */
+Datum
+chatwebhook_sign_standard(PG_FUNCTION_ARGS)
+{
+	char	   *id = to_utf8(PG_GETARG_TEXT_PP(0));
+	TimestampTz at = PG_GETARG_TIMESTAMPTZ(1);
+	char	   *body = to_utf8(PG_GETARG_TEXT_PP(2));
+	CwhSigner  *signer;
+	char		signature[CWH_STANDARD_SIGNATURE_LEN + 1];
+	bool		ok;
+
+	if (TIMESTAMP_NOT_FINITE(at))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("the time of a signature is infinite")));
+	signer = signer_for(PG_GETARG_TEXT_PP(3));
+	ok = cwh_sign_standard(signer, id, (int64) timestamptz_to_time_t(at),
+						   body, strlen(body), signature);
+	cwh_signer_destroy(signer);
+	if (!ok)
+		elog(ERROR, "could not sign");
+	PG_RETURN_TEXT_P(cstring_to_text(signature));
+}
+
+/* SQL: is sha256=<hex> that of the body? */
+Datum
+chatwebhook_verify_body(PG_FUNCTION_ARGS)
+{
+	char	   *body;
+	CwhSigner  *signer;
+	bool		ok;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
+		PG_RETURN_BOOL(false);
+	body = to_utf8(PG_GETARG_TEXT_PP(0));
+	signer = signer_for(PG_GETARG_TEXT_PP(2));
+	ok = cwh_verify_body(signer, body, strlen(body),
+						 text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	cwh_signer_destroy(signer);
+	PG_RETURN_BOOL(ok);
+}
+
+/* A header's value, its name in any case; null if it is not there. */
+static char *
+find_header(Jsonb *headers, const char *name)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(&headers->root);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	bool		here = false;
+
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			here = value.val.string.len == strlen(name) &&
+				pg_strncasecmp(value.val.string.val, name, strlen(name)) == 0;
+		else if (token == WJB_VALUE && here && value.type == jbvString)
+			return pnstrdup(value.val.string.val, value.val.string.len);
+	}
+	return NULL;
+}
+
+/* SQL: are the three headers of Standard Webhooks those of the body? */
+Datum
+chatwebhook_verify_standard(PG_FUNCTION_ARGS)
+{
+	Jsonb	   *headers;
+	Interval   *tolerance;
+	char	   *id;
+	char	   *timestamp;
+	char	   *signatures;
+	char	   *body;
+	CwhSigner  *signer;
+	int64		seconds;
+	bool		ok;
+
+	for (int i = 0; i < 4; i++)
+		if (PG_ARGISNULL(i))
+			PG_RETURN_BOOL(false);
+	headers = PG_GETARG_JSONB_P(0);
+	if (!JB_ROOT_IS_OBJECT(headers))
+		PG_RETURN_BOOL(false);
+	id = find_header(headers, "webhook-id");
+	timestamp = find_header(headers, "webhook-timestamp");
+	signatures = find_header(headers, "webhook-signature");
+	if (id == NULL || timestamp == NULL || signatures == NULL)
+		PG_RETURN_BOOL(false);
+
+	tolerance = PG_GETARG_INTERVAL_P(3);
+	seconds = tolerance->time / USECS_PER_SEC +
+		((int64) tolerance->day + (int64) tolerance->month * DAYS_PER_MONTH) *
+		SECS_PER_DAY;
+	body = to_utf8(PG_GETARG_TEXT_PP(1));
+	signer = signer_for(PG_GETARG_TEXT_PP(2));
+	ok = cwh_verify_standard(signer, id, timestamp, signatures, body,
+							 strlen(body),
+							 (int64) timestamptz_to_time_t(GetCurrentTimestamp()),
+							 seconds);
+	cwh_signer_destroy(signer);
+	PG_RETURN_BOOL(ok);
+}
+
+/* SQL: a new random secret. */
+Datum
+chatwebhook_secret_generate(PG_FUNCTION_ARGS)
+{
+	char		secret[CWH_SECRET_LEN + 1];
+
+	if (!cwh_secret_generate(secret))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random values")));
+	PG_RETURN_TEXT_P(cstring_to_text(secret));
+}
+
+/* SQL: why this cannot be a secret. */
+Datum
+chatwebhook_secret_problem(PG_FUNCTION_ARGS)
+{
+	text	   *secret = PG_GETARG_TEXT_PP(0);
+	const char *problem = cwh_secret_problem(VARDATA_ANY(secret),
+											 VARSIZE_ANY_EXHDR(secret));
+
+	if (problem == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(problem));
+}
+
+/* SQL: why these cannot be request headers. */
+Datum
+chatwebhook_header_problem(PG_FUNCTION_ARGS)
+{
+	const char *problem = cwh_header_problem(PG_GETARG_JSONB_P(0));
+
+	if (problem == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(problem));
+}
+
+/*
+ * Testing a webhook
+ */
+
+/* The webhook that cwh_outbox_load() has found. */
+static CwhWebhook *loaded;
+
+static void
+keep_loaded(CwhWebhook *webhook)
+{
+	loaded = webhook;
+}
+
+/* Send a transfer and wait for its end, serving interrupts. */
+static void
+send_and_wait(CwhTransfer *transfer)
+{
+	if (!cwh_transport_start(transfer))
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("could not start the request")));
+	while (cwh_transport_drive() > 0)
+	{
+		(void) WaitLatchOrSocket(MyLatch,
+								 WL_LATCH_SET | WL_SOCKET_READABLE |
+								 WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+								 cwh_transport_fd(),
+								 cwh_transport_timeout_ms(),
+								 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	(void) cwh_transport_reap();
+}
+
+/* SQL: send webhook.test and tell what came back. */
+Datum
+chatwebhook_test_webhook(PG_FUNCTION_ARGS)
+{
+	pg_uuid_t  *webhook_id = PG_GETARG_UUID_P(0);
+	MemoryContext context = CurrentMemoryContext;
+	CwhTransportOptions options;
+	CwhTransfer transfer;
+	CwhEvent	event;
+	StringInfoData body;
+	TupleDesc	desc;
+	Datum		values[5];
+	bool		nulls[5] = {false};
+	char	   *error;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+
+	loaded = NULL;
+	SPI_connect();
+	cwh_outbox_load(webhook_id, 1, context, keep_loaded);
+	SPI_finish();
+	if (loaded == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NO_DATA_FOUND),
+				 errmsg("webhook \"%s\" does not exist",
+						DatumGetCString(DirectFunctionCall1(uuid_out,
+															UUIDPGetDatum(webhook_id))))));
+	if (loaded->signer == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("webhook \"%s\" has no signing secret", loaded->name),
+				 errhint("Use chatwebhook.rotate_secret().")));
+
+	event.created_at = GetCurrentTimestamp();
+	cwh_uuidv7(&event.id, event.created_at);
+	event.type = "webhook.test";
+	event.chatbot_id = NULL;
+	event.conversation_id = NULL;
+	event.data = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+													CStringGetDatum("{\"message\": \"This is a test webhook delivery\"}")));
+	initStringInfo(&body);
+	cwh_envelope_write(&body, &event);
+
+	memset(&transfer, 0, sizeof(transfer));
+	cwh_transport_options(&options);
+	options.max_connections = 1;
+	if (!cwh_transport_open(&options))
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("could not set up libcurl")));
+	PG_TRY();
+	{
+		cwh_request_prepare(&transfer, loaded, event.type, &event.id, 1, 0,
+							&body, event.created_at);
+		send_and_wait(&transfer);
+		error = cwh_outcome_error(&transfer);
+		values[0] = BoolGetDatum(error == NULL);
+		values[1] = Int32GetDatum(transfer.status);
+		nulls[1] = transfer.status == 0;
+		nulls[2] = error == NULL;
+		if (error)
+			values[2] = CStringGetTextDatum(error);
+		values[3] = Int32GetDatum(transfer.latency_ms);
+		nulls[4] = transfer.status == 0;
+		if (!nulls[4])
+			values[4] = CStringGetTextDatum(cwh_reply_text(&transfer.response_body));
+	}
+	PG_FINALLY();
+	{
+		cwh_transport_abort(&transfer);
+		free(transfer.response_headers.data);
+		free(transfer.response_body.data);
+		cwh_transport_close();
+		cwh_webhook_free(loaded);
+	}
+	PG_END_TRY();
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
+}
+
+/*
+ * Waiting
+ */
+
+/* Is any delivery of an enabled webhook pending, as of now? */
+static bool
+anything_pending(SPIPlanPtr plan)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	bool		found;
+
+	/* a snapshot of our own: the transaction's may be older than the settles */
+	if (SPI_execute_snapshot(plan, NULL, NULL, snapshot, InvalidSnapshot,
+							 true, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look into the queue");
+	found = SPI_processed > 0;
+	SPI_freetuptable(SPI_tuptable);
+	UnregisterSnapshot(snapshot);
+	return found;
+}
+
+/* SQL: wait until everything is finished. */
+Datum
+chatwebhook_wait_until_idle(PG_FUNCTION_ARGS)
+{
+	Interval   *interval = PG_GETARG_INTERVAL_P(0);
+	TimestampTz end;
+	ConditionVariable *settled = cwh_settled();
+	SPIPlanPtr	plan;
+	bool		pending;
+
+	if (settled == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("chatwebhook is not in shared_preload_libraries: nothing is sent"),
+				 errhint("Add chatwebhook to shared_preload_libraries in postgresql.conf and restart the server.")));
+	end = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+												  TimestampTzGetDatum(GetCurrentTimestamp()),
+												  IntervalPGetDatum(interval)));
+	SPI_connect();
+	plan = SPI_prepare("SELECT FROM chatwebhook.webhook w"
+					   " WHERE w.enabled AND EXISTS ("
+					   "   SELECT FROM chatwebhook.queue q"
+					   "    WHERE q.webhook_id OPERATOR(pg_catalog.=) w.id)"
+					   " LIMIT 1", 0, NULL);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare the look into the queue");
+
+	ConditionVariablePrepareToSleep(settled);
+	while ((pending = anything_pending(plan)))
+	{
+		long		ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+														 end);
+
+		if (ms <= 0)
+			break;
+		CHECK_FOR_INTERRUPTS();
+		/* at most a second, for what is canceled or disabled tells nobody */
+		(void) ConditionVariableTimedSleep(settled, Min(ms, 1000),
+										   PG_WAIT_EXTENSION);
+	}
+	ConditionVariableCancelSleep();
+	SPI_finish();
+	PG_RETURN_BOOL(!pending);
+}

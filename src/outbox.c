@@ -1,0 +1,840 @@
+/*
+ * outbox.c
+ *		Claim and settle: the only C file with SQL on the queue.
+ *
+ * A claim locks rows with SKIP LOCKED, so that two claims at the same time
+ * take different ones, and notes them in shared memory (shared.c) before its
+ * transaction ends, so that later claims pass over them.  It writes nothing
+ * that has to reach the disk.
+ *
+ * A settle deletes what is finished from the queue, adds it to the history,
+ * moves what failed to its next attempt, and brings the health up to date, all
+ * in one transaction and with one statement for each of those.
+ *
+ * Transactions begin in cwh_outbox_begin() and end in cwh_outbox_commit(), or
+ * with an error, which the caller catches.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "pgstat.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+
+#include "chatwebhook.h"
+#include "compat.h"
+
+/* No operator that somebody else has made. */
+#define EQ	" OPERATOR(pg_catalog.=) "
+#define GT	" OPERATOR(pg_catalog.>) "
+#define LE	" OPERATOR(pg_catalog.<=) "
+#define ADD " OPERATOR(pg_catalog.+) "
+#define CAT " OPERATOR(pg_catalog.||) "
+
+static const char present_sql[] =
+	"SELECT extversion::pg_catalog.text FROM pg_catalog.pg_extension "
+	"WHERE extname" EQ "'chatwebhook'";
+
+static const char load_sql[] =
+	"SELECT w.id, w.name, w.url, w.enabled, w.headers, w.max_retries,"
+	"       w.backoff, w.backoff_multiplier, w.max_backoff, w.timeout,"
+	"       w.max_in_flight, s.value, p.value, p.expires_at"
+	"  FROM chatwebhook.webhook w"
+	"  LEFT JOIN chatwebhook.vault s ON s.webhook_id" EQ "w.id"
+	"   AND s.name" EQ "'signing_secret'"
+	"  LEFT JOIN chatwebhook.vault p ON p.webhook_id" EQ "w.id"
+	"   AND p.name" EQ "'previous_signing_secret'"
+	" WHERE w.id" EQ "ANY ($1)";
+
+/* The webhooks that have anything pending, found by skipping from one to the next. */
+static const char sweep_sql[] =
+	"WITH RECURSIVE found AS ("
+	"   (SELECT q.webhook_id, q.next_attempt_at FROM chatwebhook.queue q"
+	"     ORDER BY q.webhook_id, q.next_attempt_at LIMIT 1)"
+	"    UNION ALL"
+	"    SELECT n.webhook_id, n.next_attempt_at"
+	"      FROM found CROSS JOIN LATERAL ("
+	"           SELECT q.webhook_id, q.next_attempt_at FROM chatwebhook.queue q"
+	"            WHERE q.webhook_id" GT "found.webhook_id"
+	"            ORDER BY q.webhook_id, q.next_attempt_at LIMIT 1) n"
+	") SELECT webhook_id, next_attempt_at FROM found";
+
+static const char claim_sql[] =
+	"SELECT q.id, q.webhook_id, q.next_attempt_at, q.attempts, q.first_attempt,"
+	"       q.last_wait_ms, e.id, e.type, e.chatbot_id, e.conversation_id,"
+	"       e.created_at, e.data"
+	"  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
+	"                  pg_catalog.unnest($3), pg_catalog.unnest($4))"
+	"       AS want(webhook_id, due, id, n)"
+	" CROSS JOIN LATERAL ("
+	"       SELECT * FROM chatwebhook.queue p"
+	"        WHERE p.webhook_id" EQ "want.webhook_id"
+	"          AND ROW(p.next_attempt_at, p.id)" GT "ROW(want.due, want.id)"
+	"          AND p.next_attempt_at" LE "$5"
+	"          AND NOT chatwebhook._claimed(p.id)"
+	"        ORDER BY p.next_attempt_at, p.id"
+	"        LIMIT want.n"
+	"          FOR UPDATE SKIP LOCKED) q"
+	"  LEFT JOIN chatwebhook.event e ON e.id" EQ "q.event_id";
+
+static const char next_due_sql[] =
+	"SELECT want.webhook_id, q.next_attempt_at"
+	"  FROM pg_catalog.unnest($1) AS want(webhook_id)"
+	" CROSS JOIN LATERAL ("
+	"       SELECT p.next_attempt_at FROM chatwebhook.queue p"
+	"        WHERE p.webhook_id" EQ "want.webhook_id"
+	"          AND p.next_attempt_at" GT "$2"
+	"        ORDER BY p.next_attempt_at LIMIT 1) q";
+
+/* What a settle says of each delivery. */
+#define OUTCOMES \
+	"ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)," \
+	"           pg_catalog.unnest($3), pg_catalog.unnest($4)," \
+	"           pg_catalog.unnest($5), pg_catalog.unnest($6)," \
+	"           pg_catalog.unnest($7), pg_catalog.unnest($8))" \
+	" AS o(id, tried, status, attempted_at, latency_ms, status_code, error, extra)"
+
+/* Move finished deliveries; for one that was not tried, nothing is counted. */
+#define FINISH(table) \
+	"WITH o AS MATERIALIZED (SELECT * FROM " OUTCOMES "), gone AS (" \
+	"   DELETE FROM chatwebhook.queue q USING o WHERE q.id" EQ "o.id" \
+	"   RETURNING q.id, q.webhook_id, q.event_id, q.created_at," \
+	"             COALESCE(o.attempted_at, q.last_attempt_at) AS attempted_at," \
+	"             q.attempts" ADD "o.tried AS attempts," \
+	"             o.latency_ms, o.status_code, q.chatbot_id, o.extra, o.status, o.error)" \
+	" INSERT INTO chatwebhook." table " (id, webhook_id, event_id, created_at," \
+	"       completed_at, last_attempt_at, attempts, latency_ms," \
+	"       last_status_code, chatbot_id, webhook_name, status, last_error)" \
+	" SELECT id, webhook_id, event_id, created_at," \
+	"        pg_catalog.clock_timestamp(), attempted_at, attempts, latency_ms," \
+	"        status_code, chatbot_id, extra, status, error" \
+	"   FROM gone"
+
+static const char finish_sql[] = FINISH("history");
+static const char bury_sql[] = FINISH("dead");
+
+static const char postpone_sql[] =
+	"UPDATE chatwebhook.queue q"
+	"   SET attempts = q.attempts" ADD "o.tried,"
+	"       next_attempt_at = o.attempted_at" ADD "o.wait,"
+	"       last_attempt_at = o.attempted_at,"
+	"       last_wait_ms = o.wait_ms,"
+	"       latency_ms = o.latency_ms,"
+	"       last_status_code = o.status_code,"
+	"       last_error = o.error"
+	"  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
+	"                  pg_catalog.unnest($3), pg_catalog.unnest($4),"
+	"                  pg_catalog.unnest($5), pg_catalog.unnest($6),"
+	"                  pg_catalog.unnest($7), pg_catalog.unnest($8))"
+	"       AS o(id, tried, wait, attempted_at, latency_ms, status_code, error,"
+	"            wait_ms)"
+	" WHERE q.id" EQ "o.id";
+
+/* When a settle met a locked row: those that can be had, and those there are. */
+static const char lock_sql[] =
+	"SELECT q.id FROM chatwebhook.queue q WHERE q.id" EQ "ANY ($1)"
+	"   FOR UPDATE SKIP LOCKED";
+static const char exists_sql[] =
+	"SELECT q.id FROM chatwebhook.queue q WHERE q.id" EQ "ANY ($1)";
+
+static const char log_attempts_sql[] =
+	"INSERT INTO chatwebhook.attempt (delivery_id, attempt, webhook_id,"
+	"       chatbot_id, started_at, latency_ms, status_code, error,"
+	"       response_headers, response_body)"
+	" SELECT a.delivery_id, a.attempt, a.webhook_id, a.chatbot_id,"
+	"        a.started_at, a.latency_ms, a.status_code, a.error,"
+	"        a.response_headers::pg_catalog.jsonb, a.response_body"
+	"   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
+	"                   pg_catalog.unnest($3), pg_catalog.unnest($4),"
+	"                   pg_catalog.unnest($5), pg_catalog.unnest($6),"
+	"                   pg_catalog.unnest($7), pg_catalog.unnest($8),"
+	"                   pg_catalog.unnest($9), pg_catalog.unnest($10))"
+	"        AS a(delivery_id, attempt, webhook_id, chatbot_id, started_at,"
+	"             latency_ms, status_code, error, response_headers,"
+	"             response_body)"
+	" ON CONFLICT DO NOTHING";
+
+/*
+ * A row that another worker is writing, or that goes with its webhook, is
+ * passed over: what it should gain is written with the next settle.
+ */
+static const char add_health_sql[] =
+	"WITH gain AS MATERIALIZED ("
+	"   SELECT * FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
+	"                   pg_catalog.unnest($3), pg_catalog.unnest($4),"
+	"                   pg_catalog.unnest($5), pg_catalog.unnest($6),"
+	"                   pg_catalog.unnest($7), pg_catalog.unnest($8),"
+	"                   pg_catalog.unnest($9))"
+	"        AS g(webhook_id, successes, failures, succeeded, streak,"
+	"             last_success_at, last_failure_at, last_error, recent)"
+	"), mine AS MATERIALIZED ("
+	"   SELECT h.webhook_id FROM chatwebhook.health h"
+	"    WHERE h.webhook_id" EQ "ANY ($1)"
+	"      FOR NO KEY UPDATE SKIP LOCKED"
+	") UPDATE chatwebhook.health h"
+	"   SET total = h.total" ADD "g.successes" ADD "g.failures,"
+	"       successes = h.successes" ADD "g.successes,"
+	"       failures = h.failures" ADD "g.failures,"
+	"       consecutive_failures = CASE WHEN g.succeeded THEN g.streak"
+	"           ELSE h.consecutive_failures" ADD "g.streak END,"
+	"       last_success_at = COALESCE(g.last_success_at, h.last_success_at),"
+	"       last_failure_at = COALESCE(g.last_failure_at, h.last_failure_at),"
+	"       last_error = COALESCE(g.last_error, h.last_error),"
+	"       recent = (g.recent::pg_catalog.int4[]" CAT "h.recent)[1:100]"
+	"  FROM gain g, mine"
+	" WHERE g.webhook_id" EQ "mine.webhook_id AND h.webhook_id" EQ "mine.webhook_id"
+	" RETURNING h.webhook_id";
+
+static const char disable_sql[] =
+	"UPDATE chatwebhook.webhook w"
+	"   SET enabled = false, disabled_at = pg_catalog.clock_timestamp(),"
+	"       disabled_reason = $2, updated_at = pg_catalog.clock_timestamp()"
+	" WHERE w.id" EQ "(SELECT x.id FROM chatwebhook.webhook x"
+	"                   WHERE x.id" EQ "$1 FOR NO KEY UPDATE SKIP LOCKED)"
+	" RETURNING w.id";
+
+/*
+ * Plans, prepared at first use and kept for the life of the process.
+ */
+#define MAX_PARAMETERS 10
+
+typedef struct Statement
+{
+	const char *sql;
+	int			nargs;
+	Oid			argtypes[MAX_PARAMETERS];
+	SPIPlanPtr	plan;
+} Statement;
+
+#define OUTCOME_TYPES \
+	8, {INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, \
+		INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
+
+static Statement present_st = {present_sql, 0, {0}, NULL};
+static Statement load_st = {load_sql, 1, {UUIDARRAYOID}, NULL};
+static Statement sweep_st = {sweep_sql, 0, {0}, NULL};
+static Statement claim_st = {claim_sql, 5,
+	{UUIDARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID, INT4ARRAYOID,
+	TIMESTAMPTZOID}, NULL};
+static Statement next_due_st = {next_due_sql, 2,
+	{UUIDARRAYOID, TIMESTAMPTZOID}, NULL};
+static Statement finish_st = {finish_sql, OUTCOME_TYPES, NULL};
+static Statement bury_st = {bury_sql, OUTCOME_TYPES, NULL};
+static Statement postpone_st = {postpone_sql, 8,
+	{INT8ARRAYOID, INT4ARRAYOID, INTERVALARRAYOID, TIMESTAMPTZARRAYOID,
+	INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID}, NULL};
+static Statement lock_st = {lock_sql, 1, {INT8ARRAYOID}, NULL};
+static Statement exists_st = {exists_sql, 1, {INT8ARRAYOID}, NULL};
+static Statement log_attempts_st = {log_attempts_sql, 10,
+	{INT8ARRAYOID, INT4ARRAYOID, UUIDARRAYOID, TEXTARRAYOID,
+	TIMESTAMPTZARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID,
+	TEXTARRAYOID, TEXTARRAYOID}, NULL};
+static Statement add_health_st = {add_health_sql, 9,
+	{UUIDARRAYOID, INT8ARRAYOID, INT8ARRAYOID, BOOLARRAYOID, INT8ARRAYOID,
+	TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID},
+	NULL};
+static Statement disable_st = {disable_sql, 2, {UUIDOID, TEXTOID}, NULL};
+
+/* Run a statement; its rows are in SPI_tuptable. */
+static uint64
+run(Statement *statement, Datum *args)
+{
+	int			result;
+
+	if (statement->plan == NULL)
+	{
+		SPIPlanPtr	plan = SPI_prepare(statement->sql, statement->nargs,
+									   statement->argtypes);
+
+		if (plan == NULL)
+			elog(ERROR, "could not prepare \"%s\": %s", statement->sql,
+				 SPI_result_code_string(SPI_result));
+		SPI_keepplan(plan);
+		statement->plan = plan;
+	}
+	result = SPI_execute_plan(statement->plan, args, NULL, false, 0);
+	if (result < 0)
+		elog(ERROR, "could not execute \"%s\": %s", statement->sql,
+			 SPI_result_code_string(result));
+	return SPI_processed;
+}
+
+/* A column of a row of the last result. */
+static inline Datum
+field(uint64 row, int column, bool *isnull)
+{
+	bool		null;
+	Datum		datum;
+
+	datum = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
+						  column, &null);
+	if (isnull)
+		*isnull = null;
+	else if (null)
+		elog(ERROR, "unexpected null in column %d", column);
+	return datum;
+}
+
+/* A text column of a row of the last result; null stays null. */
+static char *
+field_text(uint64 row, int column)
+{
+	bool		isnull;
+	Datum		datum = field(row, column, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(datum);
+}
+
+/*
+ * Arrays of parameters, filled element by element.
+ */
+typedef struct Array
+{
+	Oid			type;			/* of the elements */
+	int			n;
+	Datum	   *values;
+	bool	   *nulls;
+} Array;
+
+/* Make arrays of n elements, all null. */
+static void
+make_arrays(Array *arrays, const Statement *statement, int narrays, int n)
+{
+	for (int i = 0; i < narrays; i++)
+	{
+		arrays[i].type = get_element_type(statement->argtypes[i]);
+		arrays[i].n = n;
+		arrays[i].values = palloc(Max(1, n) * sizeof(Datum));
+		arrays[i].nulls = palloc(Max(1, n) * sizeof(bool));
+		memset(arrays[i].nulls, true, n * sizeof(bool));
+	}
+}
+
+static inline void
+set(Array *array, int i, Datum value)
+{
+	array->values[i] = value;
+	array->nulls[i] = false;
+}
+
+static inline void
+set_text(Array *array, int i, const char *string)
+{
+	if (string)
+		set(array, i, CStringGetTextDatum(string));
+}
+
+/* Make parameters of arrays. */
+static void
+finish_arrays(const Array *arrays, int narrays, Datum *args)
+{
+	for (int i = 0; i < narrays; i++)
+	{
+		int16		typlen;
+		bool		typbyval;
+		char		typalign;
+		int			lower = 1;
+		int			n = arrays[i].n;
+
+		get_typlenbyvalalign(arrays[i].type, &typlen, &typbyval, &typalign);
+		args[i] = PointerGetDatum(construct_md_array(arrays[i].values,
+													 arrays[i].nulls,
+													 1, &n, &lower,
+													 arrays[i].type, typlen,
+													 typbyval, typalign));
+	}
+}
+
+/* An array of UUIDs. */
+static Datum
+uuid_array(const pg_uuid_t *ids, int n)
+{
+	Datum	   *values = palloc(Max(1, n) * sizeof(Datum));
+
+	for (int i = 0; i < n; i++)
+		values[i] = UUIDPGetDatum(&ids[i]);
+	return PointerGetDatum(construct_array(values, n, UUIDOID, UUID_LEN,
+										   false, TYPALIGN_CHAR));
+}
+
+/*
+ * Transactions
+ */
+
+/* Begin a transaction and connect to SPI. */
+void
+cwh_outbox_begin(void)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	SPI_connect();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+/*
+ * Commit, and see to it that the commit is on disk.
+ *
+ * The worker runs with synchronous_commit off, so that its row locks are gone
+ * before it waits for the disk, and flushes here instead.
+ */
+void
+cwh_outbox_commit(void)
+{
+	SPI_finish();
+	PopActiveSnapshot();
+	XactLastCommitEnd = InvalidXLogRecPtr;
+	CommitTransactionCommand();
+	if (!XLogRecPtrIsInvalid(XactLastCommitEnd))
+		XLogFlush(XactLastCommitEnd);
+	pgstat_report_stat(false);
+}
+
+/* Is the extension installed here, and in which version? */
+bool
+cwh_outbox_present(char **version)
+{
+	if (run(&present_st, NULL) == 0)
+		return false;
+	*version = field_text(0, 1);
+	return true;
+}
+
+/*
+ * Webhooks
+ */
+
+/* Milliseconds of an interval, as far as a long holds them. */
+static int64
+interval_ms(Datum datum)
+{
+	Interval   *interval = DatumGetIntervalP(datum);
+	double		ms = interval->time / 1000.0 +
+		(interval->day + interval->month * 30.0) * 86400000.0;
+
+	return ms < 0 ? 0 : ms > 1e15 ? (int64) 1e15 : (int64) ms;
+}
+
+/* A signer for a secret of the vault, or null. */
+static CwhSigner *
+make_signer(uint64 row, int column)
+{
+	char	   *secret = field_text(row, column);
+	CwhSigner  *signer = NULL;
+
+	if (secret)
+	{
+		signer = cwh_signer_create(secret, strlen(secret));
+		explicit_bzero(secret, strlen(secret));
+		pfree(secret);
+	}
+	return signer;
+}
+
+/* Custom headers as lines. */
+static void
+load_headers(CwhWebhook *webhook, Jsonb *headers)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(&headers->root);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	char	   *name = NULL;
+
+	webhook->headers = palloc(Max(1, JB_ROOT_COUNT(headers)) * sizeof(char *));
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			name = pnstrdup(value.val.string.val, value.val.string.len);
+		else if (token == WJB_VALUE && value.type == jbvString)
+			webhook->headers[webhook->nheaders++] =
+				psprintf("%s: %.*s", name, value.val.string.len,
+						 value.val.string.val);
+	}
+}
+
+/* Read these webhooks; those that are gone are left out. */
+void
+cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
+				void (*each) (CwhWebhook *webhook))
+{
+	Datum		arg = uuid_array(ids, n);
+	uint64		found = run(&load_st, &arg);
+	SPITupleTable *rows = SPI_tuptable;
+
+	for (uint64 i = 0; i < found; i++)
+	{
+		MemoryContext context = AllocSetContextCreate(parent,
+													  "chatwebhook webhook",
+													  ALLOCSET_SMALL_SIZES);
+		MemoryContext oldcontext = MemoryContextSwitchTo(context);
+		CwhWebhook *webhook = palloc0(sizeof(CwhWebhook));
+		bool		isnull;
+		Datum		datum;
+
+		SPI_tuptable = rows;
+		webhook->context = context;
+		webhook->id = *DatumGetUUIDP(field(i, 1, NULL));
+		webhook->name = field_text(i, 2);
+		webhook->url = field_text(i, 3);
+		webhook->enabled = DatumGetBool(field(i, 4, NULL));
+		load_headers(webhook, DatumGetJsonbP(field(i, 5, NULL)));
+		webhook->retry.max_retries = DatumGetInt32(field(i, 6, NULL));
+		webhook->retry.backoff_ms = interval_ms(field(i, 7, NULL));
+		webhook->retry.multiplier = DatumGetFloat8(field(i, 8, NULL));
+		webhook->retry.max_backoff_ms = interval_ms(field(i, 9, NULL));
+		webhook->timeout_ms = (long) interval_ms(field(i, 10, NULL));
+		webhook->max_in_flight = DatumGetInt32(field(i, 11, NULL));
+		webhook->signer = make_signer(i, 12);
+		webhook->previous = make_signer(i, 13);
+		datum = field(i, 14, &isnull);
+		webhook->previous_until = isnull ? DT_NOEND :
+			DatumGetTimestampTz(datum);
+		MemoryContextSwitchTo(oldcontext);
+		each(webhook);
+	}
+}
+
+/* Free what cwh_outbox_load() made. */
+void
+cwh_webhook_free(CwhWebhook *webhook)
+{
+	cwh_signer_destroy(webhook->signer);
+	cwh_signer_destroy(webhook->previous);
+	MemoryContextDelete(webhook->context);
+}
+
+/*
+ * Disable a webhook; false if that has to wait, because somebody is changing
+ * it just now.
+ */
+bool
+cwh_outbox_disable(const pg_uuid_t *webhook_id, const char *reason)
+{
+	Datum		args[2];
+
+	args[0] = UUIDPGetDatum(webhook_id);
+	args[1] = CStringGetTextDatum(reason);
+	return run(&disable_st, args) > 0;
+}
+
+/*
+ * Claiming
+ */
+
+/* Tell of each webhook with anything pending, and when the first is due. */
+void
+cwh_outbox_sweep(void (*each) (const pg_uuid_t *webhook_id,
+							   TimestampTz first_due))
+{
+	uint64		n = run(&sweep_st, NULL);
+
+	for (uint64 i = 0; i < n; i++)
+		each(DatumGetUUIDP(field(i, 1, NULL)),
+			 DatumGetTimestampTz(field(i, 2, NULL)));
+}
+
+/* Claim deliveries that are due by now. */
+void
+cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
+				 void (*each) (const CwhClaimed *claimed))
+{
+	Array		arrays[4];
+	Datum		args[5];
+	uint64		found;
+
+	make_arrays(arrays, &claim_st, 4, n);
+	for (int i = 0; i < n; i++)
+	{
+		set(&arrays[0], i, UUIDPGetDatum(&wants[i].webhook_id));
+		set(&arrays[1], i, TimestampTzGetDatum(wants[i].after.due));
+		set(&arrays[2], i, Int64GetDatum(wants[i].after.id));
+		set(&arrays[3], i, Int32GetDatum(wants[i].n));
+	}
+	finish_arrays(arrays, 4, args);
+	args[4] = TimestampTzGetDatum(now);
+	found = run(&claim_st, args);
+
+	for (uint64 i = 0; i < found; i++)
+	{
+		CwhClaimed	claimed;
+		bool		isnull;
+		Datum		datum;
+
+		claimed.id = DatumGetInt64(field(i, 1, NULL));
+		claimed.webhook_id = *DatumGetUUIDP(field(i, 2, NULL));
+		claimed.due = DatumGetTimestampTz(field(i, 3, NULL));
+		/* between our look at the claims and our lock, another may have come */
+		if (!cwh_claim(claimed.id, &claimed.webhook_id))
+			continue;
+		claimed.attempts = DatumGetInt32(field(i, 4, NULL));
+		claimed.first_attempt = DatumGetInt32(field(i, 5, NULL));
+		claimed.last_wait_ms = DatumGetInt64(field(i, 6, NULL));
+		datum = field(i, 7, &isnull);
+		claimed.has_event = !isnull;
+		if (claimed.has_event)
+		{
+			claimed.event.id = *DatumGetUUIDP(datum);
+			claimed.event.type = field_text(i, 8);
+			claimed.event.chatbot_id = field_text(i, 9);
+			claimed.event.conversation_id = field_text(i, 10);
+			claimed.event.created_at = DatumGetTimestampTz(field(i, 11, NULL));
+			claimed.event.data = DatumGetJsonbP(field(i, 12, NULL));
+		}
+		each(&claimed);
+	}
+}
+
+/* Tell when these webhooks have their next delivery due, if they have one. */
+void
+cwh_outbox_next_due(const pg_uuid_t *ids, int n, TimestampTz now,
+					void (*each) (const pg_uuid_t *webhook_id, TimestampTz due))
+{
+	Datum		args[2];
+	uint64		found;
+
+	args[0] = uuid_array(ids, n);
+	args[1] = TimestampTzGetDatum(now);
+	found = run(&next_due_st, args);
+	for (uint64 i = 0; i < found; i++)
+		each(DatumGetUUIDP(field(i, 1, NULL)),
+			 DatumGetTimestampTz(field(i, 2, NULL)));
+}
+
+/*
+ * Settling
+ */
+
+/* An interval of milliseconds. */
+static Datum
+ms_interval(int64 ms)
+{
+	Interval   *interval = palloc0(sizeof(Interval));
+
+	interval->time = ms * 1000;
+	return IntervalPGetDatum(interval);
+}
+
+/* Settle those of the results that have one of these outcomes. */
+static void
+settle_some(Statement *statement, const CwhResult *results, int n,
+			CwhOutcome one, CwhOutcome other)
+{
+	static const char *const status_names[] = {
+		[CWH_OUTCOME_DELIVERED] = "delivered",
+		[CWH_OUTCOME_DEAD] = "dead",
+		[CWH_OUTCOME_CANCELED] = "canceled"
+	};
+	Array		arrays[8];
+	Datum		args[8];
+	Datum		names[lengthof(status_names)];
+	int			count = 0;
+
+	for (int i = 0; i < n; i++)
+		if (!results[i].settled &&
+			(results[i].outcome == one || results[i].outcome == other))
+			count++;
+	if (count == 0)
+		return;
+
+	for (int i = 0; i < lengthof(status_names); i++)
+		names[i] = status_names[i] ? CStringGetTextDatum(status_names[i]) : 0;
+	make_arrays(arrays, statement, 8, count);
+	count = 0;
+	for (int i = 0; i < n; i++)
+	{
+		const CwhResult *result = &results[i];
+
+		if (result->settled ||
+			(result->outcome != one && result->outcome != other))
+			continue;
+		set(&arrays[0], count, Int64GetDatum(result->id));
+		if (result->outcome == CWH_OUTCOME_CANCELED)
+			set(&arrays[1], count, Int32GetDatum(0));
+		else
+		{
+			set(&arrays[1], count, Int32GetDatum(1));
+			set(&arrays[3], count, TimestampTzGetDatum(result->attempted_at));
+			set(&arrays[4], count, Int32GetDatum(result->latency_ms));
+			if (result->status != 0)
+				set(&arrays[5], count, Int32GetDatum(result->status));
+		}
+		set_text(&arrays[6], count, result->error);
+		if (result->outcome == CWH_OUTCOME_RETRY)
+		{
+			set(&arrays[2], count, ms_interval(result->latency_ms +
+											   result->wait_ms));
+			set(&arrays[7], count, Int64GetDatum(result->wait_ms));
+		}
+		else
+		{
+			set(&arrays[2], count, names[result->outcome]);
+			set_text(&arrays[7], count, result->webhook_name);
+		}
+		count++;
+	}
+	finish_arrays(arrays, 8, args);
+	(void) run(statement, args);
+}
+
+/* Mark the results whose ids are in the last result, or those that are not. */
+static void
+mark(CwhResult *results, int n, uint64 found, bool present)
+{
+	for (int i = 0; i < n; i++)
+	{
+		bool		is_there = false;
+
+		for (uint64 j = 0; j < found && !is_there; j++)
+			is_there = DatumGetInt64(field(j, 1, NULL)) == results[i].id;
+		if (is_there == present)
+			results[i].settled = true;
+	}
+}
+
+/*
+ * Record what became of deliveries that this process has claimed.  Rows that
+ * are gone were canceled meanwhile; there is nothing to record.
+ *
+ * A row that somebody else has locked would hold up all the others.  That is
+ * rare, so it is tried without precaution first, under lock_timeout; if that
+ * fails, the caller tries again with "careful", which leaves locked rows for
+ * later, unsettled.
+ */
+void
+cwh_outbox_settle(CwhResult *results, int n, bool careful)
+{
+	/* of what was claimed by another since, nothing is ours to say */
+	for (int i = 0; i < n; i++)
+		results[i].settled = !cwh_claim_is_mine(results[i].id);
+
+	if (careful)
+	{
+		Datum	   *ids = palloc(Max(1, n) * sizeof(Datum));
+		Datum		arg;
+		bool	   *locked = palloc0(Max(1, n) * sizeof(bool));
+		uint64		found;
+
+		for (int i = 0; i < n; i++)
+			ids[i] = Int64GetDatum(results[i].id);
+		arg = PointerGetDatum(construct_array(ids, n, INT8OID, sizeof(int64),
+											  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+		/* gone: settled; neither gone nor to be had: left for later */
+		found = run(&exists_st, &arg);
+		mark(results, n, found, false);
+		found = run(&lock_st, &arg);
+		for (int i = 0; i < n; i++)
+		{
+			if (results[i].settled)
+				continue;
+			locked[i] = true;
+			for (uint64 j = 0; j < found && locked[i]; j++)
+				locked[i] = DatumGetInt64(field(j, 1, NULL)) != results[i].id;
+		}
+		for (int i = 0; i < n; i++)
+			if (locked[i])
+				results[i].settled = true;	/* for the statements below */
+		settle_some(&finish_st, results, n, CWH_OUTCOME_DELIVERED,
+					CWH_OUTCOME_CANCELED);
+		settle_some(&bury_st, results, n, CWH_OUTCOME_DEAD, CWH_OUTCOME_DEAD);
+		settle_some(&postpone_st, results, n, CWH_OUTCOME_RETRY,
+					CWH_OUTCOME_RETRY);
+		for (int i = 0; i < n; i++)
+			results[i].settled = !locked[i];
+		return;
+	}
+
+	settle_some(&finish_st, results, n, CWH_OUTCOME_DELIVERED,
+				CWH_OUTCOME_CANCELED);
+	settle_some(&bury_st, results, n, CWH_OUTCOME_DEAD, CWH_OUTCOME_DEAD);
+	settle_some(&postpone_st, results, n, CWH_OUTCOME_RETRY, CWH_OUTCOME_RETRY);
+	for (int i = 0; i < n; i++)
+		results[i].settled = true;
+}
+
+/* Keep these attempts. */
+void
+cwh_outbox_log_attempts(const CwhAttempt *attempts, int n)
+{
+	Array		arrays[10];
+	Datum		args[10];
+
+	if (n == 0)
+		return;
+	make_arrays(arrays, &log_attempts_st, 10, n);
+	for (int i = 0; i < n; i++)
+	{
+		const CwhAttempt *attempt = &attempts[i];
+
+		set(&arrays[0], i, Int64GetDatum(attempt->delivery_id));
+		set(&arrays[1], i, Int32GetDatum(attempt->attempt));
+		set(&arrays[2], i, UUIDPGetDatum(&attempt->webhook_id));
+		set_text(&arrays[3], i, attempt->chatbot_id);
+		set(&arrays[4], i, TimestampTzGetDatum(attempt->started_at));
+		set(&arrays[5], i, Int32GetDatum(attempt->latency_ms));
+		if (attempt->status != 0)
+			set(&arrays[6], i, Int32GetDatum(attempt->status));
+		set_text(&arrays[7], i, attempt->error);
+		set_text(&arrays[8], i, attempt->response_headers);
+		set_text(&arrays[9], i, attempt->response_body);
+	}
+	finish_arrays(arrays, 10, args);
+	(void) run(&log_attempts_st, args);
+}
+
+/* Bring the webhooks' health up to date. */
+void
+cwh_outbox_add_health(CwhHealthGain **gains, int n)
+{
+	Array		arrays[9];
+	Datum		args[9];
+	uint64		found;
+
+	if (n == 0)
+		return;
+	make_arrays(arrays, &add_health_st, 9, n);
+	for (int i = 0; i < n; i++)
+	{
+		const CwhHealthGain *gain = gains[i];
+		StringInfoData recent;
+
+		initStringInfo(&recent);
+		appendStringInfoChar(&recent, '{');
+		for (int j = 0; j < gain->nrecent; j++)
+			appendStringInfo(&recent, j ? ",%d" : "%d", gain->recent[j]);
+		appendStringInfoChar(&recent, '}');
+
+		set(&arrays[0], i, UUIDPGetDatum(&gain->webhook_id));
+		set(&arrays[1], i, Int64GetDatum(gain->successes));
+		set(&arrays[2], i, Int64GetDatum(gain->failures));
+		set(&arrays[3], i, BoolGetDatum(gain->succeeded));
+		set(&arrays[4], i, Int64GetDatum(gain->streak));
+		if (gain->successes > 0)
+			set(&arrays[5], i, TimestampTzGetDatum(gain->last_success_at));
+		if (gain->failures > 0)
+		{
+			set(&arrays[6], i, TimestampTzGetDatum(gain->last_failure_at));
+			set_text(&arrays[7], i, gain->last_error);
+		}
+		set_text(&arrays[8], i, recent.data);
+	}
+	finish_arrays(arrays, 9, args);
+	found = run(&add_health_st, args);
+	for (int i = 0; i < n; i++)
+	{
+		gains[i]->written = false;
+		for (uint64 j = 0; j < found && !gains[i]->written; j++)
+			gains[i]->written = memcmp(DatumGetUUIDP(field(j, 1, NULL)),
+									   &gains[i]->webhook_id, UUID_LEN) == 0;
+	}
+}

@@ -1,0 +1,271 @@
+/*
+ * request.c
+ *		An event for a webhook as a request, and a reply as text.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include "postgres.h"
+
+#include <curl/curl.h>
+
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+
+#include "chatwebhook.h"
+#include "compat.h"
+
+#define MAX_CUSTOM_HEADERS		50
+#define MAX_HEADER_NAME			256
+#define MAX_HEADER_VALUE		4096
+
+/* Headers of HTTP itself and of ours, which nobody else may set. */
+static const char *const reserved_headers[] = {
+	"connection", "content-encoding", "content-length", "content-type",
+	"expect", "host", "keep-alive", "te", "trailer", "transfer-encoding",
+	"upgrade", "user-agent"
+};
+static const char *const reserved_prefixes[] = {
+	"proxy-", "webhook-", "x-webhook-"
+};
+
+/* Is this header's name one that we keep to ourselves? */
+static bool
+is_reserved(const char *name)
+{
+	for (int i = 0; i < lengthof(reserved_headers); i++)
+		if (pg_strcasecmp(name, reserved_headers[i]) == 0)
+			return true;
+	for (int i = 0; i < lengthof(reserved_prefixes); i++)
+		if (pg_strncasecmp(name, reserved_prefixes[i],
+						   strlen(reserved_prefixes[i])) == 0)
+			return true;
+	return false;
+}
+
+/* Is this a header's name, a token of RFC 9110? */
+static bool
+is_token(const char *name)
+{
+	if (name[0] == '\0' || strlen(name) > MAX_HEADER_NAME)
+		return false;
+	return name[strspn(name, "!#$%&'*+-.^_`|~0123456789"
+					   "abcdefghijklmnopqrstuvwxyz"
+					   "ABCDEFGHIJKLMNOPQRSTUVWXYZ")] == '\0';
+}
+
+/* Can this be a header's value: printable ASCII, no blanks at its ends? */
+static bool
+is_value(const char *value, int len)
+{
+	if (len == 0 || len > MAX_HEADER_VALUE ||
+		value[0] == ' ' || value[len - 1] == ' ')
+		return false;
+	for (int i = 0; i < len; i++)
+		if (value[i] < ' ' || value[i] > '~')
+			return false;
+	return true;
+}
+
+/* Why these cannot be sent as request headers; null if they can. */
+const char *
+cwh_header_problem(Jsonb *headers)
+{
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	char	   *name = NULL;
+
+	if (!JB_ROOT_IS_OBJECT(headers))
+		return "they are not an object";
+	if (JB_ROOT_COUNT(headers) > MAX_CUSTOM_HEADERS)
+		return psprintf("there are more than %d", MAX_CUSTOM_HEADERS);
+	iterator = JsonbIteratorInit(&headers->root);
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+		{
+			name = pnstrdup(value.val.string.val, value.val.string.len);
+			if (!is_token(name))
+				return psprintf("\"%.100s\" is not a header's name", name);
+			if (is_reserved(name))
+				return psprintf("\"%s\" is set by the extension or by HTTP", name);
+		}
+		else if (token == WJB_VALUE)
+		{
+			if (value.type != jbvString)
+				return psprintf("the value of \"%s\" is not a string", name);
+			if (!is_value(value.val.string.val, value.val.string.len))
+				return psprintf("the value of \"%s\" is not 1 to %d printable ASCII characters in one line, without blanks at its ends",
+								name, MAX_HEADER_VALUE);
+		}
+	}
+	return NULL;
+}
+
+/* Append a header to a list; nothing is lost but the header if memory is out. */
+static void
+add_header(struct curl_slist **list, const char *format,...)
+{
+	char		line[MAX_HEADER_NAME + MAX_HEADER_VALUE + 4];
+	struct curl_slist *longer;
+	va_list		args;
+
+	va_start(args, format);
+	vsnprintf(line, sizeof(line), format, args);
+	va_end(args);
+	longer = curl_slist_append(*list, line);
+	if (longer)
+		*list = longer;
+}
+
+/*
+ * Make a transfer ready to be started: where to, with which headers, signed as
+ * of now.  The body must stay as it is until the transfer has ended.
+ */
+void
+cwh_request_prepare(CwhTransfer *transfer, const CwhWebhook *webhook,
+					const char *event_type, const pg_uuid_t *event_id,
+					int attempt, int64 delivery_id, StringInfo body,
+					TimestampTz now)
+{
+	struct curl_slist *headers = NULL;
+	int64		unix_time = (int64) timestamptz_to_time_t(now);
+	char		id[37];
+	char		hex[CWH_BODY_SIGNATURE_LEN + 1];
+	char		v1[CWH_STANDARD_SIGNATURE_LEN + 1];
+	char		previous_v1[CWH_STANDARD_SIGNATURE_LEN + 2] = "";
+
+	cwh_uuid_text(event_id, id);
+	if (!cwh_sign_body(webhook->signer, body->data, body->len, hex) ||
+		!cwh_sign_standard(webhook->signer, id, unix_time,
+						   body->data, body->len, v1))
+		elog(ERROR, "could not sign a request");
+
+	add_header(&headers, "Content-Type: application/json");
+	add_header(&headers, "User-Agent: %s", cwh_user_agent);
+	add_header(&headers, "X-Webhook-Event: %s", event_type);
+	add_header(&headers, "X-Webhook-Signature: %s", hex);
+	if (webhook->previous && webhook->previous_until > now)
+	{
+		previous_v1[0] = ' ';
+		if (!cwh_sign_body(webhook->previous, body->data, body->len, hex) ||
+			!cwh_sign_standard(webhook->previous, id, unix_time,
+							   body->data, body->len, previous_v1 + 1))
+			elog(ERROR, "could not sign a request");
+		add_header(&headers, "X-Webhook-Signature-Previous: %s", hex);
+	}
+	add_header(&headers, "webhook-id: %s", id);
+	add_header(&headers, "webhook-timestamp: " INT64_FORMAT, unix_time);
+	add_header(&headers, "webhook-signature: %s%s", v1, previous_v1);
+	add_header(&headers, "X-Webhook-Attempt: %d", attempt);
+	add_header(&headers, "X-Webhook-Delivery: " INT64_FORMAT, delivery_id);
+	/* no wait for "100 Continue" before a large body */
+	add_header(&headers, "Expect:");
+	for (int i = 0; i < webhook->nheaders; i++)
+		add_header(&headers, "%s", webhook->headers[i]);
+
+	transfer->url = webhook->url;
+	transfer->headers = headers;
+	transfer->body = body->data;
+	transfer->body_len = body->len;
+	transfer->timeout_ms = webhook->timeout_ms;
+}
+
+/* The transport's options as the settings now say. */
+void
+cwh_transport_options(CwhTransportOptions *options)
+{
+	options->policy = *cwh_target_policy();
+	options->max_response_size = cwh_max_response_size;
+	options->max_connections = cwh_max_in_flight;
+	options->ca_file = cwh_ca_file;
+	options->proxy = cwh_proxy;
+}
+
+/*
+ * Bytes of a reply as text in the database's encoding.  They may be anything:
+ * what is not valid, and every NUL, becomes a question mark.
+ */
+char *
+cwh_reply_text(const CwhBytes *bytes)
+{
+	const unsigned char *p = (const unsigned char *) bytes->data;
+	size_t		left = bytes->len;
+	StringInfoData result;
+
+	initStringInfo(&result);
+	while (left > 0)
+	{
+		int			len = pg_encoding_verifymbchar(PG_UTF8, (const char *) p, left);
+
+		if (len < 1 || *p == '\0')
+		{
+			appendStringInfoChar(&result, '?');
+			len = 1;
+		}
+		else
+			appendBinaryStringInfo(&result, (const char *) p, len);
+		p += len;
+		left -= len;
+	}
+	if (GetDatabaseEncoding() != PG_UTF8)
+	{
+		/* what the database's encoding lacks would be an error: ASCII only */
+		for (int i = 0; i < result.len; i++)
+			if (IS_HIGHBIT_SET(result.data[i]))
+				result.data[i] = '?';
+	}
+	return result.data;
+}
+
+/* Header lines of a reply as a JSON object; of a repeated one, the last. */
+char *
+cwh_reply_headers(const CwhBytes *bytes)
+{
+	char	   *lines = cwh_reply_text(bytes);
+	StringInfoData json;
+	char	   *line;
+	char	   *rest = lines;
+	bool		first = true;
+
+	initStringInfo(&json);
+	appendStringInfoChar(&json, '{');
+	while ((line = strsep(&rest, "\n")) != NULL)
+	{
+		char	   *colon = strchr(line, ':');
+		char	   *value;
+		size_t		len;
+
+		if (colon == NULL)
+			continue;
+		*colon = '\0';
+		value = colon + 1 + strspn(colon + 1, " \t");
+		len = strlen(value);
+		while (len > 0 && strchr(" \t\r", value[len - 1]))
+			len--;
+		if (!first)
+			appendStringInfoChar(&json, ',');
+		first = false;
+		for (char *c = line; *c; c++)
+			*c = pg_ascii_tolower((unsigned char) *c);
+		cwh_json_write_string(&json, line, strlen(line));
+		appendStringInfoChar(&json, ':');
+		cwh_json_write_string(&json, value, len);
+	}
+	appendStringInfoChar(&json, '}');
+	return json.data;
+}
+
+/* What went wrong, or null if nothing did. */
+char *
+cwh_outcome_error(const CwhTransfer *transfer)
+{
+	if (transfer->failed)
+		return pstrdup(transfer->error);
+	if (cwh_retry_verdict(transfer->status) != CWH_DELIVERED)
+		return psprintf("HTTP status %d", transfer->status);
+	return NULL;
+}

@@ -1,0 +1,421 @@
+/*
+ * subscription.c
+ *		Which webhooks want which event: a cache in each backend.
+ *
+ * It is filled from the tables event_type and webhook when first needed, and
+ * again after either has changed: their statement triggers send a relcache
+ * invalidation for the table, which reaches every session when the change
+ * commits, and the changing session at once.  The tables are read directly,
+ * not through SQL: whoever emits has no right on them and needs none.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "commands/trigger.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "chatwebhook.h"
+#include "compat.h"
+
+PG_FUNCTION_INFO_V1(chatwebhook_changed);
+
+/* A webhook that is enabled. */
+typedef struct Subscriber
+{
+	CwhSubscription subscription;
+	char	  **patterns;
+	int			npatterns;
+} Subscriber;
+
+/* The webhooks of one chatbot; those of every chatbot have a list apart. */
+typedef struct Chatbot
+{
+	char		hash[16];		/* hash key: of the id */
+	List	   *subscribers;	/* of Subscriber, of every id with that hash */
+} Chatbot;
+
+/* The tables whose changes concern us; their OIDs, once known. */
+static const char *const table_names[] = {"event_type", "webhook", "vault"};
+static Oid	table_oids[lengthof(table_names)];
+
+static MemoryContext cache_context = NULL;
+static bool valid = false;
+static uint64 generation = 1;	/* counts invalidations */
+static HTAB *types = NULL;		/* of CwhEventType */
+static HTAB *chatbots = NULL;	/* of Chatbot */
+static List *everywhere = NIL;	/* of Subscriber, for every chatbot */
+
+/*
+ * A count that differs from an earlier one if webhooks, event types or secrets
+ * may have changed in between.
+ */
+uint64
+cwh_config_generation(void)
+{
+	return generation;
+}
+
+/* Relcache callback: has one of our tables changed? */
+static void
+on_relation_change(Datum arg, Oid relid)
+{
+	for (int i = 0; i < lengthof(table_oids); i++)
+	{
+		if (relid != InvalidOid && relid != table_oids[i])
+			continue;
+		valid = false;
+		generation++;
+		return;
+	}
+}
+
+/* Syscache callback: a namespace or relation was renamed, made or dropped. */
+static void
+on_catalog_change(Datum arg, int cacheid, uint32 hashvalue)
+{
+	memset(table_oids, 0, sizeof(table_oids));
+	valid = false;
+	generation++;
+}
+
+/* Register the callbacks, once in each process. */
+static void
+register_callbacks(void)
+{
+	static int	registered_by = 0;
+
+	if (registered_by == MyProcPid)
+		return;
+	CacheRegisterRelcacheCallback(on_relation_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, on_catalog_change, (Datum) 0);
+	registered_by = MyProcPid;
+}
+
+/* The OID of a table of ours; an error if the extension is not there. */
+Oid
+cwh_relation(const char *name)
+{
+	Oid			namespace = get_namespace_oid("chatwebhook", true);
+	Oid			relation = InvalidOid;
+
+	if (OidIsValid(namespace))
+		relation = get_relname_relid(name, namespace);
+	if (!OidIsValid(relation))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"chatwebhook.%s\" does not exist", name),
+				 errhint("Use CREATE EXTENSION chatwebhook.")));
+	return relation;
+}
+
+/* SQL trigger: tell every backend that this table has changed. */
+Datum
+chatwebhook_changed(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"_changed\" was not called by a trigger")));
+	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
+	PG_RETURN_NULL();
+}
+
+/* An array of texts as C strings; nulls are left out. */
+static char **
+text_array(Datum datum, int *n)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	int			nelements;
+	char	  **result;
+
+	deconstruct_array(DatumGetArrayTypeP(datum), TEXTOID, -1, false,
+					  TYPALIGN_INT, &elements, &nulls, &nelements);
+	result = palloc(Max(1, nelements) * sizeof(char *));
+	*n = 0;
+	for (int i = 0; i < nelements; i++)
+		if (!nulls[i])
+			result[(*n)++] = TextDatumGetCString(elements[i]);
+	return result;
+}
+
+/* A column of a slot by its name; an error if the table is not as we know it. */
+static Datum
+column(TupleTableSlot *slot, const char *name, bool *isnull)
+{
+	TupleDesc	desc = slot->tts_tupleDescriptor;
+
+	for (int i = 0; i < desc->natts; i++)
+		if (!TupleDescAttr(desc, i)->attisdropped &&
+			strcmp(NameStr(TupleDescAttr(desc, i)->attname), name) == 0)
+			return slot_getattr(slot, i + 1, isnull);
+	elog(ERROR, "column \"%s\" is missing", name);
+	return (Datum) 0;			/* keep the compiler quiet */
+}
+
+/* The hash key for a chatbot's id. */
+static void
+hash_chatbot(const char *id, char key[16])
+{
+	uint64		hash[2];
+	size_t		len = strlen(id);
+
+	hash[0] = DatumGetUInt64(hash_any_extended((const unsigned char *) id, len, 0));
+	hash[1] = len;
+	memcpy(key, hash, 16);
+}
+
+/* Keep a row of event_type. */
+static void
+load_event_type(TupleTableSlot *slot)
+{
+	bool		isnull;
+	char	   *name = TextDatumGetCString(column(slot, "name", &isnull));
+	CwhEventType *type;
+	char		key[256];
+
+	memset(key, 0, sizeof(key));
+	strlcpy(key, name, sizeof(key));
+	type = hash_search(types, key, HASH_ENTER, NULL);
+	type->known = true;
+	type->checked = false;
+	type->required = text_array(column(slot, "required", &isnull),
+								&type->nrequired);
+}
+
+/* Keep a row of webhook, if it is enabled. */
+static void
+load_webhook(TupleTableSlot *slot)
+{
+	Subscriber *subscriber;
+	Datum		datum;
+	bool		isnull;
+
+	if (!DatumGetBool(column(slot, "enabled", &isnull)))
+		return;
+	subscriber = palloc0(sizeof(Subscriber));
+	subscriber->subscription.webhook_id =
+		*DatumGetUUIDP(column(slot, "id", &isnull));
+	datum = column(slot, "filter", &isnull);
+	if (!isnull)
+		subscriber->subscription.filter =
+			PointerGetDatum(PG_DETOAST_DATUM_COPY(datum));
+	subscriber->patterns = text_array(column(slot, "events", &isnull),
+									  &subscriber->npatterns);
+
+	datum = column(slot, "chatbot_id", &isnull);
+	if (isnull)
+		everywhere = lappend(everywhere, subscriber);
+	else
+	{
+		Chatbot    *chatbot;
+		char		key[16];
+		bool		found;
+
+		/* ids that share a hash share a list, so each keeps its id */
+		hash_chatbot(TextDatumGetCString(datum), key);
+		chatbot = hash_search(chatbots, key, HASH_ENTER, &found);
+		if (!found)
+			chatbot->subscribers = NIL;
+		subscriber->subscription.chatbot_id = TextDatumGetCString(datum);
+		chatbot->subscribers = lappend(chatbot->subscribers, subscriber);
+	}
+}
+
+/* Read a whole table of ours, with what has been committed by now. */
+static void
+load_table(int which, void (*load) (TupleTableSlot *slot))
+{
+	Relation	relation;
+	TableScanDesc scan;
+	TupleTableSlot *slot;
+	Snapshot	snapshot;
+
+	/*
+	 * The latest snapshot, not the transaction's: the cache outlives the
+	 * transaction, and an invalidation that has been seen does not come again.
+	 */
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	relation = table_open(table_oids[which], AccessShareLock);
+	slot = table_slot_create(relation, NULL);
+	scan = table_beginscan(relation, snapshot, 0, NULL);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+		load(slot);
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(relation, AccessShareLock);
+	UnregisterSnapshot(snapshot);
+}
+
+/*
+ * Find our tables and listen for their changes, for a process that asks only
+ * for the generation.
+ */
+void
+cwh_config_watch(void)
+{
+	register_callbacks();
+	for (int i = 0; i < lengthof(table_names); i++)
+		table_oids[i] = cwh_relation(table_names[i]);
+}
+
+/* Fill the cache. */
+static void
+load_cache(void)
+{
+	MemoryContext oldcontext;
+	HASHCTL		info;
+	uint64		started;
+
+	/* an invalidation that comes while we read makes us read again */
+	do
+	{
+		if (cache_context)
+			MemoryContextReset(cache_context);
+		else
+			cache_context = AllocSetContextCreate(CacheMemoryContext,
+												  "chatwebhook subscriptions",
+												  ALLOCSET_DEFAULT_SIZES);
+		oldcontext = MemoryContextSwitchTo(cache_context);
+		everywhere = NIL;
+
+		memset(&info, 0, sizeof(info));
+		info.keysize = sizeof(((CwhEventType *) NULL)->name);
+		info.entrysize = sizeof(CwhEventType);
+		info.hcxt = cache_context;
+		types = hash_create("chatwebhook event types", 64, &info,
+							HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
+		info.keysize = sizeof(((Chatbot *) NULL)->hash);
+		info.entrysize = sizeof(Chatbot);
+		chatbots = hash_create("chatwebhook chatbots", 64, &info,
+							   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+
+		cwh_config_watch();
+		started = generation;
+		load_table(0, load_event_type);
+		load_table(1, load_webhook);
+		MemoryContextSwitchTo(oldcontext);
+	} while (started != generation);
+	valid = true;
+}
+
+/* Does a webhook want events of this type? */
+static bool
+matches(const Subscriber *subscriber, const char *type)
+{
+	for (int i = 0; i < subscriber->npatterns; i++)
+	{
+		const char *pattern = subscriber->patterns[i];
+		size_t		len = strlen(pattern);
+
+		if (pattern[len - 1] == '*' ?
+			strncmp(pattern, type, len - 1) == 0 :
+			strcmp(pattern, type) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Does any webhook, of any chatbot, want events of this type? */
+static bool
+anybody_wants(const char *type)
+{
+	HASH_SEQ_STATUS status;
+	Chatbot    *chatbot;
+	ListCell   *cell;
+
+	foreach(cell, everywhere)
+		if (matches(lfirst(cell), type))
+			return true;
+	hash_seq_init(&status, chatbots);
+	while ((chatbot = hash_seq_search(&status)) != NULL)
+	{
+		foreach(cell, chatbot->subscribers)
+		{
+			if (matches(lfirst(cell), type))
+			{
+				hash_seq_term(&status);
+				return true;
+			}
+		}
+	}
+	return false;
+}
+
+/*
+ * What is known of an event type, by a name of less than 256 bytes.  The result
+ * is good until the next call or command.
+ */
+const CwhEventType *
+cwh_event_type(const char *name)
+{
+	static CwhEventType unknown;
+	CwhEventType *type;
+
+	if (!valid)
+		load_cache();
+	type = hash_search(types, name, HASH_FIND, NULL);
+	if (type == NULL)
+	{
+		/* not kept: a session could emit any number of unknown ones */
+		memset(&unknown, 0, sizeof(unknown));
+		strlcpy(unknown.name, name, sizeof(unknown.name));
+		type = &unknown;
+	}
+	if (!type->checked)
+	{
+		type->wanted = anybody_wants(name);
+		type->checked = true;
+	}
+	return type;
+}
+
+/* Those webhooks that want this event, as a list of CwhSubscription. */
+List *
+cwh_subscriptions(const CwhEventType *type, const char *chatbot_id)
+{
+	List	   *result = NIL;
+	ListCell   *cell;
+
+	if (!valid)
+		load_cache();
+	foreach(cell, everywhere)
+		if (matches(lfirst(cell), type->name))
+			result = lappend(result, &((Subscriber *) lfirst(cell))->subscription);
+	if (chatbot_id)
+	{
+		Chatbot    *chatbot;
+		char		key[16];
+
+		hash_chatbot(chatbot_id, key);
+		chatbot = hash_search(chatbots, key, HASH_FIND, NULL);
+		if (chatbot == NULL)
+			return result;
+		foreach(cell, chatbot->subscribers)
+		{
+			Subscriber *subscriber = lfirst(cell);
+
+			if (strcmp(subscriber->subscription.chatbot_id, chatbot_id) == 0 &&
+				matches(subscriber, type->name))
+				result = lappend(result, &subscriber->subscription);
+		}
+	}
+	return result;
+}

@@ -1,0 +1,790 @@
+/*
+ * transport.c
+ *		Sends requests with libcurl.
+ *
+ * One multi handle, driven by curl_multi_socket_action() from an epoll
+ * descriptor that the caller can wait on together with its latch.  Nothing in
+ * here raises an error or runs SQL: libcurl's callbacks must return, so they
+ * record what happened and the caller reads it when it reaps.
+ *
+ * libcurl's resolver runs in threads, which inherit the signal mask and must
+ * not run PostgreSQL's handlers; so signals are blocked while libcurl may start
+ * one.
+ *
+ * epoll is level-triggered and told lazily.  libcurl takes its interest in a
+ * socket away when a transfer ends and states it again when the next one
+ * starts on the same connection; obeying would cost two system calls for each
+ * request.  A socket stays registered instead, and is taken out only if it
+ * becomes ready while libcurl has no interest in it.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include "postgres.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <curl/curl.h>
+
+#include "storage/fd.h"
+
+#include "chatwebhook.h"
+#include "compat.h"
+
+/* Time for the look-up, connecting and the TLS handshake, at most. */
+#define CONNECT_TIMEOUT_MS		5000
+
+/* A reply's header lines beyond these limits end the transfer. */
+#define MAX_HEADER_BYTES		(32 * 1024)
+#define MAX_HEADER_LINES		200
+
+/* Buffers that grew larger than this are not kept for the next transfer. */
+#define MAX_KEPT_BUFFER			(32 * 1024)
+
+#define MAX_EVENTS				128
+#define MAX_SPARE_HANDLES		256
+
+/* What is known of a descriptor. */
+typedef struct Socket
+{
+	unsigned char wanted;		/* by libcurl: EPOLLIN, EPOLLOUT */
+	unsigned char registered;	/* with epoll */
+	bool		ours;			/* opened by open_socket() */
+} Socket;
+
+static CURLM *multi = NULL;
+static int	epoll_fd = -1;
+static Socket *sockets = NULL;	/* by descriptor */
+static int	nsockets = 0;
+static bool timer_set = false;
+static struct timespec timer_due;	/* when libcurl wants to be called */
+static CURL *spare[MAX_SPARE_HANDLES];	/* easy handles not in use */
+static int	nspare = 0;
+static CwhTransfer *finished = NULL;	/* a queue, oldest first */
+static CwhTransfer **finished_tail = &finished;
+static int	running = 0;
+static uint64_t generation = 0; /* counts changes of the options */
+static CwhTransportOptions options;
+static char *ca_file = NULL;
+static char *proxy = NULL;
+
+/* Block all signals, for libcurl may start a thread. */
+static void
+block_signals(sigset_t *saved)
+{
+	sigset_t	all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, saved);
+}
+
+/* And let them in again. */
+static void
+restore_signals(const sigset_t *saved)
+{
+	pthread_sigmask(SIG_SETMASK, saved, NULL);
+}
+
+/*
+ * Sockets
+ */
+
+/* The entry of a descriptor, made if needed; null if out of memory. */
+static Socket *
+get_socket(int fd)
+{
+	if (fd >= nsockets)
+	{
+		int			n = (fd + 64) * 2;
+		Socket	   *larger = realloc(sockets, n * sizeof(Socket));
+
+		if (larger == NULL)
+			return NULL;
+		memset(larger + nsockets, 0, (n - nsockets) * sizeof(Socket));
+		sockets = larger;
+		nsockets = n;
+	}
+	return &sockets[fd];
+}
+
+/* Have epoll watch a descriptor for these events, or none. */
+static void
+watch(int fd, Socket *sock, unsigned char events)
+{
+	struct epoll_event event;
+	int			op;
+
+	if (sock->registered == events)
+		return;
+	memset(&event, 0, sizeof(event));
+	event.events = events;
+	event.data.fd = fd;
+	if (events == 0)
+		op = EPOLL_CTL_DEL;
+	else
+		op = sock->registered ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+	if (epoll_ctl(epoll_fd, op, fd, &event) < 0 && events != 0)
+	{
+		/* the kernel and we disagree on whether it is there: try the other */
+		op = op == EPOLL_CTL_MOD ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+		(void) epoll_ctl(epoll_fd, op, fd, &event);
+	}
+	sock->registered = events;
+}
+
+/* libcurl says what it wants to know of a socket. */
+static int
+on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socketp)
+{
+	Socket	   *sock = get_socket(fd);
+
+	if (sock == NULL)
+		return -1;
+	switch (what)
+	{
+		case CURL_POLL_IN:
+			sock->wanted = EPOLLIN;
+			break;
+		case CURL_POLL_OUT:
+			sock->wanted = EPOLLOUT;
+			break;
+		case CURL_POLL_INOUT:
+			sock->wanted = EPOLLIN | EPOLLOUT;
+			break;
+		default:
+			sock->wanted = 0;
+			break;
+	}
+	/* one that libcurl made itself it may close without a word: no laziness */
+	if (!sock->ours)
+		watch(fd, sock, sock->wanted);
+	else if (sock->wanted & ~sock->registered)
+		watch(fd, sock, sock->wanted);
+	return 0;
+}
+
+/* libcurl says when it wants to be called. */
+static int
+on_timer(CURLM *m, long timeout_ms, void *arg)
+{
+	timer_set = timeout_ms >= 0;
+	if (timer_set)
+	{
+		clock_gettime(CLOCK_MONOTONIC, &timer_due);
+		timer_due.tv_sec += timeout_ms / 1000;
+		timer_due.tv_nsec += (timeout_ms % 1000) * 1000000L;
+		if (timer_due.tv_nsec >= 1000000000L)
+		{
+			timer_due.tv_sec++;
+			timer_due.tv_nsec -= 1000000000L;
+		}
+	}
+	return 0;
+}
+
+/* Refuse an address that the policy does not allow; true if it does. */
+static bool
+address_allowed(CwhTransfer *transfer, const struct sockaddr *address)
+{
+	const char *reason;
+
+	/* the proxy's own address is the administrator's business */
+	if (proxy)
+		return true;
+	reason = cwh_target_check_address(&options.policy, address);
+	if (reason == NULL)
+		return true;
+	transfer->refused = true;
+	snprintf(transfer->error, sizeof(transfer->error), "address refused: %s",
+			 reason);
+	return false;
+}
+
+/*
+ * Open a socket, if the address policy allows: here the name has been
+ * resolved, so no answer that changes in between gets around it.
+ */
+static curl_socket_t
+open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
+{
+	CwhTransfer *transfer = arg;
+	Socket	   *sock;
+	int			fd;
+
+	if (!address_allowed(transfer, &address->addr))
+		return CURL_SOCKET_BAD;
+	if (!AcquireExternalFD())
+	{
+		transfer->starved = true;
+		return CURL_SOCKET_BAD;
+	}
+	fd = socket(address->family, address->socktype | SOCK_CLOEXEC,
+				address->protocol);
+	if (fd < 0 || (sock = get_socket(fd)) == NULL)
+	{
+		transfer->starved = fd < 0 && (errno == EMFILE || errno == ENFILE);
+		if (fd >= 0)
+			close(fd);
+		ReleaseExternalFD();
+		return CURL_SOCKET_BAD;
+	}
+	memset(sock, 0, sizeof(Socket));
+	sock->ours = true;
+	return fd;
+}
+
+/* Close a socket that open_socket() made. */
+static int
+close_socket(void *arg, curl_socket_t fd)
+{
+	memset(&sockets[fd], 0, sizeof(Socket));
+	ReleaseExternalFD();
+	return close(fd);
+}
+
+/*
+ * A request is about to be sent, perhaps on a connection that was opened under
+ * another policy: look again.
+ */
+static int
+before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
+			   int local_port)
+{
+	union
+	{
+		struct sockaddr any;
+		struct sockaddr_in v4;
+		struct sockaddr_in6 v6;
+	}			address;
+
+	memset(&address, 0, sizeof(address));
+	if (inet_pton(AF_INET, remote_ip, &address.v4.sin_addr) == 1)
+		address.any.sa_family = AF_INET;
+	else if (inet_pton(AF_INET6, remote_ip, &address.v6.sin6_addr) == 1)
+		address.any.sa_family = AF_INET6;
+	return address_allowed(arg, &address.any) ?
+		CWH_PREREQ_GO : CWH_PREREQ_ABORT;
+}
+
+/*
+ * Replies
+ */
+
+/* Append bytes, as far as memory allows. */
+static bool
+append(CwhBytes *bytes, const char *data, size_t len)
+{
+	if (bytes->len + len + 1 > bytes->cap)
+	{
+		size_t		cap = (bytes->len + len + 1) * 2;
+		char	   *larger = realloc(bytes->data, cap);
+
+		if (larger == NULL)
+			return false;
+		bytes->data = larger;
+		bytes->cap = cap;
+	}
+	memcpy(bytes->data + bytes->len, data, len);
+	bytes->len += len;
+	bytes->data[bytes->len] = '\0';
+	return true;
+}
+
+/* A line of a reply's headers. */
+static size_t
+on_header(char *data, size_t size, size_t n, void *arg)
+{
+	static const char retry_after[] = "retry-after:";
+	CwhTransfer *transfer = arg;
+	size_t		len = size * n;
+
+	if (len >= 5 && memcmp(data, "HTTP/", 5) == 0)
+	{
+		/* the final reply, after those of 1xx and the proxy's */
+		transfer->response_headers.len = 0;
+		transfer->header_count = 0;
+		transfer->retry_after_s = -1;
+		return len;
+	}
+	if (++transfer->header_count > MAX_HEADER_LINES ||
+		transfer->response_headers.len + len > MAX_HEADER_BYTES)
+	{
+		strlcpy(transfer->error, "the reply's headers are too large",
+				sizeof(transfer->error));
+		return 0;
+	}
+	if (len > strlen(retry_after) &&
+		strncasecmp(data, retry_after, strlen(retry_after)) == 0)
+		transfer->retry_after_s =
+			cwh_retry_after(data + strlen(retry_after),
+							len - strlen(retry_after), time(NULL));
+	return append(&transfer->response_headers, data, len) ? len : 0;
+}
+
+/*
+ * A piece of a reply's body.  What is beyond the limit nobody needs: we stop
+ * reading, and the status alone decides.
+ */
+static size_t
+on_body(char *data, size_t size, size_t n, void *arg)
+{
+	CwhTransfer *transfer = arg;
+	size_t		len = size * n;
+	size_t		room = options.max_response_size - transfer->response_body.len;
+
+	if (len > room)
+	{
+		(void) append(&transfer->response_body, data, room);
+		transfer->cut = true;
+		return 0;
+	}
+	return append(&transfer->response_body, data, len) ? len : 0;
+}
+
+/*
+ * Transfers
+ */
+
+/* A new easy handle with the options that no transfer changes. */
+static CURL *
+make_handle(void)
+{
+	CURL	   *easy = curl_easy_init();
+
+	if (easy == NULL)
+		return NULL;
+	/* libcurl must not touch the process's signals */
+	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+	/* nothing but what the address policy has seen */
+	cwh_curl_set_protocols(easy, "http,https", CURLPROTO_HTTP | CURLPROTO_HTTPS);
+	curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
+	curl_easy_setopt(easy, CURLOPT_NETRC, (long) CURL_NETRC_IGNORED);
+	curl_easy_setopt(easy, CURLOPT_UNIX_SOCKET_PATH, NULL);
+	/* set even if empty, or libcurl asks the environment */
+	curl_easy_setopt(easy, CURLOPT_PROXY, proxy ? proxy : "");
+	curl_easy_setopt(easy, CURLOPT_NOPROXY, "");
+	curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, 1L);
+	curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, 2L);
+	curl_easy_setopt(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
+	if (ca_file)
+		curl_easy_setopt(easy, CURLOPT_CAINFO, ca_file);
+	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) CONNECT_TIMEOUT_MS);
+	/* keep-alive probes, or a firewall forgets an idle connection unheard */
+	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
+	cwh_curl_set_prereq(easy, before_request);
+	curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
+	curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, close_socket);
+	curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header);
+	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
+	return easy;
+}
+
+/* Take the options over that live as long as we do. */
+static void
+keep_options(const CwhTransportOptions *o)
+{
+	options = *o;
+	generation++;
+	free(ca_file);
+	free(proxy);
+	ca_file = o->ca_file && o->ca_file[0] ? strdup(o->ca_file) : NULL;
+	proxy = o->proxy && o->proxy[0] ? strdup(o->proxy) : NULL;
+}
+
+/* Set the transport up; false if that fails. */
+bool
+cwh_transport_open(const CwhTransportOptions *o)
+{
+	static bool initialized = false;
+
+	if (!initialized && curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
+		return false;
+	initialized = true;
+	keep_options(o);
+	epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (epoll_fd < 0)
+		return false;
+	multi = curl_multi_init();
+	if (multi == NULL)
+	{
+		close(epoll_fd);
+		epoll_fd = -1;
+		return false;
+	}
+	curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, on_socket);
+	curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, on_timer);
+	/* idle connections are kept up to this number; the caller bounds the rest */
+	curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, (long) o->max_connections);
+	return true;
+}
+
+/*
+ * Take other options.  Transfers under way go on as they were started; the next
+ * ones use fresh handles, and before_request() judges connections anew.
+ */
+void
+cwh_transport_configure(const CwhTransportOptions *o)
+{
+	keep_options(o);
+	while (nspare > 0)
+		curl_easy_cleanup(spare[--nspare]);
+	curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, (long) o->max_connections);
+}
+
+/* Close everything; the caller has aborted what was under way. */
+void
+cwh_transport_close(void)
+{
+	sigset_t	saved;
+
+	block_signals(&saved);
+	while (nspare > 0)
+		curl_easy_cleanup(spare[--nspare]);
+	if (multi)
+		curl_multi_cleanup(multi);
+	multi = NULL;
+	if (epoll_fd >= 0)
+		close(epoll_fd);
+	epoll_fd = -1;
+	timer_set = false;
+	running = 0;
+	finished = NULL;
+	finished_tail = &finished;
+	restore_signals(&saved);
+}
+
+/* Becomes readable when there is something to drive. */
+int
+cwh_transport_fd(void)
+{
+	return epoll_fd;
+}
+
+/* Milliseconds until cwh_transport_drive() should be called anyway; or -1. */
+long
+cwh_transport_timeout_ms(void)
+{
+	struct timespec now;
+	int64_t		ms;
+
+	if (!timer_set)
+		return -1;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	ms = (int64_t) (timer_due.tv_sec - now.tv_sec) * 1000 +
+		(timer_due.tv_nsec - now.tv_nsec + 999999) / 1000000;
+	return ms > 0 ? (long) ms : 0;
+}
+
+/* Forget what an earlier attempt left. */
+static void
+reset_outcome(CwhTransfer *transfer)
+{
+	transfer->status = 0;
+	transfer->failed = false;
+	transfer->refused = false;
+	transfer->starved = false;
+	transfer->error[0] = '\0';
+	transfer->latency_ms = 0;
+	transfer->retry_after_s = -1;
+	transfer->response_headers.len = 0;
+	transfer->response_body.len = 0;
+	transfer->next = NULL;
+	transfer->header_count = 0;
+	transfer->cut = false;
+}
+
+/*
+ * Start a transfer.  False if libcurl cannot take it, which has no other cause
+ * than memory; its headers are freed then, too.
+ */
+bool
+cwh_transport_start(CwhTransfer *transfer)
+{
+	CURL	   *easy = nspare > 0 ? spare[--nspare] : make_handle();
+	sigset_t	saved;
+	bool		ok;
+
+	reset_outcome(transfer);
+	transfer->easy = easy;
+	transfer->generation = generation;
+	if (easy == NULL)
+	{
+		curl_slist_free_all(transfer->headers);
+		transfer->headers = NULL;
+		return false;
+	}
+	ok = curl_easy_setopt(easy, CURLOPT_URL, transfer->url) == CURLE_OK;
+	curl_easy_setopt(easy, CURLOPT_POST, 1L);
+	curl_easy_setopt(easy, CURLOPT_POSTFIELDS, transfer->body);
+	curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE,
+					 (curl_off_t) transfer->body_len);
+	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, transfer->headers);
+	curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, transfer->timeout_ms);
+	curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, transfer);
+	cwh_curl_set_prereq_data(easy, transfer);
+	curl_easy_setopt(easy, CURLOPT_HEADERDATA, transfer);
+	curl_easy_setopt(easy, CURLOPT_WRITEDATA, transfer);
+	curl_easy_setopt(easy, CURLOPT_PRIVATE, transfer);
+	block_signals(&saved);
+	ok = ok && curl_multi_add_handle(multi, easy) == CURLM_OK;
+	restore_signals(&saved);
+	if (!ok)
+	{
+		curl_easy_cleanup(easy);
+		curl_slist_free_all(transfer->headers);
+		transfer->headers = NULL;
+		transfer->easy = NULL;
+		return false;
+	}
+	running++;
+	return true;
+}
+
+/* Name what went wrong, and in a time-out the phase that took too long. */
+static void
+describe_failure(CwhTransfer *transfer, CURLcode code)
+{
+	CURL	   *easy = transfer->easy;
+	const char *what = NULL;
+	char	   *error = transfer->error;
+	size_t		size = sizeof(transfer->error);
+	curl_off_t	resolved = 0;
+	curl_off_t	connected = 0;
+	curl_off_t	secured = 0;
+	curl_off_t	sent = 0;
+	curl_off_t	started = 0;
+	long		verify = 0;
+	long		connects = 0;
+	long		os_errno = 0;
+
+	if (error[0] != '\0')
+		return;					/* a callback has said why */
+	curl_easy_getinfo(easy, CURLINFO_NAMELOOKUP_TIME_T, &resolved);
+	curl_easy_getinfo(easy, CURLINFO_CONNECT_TIME_T, &connected);
+	curl_easy_getinfo(easy, CURLINFO_APPCONNECT_TIME_T, &secured);
+	curl_easy_getinfo(easy, CURLINFO_PRETRANSFER_TIME_T, &sent);
+	curl_easy_getinfo(easy, CURLINFO_STARTTRANSFER_TIME_T, &started);
+	curl_easy_getinfo(easy, CURLINFO_NUM_CONNECTS, &connects);
+	curl_easy_getinfo(easy, CURLINFO_OS_ERRNO, &os_errno);
+
+	switch (code)
+	{
+		case CURLE_OPERATION_TIMEDOUT:
+			if (resolved == 0)
+				what = "timed out while looking up the host's name";
+			else if (connected == 0)
+				what = "timed out while connecting";
+			else if (sent == 0)
+				what = "timed out in the TLS handshake";
+			else if (started == 0 || transfer->header_count == 0)
+				what = "timed out while waiting for the reply";
+			else
+				what = "timed out while reading the reply";
+			snprintf(error, size, "%s", what);
+			break;
+		case CURLE_COULDNT_RESOLVE_HOST:
+			strlcpy(error, "could not look up the host's name", size);
+			break;
+		case CURLE_COULDNT_RESOLVE_PROXY:
+			strlcpy(error, "could not look up the proxy's name", size);
+			break;
+		case CURLE_COULDNT_CONNECT:
+			if (os_errno != 0)
+				snprintf(error, size, "could not connect: %s",
+						 strerror((int) os_errno));
+			else
+				strlcpy(error, "could not connect", size);
+			break;
+		case CURLE_PEER_FAILED_VERIFICATION:
+			curl_easy_getinfo(easy, CURLINFO_SSL_VERIFYRESULT, &verify);
+			if (verify != 0)
+				snprintf(error, size,
+						 "could not verify the server's certificate (OpenSSL's code %ld)",
+						 verify);
+			else
+				strlcpy(error, "the server's certificate is for another host",
+						size);
+			break;
+		case CURLE_SSL_CONNECT_ERROR:
+			strlcpy(error, "the TLS handshake failed", size);
+			break;
+		case CURLE_SSL_CACERT_BADFILE:
+			strlcpy(error, "could not read chatwebhook.ca_file", size);
+			break;
+		case CURLE_GOT_NOTHING:
+			strlcpy(error, "the connection was closed without a reply", size);
+			break;
+		case CURLE_PARTIAL_FILE:
+			strlcpy(error, "the connection was closed within the reply", size);
+			break;
+		case CURLE_RECV_ERROR:
+			strlcpy(error, "the connection was lost while reading the reply", size);
+			break;
+		case CURLE_SEND_ERROR:
+			strlcpy(error, "the connection was lost while sending", size);
+			break;
+		case CURLE_UNSUPPORTED_PROTOCOL:
+		case CURLE_WEIRD_SERVER_REPLY:
+			strlcpy(error, "the reply is not HTTP", size);
+			break;
+		default:
+			snprintf(error, size, "%s", curl_easy_strerror(code));
+			error[0] = tolower((unsigned char) error[0]);
+			break;
+	}
+	(void) secured;
+}
+
+/* Take a handle out of the multi handle and keep it for another transfer. */
+static void
+retire(CwhTransfer *transfer)
+{
+	curl_multi_remove_handle(multi, transfer->easy);
+	if (nspare < MAX_SPARE_HANDLES && transfer->generation == generation)
+		spare[nspare++] = transfer->easy;
+	else
+		curl_easy_cleanup(transfer->easy);
+	transfer->easy = NULL;
+	curl_slist_free_all(transfer->headers);
+	transfer->headers = NULL;
+	running--;
+}
+
+/* Note how a transfer has ended. */
+static void
+finish(CwhTransfer *transfer, CURLcode code)
+{
+	long		status = 0;
+	curl_off_t	total = 0;
+
+	curl_easy_getinfo(transfer->easy, CURLINFO_RESPONSE_CODE, &status);
+	curl_easy_getinfo(transfer->easy, CURLINFO_TOTAL_TIME_T, &total);
+	transfer->latency_ms = (int) ((total + 500) / 1000);
+	if (code == CURLE_OK || (code == CURLE_WRITE_ERROR && transfer->cut))
+	{
+		transfer->status = (int) status;
+		transfer->error[0] = '\0';
+	}
+	else
+	{
+		transfer->failed = true;
+		transfer->status = (int) status;
+		describe_failure(transfer, code);
+	}
+	retire(transfer);
+	transfer->next = NULL;
+	*finished_tail = transfer;
+	finished_tail = &transfer->next;
+}
+
+/*
+ * Let libcurl do what can be done without waiting.  Returns the number of
+ * transfers still under way.
+ */
+int
+cwh_transport_drive(void)
+{
+	struct epoll_event events[MAX_EVENTS];
+	sigset_t	saved;
+	CURLMsg    *message;
+	int			still;
+	int			n;
+	int			left;
+
+	block_signals(&saved);
+	do
+	{
+		n = epoll_wait(epoll_fd, events, MAX_EVENTS, 0);
+		for (int i = 0; i < n; i++)
+		{
+			int			fd = events[i].data.fd;
+			Socket	   *sock = &sockets[fd];
+			unsigned	ready = events[i].events;
+			int			mask = 0;
+
+			if (ready & (EPOLLERR | EPOLLHUP))
+				ready |= sock->wanted;
+			if ((ready & (EPOLLIN | EPOLLOUT) & ~sock->wanted) ||
+				sock->wanted == 0)
+				watch(fd, sock, sock->wanted);
+			if (ready & sock->wanted & EPOLLIN)
+				mask |= CURL_CSELECT_IN;
+			if (ready & sock->wanted & EPOLLOUT)
+				mask |= CURL_CSELECT_OUT;
+			if (mask != 0)
+				curl_multi_socket_action(multi, fd, mask, &still);
+		}
+		if (timer_set && cwh_transport_timeout_ms() == 0)
+		{
+			timer_set = false;
+			curl_multi_socket_action(multi, CURL_SOCKET_TIMEOUT, 0, &still);
+		}
+	} while (n == MAX_EVENTS);
+
+	while ((message = curl_multi_info_read(multi, &left)) != NULL)
+	{
+		CwhTransfer *transfer = NULL;
+		CURLcode	code = message->data.result;
+
+		if (message->msg != CURLMSG_DONE)
+			continue;
+		curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE,
+						  (char **) &transfer);
+		finish(transfer, code);
+	}
+	restore_signals(&saved);
+	return running;
+}
+
+/* The next transfer that has ended, or null. */
+CwhTransfer *
+cwh_transport_reap(void)
+{
+	CwhTransfer *transfer = finished;
+
+	if (transfer)
+	{
+		finished = transfer->next;
+		if (finished == NULL)
+			finished_tail = &finished;
+		transfer->next = NULL;
+	}
+	return transfer;
+}
+
+/* Give up a transfer that is under way. */
+void
+cwh_transport_abort(CwhTransfer *transfer)
+{
+	sigset_t	saved;
+
+	if (transfer->easy == NULL)
+		return;
+	block_signals(&saved);
+	retire(transfer);
+	restore_signals(&saved);
+}
+
+/* Free what a transfer has gathered, unless it is small enough to be kept. */
+void
+cwh_transfer_release(CwhTransfer *transfer)
+{
+	CwhBytes   *all[] = {&transfer->response_headers, &transfer->response_body};
+
+	for (int i = 0; i < 2; i++)
+	{
+		all[i]->len = 0;
+		if (all[i]->cap <= MAX_KEPT_BUFFER)
+			continue;
+		free(all[i]->data);
+		memset(all[i], 0, sizeof(CwhBytes));
+	}
+}

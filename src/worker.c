@@ -1,0 +1,1416 @@
+/*
+ * worker.c
+ *		The loop that delivers, in one process for each database.
+ *
+ * It claims deliveries in a short transaction, sends them without any, and
+ * settles what became of them in a second short one, which also claims the
+ * next; while bytes travel it has no transaction, no snapshot and no lock.
+ * It waits for its latch, the postmaster's death and libcurl's sockets at
+ * once.
+ *
+ * For each webhook with something to do it keeps an endpoint: how far its
+ * queue has been read, what is claimed, and how many requests it may have
+ * under way (its window).  A window starts at two and grows by one with each
+ * success; a failure halves it.  So an endpoint that never answers holds one
+ * or two of the worker's slots, whatever its backlog.
+ *
+ * A claim starts where the last one ended, and not at the head of the queue,
+ * so rows that are finished but cannot be vacuumed yet are not read again and
+ * again.  What comes to stand before that place is told: by the commit that
+ * put it there (a hint), by the worker itself (a retry's time), or found by
+ * the sweep every chatwebhook.poll_interval.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "commands/dbcommands.h"
+#include "commands/extension.h"
+#include "lib/ilist.h"
+#include "lib/pairingheap.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/fd.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/procsignal.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "chatwebhook.h"
+#include "compat.h"
+
+/* An endpoint that has shown nothing yet gets this many requests at a time. */
+#define FIRST_WINDOW		2
+
+/* Claimed in advance for an endpoint that has answered, to refill slots from. */
+#define MAX_PREFETCH		200
+
+/* Settle when this many have ended, or the first of them this long ago. */
+#define SETTLE_BATCH		100
+#define SETTLE_DELAY_MS		20
+
+/* Rows that somebody else has locked are tried again after this. */
+#define LOCKED_DELAY_MS		500
+
+/* One settle takes no more than this, and fewer after one has failed. */
+#define MAX_SETTLE			1000
+
+/* Bodies held at a time, beyond which nothing is claimed. */
+#define MAX_BODY_BYTES		(32 * 1024 * 1024)
+
+/* More idle endpoints than this are forgotten at the next sweep. */
+#define MAX_IDLE_ENDPOINTS	2000
+
+/* After an error of the worker's own. */
+#define FIRST_PAUSE_MS		100
+#define MAX_PAUSE_MS		10000
+
+/* After a socket could not be had. */
+#define STARVED_MS			100
+
+/* After a locked row was met, settles are careful for this long. */
+#define CAREFUL_MS			10000
+
+typedef struct Endpoint Endpoint;
+
+/* A delivery from its claim to its settling. */
+typedef struct Delivery
+{
+	CwhTransfer transfer;		/* first, so that one is the other */
+	slist_node	node;			/* in waiting, results or spare */
+	Endpoint   *endpoint;
+	int64		id;
+	bool		has_event;		/* or it is gone */
+	pg_uuid_t	event_id;
+	char	   *event_type;
+	char	   *chatbot_id;		/* or null */
+	int			attempts;		/* made before */
+	int			first_attempt;
+	int64		last_wait_ms;
+	StringInfoData body;
+	TimestampTz started_at;
+
+	/* for settling */
+	CwhOutcome	outcome;
+	int64		wait_ms;
+	char	   *error;			/* or null */
+	bool		log;			/* keep the attempt */
+} Delivery;
+
+struct Endpoint
+{
+	pg_uuid_t	id;				/* hash key */
+	CwhWebhook *webhook;		/* null: not read, or gone */
+	uint64		generation;		/* of the configuration when it was read */
+	int			window;
+	bool		gone;			/* the webhook was deleted */
+	int			in_flight;		/* requests under way */
+	int			unsettled;		/* ended, not settled */
+	slist_head	waiting;		/* claimed, not started */
+	slist_node *waiting_tail;
+	int			nwaiting;
+	CwhPosition after;			/* claims look behind this */
+	bool		ready;			/* there may be something to claim */
+	bool		later;			/* there may be something due later */
+	TimestampTz look_at;		/* when it becomes ready by itself */
+	bool		in_timers;
+	pairingheap_node timer;
+	bool		in_ready;
+	dlist_node	ready_node;
+	bool		in_startable;
+	dlist_node	startable_node;
+	bool		disable;		/* the receiver wants no more */
+	int			wanted;			/* in the claim being made */
+	int			got;
+	CwhHealthGain *gain;		/* null: none since the last settle */
+	bool		in_touched;
+	dlist_node	touched_node;
+};
+
+static MemoryContext worker_context;
+static MemoryContext transaction_context;
+static HTAB *endpoints;
+static dlist_head ready_list;	/* endpoints that are ready and have room */
+static dlist_head startable_list;	/* those with waiting ones and window */
+static pairingheap *timers;
+static slist_head spare_deliveries;
+static slist_head results;		/* ended, to be settled, oldest first */
+static slist_node *results_tail;
+static int	nresults = 0;
+static TimestampTz oldest_result;
+static int	in_flight = 0;
+static int	nwaiting = 0;
+static size_t body_bytes = 0;
+static int	settle_limit = MAX_SETTLE;
+static double average_body = 1024;
+static dlist_head touched_list; /* endpoints with a gain, or to be disabled */
+static int	ntouched = 0;
+static TimestampTz touched_retry_at = 0;
+static TimestampTz careful_until = 0;
+static TimestampTz paused_until = 0;
+static int	pause_ms = 0;
+static TimestampTz next_sweep = 0;
+static TimestampTz starved_until = 0;
+static CwhWorkerStats stats;
+static bool stats_changed = true;
+static uint64 seen_generation = 0;
+static volatile sig_atomic_t terminate = false;
+
+static void judge(Delivery *delivery);
+
+/* SIGTERM: leave, but at a place where nothing is half done. */
+static void
+on_sigterm(SIGNAL_ARGS)
+{
+	int			save_errno = errno;
+
+	terminate = true;
+	SetLatch(MyLatch);
+	errno = save_errno;
+}
+
+/* End this process, and let the launcher know how. */
+static void
+leave(CwhExit how)
+{
+	AbortOutOfAnyTransaction();
+	cwh_slot_set_exit(how);
+	cwh_transport_close();
+	proc_exit(0);
+}
+
+/*
+ * Small things
+ */
+
+/* Append to a singly linked queue. */
+static void
+append_node(slist_head *head, slist_node **tail, slist_node *node)
+{
+	node->next = NULL;
+	if (slist_is_empty(head))
+		head->head.next = node;
+	else
+		(*tail)->next = node;
+	*tail = node;
+}
+
+/* Keep the worker's own trouble for worker_status. */
+static void
+note_error(const char *message)
+{
+	strlcpy(stats.last_error, message, sizeof(stats.last_error));
+	stats_changed = true;
+}
+
+/* Order of the timers: the earliest first. */
+static int
+compare_timers(const pairingheap_node *a, const pairingheap_node *b, void *arg)
+{
+	TimestampTz at = pairingheap_const_container(Endpoint, timer, a)->look_at;
+	TimestampTz bt = pairingheap_const_container(Endpoint, timer, b)->look_at;
+
+	return at < bt ? 1 : at > bt ? -1 : 0;
+}
+
+/* Have an endpoint become ready at a time, if nothing does so sooner. */
+static void
+set_timer(Endpoint *endpoint, TimestampTz at)
+{
+	if (endpoint->in_timers)
+	{
+		if (endpoint->look_at <= at)
+			return;
+		pairingheap_remove(timers, &endpoint->timer);
+	}
+	endpoint->look_at = at;
+	endpoint->in_timers = true;
+	pairingheap_add(timers, &endpoint->timer);
+}
+
+/*
+ * Endpoints
+ */
+
+/* The endpoint of a webhook, made if needed. */
+static Endpoint *
+get_endpoint(const pg_uuid_t *id)
+{
+	bool		found;
+	Endpoint   *endpoint = hash_search(endpoints, id, HASH_ENTER, &found);
+
+	if (!found)
+	{
+		memset((char *) endpoint + sizeof(pg_uuid_t), 0,
+			   sizeof(Endpoint) - sizeof(pg_uuid_t));
+		endpoint->window = FIRST_WINDOW;
+		endpoint->after.due = DT_NOBEGIN;
+		slist_init(&endpoint->waiting);
+	}
+	return endpoint;
+}
+
+/* How many more of its deliveries to claim. */
+static int
+room(const Endpoint *endpoint)
+{
+	int			prefetch = 0;
+
+	if (endpoint->webhook && !endpoint->webhook->enabled)
+		return 0;
+	if (endpoint->window > FIRST_WINDOW)
+		prefetch = Min(4 * endpoint->window, MAX_PREFETCH);
+	return endpoint->window + prefetch -
+		endpoint->in_flight - endpoint->nwaiting;
+}
+
+/* Put an endpoint into the lists that it belongs to. */
+static void
+reconsider(Endpoint *endpoint)
+{
+	bool		ready = endpoint->ready && room(endpoint) > 0;
+	bool		startable = endpoint->nwaiting > 0 &&
+		endpoint->in_flight < endpoint->window;
+
+	if (ready != endpoint->in_ready)
+	{
+		if (ready)
+			dlist_push_tail(&ready_list, &endpoint->ready_node);
+		else
+			dlist_delete(&endpoint->ready_node);
+		endpoint->in_ready = ready;
+	}
+	if (startable != endpoint->in_startable)
+	{
+		if (startable)
+			dlist_push_tail(&startable_list, &endpoint->startable_node);
+		else
+			dlist_delete(&endpoint->startable_node);
+		endpoint->in_startable = startable;
+	}
+}
+
+/* There may be deliveries to claim from this position on. */
+static void
+make_ready(Endpoint *endpoint, TimestampTz due, int64 id)
+{
+	if (due < endpoint->after.due ||
+		(due == endpoint->after.due && id <= endpoint->after.id))
+	{
+		endpoint->after.due = due;
+		endpoint->after.id = id - 1;
+	}
+	endpoint->ready = true;
+	reconsider(endpoint);
+}
+
+/*
+ * Deliveries
+ */
+
+/* A delivery to be filled in. */
+static Delivery *
+new_delivery(void)
+{
+	Delivery   *delivery;
+
+	if (!slist_is_empty(&spare_deliveries))
+		return slist_container(Delivery, node,
+							   slist_pop_head_node(&spare_deliveries));
+	delivery = MemoryContextAllocZero(worker_context, sizeof(Delivery));
+	delivery->body.data = MemoryContextAlloc(worker_context, 2048);
+	delivery->body.maxlen = 2048;
+	return delivery;
+}
+
+/* A delivery is done with. */
+static void
+free_delivery(Delivery *delivery)
+{
+	body_bytes -= delivery->body.len;
+	if (delivery->event_type)
+		pfree(delivery->event_type);
+	if (delivery->chatbot_id)
+		pfree(delivery->chatbot_id);
+	if (delivery->error)
+		pfree(delivery->error);
+	delivery->event_type = delivery->chatbot_id = delivery->error = NULL;
+	cwh_transfer_release(&delivery->transfer);
+	if (delivery->body.maxlen > 64 * 1024)
+	{
+		pfree(delivery->body.data);
+		delivery->body.data = MemoryContextAlloc(worker_context, 2048);
+		delivery->body.maxlen = 2048;
+	}
+	resetStringInfo(&delivery->body);
+	slist_push_head(&spare_deliveries, &delivery->node);
+}
+
+/* An attempt has ended, or none was made: settle it. */
+static void
+add_result(Delivery *delivery, CwhOutcome outcome, const char *error)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(worker_context);
+
+	delivery->outcome = outcome;
+	delivery->error = error ? pstrdup(error) : NULL;
+	MemoryContextSwitchTo(oldcontext);
+	delivery->endpoint->unsettled++;
+	if (nresults++ == 0)
+		oldest_result = GetCurrentTimestamp();
+	append_node(&results, &results_tail, &delivery->node);
+}
+
+/* What an endpoint's health gains from an attempt. */
+static void
+add_gain(Endpoint *endpoint, const Delivery *delivery, bool success,
+		 TimestampTz now)
+{
+	CwhHealthGain *gain = endpoint->gain;
+	int			latency = delivery->transfer.latency_ms;
+
+	if (gain == NULL)
+	{
+		gain = MemoryContextAllocZero(worker_context, sizeof(CwhHealthGain));
+		gain->webhook_id = endpoint->id;
+		endpoint->gain = gain;
+	}
+	if (!endpoint->in_touched)
+	{
+		dlist_push_tail(&touched_list, &endpoint->touched_node);
+		endpoint->in_touched = true;
+		ntouched++;
+	}
+	if (success)
+	{
+		gain->successes++;
+		gain->succeeded = true;
+		gain->streak = 0;
+		gain->last_success_at = now;
+	}
+	else
+	{
+		gain->failures++;
+		gain->streak++;
+		gain->last_failure_at = now;
+		strlcpy(gain->last_error, delivery->error, sizeof(gain->last_error));
+	}
+	/* newest first */
+	memmove(&gain->recent[1], &gain->recent[0],
+			Min(gain->nrecent, CWH_RECENT - 1) * sizeof(int32));
+	gain->recent[0] = success ? latency : -1 - latency;
+	gain->nrecent = Min(gain->nrecent + 1, CWH_RECENT);
+}
+
+/* Start the attempt at a delivery that was waiting. */
+static void
+start_delivery(Endpoint *endpoint, Delivery *delivery)
+{
+	CwhWebhook *webhook = endpoint->webhook;
+	const char *problem = NULL;
+
+	delivery->started_at = GetCurrentTimestamp();
+	if (webhook->signer == NULL)
+		problem = "the webhook has no usable signing secret";
+	else
+	{
+		cwh_request_prepare(&delivery->transfer, webhook, delivery->event_type,
+							&delivery->event_id, delivery->attempts + 1,
+							delivery->id, &delivery->body,
+							delivery->started_at);
+		if (!cwh_transport_start(&delivery->transfer))
+			problem = "could not start the request: out of memory";
+	}
+	endpoint->in_flight++;
+	in_flight++;
+	if (problem == NULL)
+		return;
+
+	/* as if it had been tried and had failed at once */
+	delivery->transfer.status = 0;
+	delivery->transfer.failed = true;
+	delivery->transfer.refused = false;
+	delivery->transfer.starved = false;
+	delivery->transfer.latency_ms = 0;
+	delivery->transfer.retry_after_s = -1;
+	delivery->transfer.response_headers.len = 0;
+	delivery->transfer.response_body.len = 0;
+	strlcpy(delivery->transfer.error, problem, sizeof(delivery->transfer.error));
+	judge(delivery);
+}
+
+/*
+ * The most requests that may be under way: each takes a descriptor, and
+ * PostgreSQL leaves a third of those it allows itself to the likes of us.
+ */
+static int
+in_flight_limit(void)
+{
+	return Max(1, Min(cwh_max_in_flight, max_safe_fds / 3 - 8));
+}
+
+/* Fill free slots, an endpoint after the other, one request each. */
+static void
+start_deliveries(void)
+{
+	while (in_flight < in_flight_limit() && !dlist_is_empty(&startable_list))
+	{
+		Endpoint   *endpoint = dlist_head_element(Endpoint, startable_node,
+												  &startable_list);
+		Delivery   *delivery = slist_container(Delivery, node,
+											   slist_pop_head_node(&endpoint->waiting));
+
+		endpoint->nwaiting--;
+		nwaiting--;
+		start_delivery(endpoint, delivery);
+		/* to the end of the list, or out of it */
+		dlist_delete(&endpoint->startable_node);
+		endpoint->in_startable = false;
+		reconsider(endpoint);
+	}
+}
+
+/* Put a delivery back to the head of those that wait. */
+static void
+put_back(Endpoint *endpoint, Delivery *delivery)
+{
+	if (slist_is_empty(&endpoint->waiting))
+		append_node(&endpoint->waiting, &endpoint->waiting_tail,
+					&delivery->node);
+	else
+		slist_push_head(&endpoint->waiting, &delivery->node);
+	endpoint->nwaiting++;
+	nwaiting++;
+}
+
+/* What an attempt that has ended means. */
+static void
+judge(Delivery *delivery)
+{
+	Endpoint   *endpoint = delivery->endpoint;
+	CwhTransfer *transfer = &delivery->transfer;
+	const CwhRetryPolicy *policy = &endpoint->webhook->retry;
+	TimestampTz now = GetCurrentTimestamp();
+	CwhVerdict	verdict;
+	CwhOutcome	outcome;
+	char	   *error;
+
+	in_flight--;
+	endpoint->in_flight--;
+	stats.last_activity_at = now;
+	stats_changed = true;
+
+	if (transfer->starved)
+	{
+		/* we lack descriptors: not the endpoint's fault, and not an attempt */
+		starved_until = TimestampTzPlusMilliseconds(now, STARVED_MS);
+		note_error("no descriptor was free for a connection: increase max_files_per_process or lower chatwebhook.max_in_flight");
+		put_back(endpoint, delivery);
+		reconsider(endpoint);
+		return;
+	}
+
+	if (transfer->refused)
+		verdict = CWH_DEAD;
+	else if (transfer->failed)
+		verdict = CWH_RETRY;
+	else
+		verdict = cwh_retry_verdict(transfer->status);
+
+	error = cwh_outcome_error(transfer);
+	delivery->wait_ms = 0;
+	switch (verdict)
+	{
+		case CWH_DELIVERED:
+			outcome = CWH_OUTCOME_DELIVERED;
+			endpoint->window = Min(endpoint->window + 1,
+								   endpoint->webhook->max_in_flight);
+			stats.delivered++;
+			break;
+		case CWH_RETRY:
+			outcome = CWH_OUTCOME_RETRY;
+			endpoint->window = Max(1, endpoint->window / 2);
+			if (delivery->attempts + 1 - delivery->first_attempt >
+				policy->max_retries)
+				outcome = CWH_OUTCOME_DEAD;
+			else
+				delivery->wait_ms =
+					cwh_retry_wait(policy, delivery->last_wait_ms,
+								   cwh_random01(),
+								   transfer->status == 429 ||
+								   transfer->status == 503 ?
+								   transfer->retry_after_s : -1);
+			stats.failed++;
+			break;
+		case CWH_DISABLE:
+			endpoint->disable = true;
+			/* fall through */
+		default:
+			outcome = CWH_OUTCOME_DEAD;
+			stats.failed++;
+			break;
+	}
+	delivery->log = cwh_log_attempts == CWH_LOG_ALL ||
+		(cwh_log_attempts == CWH_LOG_FAILURES && verdict != CWH_DELIVERED);
+	add_result(delivery, outcome, error);
+	add_gain(endpoint, delivery, verdict == CWH_DELIVERED, now);
+	if (error)
+	{
+		ereport(DEBUG1,
+				(errmsg_internal("delivery " INT64_FORMAT " to webhook \"%s\" failed: %s",
+								 delivery->id, endpoint->webhook->name, error)));
+		pfree(error);
+	}
+	reconsider(endpoint);
+}
+
+/*
+ * Transactions
+ */
+
+/* Deliveries that the current transaction has claimed. */
+static Delivery **claimed_now = NULL;
+static int	nclaimed_now = 0;
+
+/* A webhook was read. */
+static void
+on_webhook(CwhWebhook *webhook)
+{
+	Endpoint   *endpoint = get_endpoint(&webhook->id);
+
+	if (endpoint->webhook)
+		cwh_webhook_free(endpoint->webhook);
+	endpoint->webhook = webhook;
+	endpoint->generation = seen_generation;
+	endpoint->gone = false;
+	endpoint->window = Min(endpoint->window, webhook->max_in_flight);
+}
+
+/* Give back what an endpoint has claimed and not started. */
+static void
+release_waiting(Endpoint *endpoint)
+{
+	while (!slist_is_empty(&endpoint->waiting))
+	{
+		Delivery   *delivery = slist_container(Delivery, node,
+											   slist_pop_head_node(&endpoint->waiting));
+
+		endpoint->nwaiting--;
+		nwaiting--;
+		cwh_claim_release(&delivery->id, 1);
+		free_delivery(delivery);
+		endpoint->after.due = DT_NOBEGIN;
+		endpoint->ready = true;
+	}
+	reconsider(endpoint);
+}
+
+/* What waits for a webhook that was deleted is canceled. */
+static void
+cancel_waiting(Endpoint *endpoint)
+{
+	while (!slist_is_empty(&endpoint->waiting))
+	{
+		Delivery   *delivery = slist_container(Delivery, node,
+											   slist_pop_head_node(&endpoint->waiting));
+
+		endpoint->nwaiting--;
+		nwaiting--;
+		add_result(delivery, CWH_OUTCOME_CANCELED, "the webhook was deleted");
+	}
+	reconsider(endpoint);
+}
+
+/*
+ * Read the webhooks that have something to do and whose configuration may have
+ * changed since they were read.
+ */
+static void
+refresh_endpoints(void)
+{
+	HASH_SEQ_STATUS status;
+	Endpoint   *endpoint;
+	pg_uuid_t  *ids;
+	int			n = 0;
+
+	ids = palloc(hash_get_num_entries(endpoints) * sizeof(pg_uuid_t) + 1);
+	hash_seq_init(&status, endpoints);
+	while ((endpoint = hash_seq_search(&status)) != NULL)
+		if (endpoint->generation != seen_generation &&
+			(endpoint->ready || endpoint->nwaiting > 0 ||
+			 endpoint->in_flight > 0 || endpoint->in_touched))
+			ids[n++] = endpoint->id;
+	if (n == 0)
+		return;
+	cwh_outbox_load(ids, n, worker_context, on_webhook);
+	for (int i = 0; i < n; i++)
+	{
+		endpoint = get_endpoint(&ids[i]);
+		if (endpoint->generation != seen_generation)
+		{
+			endpoint->gone = true;
+			endpoint->generation = seen_generation;
+			cancel_waiting(endpoint);
+		}
+		else if (!endpoint->webhook->enabled)
+			release_waiting(endpoint);
+		reconsider(endpoint);
+	}
+}
+
+/* A webhook that has something pending was found. */
+static void
+on_swept(const pg_uuid_t *webhook_id, TimestampTz first_due)
+{
+	Endpoint   *endpoint = get_endpoint(webhook_id);
+
+	if (first_due <= GetCurrentTimestamp())
+		make_ready(endpoint, DT_NOBEGIN, 1);
+	else
+	{
+		endpoint->later = true;
+		set_timer(endpoint, first_due);
+	}
+}
+
+/* Forget endpoints that have nothing to do, if there are many. */
+static void
+forget_endpoints(void)
+{
+	HASH_SEQ_STATUS status;
+	Endpoint   *endpoint;
+
+	if (hash_get_num_entries(endpoints) < MAX_IDLE_ENDPOINTS)
+		return;
+	hash_seq_init(&status, endpoints);
+	while ((endpoint = hash_seq_search(&status)) != NULL)
+	{
+		if (endpoint->ready || endpoint->later || endpoint->in_timers ||
+			endpoint->in_flight > 0 || endpoint->nwaiting > 0 ||
+			endpoint->unsettled > 0 || endpoint->in_touched)
+			continue;
+		if (endpoint->webhook)
+			cwh_webhook_free(endpoint->webhook);
+		hash_search(endpoints, &endpoint->id, HASH_REMOVE, NULL);
+	}
+}
+
+/* A webhook has its next delivery due later. */
+static void
+on_next_due(const pg_uuid_t *webhook_id, TimestampTz due)
+{
+	Endpoint   *endpoint = get_endpoint(webhook_id);
+
+	endpoint->later = true;
+	set_timer(endpoint, due);
+}
+
+/* A delivery was claimed. */
+static void
+on_claimed(const CwhClaimed *claimed)
+{
+	Endpoint   *endpoint = get_endpoint(&claimed->webhook_id);
+	Delivery   *delivery = new_delivery();
+	MemoryContext oldcontext;
+
+	claimed_now[nclaimed_now++] = delivery;
+	delivery->endpoint = endpoint;
+	delivery->id = claimed->id;
+	delivery->attempts = claimed->attempts;
+	delivery->first_attempt = claimed->first_attempt;
+	delivery->last_wait_ms = claimed->last_wait_ms;
+	delivery->log = false;
+	delivery->has_event = claimed->has_event;
+	if (claimed->has_event)
+	{
+		delivery->event_id = claimed->event.id;
+		oldcontext = MemoryContextSwitchTo(worker_context);
+		delivery->event_type = pstrdup(claimed->event.type);
+		if (claimed->event.chatbot_id)
+			delivery->chatbot_id = pstrdup(claimed->event.chatbot_id);
+		MemoryContextSwitchTo(oldcontext);
+		cwh_envelope_write(&delivery->body, &claimed->event);
+		body_bytes += delivery->body.len;
+		average_body += (delivery->body.len - average_body) / 16;
+	}
+	endpoint->got++;
+	endpoint->after.due = claimed->due;
+	endpoint->after.id = claimed->id;
+}
+
+/* How many deliveries may be claimed now. */
+static int
+claim_budget(void)
+{
+	int			budget = in_flight_limit() + MAX_PREFETCH - in_flight - nwaiting;
+
+	if (!cwh_enabled || dlist_is_empty(&ready_list) ||
+		body_bytes >= MAX_BODY_BYTES)
+		return 0;
+	return Min(budget, 1 + (int) (MAX_BODY_BYTES / (average_body + 1)));
+}
+
+/* Claim for the endpoints that are ready, a fair share for each. */
+static void
+claim(void)
+{
+	int			budget = claim_budget();
+	int			nready = 0;
+	int			share;
+	int			n = 0;
+	int			nlater = 0;
+	CwhWant    *wants;
+	pg_uuid_t  *later;
+	TimestampTz now;
+	dlist_iter	iter;
+
+	if (budget <= 0)
+		return;
+	dlist_foreach(iter, &ready_list)
+		if (++nready == budget)
+			break;
+	share = Max(1, budget / nready);
+	wants = palloc(nready * sizeof(CwhWant));
+	dlist_foreach(iter, &ready_list)
+	{
+		Endpoint   *endpoint = dlist_container(Endpoint, ready_node, iter.cur);
+
+		if (n == nready)
+			break;
+		endpoint->wanted = Min(share, room(endpoint));
+		endpoint->got = 0;
+		wants[n].webhook_id = endpoint->id;
+		wants[n].after = endpoint->after;
+		wants[n].n = endpoint->wanted;
+		n++;
+	}
+	claimed_now = palloc(budget * sizeof(Delivery *));
+	now = GetCurrentTimestamp();
+	cwh_outbox_claim(wants, n, now, on_claimed);
+	stats.claimed += nclaimed_now;
+	if (nclaimed_now > 0)
+		stats_changed = true;
+
+	/* those that gave less than was wanted have no more, for now */
+	later = palloc(n * sizeof(pg_uuid_t));
+	for (int i = 0; i < n; i++)
+	{
+		Endpoint   *endpoint = get_endpoint(&wants[i].webhook_id);
+
+		/* the next claim begins with those that were not asked in this one */
+		dlist_delete(&endpoint->ready_node);
+		dlist_push_tail(&ready_list, &endpoint->ready_node);
+		if (endpoint->got == endpoint->wanted)
+			continue;
+		endpoint->ready = false;
+		if (endpoint->later)
+		{
+			endpoint->later = false;
+			later[nlater++] = endpoint->id;
+		}
+	}
+	if (nlater > 0)
+		cwh_outbox_next_due(later, nlater, now, on_next_due);
+}
+
+/* The claims of a transaction that was committed: they wait to be started. */
+static void
+keep_claims(void)
+{
+	for (int i = 0; i < nclaimed_now; i++)
+	{
+		Delivery   *delivery = claimed_now[i];
+		Endpoint   *endpoint = delivery->endpoint;
+
+		if (!delivery->has_event)
+			add_result(delivery, CWH_OUTCOME_CANCELED, "the event is gone");
+		else if (endpoint->gone || endpoint->webhook == NULL)
+			add_result(delivery, CWH_OUTCOME_CANCELED, "the webhook was deleted");
+		else
+		{
+			append_node(&endpoint->waiting, &endpoint->waiting_tail,
+						&delivery->node);
+			endpoint->nwaiting++;
+			nwaiting++;
+			continue;
+		}
+	}
+	for (int i = 0; i < nclaimed_now; i++)
+		reconsider(claimed_now[i]->endpoint);
+	nclaimed_now = 0;
+}
+
+/* The claims of a transaction that failed. */
+static void
+undo_claims(void)
+{
+	for (int i = 0; i < nclaimed_now; i++)
+	{
+		Delivery   *delivery = claimed_now[i];
+		Endpoint   *endpoint = delivery->endpoint;
+
+		cwh_claim_release(&delivery->id, 1);
+		endpoint->after.due = DT_NOBEGIN;
+		endpoint->ready = true;
+		free_delivery(delivery);
+		reconsider(endpoint);
+	}
+	nclaimed_now = 0;
+}
+
+/* What is to be settled in one transaction. */
+typedef struct Settle
+{
+	int			n;
+	Delivery  **deliveries;
+	CwhResult  *results;
+	int			ngains;
+	CwhHealthGain **gains;
+} Settle;
+
+/* Take results off the queue and settle them. */
+static void
+settle(Settle *work)
+{
+	CwhAttempt *attempts;
+	int			nattempts = 0;
+	int			n = Min(nresults, settle_limit);
+	bool		careful = careful_until > GetCurrentTimestamp();
+	slist_iter	iter;
+
+	work->deliveries = palloc(Max(1, n) * sizeof(Delivery *));
+	work->results = palloc0(Max(1, n) * sizeof(CwhResult));
+	attempts = palloc(Max(1, n) * sizeof(CwhAttempt));
+	slist_foreach(iter, &results)
+	{
+		Delivery   *delivery = slist_container(Delivery, node, iter.cur);
+		CwhResult  *result = &work->results[work->n];
+
+		if (work->n == n)
+			break;
+		work->deliveries[work->n++] = delivery;
+		result->id = delivery->id;
+		result->outcome = delivery->outcome;
+		result->webhook_name = delivery->endpoint->webhook ?
+			delivery->endpoint->webhook->name : NULL;
+		result->attempted_at = delivery->started_at;
+		result->latency_ms = delivery->transfer.latency_ms;
+		result->status = delivery->transfer.status;
+		result->error = delivery->error;
+		result->wait_ms = delivery->wait_ms;
+	}
+	cwh_outbox_settle(work->results, work->n, careful);
+
+	for (int i = 0; i < work->n; i++)
+	{
+		Delivery   *delivery = work->deliveries[i];
+		CwhAttempt *attempt = &attempts[nattempts];
+
+		if (!delivery->log || !work->results[i].settled)
+			continue;
+		attempt->delivery_id = delivery->id;
+		attempt->attempt = delivery->attempts + 1;
+		attempt->webhook_id = delivery->endpoint->id;
+		attempt->chatbot_id = delivery->chatbot_id;
+		attempt->started_at = delivery->started_at;
+		attempt->latency_ms = delivery->transfer.latency_ms;
+		attempt->status = delivery->transfer.status;
+		attempt->error = delivery->error;
+		attempt->response_headers = attempt->response_body = NULL;
+		if (attempt->status != 0)
+		{
+			attempt->response_headers =
+				cwh_reply_headers(&delivery->transfer.response_headers);
+			attempt->response_body =
+				cwh_reply_text(&delivery->transfer.response_body);
+		}
+		nattempts++;
+	}
+	cwh_outbox_log_attempts(attempts, nattempts);
+}
+
+/* Write what the webhooks' health has gained, and disable who asked for it. */
+static void
+settle_endpoints(Settle *work)
+{
+	dlist_iter	iter;
+
+	work->gains = palloc(Max(1, ntouched) * sizeof(CwhHealthGain *));
+	dlist_foreach(iter, &touched_list)
+	{
+		Endpoint   *endpoint = dlist_container(Endpoint, touched_node, iter.cur);
+
+		if (endpoint->gain)
+			work->gains[work->ngains++] = endpoint->gain;
+		if (endpoint->disable &&
+			cwh_outbox_disable(&endpoint->id, "the receiver answered 410 Gone"))
+		{
+			endpoint->disable = false;
+			ereport(LOG,
+					(errmsg("chatwebhook disabled webhook \"%s\": the receiver answered 410 Gone",
+							endpoint->webhook->name)));
+		}
+	}
+	cwh_outbox_add_health(work->gains, work->ngains);
+}
+
+/* The settle was committed: let go of what is done with. */
+static void
+keep_settle(Settle *work)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	dlist_mutable_iter iter;
+	int64	   *ids = palloc(Max(1, work->n) * sizeof(int64));
+	int			nids = 0;
+
+	for (int i = 0; i < work->n; i++)
+	{
+		Delivery   *delivery = work->deliveries[i];
+		Endpoint   *endpoint = delivery->endpoint;
+
+		slist_pop_head_node(&results);
+		nresults--;
+		if (!work->results[i].settled)
+		{
+			/* somebody has locked its row: later */
+			append_node(&results, &results_tail, &delivery->node);
+			nresults++;
+			continue;
+		}
+		endpoint->unsettled--;
+		ids[nids++] = delivery->id;
+		if (delivery->outcome == CWH_OUTCOME_RETRY)
+		{
+			TimestampTz due = TimestampTzPlusMilliseconds(delivery->started_at,
+														  delivery->transfer.latency_ms +
+														  delivery->wait_ms);
+
+			endpoint->later = true;
+			if (due > now)
+				set_timer(endpoint, due);
+			else
+				make_ready(endpoint, due, delivery->id);
+		}
+		free_delivery(delivery);
+	}
+	cwh_claim_release(ids, nids);
+	if (nids > 0)
+		cwh_settled_broadcast();
+	if (nresults > 0)
+		oldest_result = nids > 0 ? now :
+			TimestampTzPlusMilliseconds(now, LOCKED_DELAY_MS);
+
+	dlist_foreach_modify(iter, &touched_list)
+	{
+		Endpoint   *endpoint = dlist_container(Endpoint, touched_node, iter.cur);
+
+		if (endpoint->gain && (endpoint->gain->written || endpoint->gone))
+		{
+			pfree(endpoint->gain);
+			endpoint->gain = NULL;
+		}
+		if (endpoint->gone)
+			endpoint->disable = false;
+		if (endpoint->gain || endpoint->disable)
+			continue;
+		dlist_delete(&endpoint->touched_node);
+		endpoint->in_touched = false;
+		ntouched--;
+	}
+	touched_retry_at = TimestampTzPlusMilliseconds(now, LOCKED_DELAY_MS);
+}
+
+/*
+ * See that the extension is still there, in a version that we know, and that
+ * what we know of the webhooks is true.
+ */
+static void
+check_configuration(void)
+{
+	char	   *version;
+	uint64		generation;
+
+	AcceptInvalidationMessages();
+	generation = cwh_config_generation();
+	if (generation != seen_generation)
+	{
+		if (!cwh_outbox_present(&version))
+			leave(CWH_EXIT_NO_EXTENSION);
+		if (strcmp(version, CWH_SQL_VERSION) != 0)
+		{
+			ereport(WARNING,
+					(errmsg("chatwebhook's library is of version %s, but the extension in database \"%s\" is of version %s: nothing is sent",
+							CWH_SQL_VERSION, get_database_name(MyDatabaseId), version),
+					 errhint("Use ALTER EXTENSION chatwebhook UPDATE, or install that version's library and restart the server.")));
+			leave(CWH_EXIT_NO_EXTENSION);
+		}
+		cwh_config_watch();
+		seen_generation = cwh_config_generation();
+	}
+}
+
+/*
+ * One transaction: settle what has ended, look around, and claim.  An error
+ * leaves everything as it was, to be tried again after a pause.
+ */
+static void
+transact(bool do_settle, bool do_sweep, bool do_claim)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(transaction_context);
+	volatile bool ok = false;
+	Settle	   *work;
+
+	nclaimed_now = 0;
+	pgstat_report_activity(STATE_RUNNING,
+						   do_settle ? "settling" : do_sweep ? "sweeping" : "claiming");
+	work = palloc0(sizeof(Settle));
+	PG_TRY();
+	{
+		cwh_outbox_begin();
+		MemoryContextSwitchTo(transaction_context);
+		check_configuration();
+		if (do_settle)
+		{
+			settle(work);
+			settle_endpoints(work);
+		}
+		if (do_sweep)
+			cwh_outbox_sweep(on_swept);
+		if (cwh_enabled)
+			refresh_endpoints();
+		if (do_claim)
+			claim();
+		cwh_outbox_commit();
+		ok = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(transaction_context);
+		error = CopyErrorData();
+		HOLD_INTERRUPTS();
+		if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE &&
+			careful_until < GetCurrentTimestamp())
+			careful_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														CAREFUL_MS);
+		else
+		{
+			note_error(error->message);
+			pause_ms = Min(Max(2 * pause_ms, FIRST_PAUSE_MS), MAX_PAUSE_MS);
+			paused_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   pause_ms);
+			settle_limit = Max(1, settle_limit / 2);
+			EmitErrorReport();
+		}
+		AbortOutOfAnyTransaction();
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+
+	MemoryContextSwitchTo(transaction_context);
+	if (ok)
+	{
+		if (do_settle)
+			keep_settle(work);
+		keep_claims();
+		pause_ms = 0;
+		settle_limit = Min(MAX_SETTLE, settle_limit * 2);
+	}
+	else
+	{
+		undo_claims();
+		/* a result that cannot be settled must not stand before the others */
+		if (settle_limit == 1 && nresults > 1)
+			append_node(&results, &results_tail, slist_pop_head_node(&results));
+	}
+	if (do_sweep && ok)
+	{
+		next_sweep = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												 cwh_poll_interval);
+		forget_endpoints();
+	}
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextReset(transaction_context);
+	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+/*
+ * The loop
+ */
+
+/* Take the hints that commits have left. */
+static void
+take_hints(void)
+{
+	CwhHint		hints[CWH_MAX_HINTS];
+	bool		sweep;
+	int			n = cwh_slot_take_hints(hints, &sweep);
+
+	for (int i = 0; i < n; i++)
+	{
+		Endpoint   *endpoint = get_endpoint(&hints[i].webhook_id);
+
+		endpoint->later = endpoint->later || hints[i].due == DT_NOBEGIN;
+		make_ready(endpoint, hints[i].due, hints[i].id);
+	}
+	if (sweep)
+		next_sweep = 0;
+}
+
+/* Endpoints whose time has come are ready. */
+static void
+run_timers(TimestampTz now)
+{
+	while (!pairingheap_is_empty(timers))
+	{
+		Endpoint   *endpoint = pairingheap_container(Endpoint, timer,
+													 pairingheap_first(timers));
+
+		if (endpoint->look_at > now)
+			break;
+		pairingheap_remove_first(timers);
+		endpoint->in_timers = false;
+		make_ready(endpoint, endpoint->look_at, 1);
+	}
+}
+
+/* Take over settings that have changed. */
+static void
+reload(void)
+{
+	CwhTransportOptions options;
+	HASH_SEQ_STATUS status;
+	Endpoint   *endpoint;
+
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	cwh_transport_options(&options);
+	options.max_connections = in_flight_limit();
+	cwh_transport_configure(&options);
+	if (cwh_enabled)
+		return;
+	hash_seq_init(&status, endpoints);
+	while ((endpoint = hash_seq_search(&status)) != NULL)
+		release_waiting(endpoint);
+}
+
+/* Decide on a transaction, and run it. */
+static void
+transact_if_due(TimestampTz now)
+{
+	bool		do_settle;
+	bool		do_sweep;
+	bool		do_claim;
+
+	if (now < paused_until)
+		return;
+	do_settle = nresults >= SETTLE_BATCH ||
+		(nresults > 0 &&
+		 ((in_flight == 0 && oldest_result <= now) ||
+		  TimestampDifferenceExceeds(oldest_result, now, SETTLE_DELAY_MS))) ||
+		(ntouched > 0 && nresults == 0 && now >= touched_retry_at);
+	do_sweep = cwh_enabled && now >= next_sweep;
+	do_claim = cwh_enabled && (do_sweep || claim_budget() > 0);
+	/* while there is something to start, a claim can wait for the next settle */
+	if (!do_settle && !do_sweep && !dlist_is_empty(&startable_list) &&
+		in_flight > 0)
+		do_claim = false;
+	if (do_settle || do_sweep || do_claim)
+		transact(do_settle, do_sweep, do_claim);
+}
+
+/* Milliseconds until there is something to do without being woken. */
+static long
+time_to_wait(TimestampTz now)
+{
+	TimestampTz next = next_sweep;
+	long		transport = cwh_transport_timeout_ms();
+	long		ms;
+
+	if (!cwh_enabled)
+		next = DT_NOEND;
+	if (!pairingheap_is_empty(timers))
+		next = Min(next, pairingheap_container(Endpoint, timer,
+											   pairingheap_first(timers))->look_at);
+	if (nresults > 0)
+		next = Min(next, TimestampTzPlusMilliseconds(oldest_result,
+													 SETTLE_DELAY_MS));
+	if (ntouched > 0)
+		next = Min(next, touched_retry_at);
+	next = Max(next, paused_until);
+	if (starved_until > now)
+		next = Min(next, starved_until);
+	if (next == DT_NOEND)
+		return transport;
+	ms = next <= now ? 0 : (long) ((next - now + 999) / 1000);
+	return transport >= 0 ? Min(ms, transport) : ms;
+}
+
+/* Show the worker's figures, if they have changed. */
+static void
+show_stats(void)
+{
+	if (!stats_changed && stats.in_flight == in_flight)
+		return;
+	stats.in_flight = in_flight;
+	cwh_slot_update_stats(&stats);
+	stats_changed = false;
+}
+
+/* Deliver, until asked to leave. */
+static void
+deliver(void)
+{
+	WaitEventSet *events = cwh_create_wait_event_set(3);
+	uint32		wait_event = cwh_wait_event("ChatwebhookWorkerMain");
+
+	AddWaitEventToSet(events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	AddWaitEventToSet(events, WL_SOCKET_READABLE, cwh_transport_fd(), NULL, NULL);
+
+	while (!terminate && !cwh_slot_stop_requested())
+	{
+		CwhTransfer *transfer;
+		WaitEvent	event;
+		TimestampTz now;
+		bool		busy = false;
+
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+			reload();
+		take_hints();
+		now = GetCurrentTimestamp();
+		run_timers(now);
+		transact_if_due(now);
+		if (cwh_enabled && now >= starved_until)
+			start_deliveries();
+		(void) cwh_transport_drive();
+		while ((transfer = cwh_transport_reap()) != NULL)
+		{
+			judge((Delivery *) transfer);
+			busy = true;
+		}
+		if (busy)
+			continue;			/* free slots can be filled at once */
+
+		show_stats();
+		(void) WaitEventSetWait(events, time_to_wait(GetCurrentTimestamp()),
+								&event, 1, wait_event);
+	}
+
+	/* what has been answered need not be repeated */
+	if (nresults > 0)
+		transact(true, false, false);
+}
+
+/* Settings that this process needs, whatever the database's say. */
+static void
+fix_settings(void)
+{
+	static const char *const settings[][2] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"statement_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"},
+		/* see cwh_outbox_settle() */
+		{"lock_timeout", "200ms"},
+		/* see cwh_outbox_commit() */
+		{"synchronous_commit", "off"},
+		/* other people's triggers on our tables do not run as this process */
+		{"session_replication_role", "replica"},
+		{"row_security", "off"},
+		/* tables that are empty now and full in a minute mislead the planner */
+		{"plan_cache_mode", "force_generic_plan"},
+		{"enable_seqscan", "off"},
+		{"enable_bitmapscan", "off"},
+		{"enable_hashjoin", "off"},
+		{"enable_mergejoin", "off"},
+		{"enable_material", "off"},
+		{"jit", "off"},
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET,
+						PGC_S_OVERRIDE);
+}
+
+/* Set up what the loop needs. */
+static void
+set_up(void)
+{
+	CwhTransportOptions options;
+	HASHCTL		info;
+
+	worker_context = AllocSetContextCreate(TopMemoryContext,
+										   "chatwebhook worker",
+										   ALLOCSET_DEFAULT_SIZES);
+	transaction_context = AllocSetContextCreate(TopMemoryContext,
+												"chatwebhook transaction",
+												ALLOCSET_DEFAULT_SIZES);
+	memset(&info, 0, sizeof(info));
+	info.keysize = sizeof(pg_uuid_t);
+	info.entrysize = sizeof(Endpoint);
+	info.hcxt = worker_context;
+	endpoints = hash_create("chatwebhook endpoints", 256, &info,
+							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	MemoryContextSwitchTo(worker_context);
+	timers = pairingheap_allocate(compare_timers, NULL);
+	dlist_init(&ready_list);
+	dlist_init(&startable_list);
+	dlist_init(&touched_list);
+	slist_init(&results);
+	slist_init(&spare_deliveries);
+
+	cwh_transport_options(&options);
+	options.max_connections = in_flight_limit();
+	if (!cwh_transport_open(&options))
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("could not set up libcurl")));
+}
+
+/* Entry point of a worker's process. */
+void
+cwh_worker_main(Datum arg)
+{
+	Oid			database;
+	int			number;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, on_sigterm);
+	pqsignal(SIGINT, SIG_IGN);
+	BackgroundWorkerUnblockSignals();
+
+	/* attached first: from here on commits leave hints, so none is missed */
+	cwh_slot_attach(DatumGetInt32(arg), &database, &number);
+	if (!OidIsValid(database) || cwh_slot_stop_requested())
+		proc_exit(0);
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	fix_settings();
+	set_up();
+
+	StartTransactionCommand();
+	if (!OidIsValid(get_extension_oid("chatwebhook", true)))
+		leave(CWH_EXIT_NO_EXTENSION);
+	CommitTransactionCommand();
+	seen_generation = 0;
+	transact(false, false, false);
+	cwh_slot_announce();
+	ereport(LOG, (errmsg("chatwebhook worker %d started", number + 1)));
+	deliver();
+	cwh_transport_close();
+	proc_exit(0);
+}

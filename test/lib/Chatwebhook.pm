@@ -1,0 +1,485 @@
+
+=head1 NAME
+
+Chatwebhook - what the TAP tests share
+
+=head1 SYNOPSIS
+
+  use FindBin;
+  use lib "$FindBin::Bin/../lib";
+  use Chatwebhook;
+  use Test::More;
+
+  my $node = new_node('main', 'chatwebhook.workers' => 2);
+  my $receiver = start_receiver();
+  my ($id, $secret) = create_webhook($node, name => 'crm', path => '/flaky/2');
+
+  $node->safe_psql('postgres',
+      q{select chatwebhook.emit('webhook.test', null, null, '{}')});
+  ok(wait_idle($node), 'the worker is done');
+  ok($receiver->wait_for(3, 'crm'), 'three requests have arrived');
+  ok($_->{verified}{standard}, 'signed') for $receiver->log('crm');
+
+=head1 DESCRIPTION
+
+Nodes are those of PostgreSQL::Test::Cluster (its newer minor releases of 13
+and 14 have that name too), receivers are receiver.py and receiver.js beside
+this file, which explain their paths, logs and options.  Both are stopped when
+the test ends, however it ends.  Timeouts are in seconds; they default to what
+the environment variable PG_TEST_TIMEOUT_DEFAULT says, and are only ever how
+long to wait for something before calling it a failure.
+
+=cut
+
+package Chatwebhook;
+
+use strict;
+use warnings;
+
+use Cwd qw(abs_path);
+use Exporter qw(import);
+use File::Basename qw(dirname);
+use JSON::PP ();
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+our @EXPORT = qw(new_node start_receiver create_webhook wait_idle);
+
+our $lib = dirname(abs_path(__FILE__));
+our $last_receiver;
+
+my $json = JSON::PP->new->utf8(0)->canonical->allow_nonref;
+
+=head1 FUNCTIONS
+
+=over
+
+=item new_node($name, %settings)
+
+A running node with the extension in database postgres, which may send to
+receivers on this machine.  The settings go to postgresql.conf.  Two that begin
+with a minus sign go elsewhere: C<-init> is an array of arguments for init(),
+C<< -extension => 0 >> leaves CREATE EXTENSION out.
+
+=cut
+
+sub new_node
+{
+	my ($name, %given) = @_;
+	my $init = delete $given{-init} || [];
+	my $extension = delete $given{-extension} // 1;
+	my %settings = (
+		'shared_preload_libraries' => 'chatwebhook',
+		'chatwebhook.allow_http' => 'on',
+		'chatwebhook.allowed_networks' => '127.0.0.0/8, ::1/128',
+		%given);
+
+	my $node = PostgreSQL::Test::Cluster->new($name);
+	$node->init(@$init);
+	foreach my $setting (sort keys %settings)
+	{
+		$node->append_conf('postgresql.conf',
+			"$setting = " . _literal($settings{$setting}));
+	}
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION chatwebhook')
+	  if $extension;
+	return $node;
+}
+
+=item start_receiver(%options)
+
+Starts a receiver and returns it, see L</RECEIVERS>.  Options: C<program>
+(receiver.py, or receiver.js), C<args> (an array of further arguments for it),
+C<tls> (true: https, with a certificate made for this receiver).
+
+=cut
+
+sub start_receiver
+{
+	$last_receiver = Chatwebhook::Receiver->new(@_);
+	return $last_receiver;
+}
+
+=item create_webhook($node, name => $name, path => $path, %columns)
+
+Calls chatwebhook.create_webhook() and returns the id and the secret, which the
+receiver is told.  The webhook's URL is the path on the receiver that was
+started last (C<receiver> names another), with the name as its label unless the
+path has one; or it is C<url>.  It is subscribed to everything unless C<events>
+says otherwise.  An array becomes a text[], a hash becomes jsonb, undef becomes
+null.  C<dbname> is the database to do it in.
+
+=cut
+
+sub create_webhook
+{
+	my ($node, %columns) = @_;
+	my $dbname = delete $columns{dbname} // 'postgres';
+	my $receiver = delete $columns{receiver} // $last_receiver;
+	my $path = delete $columns{path} // '/ok';
+	my $label;
+
+	$columns{name} //= 'webhook';
+	$columns{events} //= ['*'];
+	if (!defined $columns{url})
+	{
+		($path, $label) = _label_path($path, $columns{name});
+		$columns{url} = $receiver->url($path);
+	}
+
+	my $arguments =
+	  join(', ', map { "$_ => " . _literal($columns{$_}) } sort keys %columns);
+	my $row = $node->safe_psql($dbname,
+		"SELECT id, secret FROM chatwebhook.create_webhook($arguments)");
+	my ($id, $secret) = split(/\|/, $row);
+	$receiver->set_secret($label, $secret) if defined $label;
+	return ($id, $secret);
+}
+
+=item wait_idle($node, timeout => $seconds, dbname => $dbname)
+
+Waits until every delivery is finished; false if the time is up before.
+
+=back
+
+=cut
+
+sub wait_idle
+{
+	my ($node, %options) = @_;
+	my $dbname = $options{dbname} // 'postgres';
+	my $timeout = $options{timeout} // $PostgreSQL::Test::Utils::timeout_default;
+
+	return $node->safe_psql($dbname,
+		"SELECT chatwebhook.wait_until_idle('$timeout s')") eq 't';
+}
+
+# The path with a label in front of its query string, and the label.
+sub _label_path
+{
+	my ($path, $name) = @_;
+	my ($plain, $query) = $path =~ /^([^?]*)(.*)$/s;
+
+	if ($plain !~ m{/-/})
+	{
+		(my $escaped = $name) =~ s/([^A-Za-z0-9._~-])/sprintf('%%%02X', ord $1)/ge;
+		$plain .= "/-/$escaped";
+	}
+	my ($label) = $plain =~ m{/-/(.*)$};
+	$label =~ s/%([0-9A-Fa-f]{2})/chr hex $1/ge;
+	return ("$plain$query", $label);
+}
+
+# A Perl value as an SQL literal, or as a setting's value.
+sub _literal
+{
+	my ($value) = @_;
+
+	return 'NULL' if !defined $value;
+	if (ref $value eq 'ARRAY')
+	{
+		my @elements = map { s/(["\\])/\\$1/gr } @$value;
+		$value = '{' . join(',', map { qq("$_") } @elements) . '}';
+	}
+	elsif (ref $value)
+	{
+		$value = $json->encode($value);
+	}
+	$value =~ s/'/''/g;
+	return "'$value'";
+}
+
+=head1 RECEIVERS
+
+=over
+
+=cut
+
+package Chatwebhook::Receiver;
+
+use strict;
+use warnings;
+
+use File::Basename qw(basename);
+use HTTP::Tiny;
+use IPC::Open3 qw(open3);
+use JSON::PP ();
+use POSIX qw(WNOHANG);
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my @running;
+my $started = 0;
+my $owner = $$;
+
+sub new
+{
+	my ($class, %options) = @_;
+	my $program = $options{program} // 'receiver.py';
+	my $interpreter =
+	    $program =~ /\.js$/
+	  ? $ENV{NODE} // 'node'
+	  : $ENV{PYTHON} // 'python3';
+	my $directory = PostgreSQL::Test::Utils::tempdir('receiver');
+	my $test = basename($0, '.pl');
+	my $base =
+	  "$PostgreSQL::Test::Utils::log_path/${test}_receiver_" . ++$started;
+
+	my $self = bless {
+		log_file => "$base.jsonl",
+		error_file => "$base.err",
+		secrets_file => "$directory/secrets.json",
+		secrets => {},
+		scheme => 'http',
+	}, $class;
+	unlink $self->{log_file};
+	my @command = (
+		$interpreter, "$Chatwebhook::lib/$program",
+		'--log' => $self->{log_file},
+		'--secrets' => $self->{secrets_file},
+		@{ $options{args} // [] });
+	if ($options{tls})
+	{
+		$self->_make_certificate($directory);
+		push @command, '--cert' => $self->{ca_file}, '--key' => "$directory/key.pem";
+	}
+	$self->_start(@command);
+	$self->rewind;
+	return $self;
+}
+
+# Start the program and read the port that it prints.
+sub _start
+{
+	my ($self, @command) = @_;
+
+	open my $errors, '>', $self->{error_file}
+	  or die "could not open \"$self->{error_file}\": $!";
+	$self->{pid} =
+	  open3($self->{stdin}, my $stdout, '>&' . fileno($errors), @command);
+	push @running, $self;
+	my $line = <$stdout> // '';
+	($self->{port}) = $line =~ /^listening (\d+)$/;
+	die "$command[1] did not start, see $self->{error_file}\n"
+	  if !defined $self->{port};
+}
+
+# A certificate for localhost and 127.0.0.1, which is its own authority.
+sub _make_certificate
+{
+	my ($self, $directory) = @_;
+
+	$self->{scheme} = 'https';
+	$self->{ca_file} = "$directory/cert.pem";
+	PostgreSQL::Test::Utils::system_or_bail(
+		'openssl', 'req',
+		'-x509', '-nodes',
+		'-newkey' => 'rsa:2048',
+		'-days' => 2,
+		'-subj' => '/CN=localhost',
+		'-addext' => 'subjectAltName=DNS:localhost,IP:127.0.0.1',
+		'-keyout' => "$directory/key.pem",
+		'-out' => $self->{ca_file});
+}
+
+=item port(), pid(), ca_file(), log_file()
+
+Where it listens, its process, the certificate to trust if it speaks TLS, and
+the file that has its log.
+
+=cut
+
+sub port { return $_[0]->{port}; }
+sub pid { return $_[0]->{pid}; }
+sub ca_file { return $_[0]->{ca_file}; }
+sub log_file { return $_[0]->{log_file}; }
+
+=item url($path)
+
+=cut
+
+sub url
+{
+	my ($self, $path) = @_;
+	return "$self->{scheme}://127.0.0.1:$self->{port}$path";
+}
+
+=item set_secret($label, $secret)
+
+Tells the receiver by what to verify the requests of a label: a secret, or an
+array of them.
+
+=cut
+
+sub set_secret
+{
+	my ($self, $label, $secret) = @_;
+	my $new = "$self->{secrets_file}.new";
+
+	$self->{secrets}{$label} = $secret;
+	open my $file, '>', $new or die "could not open \"$new\": $!";
+	print $file JSON::PP->new->utf8->encode($self->{secrets});
+	close $file or die "could not write \"$new\": $!";
+	rename $new, $self->{secrets_file}
+	  or die "could not rename \"$new\": $!";
+}
+
+=item log($label)
+
+The requests so far as a list of hashes, those of a label or all.
+
+=cut
+
+sub log
+{
+	my ($self, $label) = @_;
+
+	open my $file, '<:raw', $self->{log_file}
+	  or die "could not open \"$self->{log_file}\": $!";
+	seek $file, $self->{log_read}, 0;
+	while (defined(my $line = <$file>))
+	{
+		last if substr($line, -1) ne "\n";
+		$self->{log_read} += length $line;
+		push @{ $self->{entries} }, JSON::PP->new->utf8->decode($line);
+	}
+	return @{ $self->{entries} } if !defined $label;
+	return grep { $_->{label} eq $label } @{ $self->{entries} };
+}
+
+=item count($label)
+
+How many whole requests there were.
+
+=cut
+
+sub count
+{
+	my ($self, $label) = @_;
+	return scalar grep { $_->{complete} // 1 } $self->log($label);
+}
+
+=item wait_for($n, $label, $timeout)
+
+Waits until there were that many.  False, with a word about it, if there were
+not in time.
+
+=cut
+
+sub wait_for
+{
+	my ($self, $n, $label, $timeout) = @_;
+
+	return 1 if $self->wait_until(sub { $self->count($label) >= $n }, $timeout);
+	diag(sprintf 'the receiver got %d of %d requests%s',
+		$self->count($label), $n, defined $label ? " for $label" : '');
+	return 0;
+}
+
+=item wait_until($condition, $timeout)
+
+Waits until the condition, a sub about the receiver's log, is true.
+
+=cut
+
+sub wait_until
+{
+	my ($self, $condition, $timeout) = @_;
+	my $deadline =
+	  time + ($timeout // $PostgreSQL::Test::Utils::timeout_default);
+
+	until ($condition->())
+	{
+		return 0 if time > $deadline;
+		$self->_check_alive;
+		sleep 0.01;
+	}
+	return 1;
+}
+
+# Die rather than wait for a receiver that has ended by itself.
+sub _check_alive
+{
+	my ($self) = @_;
+
+	return if waitpid($self->{pid}, WNOHANG) == 0;
+	@running = grep { $_ != $self } @running;
+	die "the receiver is gone, see $self->{error_file}\n";
+}
+
+=item set(%what)
+
+Changes behaviours: C<< up => [labels] >>, C<< down => [labels] >>,
+C<< replies => {label => [...]} >>.  Not for a receiver that speaks TLS.
+
+=item reset()
+
+Makes the receiver forget its log, counts and behaviours.
+
+=cut
+
+sub set
+{
+	my ($self, %what) = @_;
+	return $self->_control('/_set', JSON::PP->new->utf8->encode(\%what));
+}
+
+sub reset
+{
+	my ($self) = @_;
+	$self->_control('/_reset', '');
+	$self->rewind;
+}
+
+sub _control
+{
+	my ($self, $path, $body) = @_;
+	my $response =
+	  HTTP::Tiny->new->post($self->url($path), { content => $body });
+
+	die "$path: $response->{status} $response->{content}\n"
+	  if !$response->{success};
+}
+
+# Read the log from its beginning again.
+sub rewind
+{
+	my ($self) = @_;
+	$self->{log_read} = 0;
+	$self->{entries} = [];
+}
+
+=item stop()
+
+Ends the receiver; nothing listens on its port any more.
+
+=back
+
+=cut
+
+sub stop
+{
+	my ($self) = @_;
+
+	return if !grep { $_ == $self } @running;
+	@running = grep { $_ != $self } @running;
+	kill 'TERM', $self->{pid};
+	waitpid $self->{pid}, 0;
+	close $self->{stdin};
+}
+
+END
+{
+	# This must not change the exit code of the test.
+	my $exit_code = $?;
+
+	if ($$ == $owner)
+	{
+		$_->stop foreach @running;
+	}
+	$? = $exit_code;
+}
+
+1;

@@ -1,0 +1,591 @@
+/*
+ * test_sign.c
+ *		Signatures against vectors of others, and against malformed input.
+ *
+ * Only here are keys of every length, a failing random source and a sweep of
+ * damaged signatures to be had; that requests carry the signatures is for the
+ * tests with a receiver to show.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include "../../src/sign.c"
+
+#include <stdlib.h>
+
+#include "tap.h"
+
+/* The secret of the published vectors. */
+static const char published[] = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/* Make the signer of a secret that ends in a NUL. */
+static CwhSigner *
+signer_of(const char *secret)
+{
+	return cwh_signer_create(secret, strlen(secret));
+}
+
+/* The vectors of RFC 4231, by the body signature of their keys. */
+static void
+test_rfc4231(void)
+{
+	static const struct
+	{
+		const char *name;
+		const char *key;		/* written out, or one byte repeated */
+		size_t		keylen;
+		const char *data;
+		size_t		len;
+		const char *want;
+	}			vectors[] = {
+		{
+			"RFC 4231 case 1", "\x0b", 20, "Hi There", 8,
+			"sha256=b0344c61d8db38535ca8afceaf0bf12b"
+			"881dc200c9833da726e9376c2e32cff7"
+		},
+		{
+			"RFC 4231 case 2", "Jefe", 4, "what do ya want for nothing?", 28,
+			"sha256=5bdcc146bf60754e6a042426089575c7"
+			"5a003f089d2739839dec58b964ec3843"
+		},
+		{
+			"RFC 4231 case 3", "\xaa", 20, "\xdd", 50,
+			"sha256=773ea91e36800e46854db8ebd09181a7"
+			"2959098b3ef8c122d9635514ced565fe"
+		},
+		{
+			"RFC 4231 case 4",
+			"\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d"
+			"\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19",
+			25, "\xcd", 50,
+			"sha256=82558a389a443c0ea4cc819899f2083a"
+			"85f0faa3e578f8077a2e3ff46729665b"
+		},
+		{
+			"RFC 4231 case 6, a key longer than a block", "\xaa", 131,
+			"Test Using Larger Than Block-Size Key - Hash Key First", 54,
+			"sha256=60e431591ee0b67f0d8a26aacbf5b77f"
+			"8e0bc6213728c5140546040f0ee37f54"
+		},
+		{
+			"RFC 4231 case 7, key and data longer than a block", "\xaa", 131,
+			"This is a test using a larger than block-size key and a larger "
+			"than block-size data. The key needs to be hashed before being "
+			"used by the HMAC algorithm.", 152,
+			"sha256=9b09ffa71b942fcb27635fbcd5b0e944"
+			"bfdc63644f0713938a7f51535c3a35e2"
+		},
+	};
+
+	for (size_t i = 0; i < sizeof(vectors) / sizeof(vectors[0]); i++)
+	{
+		char		key[256];
+		char		data[256];
+		char		got[CWH_BODY_SIGNATURE_LEN + 1];
+		CwhSigner  *signer;
+
+		/* A string of one byte is repeated to the length. */
+		if (vectors[i].key[1] == '\0')
+			memset(key, vectors[i].key[0], vectors[i].keylen);
+		else
+			memcpy(key, vectors[i].key, vectors[i].keylen);
+		if (vectors[i].data[1] == '\0')
+			memset(data, vectors[i].data[0], vectors[i].len);
+		else
+			memcpy(data, vectors[i].data, vectors[i].len);
+
+		signer = cwh_signer_create(key, vectors[i].keylen);
+		cwh_sign_body(signer, data, vectors[i].len, got);
+		is_str(got, vectors[i].want, vectors[i].name);
+		ok(cwh_verify_body(signer, data, vectors[i].len, got),
+		   "%s verifies", vectors[i].name);
+		cwh_signer_destroy(signer);
+	}
+}
+
+/* The vector of the specification's libraries, and one made with them. */
+static void
+test_published(void)
+{
+	static const struct
+	{
+		const char *id;
+		int64_t		timestamp;
+		const char *timestamp_text;
+		const char *body;
+		const char *standard;
+		const char *plain;
+	}			vectors[] = {
+		{
+			"msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, "1614265330",
+			"{\"test\": 2432232314}",
+			"v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+			"sha256=80ec8a89ce3cd22133a1066caecb4d04"
+			"fea7467657c8514d717ec42c38a5c94c"
+		},
+		{
+			"evt_00000000000000000000000001", 1767323045, "1767323045",
+			"{\"type\":\"lead.captured\","
+			"\"timestamp\":\"2026-01-02T03:04:05.678Z\","
+			"\"data\":{\"name\":\"Zo\xc3\xab \xf0\x9f\x98\x80\"}}",
+			"v1,ZxHswhL9DhqV0FYJHehXikuewRiv4KVXpQyIZYSGXHM=",
+			"sha256=20146a5d2986444f284b4fc58ab2319c"
+			"87002c04a7a2ef225d2134ffb000cbcb"
+		},
+	};
+	CwhSigner  *signer = signer_of(published);
+	char		standard[CWH_STANDARD_SIGNATURE_LEN + 1];
+	char		plain[CWH_BODY_SIGNATURE_LEN + 1];
+
+	ok(signer != NULL, "the published secret makes a signer");
+
+	/* Twice, since a signer goes on to the next message. */
+	for (int round = 0; round < 2; round++)
+	{
+		for (size_t i = 0; i < sizeof(vectors) / sizeof(vectors[0]); i++)
+		{
+			size_t		len = strlen(vectors[i].body);
+
+			ok(cwh_sign_standard(signer, vectors[i].id, vectors[i].timestamp,
+								 vectors[i].body, len, standard),
+			   "%s is signed", vectors[i].id);
+			is_str(standard, vectors[i].standard, "as the standard wants it");
+			ok(cwh_sign_body(signer, vectors[i].body, len, plain),
+			   "its body is signed");
+			is_str(plain, vectors[i].plain, "with the whole secret as the key");
+			ok(cwh_verify_standard(signer, vectors[i].id,
+								   vectors[i].timestamp_text, standard,
+								   vectors[i].body, len,
+								   vectors[i].timestamp, 300),
+			   "its standard signature verifies");
+			ok(cwh_verify_body(signer, vectors[i].body, len, plain),
+			   "its body signature verifies");
+		}
+	}
+
+	ok(cwh_sign_body(signer, NULL, 0, plain), "an empty body is signed");
+	is_str(plain,
+		   "sha256=da5f5865984e699a69cfec62ce49a76d"
+		   "af8ae4601b54a781fa13f3b2d3b2088a", "as it should be");
+	ok(cwh_sign_standard(signer, "a", -5, NULL, 0, standard),
+	   "a time before 1970 is signed");
+	is_str(standard, "v1,qPUugaOzPEKNU4/KIwbkFPxRhsFa8vSR7sx7fIKlGio=",
+		   "as it should be");
+	ok(cwh_sign_standard(signer, "a", INT64_MIN, "", 0, standard) &&
+	   strlen(standard) == CWH_STANDARD_SIGNATURE_LEN,
+	   "the longest timestamp is signed");
+
+	cwh_signer_destroy(signer);
+}
+
+/* A secret without the prefix is the key of both schemes. */
+static void
+test_plain_secret(void)
+{
+	CwhSigner  *signer = signer_of("a plain secret of mine");
+	char		got[CWH_STANDARD_SIGNATURE_LEN + 1];
+
+	cwh_sign_standard(signer, "evt_1", 1700000000, "{}", 2, got);
+	is_str(got, "v1,40nnjBN9SBzT17pfKCA08IciCEY4f4UteDgfPvV55TM=",
+		   "a secret without the prefix is the standard scheme's key too");
+	cwh_signer_destroy(signer);
+}
+
+/*
+ * Keys of every length and every byte: under "whsec_" and OpenSSL's base64 of
+ * a key, the signature is the same as under the key itself.
+ */
+static void
+test_base64_keys(void)
+{
+	bool		all_same = true;
+	unsigned char key[200];
+
+	for (int i = 0; i < 200; i++)
+		key[i] = (unsigned char) (i * 37 + 129);
+
+	for (int len = 1; len <= 200; len++)
+	{
+		char		secret[300];
+		char		encoded[CWH_STANDARD_SIGNATURE_LEN + 1];
+		char		raw[CWH_STANDARD_SIGNATURE_LEN + 1];
+		CwhSigner  *signer;
+
+		memcpy(secret, "whsec_", 6);
+		EVP_EncodeBlock((unsigned char *) secret + 6, key, len);
+
+		signer = signer_of(secret);
+		if (signer == NULL ||
+			!cwh_sign_standard(signer, "m", 1, "x", 1, encoded))
+			encoded[0] = '\0';
+		cwh_signer_destroy(signer);
+
+		signer = cwh_signer_create((const char *) key, (size_t) len);
+		cwh_sign_standard(signer, "m", 1, "x", 1, raw);
+		cwh_signer_destroy(signer);
+
+		if (strcmp(encoded, raw) != 0)
+			all_same = false;
+	}
+
+	ok(all_same, "keys of 1 to 200 bytes are decoded from their base64");
+}
+
+/* What is refused as a secret, and why. */
+static void
+test_secret_problem(void)
+{
+	char		long_secret[300];
+	char		whsec[6 + 88];
+
+	is_str(cwh_secret_problem(published, strlen(published)), NULL,
+		   "the published secret has no problem");
+	is_str(cwh_secret_problem("", 0), "secret is empty", "empty");
+	is_str(cwh_secret_problem(NULL, 0), "secret is empty", "none at all");
+
+	is_str(cwh_secret_problem("fifteen letters", 15),
+		   "secret is shorter than 16 characters", "15 characters");
+	is_str(cwh_secret_problem("sixteen letters!", 16), NULL, "16 characters");
+	memset(long_secret, 'x', sizeof(long_secret));
+	is_str(cwh_secret_problem(long_secret, 256), NULL, "256 characters");
+	is_str(cwh_secret_problem(long_secret, 257),
+		   "secret is longer than 256 characters", "257 characters");
+
+	is_str(cwh_secret_problem("sixteen\nletters!", 16),
+		   "secret has characters other than printable ASCII", "a newline");
+	is_str(cwh_secret_problem("sixteen\0letters!", 16),
+		   "secret has characters other than printable ASCII", "a NUL");
+	is_str(cwh_secret_problem("sixteen\x7fletters!", 16),
+		   "secret has characters other than printable ASCII", "a DEL");
+	is_str(cwh_secret_problem("sixt\xc3\xa9""en letters", 16),
+		   "secret has characters other than printable ASCII",
+		   "an accented letter");
+
+	is_str(cwh_secret_problem("whsec_", 6),
+		   "secret decodes to fewer than 24 bytes", "the prefix alone");
+	is_str(cwh_secret_problem("whsec_not base64 at all, is it?!", 32),
+		   "secret is not base64 behind \"whsec_\"", "not base64");
+	is_str(cwh_secret_problem(published, strlen(published) - 1),
+		   "secret is not base64 behind \"whsec_\"", "a letter lost");
+	is_str(cwh_secret_problem("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLa==", 38),
+		   "secret decodes to fewer than 24 bytes", "22 bytes");
+	is_str(cwh_secret_problem("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS=", 38),
+		   "secret decodes to fewer than 24 bytes", "23 bytes");
+
+	memcpy(whsec, "whsec_", 6);
+	memset(whsec + 6, 'A', 88);
+	memcpy(whsec + 6 + 86, "==", 2);
+	is_str(cwh_secret_problem(whsec, 6 + 88), NULL, "64 bytes");
+	whsec[6 + 86] = 'A';
+	is_str(cwh_secret_problem(whsec, 6 + 88),
+		   "secret decodes to more than 64 bytes", "65 bytes");
+}
+
+/* Only base64 with its own alphabet and padding makes a standard key. */
+static void
+test_malformed_secret(void)
+{
+	static const char *const malformed[] = {
+		"whsec_", "whsec_A", "whsec_AA", "whsec_AAA", "whsec_=", "whsec_====",
+		"whsec_A===", "whsec_AA=A", "whsec_AA==AA==", "whsec_AAAA====",
+		"whsec_AAA=AAAA", "whsec_AA-_", "whsec_AAA ", "whsec_AAA\n",
+		"whsec_ AAAA", "whsec_AAAAA=", "whsec_whsec_AA", NULL
+	};
+	char		secret[] = "whsec_AAAA";
+	int			accepted = 0;
+
+	for (int i = 0; malformed[i] != NULL; i++)
+		ok(signer_of(malformed[i]) == NULL, "no signer of malformed secret %d",
+		   i + 1);
+	ok(cwh_signer_create("", 0) == NULL, "no signer of an empty secret");
+	ok(cwh_signer_create(NULL, 0) == NULL, "no signer of none at all");
+
+	for (int c = 0; c < 256; c++)
+	{
+		CwhSigner  *signer;
+
+		secret[7] = (char) c;
+		signer = cwh_signer_create(secret, sizeof(secret) - 1);
+		if (signer != NULL)
+			accepted++;
+		cwh_signer_destroy(signer);
+	}
+	is_int(accepted, 64, "64 bytes are digits of base64");
+
+	cwh_signer_destroy(NULL);
+	ok(true, "destroying no signer does nothing");
+}
+
+/* A method of OpenSSL's random source: there is none. */
+static int
+no_random_bytes(unsigned char *buf, int num)
+{
+	(void) buf;
+	(void) num;
+	return 0;
+}
+
+/* New secrets are as they should be, and none comes without randomness. */
+static void
+test_generate(void)
+{
+	static const RAND_METHOD no_random = {.bytes = no_random_bytes};
+	const RAND_METHOD *usual = RAND_get_rand_method();
+	char		first[CWH_SECRET_LEN + 1];
+	char		second[CWH_SECRET_LEN + 1];
+
+	ok(cwh_secret_generate(first), "a secret is generated");
+	ok(cwh_secret_generate(second), "and another");
+	ok(strcmp(first, second) != 0, "they differ");
+	is_int((long long) strlen(first), CWH_SECRET_LEN, "its length");
+	ok(strncmp(first, "whsec_", 6) == 0, "its prefix");
+	is_str(cwh_secret_problem(first, strlen(first)), NULL, "it is usable");
+	is_int(base64_decoded_len(first + 6, strlen(first) - 6), 32,
+		   "it has 32 bytes");
+
+	RAND_set_rand_method(&no_random);
+	ok(!cwh_secret_generate(second), "none without randomness");
+	is_str(second, "", "and nothing is handed out");
+	RAND_set_rand_method(usual);
+}
+
+/* What verifies as a body's signature, and what does not. */
+static void
+test_verify_body(void)
+{
+	static const char body[] = "{\"test\": 2432232314}";
+	const size_t len = sizeof(body) - 1;
+	CwhSigner  *signer = signer_of(published);
+	CwhSigner  *other = signer_of("a plain secret of mine");
+	char		good[CWH_BODY_SIGNATURE_LEN + 1];
+	char		text[CWH_BODY_SIGNATURE_LEN + 2];
+	bool		refused = true;
+
+	cwh_sign_body(signer, body, len, good);
+
+	strcpy(text, good);
+	for (int i = BODY_PREFIX_LEN; i < CWH_BODY_SIGNATURE_LEN; i++)
+	{
+		if (text[i] >= 'a' && text[i] <= 'f')
+			text[i] -= 'a' - 'A';
+	}
+	ok(strcmp(text, good) != 0 && cwh_verify_body(signer, body, len, text),
+	   "upper-case digits verify");
+
+	ok(!cwh_verify_body(other, body, len, good), "another secret does not");
+	ok(!cwh_verify_body(signer, body, len - 1, good),
+	   "a shorter body does not");
+	ok(!cwh_verify_body(signer, "{\"test\": 2432232315}", len, good),
+	   "another body does not");
+	ok(!cwh_verify_body(signer, body, len, NULL), "no signature does not");
+	ok(!cwh_verify_body(signer, body, len, ""), "an empty one does not");
+	ok(!cwh_verify_body(signer, body, len, "sha256="), "a prefix does not");
+	ok(!cwh_verify_body(signer, body, len, good + BODY_PREFIX_LEN),
+	   "digits without the prefix do not");
+
+	strcpy(text, good);
+	memcpy(text, "SHA256=", BODY_PREFIX_LEN);
+	ok(!cwh_verify_body(signer, body, len, text), "another prefix does not");
+	strcpy(text, good);
+	text[CWH_BODY_SIGNATURE_LEN - 1] = '\0';
+	ok(!cwh_verify_body(signer, body, len, text), "a digit less does not");
+	strcpy(text, good);
+	strcat(text, "0");
+	ok(!cwh_verify_body(signer, body, len, text), "a digit more does not");
+
+	/* Any other byte anywhere, save a letter in its other case */
+	for (int i = 0; i < CWH_BODY_SIGNATURE_LEN; i++)
+	{
+		for (int c = 1; c < 256; c++)
+		{
+			if ((char) c == good[i] ||
+				(i >= BODY_PREFIX_LEN && good[i] >= 'a' &&
+				 c == good[i] - ('a' - 'A')))
+				continue;
+			strcpy(text, good);
+			text[i] = (char) c;
+			if (cwh_verify_body(signer, body, len, text))
+				refused = false;
+		}
+	}
+	ok(refused, "no signature with another byte does");
+	ok(cwh_verify_body(signer, body, len, good),
+	   "and the right one still does");
+
+	cwh_signer_destroy(signer);
+	cwh_signer_destroy(other);
+}
+
+/* What verifies as a standard signature, and what does not. */
+static void
+test_verify_standard(void)
+{
+	static const char id[] = "msg_p5jXN8AQM9LWM0D4loKWxJek";
+	static const char body[] = "{\"test\": 2432232314}";
+	const size_t len = sizeof(body) - 1;
+	static const char good[] =
+		"v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
+	static const char other[] =
+		"v1,ZxHswhL9DhqV0FYJHehXikuewRiv4KVXpQyIZYSGXHM=";
+	static const char sent_at[] = "1614265330";
+	const int64_t now = 1614265330;
+	static const struct
+	{
+		const char *name;
+		const char *format;		/* %s is the right signature */
+		bool		verifies;
+	}			lists[] = {
+		{"the signature alone", "%s", true},
+		{"first of two", "%s v1,AAAA", true},
+		{"last of two", "v1,ZxHswhL9DhqV0FYJHehXikuewRiv4KVXpQyIZYSGXHM= %s",
+		true},
+		{"behind unknown versions", "v1a,c2lnbmVk v2,x v99 nonsense %s", true},
+		{"among many spaces", "   %s   ", true},
+		{"none", "", false},
+		{"only spaces", "   ", false},
+		{"the version alone", "v1,", false},
+		{"as version 2", "v2,%.0sg0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+		false},
+		{"as the asymmetric version",
+			"v1a,%.0sg0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", false},
+		{"without a version",
+			"%.0sg0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", false},
+		{"version in upper case",
+			"V1,%.0sg0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", false},
+		{"separated by a comma", "%s,v1,AAAA", false},
+		{"separated by a tab", "v1,AAAA\t%s", false},
+		{"with more behind it", "%s=", false},
+		{"cut short", "%.46s", false},
+	};
+	static const char *const timestamps[] = {
+		"", " ", "x", "-", "-1614265330", "+1614265330", " 1614265330",
+		"1614265330 ", "1614265330.0", "1614265330x", "0x6037bd32",
+		"1.614265330e9", "16142653300", "1", "9223372036854775807",
+		"9223372036854775808", "18446744075323817154",
+		"99999999999999999999999999999999999999999999999999", NULL
+	};
+	CwhSigner  *signer = signer_of(published);
+	CwhSigner  *stranger = signer_of("a plain secret of mine");
+	bool		refused = true;
+
+#define VERIFY(id, sent_at, signatures, now, tolerance) \
+	cwh_verify_standard(signer, id, sent_at, signatures, body, len, \
+						now, tolerance)
+
+	for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
+	{
+		char		list[256];
+
+		snprintf(list, sizeof(list), lists[i].format, good);
+		ok(VERIFY(id, sent_at, list, now, 300) == lists[i].verifies,
+		   "signatures: %s", lists[i].name);
+	}
+
+	for (int i = 0; timestamps[i] != NULL; i++)
+		ok(!VERIFY(id, timestamps[i], good, now, 300),
+		   "not at the time \"%s\"", timestamps[i]);
+
+	ok(VERIFY(id, sent_at, good, now + 300, 300), "as old as may be");
+	ok(!VERIFY(id, sent_at, good, now + 301, 300), "too old");
+	ok(VERIFY(id, sent_at, good, now - 300, 300), "as early as may be");
+	ok(!VERIFY(id, sent_at, good, now - 301, 300), "too early");
+	ok(VERIFY(id, sent_at, good, now, 0), "no tolerance, on the second");
+	ok(!VERIFY(id, sent_at, good, now + 1, 0), "no tolerance, a second off");
+	ok(!VERIFY(id, sent_at, good, now, -1), "a tolerance below nothing");
+	ok(!VERIFY(id, sent_at, good, now, INT64_MIN), "the least tolerance");
+	ok(VERIFY(id, sent_at, good, 0, INT64_MAX), "the largest tolerance");
+	ok(!VERIFY(id, sent_at, good, INT64_MIN, INT64_MAX),
+	   "further off than the largest tolerance");
+	ok(!VERIFY(id, sent_at, good, INT64_MAX, 300), "at the end of time");
+	ok(!VERIFY(id, "9223372036854775807", good, INT64_MIN, INT64_MAX),
+	   "from one end of time to the other");
+
+	ok(!VERIFY("msg_other", sent_at, good, now, 300), "another id");
+	ok(!VERIFY("", sent_at, good, now, 300), "an empty id");
+	ok(!VERIFY(id, "1614265331", good, now, 300), "another time");
+	ok(!VERIFY(id, sent_at, other, now, 300), "another message's signature");
+	ok(!VERIFY(NULL, sent_at, good, now, 300), "no id");
+	ok(!VERIFY(id, NULL, good, now, 300), "no time");
+	ok(!VERIFY(id, sent_at, NULL, now, 300), "no signature");
+	ok(!cwh_verify_standard(signer, id, sent_at, good, body, len - 1,
+							now, 300), "a shorter body");
+	ok(!cwh_verify_standard(stranger, id, sent_at, good, body, len,
+							now, 300), "another secret");
+
+	for (size_t i = 0; i < sizeof(good) - 1; i++)
+	{
+		for (int c = 1; c < 256; c++)
+		{
+			char		text[sizeof(good)];
+
+			if ((char) c == good[i])
+				continue;
+			strcpy(text, good);
+			text[i] = (char) c;
+			if (VERIFY(id, sent_at, text, now, 300))
+				refused = false;
+		}
+	}
+	ok(refused, "no signature with another byte verifies");
+	ok(VERIFY(id, sent_at, good, now, 300), "and the right one still does");
+
+#undef VERIFY
+
+	cwh_signer_destroy(signer);
+	cwh_signer_destroy(stranger);
+}
+
+/* Nonsense of all lengths neither verifies nor crashes. */
+static void
+test_nonsense(void)
+{
+	static const char letters[] = "v1, =sha256whec_0123abcXYZ+/\t\xff\x80";
+	CwhSigner  *signer = signer_of(published);
+	uint32_t	random = 2463534242;
+	bool		refused = true;
+
+	for (int i = 0; i < 20000; i++)
+	{
+		char		text[128];
+		size_t		len;
+
+		for (len = 0; len < sizeof(text) - 1; len++)
+		{
+			random ^= random << 13;
+			random ^= random >> 17;
+			random ^= random << 5;
+			if (random % 100 == 0)
+				break;
+			text[len] = letters[random % (sizeof(letters) - 1)];
+		}
+		text[len] = '\0';
+
+		(void) cwh_secret_problem(text, len);
+		cwh_signer_destroy(cwh_signer_create(text, len));
+		if (cwh_verify_body(signer, text, len, text) ||
+			cwh_verify_standard(signer, text, "100", text, text, len,
+								100, 10) ||
+			cwh_verify_standard(signer, text, text, text, text, len,
+								100, INT64_MAX))
+			refused = false;
+	}
+	ok(refused, "20000 pieces of nonsense do not verify");
+
+	cwh_signer_destroy(signer);
+}
+
+int
+main(void)
+{
+	test_rfc4231();
+	test_published();
+	test_plain_secret();
+	test_base64_keys();
+	test_secret_problem();
+	test_malformed_secret();
+	test_generate();
+	test_verify_body();
+	test_verify_standard();
+	test_nonsense();
+
+	return done_testing();
+}
