@@ -202,13 +202,20 @@ close_writer(Writer *writer)
 
 /* The next empty row of a buffer, all columns null. */
 static TupleTableSlot *
-next_slot(RowBuffer *buffer)
+next_slot(Writer *writer, RowBuffer *buffer)
 {
 	TupleTableSlot *slot;
 
 	if (buffer->n == buffer->nslots)
+	{
+		/* a slot outlives the values of its rows */
+		MemoryContext oldcontext =
+			MemoryContextSwitchTo(writer->estate->es_query_cxt);
+
 		buffer->slots[buffer->nslots++] = table_slot_create(buffer->relation,
 															NULL);
+		MemoryContextSwitchTo(oldcontext);
+	}
 	slot = buffer->slots[buffer->n++];
 	ExecClearTuple(slot);
 	memset(slot->tts_isnull, true,
@@ -247,7 +254,7 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 	oldcontext = MemoryContextSwitchTo(writer->values);
 	event_id = palloc(sizeof(pg_uuid_t));
 	*event_id = event->id;
-	slot = next_slot(&writer->events);
+	slot = next_slot(writer, &writer->events);
 	set_column(slot, EVENT_ID, UUIDPGetDatum(event_id));
 	set_text(slot, EVENT_TYPE, event->type);
 	set_text(slot, EVENT_CHATBOT_ID, event->chatbot_id);
@@ -255,6 +262,7 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 	set_column(slot, EVENT_CREATED_AT, TimestampTzGetDatum(event->created_at));
 	set_column(slot, EVENT_DATA, JsonbPGetDatum(event->data));
 	ExecStoreVirtualTuple(slot);
+	/* the data may belong to a row that is gone before we write */
 	ExecMaterializeSlot(slot);
 
 	foreach(cell, subscriptions)
@@ -267,7 +275,7 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 			flush_buffer(writer, &writer->deliveries);
 		*webhook_id = subscription->webhook_id;
 		id = nextval_internal(writer->sequence, false);
-		slot = next_slot(&writer->deliveries);
+		slot = next_slot(writer, &writer->deliveries);
 		set_column(slot, QUEUE_ID, Int64GetDatum(id));
 		set_column(slot, QUEUE_WEBHOOK_ID, UUIDPGetDatum(webhook_id));
 		set_column(slot, QUEUE_EVENT_ID, UUIDPGetDatum(event_id));

@@ -343,18 +343,24 @@ chatwebhook_test_webhook(PG_FUNCTION_ARGS)
 
 /* Is any delivery of an enabled webhook pending, as of now? */
 static bool
-anything_pending(SPIPlanPtr plan)
+anything_pending(void)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	bool		found;
+	int			result;
 
 	/* a snapshot of our own: the transaction's may be older than the settles */
-	if (SPI_execute_snapshot(plan, NULL, NULL, snapshot, InvalidSnapshot,
-							 true, false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not look into the queue");
+	PushActiveSnapshot(GetLatestSnapshot());
+	result = SPI_execute("SELECT 1 FROM chatwebhook.webhook w"
+					" WHERE w.enabled AND EXISTS ("
+					"   SELECT 1 FROM chatwebhook.queue q"
+					"    WHERE q.webhook_id OPERATOR(pg_catalog.=) w.id)",
+						 true, 1);
+	if (result != SPI_OK_SELECT)
+		elog(ERROR, "could not look into the queue: %s",
+			 SPI_result_code_string(result));
 	found = SPI_processed > 0;
 	SPI_freetuptable(SPI_tuptable);
-	UnregisterSnapshot(snapshot);
+	PopActiveSnapshot();
 	return found;
 }
 
@@ -365,7 +371,6 @@ chatwebhook_wait_until_idle(PG_FUNCTION_ARGS)
 	Interval   *interval = PG_GETARG_INTERVAL_P(0);
 	TimestampTz end;
 	ConditionVariable *settled = cwh_settled();
-	SPIPlanPtr	plan;
 	bool		pending;
 
 	if (settled == NULL)
@@ -377,16 +382,8 @@ chatwebhook_wait_until_idle(PG_FUNCTION_ARGS)
 												  TimestampTzGetDatum(GetCurrentTimestamp()),
 												  IntervalPGetDatum(interval)));
 	SPI_connect();
-	plan = SPI_prepare("SELECT FROM chatwebhook.webhook w"
-					   " WHERE w.enabled AND EXISTS ("
-					   "   SELECT FROM chatwebhook.queue q"
-					   "    WHERE q.webhook_id OPERATOR(pg_catalog.=) w.id)"
-					   " LIMIT 1", 0, NULL);
-	if (plan == NULL)
-		elog(ERROR, "could not prepare the look into the queue");
-
 	ConditionVariablePrepareToSleep(settled);
-	while ((pending = anything_pending(plan)))
+	while ((pending = anything_pending()))
 	{
 		long		ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
 														 end);

@@ -1406,7 +1406,7 @@ cwh_worker_main(Datum arg)
 	if (!OidIsValid(get_extension_oid("chatwebhook", true)))
 		leave(CWH_EXIT_NO_EXTENSION);
 	CommitTransactionCommand();
-	seen_generation = 0;
+	stats.started_at = GetCurrentTimestamp();
 	transact(false, false, false);
 	cwh_slot_announce();
 	ereport(LOG, (errmsg("chatwebhook worker %d started", number + 1)));
