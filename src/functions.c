@@ -33,6 +33,9 @@ PG_FUNCTION_INFO_V1(chatwebhook_verify_body);
 PG_FUNCTION_INFO_V1(chatwebhook_verify_standard);
 PG_FUNCTION_INFO_V1(chatwebhook_test_webhook);
 PG_FUNCTION_INFO_V1(chatwebhook_wait_until_idle);
+PG_FUNCTION_INFO_V1(chatwebhook_claim);
+PG_FUNCTION_INFO_V1(chatwebhook_settle);
+PG_FUNCTION_INFO_V1(chatwebhook_release);
 
 /*
  * Signatures.  They are made over UTF-8, whatever the database's encoding.
@@ -398,4 +401,71 @@ chatwebhook_wait_until_idle(PG_FUNCTION_ARGS)
 	ConditionVariableCancelSleep();
 	SPI_finish();
 	PG_RETURN_BOOL(!pending);
+}
+
+/*
+ * A session as a claimant, beside the workers and by the same code, to see
+ * what they do to each other.
+ */
+
+/* Where on_claimed() puts what was claimed. */
+static ReturnSetInfo *claim_result;
+
+static void
+on_claimed(const CwhClaimed *claimed)
+{
+	Datum		value = Int64GetDatum(claimed->id);
+	bool		isnull = false;
+
+	tuplestore_putvalues(claim_result->setResult, claim_result->setDesc,
+						 &value, &isnull);
+}
+
+/* SQL: claim deliveries of a webhook for this session. */
+Datum
+chatwebhook_claim(PG_FUNCTION_ARGS)
+{
+	CwhWant		want;
+
+	if (!cwh_shared_available())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("chatwebhook is not in shared_preload_libraries")));
+	cwh_init_materialized(fcinfo);
+	claim_result = (ReturnSetInfo *) fcinfo->resultinfo;
+	want.webhook_id = *PG_GETARG_UUID_P(0);
+	want.after.due = DT_NOBEGIN;
+	want.after.id = 0;
+	want.n = PG_GETARG_INT32(1);
+	SPI_connect();
+	cwh_outbox_claim(&want, 1, GetCurrentTimestamp(), on_claimed);
+	SPI_finish();
+	return (Datum) 0;
+}
+
+/* SQL: settle a delivery as delivered; false if it is not this session's. */
+Datum
+chatwebhook_settle(PG_FUNCTION_ARGS)
+{
+	CwhResult	result;
+
+	memset(&result, 0, sizeof(result));
+	result.id = PG_GETARG_INT64(0);
+	if (!cwh_shared_available() || !cwh_claim_is_mine(result.id))
+		PG_RETURN_BOOL(false);
+	result.outcome = CWH_OUTCOME_DELIVERED;
+	result.attempted_at = GetCurrentTimestamp();
+	result.status = 200;
+	SPI_connect();
+	cwh_outbox_settle(&result, 1, true);
+	SPI_finish();
+	PG_RETURN_BOOL(result.settled);
+}
+
+/* SQL: give up all claims of this session. */
+Datum
+chatwebhook_release(PG_FUNCTION_ARGS)
+{
+	cwh_claim_release_all();
+	PG_RETURN_VOID();
 }

@@ -113,6 +113,7 @@ struct Endpoint
 	uint64		generation;		/* of the configuration when it was read */
 	int			window;
 	bool		gone;			/* the webhook was deleted */
+	bool		changed;		/* the webhook must be read again */
 	int			in_flight;		/* requests under way */
 	int			unsettled;		/* ended, not settled */
 	slist_head	waiting;		/* claimed, not started */
@@ -265,7 +266,7 @@ room(const Endpoint *endpoint)
 {
 	int			prefetch = 0;
 
-	if (endpoint->webhook && !endpoint->webhook->enabled)
+	if (endpoint->webhook && !endpoint->webhook->enabled && !endpoint->changed)
 		return 0;
 	if (endpoint->window > FIRST_WINDOW)
 		prefetch = Min(4 * endpoint->window, MAX_PREFETCH);
@@ -592,6 +593,7 @@ on_webhook(CwhWebhook *webhook)
 	endpoint->webhook = webhook;
 	endpoint->generation = seen_generation;
 	endpoint->gone = false;
+	endpoint->changed = false;
 	endpoint->window = Min(endpoint->window, webhook->max_in_flight);
 }
 
@@ -645,7 +647,7 @@ refresh_endpoints(void)
 	ids = palloc(hash_get_num_entries(endpoints) * sizeof(pg_uuid_t) + 1);
 	hash_seq_init(&status, endpoints);
 	while ((endpoint = hash_seq_search(&status)) != NULL)
-		if (endpoint->generation != seen_generation &&
+		if ((endpoint->changed || endpoint->generation != seen_generation) &&
 			(endpoint->ready || endpoint->nwaiting > 0 ||
 			 endpoint->in_flight > 0 || endpoint->in_touched))
 			ids[n++] = endpoint->id;
@@ -655,9 +657,10 @@ refresh_endpoints(void)
 	for (int i = 0; i < n; i++)
 	{
 		endpoint = get_endpoint(&ids[i]);
-		if (endpoint->generation != seen_generation)
+		if (endpoint->changed || endpoint->generation != seen_generation)
 		{
 			endpoint->gone = true;
+			endpoint->changed = false;
 			endpoint->generation = seen_generation;
 			cancel_waiting(endpoint);
 		}
@@ -1161,7 +1164,8 @@ take_hints(void)
 	{
 		Endpoint   *endpoint = get_endpoint(&hints[i].webhook_id);
 
-		endpoint->later = endpoint->later || hints[i].due == DT_NOBEGIN;
+		if (hints[i].due == DT_NOBEGIN)
+			endpoint->later = endpoint->changed = true;
 		make_ready(endpoint, hints[i].due, hints[i].id);
 	}
 	if (sweep)
