@@ -38,6 +38,7 @@ REGRESS_OPTS = --inputdir=test
 ISOLATION = $(patsubst test/specs/%.spec,%,$(sort $(wildcard test/specs/*.spec)))
 ISOLATION_OPTS = --inputdir=test
 TAP_TESTS = 1
+PROVE_TESTS = test/t/*.pl
 
 UNIT_TESTS = $(patsubst %.c,%,$(sort $(wildcard test/unit/test_*.c)))
 EXTRA_CLEAN = $(DATA_built) $(UNIT_TESTS) test/unit/json_driver

@@ -307,7 +307,7 @@ extern void cwh_hint(const pg_uuid_t *webhook_id, TimestampTz due, int64 id);
 extern void cwh_sweep_all(void);
 
 extern bool cwh_claim(int64 id, const pg_uuid_t *webhook_id);
-extern bool cwh_claim_is_mine(int64 id);
+extern void cwh_claims_mine(const int64 *ids, int n, bool *mine);
 extern void cwh_claim_release(const int64 *ids, int n);
 extern void cwh_claim_release_all(void);
 

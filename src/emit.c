@@ -92,7 +92,7 @@ typedef struct Source
 	AttrNumber	column;			/* 0: it is a constant */
 	char	   *constant;
 	Oid			type;			/* of the column, domains seen through */
-	FmgrInfo	output;			/* to_jsonb for that type, once needed */
+	FmgrInfo	to_jsonb;		/* for that type */
 } Source;
 
 /* A trigger's arguments, understood. */
@@ -431,24 +431,6 @@ push_string(JsonbParseState **state, JsonbIteratorToken token,
 	pushJsonbValue(state, token, &value);
 }
 
-/* Call to_jsonb for a value of any type. */
-static Jsonb *
-to_jsonb_datum(Source *source, Datum datum)
-{
-	if (source->output.fn_oid == InvalidOid)
-	{
-		/* to_jsonb learns its argument's type from the call's expression */
-		fmgr_info(F_TO_JSONB, &source->output);
-		fmgr_info_set_expr((Node *)
-						   makeFuncExpr(F_TO_JSONB, JSONBOID,
-										list_make1(makeNullConst(source->type, -1, InvalidOid)),
-										InvalidOid, InvalidOid,
-										COERCE_EXPLICIT_CALL),
-						   &source->output);
-	}
-	return DatumGetJsonbP(FunctionCall1(&source->output, datum));
-}
-
 /* Add a value of a row to data, as to_jsonb would show it. */
 static void
 push_datum(JsonbParseState **state, Source *source, Datum datum)
@@ -495,7 +477,7 @@ push_datum(JsonbParseState **state, Source *source, Datum datum)
 			jsonb = DatumGetJsonbP(datum);
 			break;
 		default:
-			jsonb = to_jsonb_datum(source, datum);
+			jsonb = DatumGetJsonbP(FunctionCall1(&source->to_jsonb, datum));
 			break;
 	}
 	if (!JB_ROOT_IS_SCALAR(jsonb) || !JsonbExtractScalar(&jsonb->root, &value))
@@ -625,7 +607,7 @@ on_relation_change(Datum arg, Oid relid)
 			plan->valid = false;
 }
 
-/* Understand where a value is to come from. */
+/* Understand where a value is to come from, in the plan's memory. */
 static void
 set_source(Source *source, TupleDesc desc, Relation relation,
 		   const char *key, const char *origin)
@@ -646,6 +628,14 @@ set_source(Source *source, TupleDesc desc, Relation relation,
 			continue;
 		source->column = i + 1;
 		source->type = getBaseType(attribute->atttypid);
+		/* to_jsonb learns its argument's type from the call's expression */
+		fmgr_info(F_TO_JSONB, &source->to_jsonb);
+		fmgr_info_set_expr((Node *)
+						   makeFuncExpr(F_TO_JSONB, JSONBOID,
+										list_make1(makeNullConst(source->type, -1, InvalidOid)),
+										InvalidOid, InvalidOid,
+										COERCE_EXPLICIT_CALL),
+						   &source->to_jsonb);
 		return;
 	}
 	ereport(ERROR,

@@ -448,10 +448,13 @@ Datum
 chatwebhook_settle(PG_FUNCTION_ARGS)
 {
 	CwhResult	result;
+	bool		mine = false;
 
 	memset(&result, 0, sizeof(result));
 	result.id = PG_GETARG_INT64(0);
-	if (!cwh_shared_available() || !cwh_claim_is_mine(result.id))
+	if (cwh_shared_available())
+		cwh_claims_mine(&result.id, 1, &mine);
+	if (!mine)
 		PG_RETURN_BOOL(false);
 	result.outcome = CWH_OUTCOME_DELIVERED;
 	result.attempted_at = GetCurrentTimestamp();

@@ -714,9 +714,15 @@ mark(CwhResult *results, int n, uint64 found, bool present)
 void
 cwh_outbox_settle(CwhResult *results, int n, bool careful)
 {
-	/* of what was claimed by another since, nothing is ours to say */
+	int64	   *keys = palloc(Max(1, n) * sizeof(int64));
+	bool	   *mine = palloc(Max(1, n) * sizeof(bool));
+
+	/* of what is not ours, nothing is ours to say */
 	for (int i = 0; i < n; i++)
-		results[i].settled = !cwh_claim_is_mine(results[i].id);
+		keys[i] = results[i].id;
+	cwh_claims_mine(keys, n, mine);
+	for (int i = 0; i < n; i++)
+		results[i].settled = !mine[i];
 
 	if (careful)
 	{

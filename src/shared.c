@@ -615,20 +615,21 @@ cwh_claim(int64 id, const pg_uuid_t *webhook_id)
 	return claim && !found;
 }
 
-/* Is this delivery claimed by this process? */
-bool
-cwh_claim_is_mine(int64 id)
+/* Which of these deliveries are claimed by this process? */
+void
+cwh_claims_mine(const int64 *ids, int n, bool *mine)
 {
-	ClaimKey	key;
-	Claim	   *claim;
-	bool		mine;
-
-	set_claim_key(&key, id);
 	LWLockAcquire(claims_lock, LW_SHARED);
-	claim = hash_search(claims, &key, HASH_FIND, NULL);
-	mine = claim && claim->pid == MyProcPid;
+	for (int i = 0; i < n; i++)
+	{
+		ClaimKey	key;
+		Claim	   *claim;
+
+		set_claim_key(&key, ids[i]);
+		claim = hash_search(claims, &key, HASH_FIND, NULL);
+		mine[i] = claim && claim->pid == MyProcPid;
+	}
 	LWLockRelease(claims_lock);
-	return mine;
 }
 
 /* Give up the claims of this process on these deliveries. */

@@ -89,7 +89,7 @@ typedef struct Delivery
 	slist_node	node;			/* in waiting, results or spare */
 	Endpoint   *endpoint;
 	int64		id;
-	bool		has_event;		/* or it is gone */
+	const char *problem;		/* why it cannot be sent, or null */
 	pg_uuid_t	event_id;
 	char	   *event_type;
 	char	   *chatbot_id;		/* or null */
@@ -127,6 +127,7 @@ struct Endpoint
 	pairingheap_node timer;
 	bool		in_ready;
 	dlist_node	ready_node;
+	bool		is_hungry;		/* ready, with a free slot and none waiting */
 	bool		in_startable;
 	dlist_node	startable_node;
 	bool		disable;		/* the receiver wants no more */
@@ -142,6 +143,7 @@ static MemoryContext transaction_context;
 static HTAB *endpoints;
 static dlist_head ready_list;	/* endpoints that are ready and have room */
 static dlist_head startable_list;	/* those with waiting ones and window */
+static int	nhungry = 0;		/* endpoints that could start more if they had it */
 static pairingheap *timers;
 static slist_head spare_deliveries;
 static slist_head results;		/* ended, to be settled, oldest first */
@@ -281,7 +283,11 @@ reconsider(Endpoint *endpoint)
 	bool		ready = endpoint->ready && room(endpoint) > 0;
 	bool		startable = endpoint->nwaiting > 0 &&
 		endpoint->in_flight < endpoint->window;
+	bool		hungry = ready && endpoint->nwaiting == 0 &&
+		endpoint->in_flight < endpoint->window;
 
+	nhungry += (int) hungry - (int) endpoint->is_hungry;
+	endpoint->is_hungry = hungry;
 	if (ready != endpoint->in_ready)
 	{
 		if (ready)
@@ -717,6 +723,31 @@ on_next_due(const pg_uuid_t *webhook_id, TimestampTz due)
 	set_timer(endpoint, due);
 }
 
+/*
+ * Write the body of a request.  An event that cannot be written is that
+ * delivery's trouble alone; nothing in here holds anything but memory, so an
+ * error can be caught without ending the transaction.
+ */
+static void
+write_body(Delivery *delivery, const CwhEvent *event)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		cwh_envelope_write(&delivery->body, event);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		EmitErrorReport();
+		FlushErrorState();
+		resetStringInfo(&delivery->body);
+		delivery->problem = "the event could not be written as JSON; see the server's log";
+	}
+	PG_END_TRY();
+}
+
 /* A delivery was claimed. */
 static void
 on_claimed(const CwhClaimed *claimed)
@@ -732,7 +763,7 @@ on_claimed(const CwhClaimed *claimed)
 	delivery->first_attempt = claimed->first_attempt;
 	delivery->last_wait_ms = claimed->last_wait_ms;
 	delivery->log = false;
-	delivery->has_event = claimed->has_event;
+	delivery->problem = claimed->has_event ? NULL : "the event is gone";
 	if (claimed->has_event)
 	{
 		delivery->event_id = claimed->event.id;
@@ -741,7 +772,7 @@ on_claimed(const CwhClaimed *claimed)
 		if (claimed->event.chatbot_id)
 			delivery->chatbot_id = pstrdup(claimed->event.chatbot_id);
 		MemoryContextSwitchTo(oldcontext);
-		cwh_envelope_write(&delivery->body, &claimed->event);
+		write_body(delivery, &claimed->event);
 		body_bytes += delivery->body.len;
 		average_body += (delivery->body.len - average_body) / 16;
 	}
@@ -834,8 +865,8 @@ keep_claims(void)
 		Delivery   *delivery = claimed_now[i];
 		Endpoint   *endpoint = delivery->endpoint;
 
-		if (!delivery->has_event)
-			add_result(delivery, CWH_OUTCOME_CANCELED, "the event is gone");
+		if (delivery->problem)
+			add_result(delivery, CWH_OUTCOME_CANCELED, delivery->problem);
 		else if (endpoint->gone || endpoint->webhook == NULL)
 			add_result(delivery, CWH_OUTCOME_CANCELED, "the webhook was deleted");
 		else
@@ -1221,15 +1252,14 @@ transact_if_due(TimestampTz now)
 		return;
 	do_settle = nresults >= SETTLE_BATCH ||
 		(nresults > 0 &&
-		 ((in_flight == 0 && oldest_result <= now) ||
+		 ((in_flight == 0 && dlist_is_empty(&startable_list) &&
+		   oldest_result <= now) ||
 		  TimestampDifferenceExceeds(oldest_result, now, SETTLE_DELAY_MS))) ||
 		(ntouched > 0 && nresults == 0 && now >= touched_retry_at);
 	do_sweep = cwh_enabled && now >= next_sweep;
-	do_claim = cwh_enabled && (do_sweep || claim_budget() > 0);
-	/* while there is something to start, a claim can wait for the next settle */
-	if (!do_settle && !do_sweep && !dlist_is_empty(&startable_list) &&
-		in_flight > 0)
-		do_claim = false;
+	/* a claim can wait for the next settle, unless a slot would stay empty */
+	do_claim = cwh_enabled &&
+		(do_settle || do_sweep || (nhungry > 0 && claim_budget() > 0));
 	if (do_settle || do_sweep || do_claim)
 		transact(do_settle, do_sweep, do_claim);
 }

@@ -57,8 +57,8 @@ my $json = JSON::PP->new->utf8(0)->canonical->allow_nonref;
 
 =item new_node($name, %settings)
 
-A running node with the extension in database postgres, which may send to
-receivers on this machine.  The settings go to postgresql.conf.  Two that begin
+A running node in UTF-8, whatever the locale, with the extension in database
+postgres, which may send to receivers on this machine.  The settings go to postgresql.conf.  Two that begin
 with a minus sign go elsewhere: C<-init> is an array of arguments for init(),
 C<< -extension => 0 >> leaves CREATE EXTENSION out.
 
@@ -76,7 +76,7 @@ sub new_node
 		%given);
 
 	my $node = PostgreSQL::Test::Cluster->new($name);
-	$node->init(@$init);
+	$node->init(extra => [ '--encoding=UTF8', '--locale=C' ], @$init);
 	foreach my $setting (sort keys %settings)
 	{
 		$node->append_conf('postgresql.conf',
