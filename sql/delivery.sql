@@ -36,7 +36,9 @@ CREATE VIEW chatwebhook.dead_letter AS
     SELECT d.id, d.webhook_id, d.webhook_name, d.event_id, e.type AS event_type,
            d.chatbot_id, e.conversation_id,
            pg_catalog.jsonb_build_object(
-               'id', e.id, 'type', e.type, 'timestamp', e.created_at,
+               'id', e.id, 'type', e.type,
+               'timestamp', pg_catalog.to_char(e.created_at AT TIME ZONE 'UTC',
+                                               'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
                'chatbotId', e.chatbot_id, 'conversationId', e.conversation_id,
                'data', e.data) AS event,
            d.attempts, d.last_status_code, d.last_error, d.created_at,
