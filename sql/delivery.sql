@@ -63,10 +63,14 @@ BEGIN
 
     IF NOT FOUND THEN
         WITH dead AS (
-            DELETE FROM chatwebhook.dead d WHERE d.id = delivery_id RETURNING *
+            DELETE FROM chatwebhook.dead d
+             WHERE d.id = delivery_id
+               AND EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = d.event_id)
+            RETURNING *
         ), canceled AS (
             DELETE FROM chatwebhook.history h
              WHERE h.id = delivery_id AND h.status = 'canceled'
+               AND EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = h.event_id)
             RETURNING *
         )
         INSERT INTO chatwebhook.queue (id, webhook_id, event_id, created_at, next_attempt_at,
@@ -92,7 +96,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.retry(bigint) IS
-    'Tries this delivery again now, with all its retries; false if it is unknown or was delivered.';
+    'Tries this delivery again now, with all its retries; false if it is unknown, was delivered, or its event is gone.';
 
 CREATE FUNCTION chatwebhook.cancel(delivery_id bigint) RETURNS boolean
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -306,6 +306,9 @@ extern void cwh_unbar_workers(void);
 extern void cwh_hint(const pg_uuid_t *webhook_id, TimestampTz due, int64 id);
 extern void cwh_sweep_all(void);
 
+extern int64 cwh_next_id(TimestampTz now);
+extern void cwh_id_seen(int64 id);
+
 extern bool cwh_claim(int64 id, const pg_uuid_t *webhook_id);
 extern void cwh_claims_mine(const int64 *ids, int n, bool *mine);
 extern void cwh_claim_release(const int64 *ids, int n);
@@ -357,6 +360,7 @@ typedef struct CwhEvent
 extern void cwh_envelope_write(StringInfo out, const CwhEvent *event);
 extern Jsonb *cwh_envelope_jsonb(const CwhEvent *event);
 extern void cwh_json_write(StringInfo out, Jsonb *value);
+extern bool cwh_json_fits(Jsonb *value, size_t limit);
 extern void cwh_json_write_string(StringInfo out, const char *string, size_t len);
 extern void cwh_uuidv7(pg_uuid_t *uuid, TimestampTz at);
 extern void cwh_uuid_text(const pg_uuid_t *uuid, char out[37]);
@@ -468,6 +472,7 @@ typedef struct CwhHealthGain
 } CwhHealthGain;
 
 extern bool cwh_outbox_present(char **version);
+extern int64 cwh_outbox_last_id(void);
 extern void cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 							void (*each) (CwhWebhook *webhook));
 extern void cwh_webhook_free(CwhWebhook *webhook);

@@ -79,7 +79,6 @@ typedef struct Writer
 {
 	bool		open;
 	EState	   *estate;
-	Oid			sequence;
 	RowBuffer		events;
 	RowBuffer		deliveries;
 	MemoryContext values;		/* of the rows that are buffered */
@@ -166,11 +165,12 @@ flush_writer(Writer *writer)
 static void
 open_writer(Writer *writer)
 {
+	PreventCommandDuringRecovery("chatwebhook.emit()");
+	PreventCommandIfReadOnly("chatwebhook.emit()");
 	writer->estate = CreateExecutorState();
 	writer->values = AllocSetContextCreate(CurrentMemoryContext,
 										   "chatwebhook values",
 										   ALLOCSET_DEFAULT_SIZES);
-	writer->sequence = cwh_relation("delivery_id_seq");
 	open_buffer(writer, &writer->events, "event", EVENT_COLUMNS);
 	open_buffer(writer, &writer->deliveries, "queue", QUEUE_COLUMNS);
 	writer->open = true;
@@ -239,6 +239,19 @@ set_text(TupleTableSlot *slot, int column, const char *value)
 		set_column(slot, column, CStringGetTextDatum(value));
 }
 
+/*
+ * An id for a delivery.  It does not come from a sequence, if that can be
+ * helped: nextval() would change what lastval() tells the session, and with it
+ * many an application's idea of the row it has just inserted.
+ */
+static int64
+next_delivery_id(TimestampTz now)
+{
+	if (cwh_shared_available())
+		return cwh_next_id(now);
+	return nextval_internal(cwh_relation("delivery_id_seq"), false);
+}
+
 /* Store an event and what is owed of it. */
 static void
 write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
@@ -274,7 +287,7 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 		if (writer->deliveries.n == MAX_BUFFERED)
 			flush_buffer(writer, &writer->deliveries);
 		*webhook_id = subscription->webhook_id;
-		id = nextval_internal(writer->sequence, false);
+		id = next_delivery_id(event->created_at);
 		slot = next_slot(writer, &writer->deliveries);
 		set_column(slot, QUEUE_ID, Int64GetDatum(id));
 		set_column(slot, QUEUE_WEBHOOK_ID, UUIDPGetDatum(webhook_id));
@@ -346,22 +359,14 @@ report_missing_key(const char *type, const char *key)
 static void
 check_size(const CwhEvent *event)
 {
-	StringInfoData json;
-	Size		size = VARSIZE(event->data);
-
-	/* no JSON is more than 8 times as long as its jsonb, hence the guess */
-	if (size < (Size) cwh_max_payload_size / 8)
+	if (cwh_json_fits(event->data, cwh_max_payload_size))
 		return;
-	initStringInfo(&json);
-	cwh_json_write(&json, event->data);
-	if (json.len > cwh_max_payload_size)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("the data of event \"%s\" is too large: %d bytes",
-						event->type, json.len),
-				 errdetail("At most %d bytes are allowed.", cwh_max_payload_size),
-				 errhint("Emit less, such as a reference to the row, or increase chatwebhook.max_payload_size.")));
-	pfree(json.data);
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("the data of event \"%s\" is too large", event->type),
+			 errdetail("As JSON it has more than %d bytes.",
+					   cwh_max_payload_size),
+			 errhint("Emit less, such as a reference to the row, or increase chatwebhook.max_payload_size.")));
 }
 
 /* Of these webhooks, those whose filters let the event through. */
@@ -871,13 +876,12 @@ chatwebhook_emit(PG_FUNCTION_ARGS)
 	event.data = PG_ARGISNULL(3) ?
 		DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"))) :
 		PG_GETARG_JSONB_P(3);
+	type = check_type(event.type);
 	if (!JB_ROOT_IS_OBJECT(event.data))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the data of event \"%.100s\" is not an object", event.type),
+				 errmsg("the data of event \"%s\" is not an object", event.type),
 				 errhint("Wrap it, such as jsonb_build_object('value', …).")));
-
-	type = check_type(event.type);
 	check_keys(type, event.data);
 	subscriptions = type->wanted ?
 		cwh_subscriptions(type, event.chatbot_id) : NIL;

@@ -184,6 +184,50 @@ cwh_json_write(StringInfo out, Jsonb *value)
 	write_container(out, &value->root);
 }
 
+/*
+ * How many bytes a value has as JSON, or more than the limit if it has more.
+ * Strings are counted exactly, or else, which is faster, at their longest.
+ */
+static size_t
+measure(Jsonb *value, size_t limit, bool exact)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(&value->root);
+	JsonbIteratorToken token;
+	JsonbValue	v;
+	StringInfoData scratch;
+	size_t		size = 0;
+
+	initStringInfo(&scratch);
+	while ((token = JsonbIteratorNext(&iterator, &v, false)) != WJB_DONE &&
+		   size <= limit)
+	{
+		size++;					/* a bracket, a colon or a comma */
+		if (token != WJB_KEY && token != WJB_VALUE && token != WJB_ELEM)
+			continue;
+		if (v.type == jbvString && !exact)
+			size += CWH_JSON_STRING_MAX((size_t) v.val.string.len);
+		else
+		{
+			resetStringInfo(&scratch);
+			write_value(&scratch, &v);
+			size += scratch.len;
+		}
+	}
+	pfree(scratch.data);
+	return size;
+}
+
+/*
+ * Does a value have no more than this many bytes as JSON?  Counting stops when
+ * they are exceeded: twelve bytes of jsonb can hold a number of 131,072 digits.
+ */
+bool
+cwh_json_fits(Jsonb *value, size_t limit)
+{
+	return measure(value, limit, false) <= limit ||
+		measure(value, limit, true) <= limit;
+}
+
 /* The timestamp of an envelope: UTC, milliseconds, cut and not rounded. */
 static void
 format_timestamp(TimestampTz at, char out[32])

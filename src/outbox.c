@@ -47,6 +47,10 @@ static const char present_sql[] =
 	"SELECT extversion::pg_catalog.text FROM pg_catalog.pg_extension "
 	"WHERE extname" EQ "'chatwebhook'";
 
+static const char last_id_sql[] =
+	"SELECT GREATEST((SELECT pg_catalog.max(id) FROM chatwebhook.queue),"
+	"                (SELECT pg_catalog.max(id) FROM chatwebhook.dead), 0)";
+
 static const char load_sql[] =
 	"SELECT w.id, w.name, w.url, w.enabled, w.headers, w.max_retries,"
 	"       w.backoff, w.backoff_multiplier, w.max_backoff, w.timeout,"
@@ -223,6 +227,7 @@ typedef struct Statement
 		INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
 
 static Statement present_st = {present_sql, 0, {0}, NULL};
+static Statement last_id_st = {last_id_sql, 0, {0}, NULL};
 static Statement load_st = {load_sql, 1, {UUIDARRAYOID}, NULL};
 static Statement sweep_st = {sweep_sql, 0, {0}, NULL};
 static Statement claim_st = {claim_sql, 5,
@@ -409,6 +414,14 @@ cwh_outbox_present(char **version)
 		return false;
 	*version = field_text(0, 1);
 	return true;
+}
+
+/* The highest id of a delivery that is not yet history. */
+int64
+cwh_outbox_last_id(void)
+{
+	(void) run(&last_id_st, NULL);
+	return DatumGetInt64(field(0, 1, NULL));
 }
 
 /*

@@ -89,7 +89,8 @@ cwh_header_problem(Jsonb *headers)
 		{
 			name = pnstrdup(value.val.string.val, value.val.string.len);
 			if (!is_token(name))
-				return psprintf("\"%.100s\" is not a header's name", name);
+				return psprintf("\"%.*s\" is not a header's name",
+								pg_mbcliplen(name, strlen(name), 100), name);
 			if (is_reserved(name))
 				return psprintf("\"%s\" is set by the extension or by HTTP", name);
 		}

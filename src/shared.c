@@ -23,6 +23,7 @@
 #include "access/xact.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "port/atomics.h"
 #include "storage/condition_variable.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
@@ -71,6 +72,7 @@ typedef struct Shared
 								 * each session that wants one */
 	ConditionVariable left;		/* a worker has left */
 	ConditionVariable settled;	/* some deliveries were settled */
+	pg_atomic_uint64 last_id;	/* the last delivery's; see cwh_next_id() */
 	int			nslots;
 	WorkerSlot	slots[FLEXIBLE_ARRAY_MEMBER];
 } Shared;
@@ -154,6 +156,7 @@ startup(void)
 		memset(shared, 0, slots_size());
 		shared->nslots = max_worker_processes;
 		shared->look_at_all = true;
+		pg_atomic_init_u64(&shared->last_id, 0);
 		ConditionVariableInit(&shared->left);
 		ConditionVariableInit(&shared->settled);
 	}
@@ -577,6 +580,37 @@ cwh_unbar_workers(void)
 	}
 	LWLockRelease(slots_lock);
 	my_bar = InvalidOid;
+}
+
+/*
+ * An id for a delivery: microseconds since 2026-01-01, or one more than the
+ * last one's if that is not less.  So ids ascend over all sessions, whatever
+ * they do at the same time, and go on behind a restart.
+ */
+int64
+cwh_next_id(TimestampTz now)
+{
+	/* 2026-01-01 UTC in PostgreSQL's reckoning, from 2000-01-01 */
+	static const TimestampTz start = INT64CONST(9497) * USECS_PER_DAY;
+	uint64		clock = now > start ? (uint64) (now - start) : 0;
+	uint64		last = pg_atomic_read_u64(&shared->last_id);
+	uint64		id;
+
+	do
+		id = Max(clock, last + 1);
+	while (!pg_atomic_compare_exchange_u64(&shared->last_id, &last, id));
+	return (int64) id;
+}
+
+/* No id up to this one is to be given out again: it is in the queue. */
+void
+cwh_id_seen(int64 id)
+{
+	uint64		last = pg_atomic_read_u64(&shared->last_id);
+
+	while (last < (uint64) id &&
+		   !pg_atomic_compare_exchange_u64(&shared->last_id, &last, (uint64) id))
+		;
 }
 
 /*

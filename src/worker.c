@@ -1088,6 +1088,8 @@ check_configuration(void)
 			leave(CWH_EXIT_NO_EXTENSION);
 		}
 		cwh_config_watch();
+		if (seen_generation == 0)
+			cwh_id_seen(cwh_outbox_last_id());
 		seen_generation = cwh_config_generation();
 	}
 }
