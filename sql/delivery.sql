@@ -24,6 +24,15 @@ CREATE VIEW chatwebhook.delivery AS
       FROM chatwebhook.dead d
       LEFT JOIN chatwebhook.event e ON e.id = d.event_id;
 COMMENT ON VIEW chatwebhook.delivery IS 'Every event owed to a webhook, and what became of it.';
+COMMENT ON COLUMN chatwebhook.delivery.id IS 'Identifies the delivery: X-Webhook-Delivery; for retry() and cancel().';
+COMMENT ON COLUMN chatwebhook.delivery.event_id IS 'The event that is owed: webhook-id.';
+COMMENT ON COLUMN chatwebhook.delivery.event_type IS 'The event''s type.';
+COMMENT ON COLUMN chatwebhook.delivery.chatbot_id IS 'The event''s chatbot.';
+COMMENT ON COLUMN chatwebhook.delivery.conversation_id IS 'The event''s conversation.';
+COMMENT ON COLUMN chatwebhook.delivery.webhook_id IS 'The webhook that it is owed to.';
+COMMENT ON COLUMN chatwebhook.delivery.webhook_name IS 'That webhook''s name; for a finished one, as it was then.';
+COMMENT ON COLUMN chatwebhook.delivery.created_at IS 'When the event was emitted.';
+COMMENT ON COLUMN chatwebhook.delivery.last_attempt_at IS 'When the last attempt was started.';
 COMMENT ON COLUMN chatwebhook.delivery.status IS 'pending, delivered, dead (given up) or canceled.';
 COMMENT ON COLUMN chatwebhook.delivery.attempts IS 'Attempts made so far.';
 COMMENT ON COLUMN chatwebhook.delivery.next_attempt_at IS 'When a pending one is due.';
@@ -48,6 +57,18 @@ CREATE VIEW chatwebhook.dead_letter AS
 COMMENT ON VIEW chatwebhook.dead_letter IS
     'The deliveries that were given up, with the event whole. retry() gives one another chance.';
 COMMENT ON COLUMN chatwebhook.dead_letter.id IS 'The delivery''s id, for retry().';
+COMMENT ON COLUMN chatwebhook.dead_letter.webhook_id IS 'The webhook that it was owed to.';
+COMMENT ON COLUMN chatwebhook.dead_letter.webhook_name IS 'That webhook''s name, as it was then.';
+COMMENT ON COLUMN chatwebhook.dead_letter.event_id IS 'The event''s id.';
+COMMENT ON COLUMN chatwebhook.dead_letter.event_type IS 'The event''s type.';
+COMMENT ON COLUMN chatwebhook.dead_letter.chatbot_id IS 'The event''s chatbot.';
+COMMENT ON COLUMN chatwebhook.dead_letter.conversation_id IS 'The event''s conversation.';
+COMMENT ON COLUMN chatwebhook.dead_letter.event IS 'The event whole, as it was sent.';
+COMMENT ON COLUMN chatwebhook.dead_letter.attempts IS 'Attempts made.';
+COMMENT ON COLUMN chatwebhook.dead_letter.last_status_code IS 'HTTP status of the last attempt; null if there was no reply.';
+COMMENT ON COLUMN chatwebhook.dead_letter.last_error IS 'Why the last attempt failed.';
+COMMENT ON COLUMN chatwebhook.dead_letter.created_at IS 'When the event was emitted.';
+COMMENT ON COLUMN chatwebhook.dead_letter.last_attempt_at IS 'When the last attempt was started.';
 COMMENT ON COLUMN chatwebhook.dead_letter.completed_at IS 'When it was given up.';
 
 CREATE FUNCTION chatwebhook.retry(delivery_id bigint) RETURNS boolean

@@ -48,6 +48,9 @@ CREATE VIEW chatwebhook.worker_status AS
       FROM chatwebhook._workers();
 COMMENT ON VIEW chatwebhook.worker_status IS
     'The workers of this database; empty if chatwebhook is not in shared_preload_libraries.';
+COMMENT ON COLUMN chatwebhook.worker_status.pid IS 'Its process, as in pg_stat_activity.';
+COMMENT ON COLUMN chatwebhook.worker_status.started_at IS 'When it started.';
+COMMENT ON COLUMN chatwebhook.worker_status.last_activity_at IS 'When its last attempt ended.';
 COMMENT ON COLUMN chatwebhook.worker_status.in_flight IS 'Requests under way.';
 COMMENT ON COLUMN chatwebhook.worker_status.claimed IS 'Deliveries claimed since it started.';
 COMMENT ON COLUMN chatwebhook.worker_status.delivered IS 'Attempts that succeeded since it started.';
@@ -87,6 +90,15 @@ CREATE VIEW chatwebhook.webhook_health AS
            ) d;
 COMMENT ON VIEW chatwebhook.webhook_health IS
     'How each webhook does: true after every settle. Totals are of attempts, over all time; rate and latencies are of the last 100 attempts.';
+COMMENT ON COLUMN chatwebhook.webhook_health.webhook_id IS 'The webhook.';
+COMMENT ON COLUMN chatwebhook.webhook_health.name IS 'Its name.';
+COMMENT ON COLUMN chatwebhook.webhook_health.url IS 'Where its requests go.';
+COMMENT ON COLUMN chatwebhook.webhook_health.total IS 'Attempts ever made.';
+COMMENT ON COLUMN chatwebhook.webhook_health.successes IS 'Those that succeeded.';
+COMMENT ON COLUMN chatwebhook.webhook_health.failures IS 'Those that failed.';
+COMMENT ON COLUMN chatwebhook.webhook_health.last_success_at IS 'When the last one that succeeded ended.';
+COMMENT ON COLUMN chatwebhook.webhook_health.last_failure_at IS 'When the last one that failed ended.';
+COMMENT ON COLUMN chatwebhook.webhook_health.last_error IS 'Why that one failed.';
 COMMENT ON COLUMN chatwebhook.webhook_health.state IS
     'disabled; idle: nothing was sent yet; failing: 5 or more failures in a row; degraded: fewer, or under 90 % of the last 100 succeeded; healthy.';
 COMMENT ON COLUMN chatwebhook.webhook_health.success_rate IS 'Of the last 100 attempts, 0 to 1.';

@@ -40,6 +40,7 @@ CREATE TABLE chatwebhook.webhook (
 );
 COMMENT ON TABLE chatwebhook.webhook IS
     'Where, and how, events are to be delivered. Plain INSERT, UPDATE and DELETE manage it; a row gets a signing secret by itself.';
+COMMENT ON COLUMN chatwebhook.webhook.id IS 'Identifies the webhook; cannot change.';
 COMMENT ON COLUMN chatwebhook.webhook.name IS 'A name for people and views.';
 COMMENT ON COLUMN chatwebhook.webhook.chatbot_id IS
     'Deliver the events of this chatbot only; null: of every chatbot.';
@@ -66,6 +67,8 @@ COMMENT ON COLUMN chatwebhook.webhook.max_in_flight IS
 COMMENT ON COLUMN chatwebhook.webhook.disabled_at IS
     'When the extension disabled it by itself; null if it did not.';
 COMMENT ON COLUMN chatwebhook.webhook.disabled_reason IS 'Why the extension disabled it.';
+COMMENT ON COLUMN chatwebhook.webhook.created_at IS 'When it was created.';
+COMMENT ON COLUMN chatwebhook.webhook.updated_at IS 'When it was last changed.';
 
 /*
  * Secrets in a place of their own.  Nobody but the functions reads it.
@@ -100,6 +103,11 @@ COMMENT ON TABLE chatwebhook.event IS
     'Something that happened in a chat, and that at least one webhook wanted. Immutable.';
 COMMENT ON COLUMN chatwebhook.event.id IS
     'UUID of version 7; the same on every repeat, as webhook-id.';
+COMMENT ON COLUMN chatwebhook.event.type IS 'Its event type, such as lead.captured.';
+COMMENT ON COLUMN chatwebhook.event.chatbot_id IS 'The chatbot it happened to; null: none was given.';
+COMMENT ON COLUMN chatwebhook.event.conversation_id IS 'The conversation it happened in; null: none was given.';
+COMMENT ON COLUMN chatwebhook.event.created_at IS 'When it was emitted: the timestamp of the envelope.';
+COMMENT ON COLUMN chatwebhook.event.data IS 'What happened: the data of the envelope.';
 
 /*
  * The hot part: what is pending, and nothing else.  A claim reads it by
@@ -112,6 +120,8 @@ COMMENT ON COLUMN chatwebhook.event.id IS
  * worker when it meets one.
  */
 CREATE SEQUENCE chatwebhook.delivery_id_seq AS bigint;
+COMMENT ON SEQUENCE chatwebhook.delivery_id_seq IS
+    'Ids of deliveries that are emitted without the library in shared_preload_libraries; with it, they come from a clock in shared memory.';
 
 CREATE TABLE chatwebhook.queue (
     id               bigint PRIMARY KEY,
@@ -191,6 +201,12 @@ CREATE TABLE chatwebhook.attempt (
 );
 COMMENT ON TABLE chatwebhook.attempt IS
     'Single tries at deliveries: those that failed, or all, or none, as chatwebhook.log_attempts says.';
+COMMENT ON COLUMN chatwebhook.attempt.delivery_id IS 'The delivery that was tried.';
+COMMENT ON COLUMN chatwebhook.attempt.webhook_id IS 'The webhook it was for.';
+COMMENT ON COLUMN chatwebhook.attempt.chatbot_id IS 'The chatbot of the event.';
+COMMENT ON COLUMN chatwebhook.attempt.started_at IS 'When the request was started.';
+COMMENT ON COLUMN chatwebhook.attempt.response_headers IS
+    'The reply''s headers, an object with names in lower case; of a repeated one, the last.';
 COMMENT ON COLUMN chatwebhook.attempt.attempt IS 'Number of the try, from 1.';
 COMMENT ON COLUMN chatwebhook.attempt.latency_ms IS 'Milliseconds from the start of the request to the end of the reply or the failure.';
 COMMENT ON COLUMN chatwebhook.attempt.status_code IS 'HTTP status of the reply; null if there was none.';

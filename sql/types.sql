@@ -4,23 +4,12 @@
 \echo Use "CREATE EXTENSION chatwebhook" to load this file. \quit
 
 /*
- * The schema must be ours: in one that somebody prepared, its owner could
+ * The schema is ours and new: in one that somebody prepared, its owner could
  * replace what we are about to create.
  */
-DO $$
-DECLARE
-    schema_owner name;
-BEGIN
-    SELECT pg_catalog.pg_get_userbyid(nspowner) INTO STRICT schema_owner
-      FROM pg_catalog.pg_namespace
-     WHERE nspname OPERATOR(pg_catalog.=) 'chatwebhook';
-    IF schema_owner OPERATOR(pg_catalog.<>) CURRENT_USER THEN
-        RAISE EXCEPTION 'schema "chatwebhook" exists already and belongs to "%"', schema_owner
-            USING ERRCODE = 'duplicate_schema',
-                  HINT = 'Drop or rename that schema; CREATE EXTENSION makes its own.';
-    END IF;
-END
-$$;
+CREATE SCHEMA chatwebhook;
+COMMENT ON SCHEMA chatwebhook IS
+    'Webhooks for chat events: the tables webhook and event_type, the views delivery, dead_letter, webhook_health and worker_status, and functions.';
 
 CREATE FUNCTION chatwebhook.uuidv7() RETURNS uuid
     AS 'MODULE_PATHNAME', 'chatwebhook_uuidv7'

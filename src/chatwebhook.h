@@ -183,6 +183,13 @@ typedef struct CwhTransfer
 	void	   *easy;
 	struct CwhTransfer *next;
 	uint64_t	generation;		/* of the options it was started with */
+	int			requests;		/* sent so far, libcurl's own repeats included */
+	enum
+	{
+		CWH_REPLY_NONE,
+		CWH_REPLY_HEADERS,
+		CWH_REPLY_BODY
+	}			reply;			/* how far the reply has got */
 	int			header_count;
 	bool		cut;			/* we stopped reading the body */
 } CwhTransfer;

@@ -46,6 +46,9 @@
 #define MAX_HEADER_BYTES		(32 * 1024)
 #define MAX_HEADER_LINES		200
 
+/* A request and its repeat on another connection. */
+#define MAX_REQUESTS			2
+
 /* Buffers that grew larger than this are not kept for the next transfer. */
 #define MAX_KEPT_BUFFER			(32 * 1024)
 
@@ -258,6 +261,7 @@ static int
 before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 			   int local_port)
 {
+	CwhTransfer *transfer = arg;
 	union
 	{
 		struct sockaddr any;
@@ -265,12 +269,24 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 		struct sockaddr_in6 v6;
 	}			address;
 
+	/*
+	 * libcurl repeats a request when a connection from its cache turns out to
+	 * be closed, and goes on with the next one from there.  Once is right: the
+	 * receiver may have closed while the connection was idle.
+	 */
+	if (++transfer->requests > MAX_REQUESTS)
+	{
+		strlcpy(transfer->error, "the connection was closed without a reply",
+				sizeof(transfer->error));
+		return CWH_PREREQ_ABORT;
+	}
+
 	memset(&address, 0, sizeof(address));
 	if (inet_pton(AF_INET, remote_ip, &address.v4.sin_addr) == 1)
 		address.any.sa_family = AF_INET;
 	else if (inet_pton(AF_INET6, remote_ip, &address.v6.sin6_addr) == 1)
 		address.any.sa_family = AF_INET6;
-	return address_allowed(arg, &address.any) ?
+	return address_allowed(transfer, &address.any) ?
 		CWH_PREREQ_GO : CWH_PREREQ_ABORT;
 }
 
@@ -312,8 +328,11 @@ on_header(char *data, size_t size, size_t n, void *arg)
 		transfer->response_headers.len = 0;
 		transfer->header_count = 0;
 		transfer->retry_after_s = -1;
+		transfer->reply = CWH_REPLY_HEADERS;
 		return len;
 	}
+	if (len <= 2)
+		transfer->reply = CWH_REPLY_BODY;	/* the empty line before it */
 	if (++transfer->header_count > MAX_HEADER_LINES ||
 		transfer->response_headers.len + len > MAX_HEADER_BYTES)
 	{
@@ -498,6 +517,8 @@ reset_outcome(CwhTransfer *transfer)
 	transfer->response_body.len = 0;
 	transfer->next = NULL;
 	transfer->header_count = 0;
+	transfer->requests = 0;
+	transfer->reply = CWH_REPLY_NONE;
 	transfer->cut = false;
 }
 
@@ -548,47 +569,54 @@ cwh_transport_start(CwhTransfer *transfer)
 	return true;
 }
 
-/* Name what went wrong, and in a time-out the phase that took too long. */
+/* The phase in which a transfer ran out of time. */
+static const char *
+timed_out_phase(const CwhTransfer *transfer)
+{
+	curl_off_t	resolved = 0;
+	curl_off_t	connected = 0;
+	curl_off_t	sent = 0;
+
+	curl_easy_getinfo(transfer->easy, CURLINFO_NAMELOOKUP_TIME_T, &resolved);
+	curl_easy_getinfo(transfer->easy, CURLINFO_CONNECT_TIME_T, &connected);
+	curl_easy_getinfo(transfer->easy, CURLINFO_PRETRANSFER_TIME_T, &sent);
+
+	/* on a connection from the cache the first two stay 0 */
+	if (transfer->requests == 0 && sent == 0)
+	{
+		if (resolved == 0)
+			return "timed out while looking up the host's name";
+		if (connected == 0)
+			return "timed out while connecting";
+		return "timed out in the TLS handshake";
+	}
+	switch (transfer->reply)
+	{
+		case CWH_REPLY_NONE:
+			return "timed out while waiting for the reply";
+		case CWH_REPLY_HEADERS:
+			return "timed out while reading the reply's headers";
+		default:
+			return "timed out while reading the reply's body";
+	}
+}
+
+/* Name what went wrong. */
 static void
 describe_failure(CwhTransfer *transfer, CURLcode code)
 {
 	CURL	   *easy = transfer->easy;
-	const char *what = NULL;
 	char	   *error = transfer->error;
 	size_t		size = sizeof(transfer->error);
-	curl_off_t	resolved = 0;
-	curl_off_t	connected = 0;
-	curl_off_t	secured = 0;
-	curl_off_t	sent = 0;
-	curl_off_t	started = 0;
 	long		verify = 0;
-	long		connects = 0;
 	long		os_errno = 0;
 
 	if (error[0] != '\0')
 		return;					/* a callback has said why */
-	curl_easy_getinfo(easy, CURLINFO_NAMELOOKUP_TIME_T, &resolved);
-	curl_easy_getinfo(easy, CURLINFO_CONNECT_TIME_T, &connected);
-	curl_easy_getinfo(easy, CURLINFO_APPCONNECT_TIME_T, &secured);
-	curl_easy_getinfo(easy, CURLINFO_PRETRANSFER_TIME_T, &sent);
-	curl_easy_getinfo(easy, CURLINFO_STARTTRANSFER_TIME_T, &started);
-	curl_easy_getinfo(easy, CURLINFO_NUM_CONNECTS, &connects);
-	curl_easy_getinfo(easy, CURLINFO_OS_ERRNO, &os_errno);
-
 	switch (code)
 	{
 		case CURLE_OPERATION_TIMEDOUT:
-			if (resolved == 0)
-				what = "timed out while looking up the host's name";
-			else if (connected == 0)
-				what = "timed out while connecting";
-			else if (sent == 0)
-				what = "timed out in the TLS handshake";
-			else if (started == 0 || transfer->header_count == 0)
-				what = "timed out while waiting for the reply";
-			else
-				what = "timed out while reading the reply";
-			snprintf(error, size, "%s", what);
+			strlcpy(error, timed_out_phase(transfer), size);
 			break;
 		case CURLE_COULDNT_RESOLVE_HOST:
 			strlcpy(error, "could not look up the host's name", size);
@@ -597,6 +625,7 @@ describe_failure(CwhTransfer *transfer, CURLcode code)
 			strlcpy(error, "could not look up the proxy's name", size);
 			break;
 		case CURLE_COULDNT_CONNECT:
+			curl_easy_getinfo(easy, CURLINFO_OS_ERRNO, &os_errno);
 			if (os_errno != 0)
 				snprintf(error, size, "could not connect: %s",
 						 strerror((int) os_errno));
@@ -640,7 +669,6 @@ describe_failure(CwhTransfer *transfer, CURLcode code)
 			error[0] = tolower((unsigned char) error[0]);
 			break;
 	}
-	(void) secured;
 }
 
 /* Take a handle out of the multi handle and keep it for another transfer. */
