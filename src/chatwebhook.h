@@ -410,9 +410,10 @@ typedef struct CwhWant
 	int			n;
 } CwhWant;
 
-/* A delivery that was claimed; what it points to goes with the transaction. */
+/* A delivery that is due; what it points to goes with the transaction. */
 typedef struct CwhClaimed
 {
+	bool		mine;			/* else another process has just claimed it */
 	int64		id;
 	pg_uuid_t	webhook_id;
 	TimestampTz due;

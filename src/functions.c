@@ -417,6 +417,8 @@ on_claimed(const CwhClaimed *claimed)
 	Datum		value = Int64GetDatum(claimed->id);
 	bool		isnull = false;
 
+	if (!claimed->mine)
+		return;
 	tuplestore_putvalues(claim_result->setResult, claim_result->setDesc,
 						 &value, &isnull);
 }

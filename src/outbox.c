@@ -588,8 +588,7 @@ cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
 		claimed.webhook_id = *DatumGetUUIDP(field(i, 2, NULL));
 		claimed.due = DatumGetTimestampTz(field(i, 3, NULL));
 		/* between our look at the claims and our lock, another may have come */
-		if (!cwh_claim(claimed.id, &claimed.webhook_id))
-			continue;
+		claimed.mine = cwh_claim(claimed.id, &claimed.webhook_id);
 		claimed.attempts = DatumGetInt32(field(i, 4, NULL));
 		claimed.first_attempt = DatumGetInt32(field(i, 5, NULL));
 		claimed.last_wait_ms = DatumGetInt64(field(i, 6, NULL));

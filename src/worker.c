@@ -748,14 +748,20 @@ write_body(Delivery *delivery, const CwhEvent *event)
 	PG_END_TRY();
 }
 
-/* A delivery was claimed. */
+/* A delivery that is due was found. */
 static void
 on_claimed(const CwhClaimed *claimed)
 {
 	Endpoint   *endpoint = get_endpoint(&claimed->webhook_id);
-	Delivery   *delivery = new_delivery();
+	Delivery   *delivery;
 	MemoryContext oldcontext;
 
+	endpoint->got++;
+	endpoint->after.due = claimed->due;
+	endpoint->after.id = claimed->id;
+	if (!claimed->mine)
+		return;
+	delivery = new_delivery();
 	claimed_now[nclaimed_now++] = delivery;
 	delivery->endpoint = endpoint;
 	delivery->id = claimed->id;
@@ -776,9 +782,6 @@ on_claimed(const CwhClaimed *claimed)
 		body_bytes += delivery->body.len;
 		average_body += (delivery->body.len - average_body) / 16;
 	}
-	endpoint->got++;
-	endpoint->after.due = claimed->due;
-	endpoint->after.id = claimed->id;
 }
 
 /* How many deliveries may be claimed now. */
