@@ -27,6 +27,12 @@ struct sockaddr;
 #define CWH_STANDARD_SIGNATURE_LEN	47
 /* "whsec_" and the base64 of 32 random bytes */
 #define CWH_SECRET_LEN				50
+/* "v1a," and 88 characters of base64 */
+#define CWH_ASYMMETRIC_SIGNATURE_LEN	92
+/* "whsk_" and the base64 of 64 bytes: the seed and the public key */
+#define CWH_ED25519_SECRET_LEN		93
+/* "whpk_" and the base64 of 32 bytes */
+#define CWH_ED25519_PUBLIC_LEN		49
 
 typedef struct CwhSigner CwhSigner;
 
@@ -45,6 +51,55 @@ extern bool cwh_verify_standard(CwhSigner *signer, const char *id,
 								const char *timestamp, const char *signatures,
 								const void *body, size_t len,
 								int64_t now, int64_t tolerance);
+extern bool cwh_ed25519_generate(char out[CWH_ED25519_SECRET_LEN + 1]);
+extern bool cwh_ed25519_public(const char *secret, size_t len,
+							   char out[CWH_ED25519_PUBLIC_LEN + 1]);
+extern bool cwh_signer_is_asymmetric(const CwhSigner *signer);
+extern bool cwh_sign_asymmetric(CwhSigner *signer, const char *id,
+								int64_t timestamp, const void *body, size_t len,
+								char out[CWH_ASYMMETRIC_SIGNATURE_LEN + 1]);
+extern bool cwh_verify_asymmetric(const char *public_key, const char *id,
+								  const char *timestamp,
+								  const char *signatures,
+								  const void *body, size_t len,
+								  int64_t now, int64_t tolerance);
+
+/*
+ * vault.c: secrets at rest.  Pure.
+ */
+
+typedef struct CwhVaultKey
+{
+	unsigned char key[32];
+	unsigned char id[8];		/* names the key and gives nothing of it away */
+} CwhVaultKey;
+
+typedef enum CwhVaultResult
+{
+	CWH_VAULT_OK,
+	CWH_VAULT_MALFORMED,		/* not a sealed value at all */
+	CWH_VAULT_NO_KEY,			/* sealed under a key that we do not have */
+	CWH_VAULT_WRONG				/* changed, or not of this webhook and name */
+} CwhVaultResult;
+
+extern int	cwh_vault_parse_keys(const char *text, size_t len,
+								 CwhVaultKey *keys, int max,
+								 const char **problem);
+extern size_t cwh_vault_sealed_len(size_t plain_len, bool encrypted);
+extern bool cwh_vault_seal(const CwhVaultKey *key,
+						   const unsigned char webhook_id[16],
+						   const char *name, const void *plain, size_t len,
+						   unsigned char *out);
+extern CwhVaultResult cwh_vault_open(const CwhVaultKey *keys, int nkeys,
+									 const unsigned char webhook_id[16],
+									 const char *name,
+									 const void *sealed, size_t len,
+									 unsigned char *out, size_t *out_len);
+extern const char *cwh_vault_problem(CwhVaultResult result);
+extern bool cwh_vault_is_current(const CwhVaultKey *keys, int nkeys,
+								 const void *sealed, size_t len);
+extern bool cwh_random_bytes(void *out, size_t len);
+extern void cwh_cleanse(void *memory, size_t len);
 
 /*
  * retry.c: what an outcome means, and when to try again.  Pure.
