@@ -14,17 +14,20 @@ OBJS = \
 	src/outbox.o \
 	src/request.o \
 	src/retry.o \
+	src/secrets.o \
 	src/shared.o \
 	src/sign.o \
 	src/subscription.o \
 	src/target.o \
 	src/transport.o \
+	src/vault.o \
 	src/worker.o
 
 # the extension's script, in reading order
 SQL_PARTS = \
 	sql/types.sql \
 	sql/tables.sql \
+	sql/tenants.sql \
 	sql/emit.sql \
 	sql/delivery.sql \
 	sql/health.sql \

@@ -9,6 +9,7 @@ CREATE VIEW chatwebhook.delivery AS
       FROM chatwebhook.queue q
       LEFT JOIN chatwebhook.event e ON e.id = q.event_id
       LEFT JOIN chatwebhook.webhook w ON w.id = q.webhook_id
+     WHERE (SELECT chatwebhook._chatbots()) IS NULL OR q.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[])
     UNION ALL
     SELECT h.id, h.event_id, e.type, h.chatbot_id, e.conversation_id,
            h.webhook_id, h.webhook_name, h.status, h.attempts,
@@ -16,13 +17,15 @@ CREATE VIEW chatwebhook.delivery AS
            h.completed_at, h.last_status_code, h.last_error, h.latency_ms
       FROM chatwebhook.history h
       LEFT JOIN chatwebhook.event e ON e.id = h.event_id
+     WHERE (SELECT chatwebhook._chatbots()) IS NULL OR h.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[])
     UNION ALL
     SELECT d.id, d.event_id, e.type, d.chatbot_id, e.conversation_id,
            d.webhook_id, d.webhook_name, d.status, d.attempts,
            d.created_at, NULL, d.last_attempt_at,
            d.completed_at, d.last_status_code, d.last_error, d.latency_ms
       FROM chatwebhook.dead d
-      LEFT JOIN chatwebhook.event e ON e.id = d.event_id;
+      LEFT JOIN chatwebhook.event e ON e.id = d.event_id
+     WHERE (SELECT chatwebhook._chatbots()) IS NULL OR d.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[]);
 COMMENT ON VIEW chatwebhook.delivery IS 'Every event owed to a webhook, and what became of it.';
 COMMENT ON COLUMN chatwebhook.delivery.id IS 'Identifies the delivery: X-Webhook-Delivery; for retry() and cancel().';
 COMMENT ON COLUMN chatwebhook.delivery.event_id IS 'The event that is owed: webhook-id.';
@@ -53,7 +56,8 @@ CREATE VIEW chatwebhook.dead_letter AS
            d.attempts, d.last_status_code, d.last_error, d.created_at,
            d.last_attempt_at, d.completed_at
       FROM chatwebhook.dead d
-      LEFT JOIN chatwebhook.event e ON e.id = d.event_id;
+      LEFT JOIN chatwebhook.event e ON e.id = d.event_id
+     WHERE (SELECT chatwebhook._chatbots()) IS NULL OR d.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[]);
 COMMENT ON VIEW chatwebhook.dead_letter IS
     'The deliveries that were given up, with the event whole. retry() gives one another chance.';
 COMMENT ON COLUMN chatwebhook.dead_letter.id IS 'The delivery''s id, for retry().';
@@ -77,20 +81,20 @@ CREATE FUNCTION chatwebhook.retry(delivery_id bigint) RETURNS boolean
 DECLARE
     webhook uuid;
 BEGIN
-    UPDATE chatwebhook.queue
+    UPDATE chatwebhook.queue q
        SET next_attempt_at = clock_timestamp(), first_attempt = attempts, last_wait_ms = 0
-     WHERE id = delivery_id
+     WHERE q.id = delivery_id AND chatwebhook._sees(q.chatbot_id)
     RETURNING webhook_id INTO webhook;
 
     IF NOT FOUND THEN
         WITH dead AS (
             DELETE FROM chatwebhook.dead d
-             WHERE d.id = delivery_id
+             WHERE d.id = delivery_id AND chatwebhook._sees(d.chatbot_id)
                AND EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = d.event_id)
             RETURNING *
         ), canceled AS (
             DELETE FROM chatwebhook.history h
-             WHERE h.id = delivery_id AND h.status = 'canceled'
+             WHERE h.id = delivery_id AND h.status = 'canceled' AND chatwebhook._sees(h.chatbot_id)
                AND EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = h.event_id)
             RETURNING *
         )
@@ -123,7 +127,9 @@ CREATE FUNCTION chatwebhook.cancel(delivery_id bigint) RETURNS boolean
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
     WITH gone AS (
-        DELETE FROM chatwebhook.queue q WHERE q.id = delivery_id RETURNING *
+        DELETE FROM chatwebhook.queue q
+         WHERE q.id = delivery_id AND chatwebhook._sees(q.chatbot_id)
+        RETURNING *
     ), kept AS (
         INSERT INTO chatwebhook.history (id, webhook_id, event_id, created_at, completed_at,
                last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id,
@@ -162,43 +168,67 @@ CREATE FUNCTION chatwebhook.create_webhook(
     max_backoff        interval DEFAULT '1 minute',
     timeout            interval DEFAULT '10 seconds',
     max_in_flight      integer DEFAULT 32,
+    signing            text DEFAULT 'v1',
     OUT id             uuid,
     INOUT secret       text DEFAULT NULL)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 #variable_conflict use_variable
 DECLARE
-    problem constant text := chatwebhook._secret_problem(secret);
+    problem text;
 BEGIN
+    PERFORM chatwebhook._check_chatbot(chatbot_id);
+    problem := CASE WHEN signing = 'v1' THEN chatwebhook._secret_problem(secret)
+                    WHEN secret IS NOT NULL AND chatwebhook._public_key(secret) IS NULL
+                    THEN 'it is not a private key of Ed25519' END;
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION 'unusable signing secret for webhook "%": %', name, problem
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Leave it out to have one made, or give whsec_ and the base64 of 24 to 64 random bytes.';
+                  HINT = 'Leave it out to have one made, or give whsec_ and the base64 of 24 to 64 random bytes, or whsk_ and that of a private key for v1a.';
     END IF;
     INSERT INTO chatwebhook.webhook AS w (name, url, events, chatbot_id, filter, enabled, headers,
-           max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight)
+           max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing)
     VALUES (name, url, events, chatbot_id, filter, enabled, headers,
-           max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight)
+           max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing)
     RETURNING w.id INTO id;
     IF secret IS NULL THEN
         secret := chatwebhook.secret(id);
     ELSE
-        UPDATE chatwebhook.vault v SET value = secret
-         WHERE v.webhook_id = id AND v.name = 'signing_secret';
+        PERFORM chatwebhook._set_secret(id, 'signing_secret', secret);
     END IF;
 END
 $$;
-COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text) IS
+COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text, text) IS
     'Creates a webhook, and gives its id and its signing secret. The arguments are the columns of the table webhook.';
 
 CREATE FUNCTION chatwebhook.secret(webhook_id uuid) RETURNS text
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT v.value FROM chatwebhook.vault v
-     WHERE v.webhook_id = secret.webhook_id AND v.name = 'signing_secret'
+#variable_conflict use_variable
+BEGIN
+    PERFORM chatwebhook._check_webhook_access(webhook_id);
+    RETURN (SELECT chatwebhook._open(v.webhook_id, v.name, v.value)
+              FROM chatwebhook.vault v
+             WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret');
+END
 $$;
 COMMENT ON FUNCTION chatwebhook.secret(uuid) IS
     'The webhook''s signing secret, for those allowed to see it.';
+
+CREATE FUNCTION chatwebhook.public_key(webhook_id uuid) RETURNS text
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+#variable_conflict use_variable
+BEGIN
+    PERFORM chatwebhook._check_webhook_access(webhook_id);
+    RETURN (SELECT chatwebhook._public_key(chatwebhook._open(v.webhook_id, v.name, v.value))
+              FROM chatwebhook.vault v
+              JOIN chatwebhook.webhook w ON w.id = v.webhook_id
+             WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret' AND w.signing = 'v1a');
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.public_key(uuid) IS
+    'With signing v1a, the key that receivers verify with: whpk_ and base64; else null.';
 
 CREATE FUNCTION chatwebhook.rotate_secret(webhook_id uuid, overlap interval DEFAULT '24 hours')
     RETURNS text
@@ -206,31 +236,78 @@ CREATE FUNCTION chatwebhook.rotate_secret(webhook_id uuid, overlap interval DEFA
     AS $$
 #variable_conflict use_variable
 DECLARE
-    fresh constant text := chatwebhook._secret_generate();
+    fresh    text;
+    outgoing text;
 BEGIN
     IF webhook_id IS NULL OR overlap IS NULL OR overlap < '0' THEN
         RAISE EXCEPTION 'rotate_secret() needs a webhook and an overlap of no less than 0'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    PERFORM chatwebhook._check_webhook_access(webhook_id);
+    -- one rotation at a time
+    SELECT chatwebhook._new_secret(w.signing) INTO fresh
+      FROM chatwebhook.webhook w WHERE w.id = webhook_id FOR NO KEY UPDATE;
     DELETE FROM chatwebhook.vault v
      WHERE v.webhook_id = webhook_id AND v.name = 'previous_signing_secret';
     IF overlap > '0' THEN
-        UPDATE chatwebhook.vault v
-           SET name = 'previous_signing_secret', expires_at = clock_timestamp() + overlap
-         WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret';
+        -- sealed anew, since a value is bound to its name
+        outgoing := chatwebhook.secret(webhook_id);
+        PERFORM chatwebhook._set_secret(webhook_id, 'previous_signing_secret', outgoing);
+        UPDATE chatwebhook.vault v SET expires_at = clock_timestamp() + overlap
+         WHERE v.webhook_id = webhook_id AND v.name = 'previous_signing_secret';
     END IF;
-    INSERT INTO chatwebhook.vault (webhook_id, name, value)
-    SELECT w.id, 'signing_secret', fresh
-      FROM chatwebhook.webhook w WHERE w.id = webhook_id;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'webhook "%" does not exist', webhook_id
-            USING ERRCODE = 'no_data_found';
-    END IF;
+    PERFORM chatwebhook._set_secret(webhook_id, 'signing_secret', fresh);
+    PERFORM chatwebhook._wake(webhook_id);
     RETURN fresh;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.rotate_secret(uuid, interval) IS
     'Gives the webhook a new signing secret. Requests carry signatures of both until the overlap is over.';
+
+CREATE FUNCTION chatwebhook.set_credential(webhook_id uuid, name text, value text)
+    RETURNS void
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+#variable_conflict use_variable
+BEGIN
+    IF webhook_id IS NULL OR name IS NULL OR name !~ '^[a-z][a-z0-9_]{0,62}$'
+       OR name IN ('signing_secret', 'previous_signing_secret') THEN
+        RAISE EXCEPTION 'invalid name of a credential: "%"', left(name, 100)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Use up to 63 lower-case letters, digits and _, such as api_token. Signing secrets are made by rotate_secret().';
+    END IF;
+    PERFORM chatwebhook._check_webhook_access(webhook_id);
+    IF value IS NULL THEN
+        DELETE FROM chatwebhook.vault v WHERE v.webhook_id = webhook_id AND v.name = name;
+    ELSIF value = '' OR length(value) > 65536
+          OR name NOT IN ('client_certificate', 'client_key') AND value !~ '^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$' THEN
+        -- the value itself stays out of the message
+        RAISE EXCEPTION 'unusable value for the credential "%"', name
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give printable ASCII in one line, without blanks at its ends; a certificate or key is PEM.';
+    ELSE
+        PERFORM chatwebhook._set_secret(webhook_id, name, value);
+    END IF;
+    PERFORM chatwebhook._wake(webhook_id);
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.set_credential(uuid, text, text) IS
+    'Keeps a secret for a webhook, which a {{name}} in its URL or headers stands for; client_certificate and client_key (PEM) are shown to the receiver in TLS. Null removes it. It cannot be read back.';
+
+CREATE FUNCTION chatwebhook.rekey() RETURNS bigint
+    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    WITH sealed AS (
+        UPDATE chatwebhook.vault v
+           SET value = chatwebhook._seal(v.webhook_id, v.name,
+                                         chatwebhook._open(v.webhook_id, v.name, v.value))
+         WHERE NOT chatwebhook._is_current(v.value)
+        RETURNING 1
+    )
+    SELECT count(*) FROM sealed
+$$;
+COMMENT ON FUNCTION chatwebhook.rekey() IS
+    'Encrypts every secret anew that is not under the current key, the first of chatwebhook.secret_key_file; how many. The old key must still be in the file, behind the new one.';
 
 CREATE FUNCTION chatwebhook.test_webhook(
     webhook_id        uuid,

@@ -44,7 +44,8 @@ CREATE FUNCTION chatwebhook._workers(
 COMMENT ON FUNCTION chatwebhook._workers() IS 'The workers of this database.';
 
 CREATE VIEW chatwebhook.worker_status AS
-    SELECT pid, started_at, in_flight, claimed, delivered, failed, last_error, last_activity_at
+    SELECT pid, started_at, in_flight, claimed, delivered, failed, last_error, last_activity_at,
+           chatwebhook._encrypts() AS secrets_encrypted
       FROM chatwebhook._workers();
 COMMENT ON VIEW chatwebhook.worker_status IS
     'The workers of this database; empty if chatwebhook is not in shared_preload_libraries.';
@@ -58,8 +59,21 @@ COMMENT ON COLUMN chatwebhook.worker_status.failed IS 'Attempts that failed sinc
 COMMENT ON COLUMN chatwebhook.worker_status.last_error IS
     'The last trouble of the worker''s own, not of an endpoint.';
 
+COMMENT ON COLUMN chatwebhook.worker_status.secrets_encrypted IS
+    'Whether secrets are encrypted at rest, as chatwebhook.secret_key_file says; null: the key file is unusable.';
+
+/* Slack's and Discord's URLs, and others', are secrets themselves. */
+CREATE FUNCTION chatwebhook._redact(url text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT regexp_replace(regexp_replace(url, '\?.*$', '?…'),
+                          '/(?!\{\{)[^/?]{16,}(?=[/?]|$)', '/…', 'g')
+$$;
+COMMENT ON FUNCTION chatwebhook._redact(text) IS
+    'A URL without its query and without long words in its path, which may be tokens.';
+
 CREATE VIEW chatwebhook.webhook_health AS
-    SELECT w.id AS webhook_id, w.name, w.url,
+    SELECT w.id AS webhook_id, w.name, chatwebhook._redact(w.url) AS url,
            CASE WHEN NOT w.enabled THEN 'disabled'
                 WHEN h.total = 0 THEN 'idle'
                 WHEN h.consecutive_failures >= 5 THEN 'failing'
@@ -87,12 +101,15 @@ CREATE VIEW chatwebhook.webhook_health AS
       CROSS JOIN LATERAL (
           SELECT pg_catalog.count(*) AS dead
             FROM chatwebhook.dead p WHERE p.webhook_id = w.id
-           ) d;
+           ) d
+     WHERE (SELECT chatwebhook._chatbots()) IS NULL
+        OR w.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[]);
 COMMENT ON VIEW chatwebhook.webhook_health IS
     'How each webhook does: true after every settle. Totals are of attempts, over all time; rate and latencies are of the last 100 attempts.';
 COMMENT ON COLUMN chatwebhook.webhook_health.webhook_id IS 'The webhook.';
 COMMENT ON COLUMN chatwebhook.webhook_health.name IS 'Its name.';
-COMMENT ON COLUMN chatwebhook.webhook_health.url IS 'Where its requests go.';
+COMMENT ON COLUMN chatwebhook.webhook_health.url IS
+    'Where its requests go; what may be a token in it is left out.';
 COMMENT ON COLUMN chatwebhook.webhook_health.total IS 'Attempts ever made.';
 COMMENT ON COLUMN chatwebhook.webhook_health.successes IS 'Those that succeeded.';
 COMMENT ON COLUMN chatwebhook.webhook_health.failures IS 'Those that failed.';

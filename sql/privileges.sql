@@ -8,6 +8,68 @@ REVOKE ALL ON ALL TABLES IN SCHEMA chatwebhook FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA chatwebhook FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chatwebhook FROM PUBLIC;
 
+/* What the views and policies call on behalf of whoever reads. */
+GRANT EXECUTE ON FUNCTION chatwebhook._chatbots() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._in_flight() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._workers() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._encrypts() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._redact(text) TO PUBLIC;
+
+/* Monitoring, without anybody's chats. */
+GRANT USAGE ON SCHEMA chatwebhook TO pg_monitor;
+GRANT SELECT ON chatwebhook.webhook_health, chatwebhook.worker_status TO pg_monitor;
+
+/*
+ * The grants of three kinds of role, in one call each.  Whoever calls them
+ * must be allowed to grant: the extension's owner.
+ */
+CREATE FUNCTION chatwebhook.grant_admin(role name) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA chatwebhook TO %I', role);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook, chatwebhook.event_type TO %I', role);
+    EXECUTE format('GRANT SELECT ON chatwebhook.event, chatwebhook.attempt, chatwebhook.delivery, chatwebhook.dead_letter, chatwebhook.webhook_health, chatwebhook.worker_status, chatwebhook.tenant TO %I', role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.emit(), chatwebhook.emit(text, text, text, jsonb), chatwebhook.watch, chatwebhook.unwatch, chatwebhook.create_webhook, chatwebhook.secret, chatwebhook.public_key, chatwebhook.rotate_secret, chatwebhook.set_credential, chatwebhook.test_webhook, chatwebhook.retry, chatwebhook.cancel, chatwebhook.wait_until_idle, chatwebhook.sign(text, text), chatwebhook.sign(text, timestamptz, text, text), chatwebhook.verify(text, text, text), chatwebhook.verify(jsonb, text, text, interval), chatwebhook.uuidv7 TO %I', role);
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.grant_admin(name) IS
+    'Lets a role manage webhooks and event types, watch tables, read events and deliveries, and see signing secrets.';
+
+CREATE FUNCTION chatwebhook.grant_reader(role name) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA chatwebhook TO %I', role);
+    EXECUTE format('GRANT SELECT ON chatwebhook.delivery, chatwebhook.webhook_health, chatwebhook.worker_status TO %I', role);
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.grant_reader(name) IS
+    'Lets a role see deliveries, health and workers, for monitoring, and nobody''s chats or secrets.';
+
+CREATE FUNCTION chatwebhook.add_tenant(role name, chatbot_id text) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+#variable_conflict use_variable
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role) THEN
+        RAISE EXCEPTION 'role "%" does not exist', role
+            USING ERRCODE = 'undefined_object';
+    END IF;
+    -- listed before it is granted anything, so that it never sees more
+    INSERT INTO chatwebhook.tenant (role, chatbot_id) VALUES (role, chatbot_id)
+    ON CONFLICT DO NOTHING;
+    EXECUTE format('GRANT USAGE ON SCHEMA chatwebhook TO %I', role);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook TO %I', role);
+    EXECUTE format('GRANT SELECT ON chatwebhook.event_type, chatwebhook.event, chatwebhook.attempt, chatwebhook.delivery, chatwebhook.dead_letter, chatwebhook.webhook_health TO %I', role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.create_webhook, chatwebhook.secret, chatwebhook.public_key, chatwebhook.rotate_secret, chatwebhook.set_credential, chatwebhook.test_webhook, chatwebhook.retry, chatwebhook.cancel TO %I', role);
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.add_tenant(name, text) IS
+    'Lets a role manage the webhooks of this chatbot, and see its events, deliveries and signing secrets, and nothing of others.';
+REVOKE ALL ON FUNCTION chatwebhook.grant_admin(name), chatwebhook.grant_reader(name),
+    chatwebhook.add_tenant(name, text) FROM PUBLIC;
+
 /* Tells this session if the server has not loaded the library in advance. */
 CREATE FUNCTION chatwebhook._check_preload() RETURNS void
     AS 'MODULE_PATHNAME', 'chatwebhook_check_preload'

@@ -33,6 +33,7 @@ CREATE TABLE chatwebhook.webhook (
     max_backoff        interval NOT NULL DEFAULT '1 minute',
     timeout            interval NOT NULL DEFAULT '10 seconds',
     max_in_flight      integer NOT NULL DEFAULT 32,
+    signing            text NOT NULL DEFAULT 'v1',
     disabled_at        timestamptz,
     disabled_reason    text,
     created_at         timestamptz NOT NULL DEFAULT pg_catalog.now(),
@@ -45,7 +46,7 @@ COMMENT ON COLUMN chatwebhook.webhook.name IS 'A name for people and views.';
 COMMENT ON COLUMN chatwebhook.webhook.chatbot_id IS
     'Deliver the events of this chatbot only; null: of every chatbot.';
 COMMENT ON COLUMN chatwebhook.webhook.url IS
-    'Where the requests go: https, unless chatwebhook.allow_http is on.';
+    'Where the requests go: https, unless chatwebhook.allow_http is on. A {{name}} in path or query, or for all of it, is the credential of that name.';
 COMMENT ON COLUMN chatwebhook.webhook.events IS
     'Event types wanted: exact names, or patterns such as message.* and *.';
 COMMENT ON COLUMN chatwebhook.webhook.filter IS
@@ -53,7 +54,7 @@ COMMENT ON COLUMN chatwebhook.webhook.filter IS
 COMMENT ON COLUMN chatwebhook.webhook.enabled IS
     'False: nothing new is queued for it, and what is pending waits.';
 COMMENT ON COLUMN chatwebhook.webhook.headers IS
-    'Request headers to add, an object of strings; they cannot replace the extension''s own.';
+    'Request headers to add, an object of strings; they cannot replace the extension''s own. A {{name}} is the credential of that name.';
 COMMENT ON COLUMN chatwebhook.webhook.max_retries IS
     'Retries after the first attempt, 0 to 100; then the delivery is dead.';
 COMMENT ON COLUMN chatwebhook.webhook.backoff IS 'Wait before the first retry.';
@@ -64,6 +65,8 @@ COMMENT ON COLUMN chatwebhook.webhook.timeout IS
     'Limit for a whole attempt, from the look-up of the name to the last byte of the reply; 100 ms to 5 minutes.';
 COMMENT ON COLUMN chatwebhook.webhook.max_in_flight IS
     'Most requests to this webhook at one time, for each worker; 1 to 1024. Fewer are used until it has shown that it answers.';
+COMMENT ON COLUMN chatwebhook.webhook.signing IS
+    'v1: HMAC-SHA256 with a secret that both sides know; v1a: Ed25519, for receivers that should not be able to sign; public_key() is what they verify with. A change makes a new secret.';
 COMMENT ON COLUMN chatwebhook.webhook.disabled_at IS
     'When the extension disabled it by itself; null if it did not.';
 COMMENT ON COLUMN chatwebhook.webhook.disabled_reason IS 'Why the extension disabled it.';
@@ -76,7 +79,7 @@ COMMENT ON COLUMN chatwebhook.webhook.updated_at IS 'When it was last changed.';
 CREATE TABLE chatwebhook.vault (
     webhook_id uuid NOT NULL REFERENCES chatwebhook.webhook ON DELETE CASCADE,
     name       text NOT NULL,
-    value      text NOT NULL,
+    value      bytea NOT NULL,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     expires_at timestamptz,
     PRIMARY KEY (webhook_id, name)
@@ -84,7 +87,11 @@ CREATE TABLE chatwebhook.vault (
 COMMENT ON TABLE chatwebhook.vault IS
     'The webhooks'' secrets. Use secret(), rotate_secret() and create_webhook() instead of this table.';
 COMMENT ON COLUMN chatwebhook.vault.name IS
-    'signing_secret, or previous_signing_secret while two overlap.';
+    'signing_secret, previous_signing_secret while two overlap, or a credential''s name.';
+COMMENT ON COLUMN chatwebhook.vault.webhook_id IS 'Whose it is.';
+COMMENT ON COLUMN chatwebhook.vault.value IS
+    'The secret, encrypted for this row if there is chatwebhook.secret_key_file.';
+COMMENT ON COLUMN chatwebhook.vault.created_at IS 'When it was set.';
 COMMENT ON COLUMN chatwebhook.vault.expires_at IS
     'From then on it is not used any more; null: no end.';
 
@@ -324,7 +331,7 @@ BEGIN
                   HINT = 'Use 1 to 255 characters, without control characters.';
     END IF;
     IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.url <> OLD.url) THEN
-        problem := chatwebhook._url_problem(NEW.url);
+        problem := CASE WHEN NEW.url !~ '^\{\{[a-z0-9_]+\}\}$' THEN chatwebhook._url_problem(NEW.url) END;
         IF problem IS NOT NULL THEN
             RAISE EXCEPTION 'cannot deliver to the URL of webhook "%": %', NEW.name, problem
                 USING ERRCODE = 'check_violation',
@@ -378,6 +385,8 @@ BEGIN
             THEN format('max_backoff is %s, outside 10 ms to 7 days', NEW.max_backoff)
         WHEN NEW.timeout NOT BETWEEN '100 ms' AND '5 minutes'
             THEN format('timeout is %s, outside 100 ms to 5 minutes', NEW.timeout)
+        WHEN NEW.signing NOT IN ('v1', 'v1a')
+            THEN format('signing is "%s", and not v1 or v1a', left(NEW.signing, 100))
     END;
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION 'invalid webhook "%": %', NEW.name, problem
@@ -399,16 +408,37 @@ COMMENT ON FUNCTION chatwebhook._check_webhook() IS 'Trigger: checks a webhook.'
 CREATE TRIGGER check_webhook BEFORE INSERT OR UPDATE ON chatwebhook.webhook
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._check_webhook();
 
+CREATE FUNCTION chatwebhook._set_secret(webhook_id uuid, name text, secret text) RETURNS void
+    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    INSERT INTO chatwebhook.vault AS v (webhook_id, name, value)
+    VALUES (_set_secret.webhook_id, _set_secret.name,
+            chatwebhook._seal(_set_secret.webhook_id, _set_secret.name, secret))
+    ON CONFLICT ON CONSTRAINT vault_pkey DO UPDATE
+       SET value = EXCLUDED.value, created_at = now(), expires_at = NULL
+$$;
+COMMENT ON FUNCTION chatwebhook._set_secret(uuid, text, text) IS 'Puts a secret into the vault.';
+
+CREATE FUNCTION chatwebhook._new_secret(signing text) RETURNS text
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT CASE signing WHEN 'v1a' THEN chatwebhook._ed25519_generate()
+                        ELSE chatwebhook._secret_generate() END
+$$;
+COMMENT ON FUNCTION chatwebhook._new_secret(text) IS 'A new random secret for that kind of signing.';
+
 CREATE FUNCTION chatwebhook._webhook_follow() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
         INSERT INTO chatwebhook.health (webhook_id) VALUES (NEW.id);
-        INSERT INTO chatwebhook.vault (webhook_id, name, value)
-        VALUES (NEW.id, 'signing_secret', chatwebhook._secret_generate());
+        PERFORM chatwebhook._set_secret(NEW.id, 'signing_secret', chatwebhook._new_secret(NEW.signing));
         PERFORM chatwebhook._wake(NEW.id);
     ELSIF TG_OP = 'UPDATE' THEN
+        IF NEW.signing <> OLD.signing THEN
+            PERFORM chatwebhook._set_secret(NEW.id, 'signing_secret', chatwebhook._new_secret(NEW.signing));
+        END IF;
         PERFORM chatwebhook._wake(NEW.id);
     ELSE
         WITH gone AS (

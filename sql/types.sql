@@ -35,6 +35,47 @@ CREATE FUNCTION chatwebhook._secret_problem(secret text) RETURNS text
 COMMENT ON FUNCTION chatwebhook._secret_problem(text) IS
     'Why this cannot be a signing secret, or null if it can.';
 
+CREATE FUNCTION chatwebhook._seal(webhook_id uuid, name text, secret text) RETURNS bytea
+    AS 'MODULE_PATHNAME', 'chatwebhook_seal'
+    LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION chatwebhook._seal(uuid, text, text) IS
+    'A secret as the vault keeps it: encrypted for this row under the current key, or plain without a key file.';
+
+CREATE FUNCTION chatwebhook._open(webhook_id uuid, name text, sealed bytea) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_open'
+    LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION chatwebhook._open(uuid, text, bytea) IS 'A secret of the vault in clear.';
+
+CREATE FUNCTION chatwebhook._is_current(sealed bytea) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'chatwebhook_is_current'
+    LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION chatwebhook._is_current(bytea) IS
+    'Whether a value of the vault is sealed as it would be now.';
+
+CREATE FUNCTION chatwebhook._encrypts() RETURNS boolean
+    AS 'MODULE_PATHNAME', 'chatwebhook_encrypts'
+    LANGUAGE C STABLE;
+COMMENT ON FUNCTION chatwebhook._encrypts() IS
+    'Whether secrets are encrypted at rest; null if the key file is unusable.';
+
+CREATE FUNCTION chatwebhook._ed25519_generate() RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_ed25519_generate'
+    LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION chatwebhook._ed25519_generate() IS
+    'A new private key for asymmetric signatures: whsk_ and base64.';
+
+CREATE FUNCTION chatwebhook._public_key(private_key text) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_public_key'
+    LANGUAGE C IMMUTABLE STRICT;
+COMMENT ON FUNCTION chatwebhook._public_key(text) IS
+    'The public key of a private one: whpk_ and base64; null if it is none.';
+
+CREATE FUNCTION chatwebhook._invoker() RETURNS oid
+    AS 'MODULE_PATHNAME', 'chatwebhook_invoker'
+    LANGUAGE C STABLE;
+COMMENT ON FUNCTION chatwebhook._invoker() IS
+    'The role on whose behalf this runs, whatever definer function it is called from.';
+
 CREATE FUNCTION chatwebhook._header_problem(headers jsonb) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_header_problem'
     LANGUAGE C IMMUTABLE STRICT;

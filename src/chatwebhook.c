@@ -52,6 +52,7 @@ char	   *cwh_proxy = NULL;
 int			cwh_log_attempts = CWH_LOG_FAILURES;
 int			cwh_validation = CWH_VALIDATION_ERROR;
 char	   *cwh_user_agent = NULL;
+char	   *cwh_secret_key_file = NULL;
 
 static const struct config_enum_entry log_attempts_options[] = {
 	{"none", CWH_LOG_NONE, false},
@@ -228,6 +229,13 @@ define_settings(void)
 							"The rest is left unread.",
 							&cwh_max_response_size, 16 * 1024, 0, 1024 * 1024,
 							PGC_SIGHUP, GUC_UNIT_BYTE, NULL, NULL, NULL);
+
+	/* So that a dump or a stolen backup gives no secret away. */
+	DefineCustomStringVariable("chatwebhook.secret_key_file",
+							   "Names the file of the keys that secrets are encrypted with.",
+							   "A key a line, 64 hexadecimal digits or the base64 of 32 bytes, the current one first; mode 0600. Empty: secrets are stored in plain text.",
+							   &cwh_secret_key_file, "", PGC_SIGHUP,
+							   GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
 
 	/* For receivers with certificates of a private authority. */
 	DefineCustomStringVariable("chatwebhook.ca_file",

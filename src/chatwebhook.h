@@ -222,6 +222,8 @@ typedef struct CwhTransfer
 	const char *body;
 	size_t		body_len;
 	long		timeout_ms;
+	const char *client_certificate; /* PEM, or null */
+	const char *client_key;		/* PEM, or null */
 
 	/* the outcome */
 	int			status;			/* of the reply, 0 if there was none */
@@ -300,6 +302,7 @@ extern char *cwh_proxy;
 extern int	cwh_log_attempts;
 extern int	cwh_validation;
 extern char *cwh_user_agent;
+extern char *cwh_secret_key_file;
 
 /* The setting, of this size at most, as the address policy wants it. */
 #define CWH_MAX_NETWORKS	64
@@ -438,9 +441,10 @@ typedef struct CwhWebhook
 	pg_uuid_t	id;
 	MemoryContext context;		/* of this struct and all it points to */
 	char	   *name;
-	char	   *url;
+	char	   *url;			/* placeholders filled in: secret */
 	bool		enabled;
-	char	  **headers;		/* "Name: value" */
+	const char *problem;		/* why nothing can be sent for it, or null */
+	char	  **headers;		/* "Name: value", filled in: secret */
 	int			nheaders;
 	CwhRetryPolicy retry;
 	long		timeout_ms;
@@ -448,6 +452,8 @@ typedef struct CwhWebhook
 	CwhSigner  *signer;			/* null: there is no secret */
 	CwhSigner  *previous;		/* null: no secret overlaps */
 	TimestampTz previous_until;
+	char	   *client_certificate; /* PEM, or null */
+	char	   *client_key;		/* PEM, or null: in the certificate */
 } CwhWebhook;
 
 /* A place in a webhook's queue, behind which to look. */
@@ -554,9 +560,17 @@ extern void cwh_outbox_begin(void);
 extern void cwh_outbox_commit(void);
 
 /*
+ * secrets.c: the key file, and the vault's functions for SQL
+ */
+extern const char *cwh_vault_keys(const CwhVaultKey **result, int *n);
+extern char *cwh_vault_reveal(const pg_uuid_t *webhook_id, const char *name,
+							  const bytea *sealed, const char **problem);
+
+/*
  * request.c: an event for a webhook as a request
  */
 extern const char *cwh_header_problem(Jsonb *headers);
+extern const char *cwh_request_problem(const CwhWebhook *webhook);
 extern void cwh_request_prepare(CwhTransfer *transfer,
 								const CwhWebhook *webhook,
 								const char *event_type,

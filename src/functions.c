@@ -273,6 +273,7 @@ chatwebhook_test_webhook(PG_FUNCTION_ARGS)
 	TupleDesc	desc;
 	Datum		values[5];
 	bool		nulls[5] = {false};
+	const char *problem;
 	char	   *error;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
@@ -288,11 +289,12 @@ chatwebhook_test_webhook(PG_FUNCTION_ARGS)
 				 errmsg("webhook \"%s\" does not exist",
 						DatumGetCString(DirectFunctionCall1(uuid_out,
 															UUIDPGetDatum(webhook_id))))));
-	if (loaded->signer == NULL)
+	problem = cwh_request_problem(loaded);
+	if (problem)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("webhook \"%s\" has no signing secret", loaded->name),
-				 errhint("Use chatwebhook.rotate_secret().")));
+				 errmsg("cannot send to webhook \"%s\": %s", loaded->name,
+						problem)));
 
 	event.created_at = GetCurrentTimestamp();
 	cwh_uuidv7(&event.id, event.created_at);

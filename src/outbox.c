@@ -54,12 +54,13 @@ static const char last_id_sql[] =
 static const char load_sql[] =
 	"SELECT w.id, w.name, w.url, w.enabled, w.headers, w.max_retries,"
 	"       w.backoff, w.backoff_multiplier, w.max_backoff, w.timeout,"
-	"       w.max_in_flight, s.value, p.value, p.expires_at"
+	"       w.max_in_flight, v.names, v.vals, v.previous_until"
 	"  FROM chatwebhook.webhook w"
-	"  LEFT JOIN chatwebhook.vault s ON s.webhook_id" EQ "w.id"
-	"   AND s.name" EQ "'signing_secret'"
-	"  LEFT JOIN chatwebhook.vault p ON p.webhook_id" EQ "w.id"
-	"   AND p.name" EQ "'previous_signing_secret'"
+	" CROSS JOIN LATERAL ("
+	"       SELECT pg_catalog.array_agg(s.name) AS names,"
+	"              pg_catalog.array_agg(s.value) AS vals,"
+	"              pg_catalog.max(s.expires_at) AS previous_until"
+	"         FROM chatwebhook.vault s WHERE s.webhook_id" EQ "w.id) v"
 	" WHERE w.id" EQ "ANY ($1)";
 
 /* The webhooks that have anything pending, found by skipping from one to the next. */
@@ -439,25 +440,114 @@ interval_ms(Datum datum)
 	return ms < 0 ? 0 : ms > 1e15 ? (int64) 1e15 : (int64) ms;
 }
 
-/* A signer for a secret of the vault, or null. */
-static CwhSigner *
-make_signer(uint64 row, int column)
+/* A secret of a webhook, while it is being loaded. */
+typedef struct Secret
 {
-	char	   *secret = field_text(row, column);
-	CwhSigner  *signer = NULL;
+	char	   *name;
+	char	   *value;			/* to be cleansed */
+} Secret;
 
-	if (secret)
+/*
+ * Open a webhook's secrets.  What cannot be opened is the webhook's problem:
+ * nothing is sent for it.
+ */
+static int
+open_secrets(CwhWebhook *webhook, uint64 row, Secret **secrets)
+{
+	Datum	   *names;
+	Datum	   *values;
+	int			n;
+	bool		isnull;
+	Datum		datum = field(row, 12, &isnull);
+
+	*secrets = NULL;
+	if (isnull)
+		return 0;
+	deconstruct_array(DatumGetArrayTypeP(datum), TEXTOID, -1, false,
+					  TYPALIGN_INT, &names, NULL, &n);
+	deconstruct_array(DatumGetArrayTypeP(field(row, 13, NULL)), BYTEAOID, -1,
+					  false, TYPALIGN_INT, &values, NULL, &n);
+	*secrets = palloc(n * sizeof(Secret));
+	for (int i = 0; i < n; i++)
 	{
-		signer = cwh_signer_create(secret, strlen(secret));
-		explicit_bzero(secret, strlen(secret));
-		pfree(secret);
+		const char *problem;
+		Secret	   *secret = &(*secrets)[i];
+
+		secret->name = TextDatumGetCString(names[i]);
+		secret->value = cwh_vault_reveal(&webhook->id, secret->name,
+										 DatumGetByteaPP(values[i]), &problem);
+		if (secret->value == NULL)
+			webhook->problem = psprintf("cannot open the secret \"%s\": %s",
+										secret->name, problem);
 	}
-	return signer;
+	return n;
+}
+
+/* The value of a secret by its name; null if there is none. */
+static const char *
+find_secret(const Secret *secrets, int n, const char *name, size_t len)
+{
+	for (int i = 0; i < n; i++)
+		if (secrets[i].value && strlen(secrets[i].name) == len &&
+			memcmp(secrets[i].name, name, len) == 0)
+			return secrets[i].value;
+	return NULL;
+}
+
+/* A signer for a secret, or null if there is none. */
+static CwhSigner *
+make_signer(const Secret *secrets, int n, const char *name)
+{
+	const char *secret = find_secret(secrets, n, name, strlen(name));
+
+	return secret ? cwh_signer_create(secret, strlen(secret)) : NULL;
+}
+
+/* A copy of a secret that lives as long as the webhook, or null. */
+static char *
+keep_secret(const Secret *secrets, int n, const char *name)
+{
+	const char *secret = find_secret(secrets, n, name, strlen(name));
+
+	return secret ? pstrdup(secret) : NULL;
+}
+
+/*
+ * Fill the placeholders in, {{name}} by the credential of that name.  Signing
+ * secrets are none: they sign, and are never sent.
+ */
+static char *
+fill_in(CwhWebhook *webhook, const Secret *secrets, int n, const char *template)
+{
+	StringInfoData result;
+	const char *rest = template;
+	const char *start;
+
+	initStringInfo(&result);
+	while ((start = strstr(rest, "{{")) != NULL)
+	{
+		const char *end = strstr(start, "}}");
+		const char *value;
+
+		if (end == NULL)
+			break;
+		appendBinaryStringInfo(&result, rest, start - rest);
+		value = find_secret(secrets, n, start + 2, end - start - 2);
+		if (value == NULL || strstr(start, "signing_secret") == start + 2 ||
+			strstr(start, "previous_signing_secret") == start + 2)
+			webhook->problem = psprintf("the credential \"%.*s\" is not set",
+										(int) (end - start - 2), start + 2);
+		else
+			appendStringInfoString(&result, value);
+		rest = end + 2;
+	}
+	appendStringInfoString(&result, rest);
+	return result.data;
 }
 
 /* Custom headers as lines. */
 static void
-load_headers(CwhWebhook *webhook, Jsonb *headers)
+load_headers(CwhWebhook *webhook, Jsonb *headers, const Secret *secrets, int n)
 {
 	JsonbIterator *iterator = JsonbIteratorInit(&headers->root);
 	JsonbIteratorToken token;
@@ -470,9 +560,14 @@ load_headers(CwhWebhook *webhook, Jsonb *headers)
 		if (token == WJB_KEY)
 			name = pnstrdup(value.val.string.val, value.val.string.len);
 		else if (token == WJB_VALUE && value.type == jbvString)
+		{
+			char	   *template = pnstrdup(value.val.string.val,
+											value.val.string.len);
+
 			webhook->headers[webhook->nheaders++] =
-				psprintf("%s: %.*s", name, value.val.string.len,
-						 value.val.string.val);
+				psprintf("%s: %s", name,
+						 fill_in(webhook, secrets, n, template));
+		}
 	}
 }
 
@@ -492,6 +587,8 @@ cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 													  ALLOCSET_SMALL_SIZES);
 		MemoryContext oldcontext = MemoryContextSwitchTo(context);
 		CwhWebhook *webhook = palloc0(sizeof(CwhWebhook));
+		Secret	   *secrets;
+		int			nsecrets;
 		bool		isnull;
 		Datum		datum;
 
@@ -499,17 +596,28 @@ cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 		webhook->context = context;
 		webhook->id = *DatumGetUUIDP(field(i, 1, NULL));
 		webhook->name = field_text(i, 2);
-		webhook->url = field_text(i, 3);
 		webhook->enabled = DatumGetBool(field(i, 4, NULL));
-		load_headers(webhook, DatumGetJsonbP(field(i, 5, NULL)));
+		nsecrets = open_secrets(webhook, i, &secrets);
+		webhook->url = fill_in(webhook, secrets, nsecrets, field_text(i, 3));
+		load_headers(webhook, DatumGetJsonbP(field(i, 5, NULL)),
+					 secrets, nsecrets);
 		webhook->retry.max_retries = DatumGetInt32(field(i, 6, NULL));
 		webhook->retry.backoff_ms = interval_ms(field(i, 7, NULL));
 		webhook->retry.multiplier = DatumGetFloat8(field(i, 8, NULL));
 		webhook->retry.max_backoff_ms = interval_ms(field(i, 9, NULL));
 		webhook->timeout_ms = (long) interval_ms(field(i, 10, NULL));
 		webhook->max_in_flight = DatumGetInt32(field(i, 11, NULL));
-		webhook->signer = make_signer(i, 12);
-		webhook->previous = make_signer(i, 13);
+		webhook->signer = make_signer(secrets, nsecrets, "signing_secret");
+		webhook->previous = make_signer(secrets, nsecrets,
+										"previous_signing_secret");
+		webhook->client_certificate = keep_secret(secrets, nsecrets,
+												  "client_certificate");
+		webhook->client_key = keep_secret(secrets, nsecrets, "client_key");
+		for (int j = 0; j < nsecrets; j++)
+			if (secrets[j].value)
+				cwh_cleanse(secrets[j].value, strlen(secrets[j].value));
+		if (webhook->signer == NULL && webhook->problem == NULL)
+			webhook->problem = "there is no usable signing secret";
 		datum = field(i, 14, &isnull);
 		webhook->previous_until = isnull ? DT_NOEND :
 			DatumGetTimestampTz(datum);
@@ -524,6 +632,11 @@ cwh_webhook_free(CwhWebhook *webhook)
 {
 	cwh_signer_destroy(webhook->signer);
 	cwh_signer_destroy(webhook->previous);
+	cwh_cleanse(webhook->url, strlen(webhook->url));
+	for (int i = 0; i < webhook->nheaders; i++)
+		cwh_cleanse(webhook->headers[i], strlen(webhook->headers[i]));
+	if (webhook->client_key)
+		cwh_cleanse(webhook->client_key, strlen(webhook->client_key));
 	MemoryContextDelete(webhook->context);
 }
 

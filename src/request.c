@@ -123,6 +123,49 @@ add_header(struct curl_slist **list, const char *format,...)
 }
 
 /*
+ * Sign a request: add the header of the sha256= scheme, which a private key has
+ * no part in, and give the entry for webhook-signature.
+ */
+static void
+sign(CwhSigner *signer, const char *header, const char *id, int64 unix_time,
+	 StringInfo body, struct curl_slist **headers,
+	 char entry[CWH_ASYMMETRIC_SIGNATURE_LEN + 1])
+{
+	char		hex[CWH_BODY_SIGNATURE_LEN + 1];
+	bool		ok;
+
+	if (cwh_signer_is_asymmetric(signer))
+		ok = cwh_sign_asymmetric(signer, id, unix_time, body->data, body->len,
+								 entry);
+	else
+	{
+		ok = cwh_sign_body(signer, body->data, body->len, hex) &&
+			cwh_sign_standard(signer, id, unix_time, body->data, body->len,
+							  entry);
+		if (ok)
+			add_header(headers, "%s: %s", header, hex);
+	}
+	if (!ok)
+		elog(ERROR, "could not sign a request");
+}
+
+/*
+ * Why nothing may be sent for a webhook as things are now; null if it may.
+ * The settings may have changed since the URL was stored, and a credential may
+ * have brought anything into it.
+ */
+const char *
+cwh_request_problem(const CwhWebhook *webhook)
+{
+	CwhTarget	target;
+
+	if (webhook->problem)
+		return webhook->problem;
+	return cwh_target_check_url(cwh_target_policy(), webhook->url,
+								strlen(webhook->url), &target);
+}
+
+/*
  * Make a transfer ready to be started: where to, with which headers, signed as
  * of now.  The body must stay as it is until the transfer has ended.
  */
@@ -135,32 +178,24 @@ cwh_request_prepare(CwhTransfer *transfer, const CwhWebhook *webhook,
 	struct curl_slist *headers = NULL;
 	int64		unix_time = (int64) timestamptz_to_time_t(now);
 	char		id[37];
-	char		hex[CWH_BODY_SIGNATURE_LEN + 1];
-	char		v1[CWH_STANDARD_SIGNATURE_LEN + 1];
-	char		previous_v1[CWH_STANDARD_SIGNATURE_LEN + 2] = "";
+	char		signature[CWH_ASYMMETRIC_SIGNATURE_LEN + 1];
+	char		previous[CWH_ASYMMETRIC_SIGNATURE_LEN + 2] = "";
 
 	cwh_uuid_text(event_id, id);
-	if (!cwh_sign_body(webhook->signer, body->data, body->len, hex) ||
-		!cwh_sign_standard(webhook->signer, id, unix_time,
-						   body->data, body->len, v1))
-		elog(ERROR, "could not sign a request");
-
 	add_header(&headers, "Content-Type: application/json");
 	add_header(&headers, "User-Agent: %s", cwh_user_agent);
 	add_header(&headers, "X-Webhook-Event: %s", event_type);
-	add_header(&headers, "X-Webhook-Signature: %s", hex);
+	sign(webhook->signer, "X-Webhook-Signature", id, unix_time, body,
+		 &headers, signature);
 	if (webhook->previous && webhook->previous_until > now)
 	{
-		previous_v1[0] = ' ';
-		if (!cwh_sign_body(webhook->previous, body->data, body->len, hex) ||
-			!cwh_sign_standard(webhook->previous, id, unix_time,
-							   body->data, body->len, previous_v1 + 1))
-			elog(ERROR, "could not sign a request");
-		add_header(&headers, "X-Webhook-Signature-Previous: %s", hex);
+		previous[0] = ' ';
+		sign(webhook->previous, "X-Webhook-Signature-Previous", id, unix_time,
+			 body, &headers, previous + 1);
 	}
 	add_header(&headers, "webhook-id: %s", id);
 	add_header(&headers, "webhook-timestamp: " INT64_FORMAT, unix_time);
-	add_header(&headers, "webhook-signature: %s%s", v1, previous_v1);
+	add_header(&headers, "webhook-signature: %s%s", signature, previous);
 	add_header(&headers, "X-Webhook-Attempt: %d", attempt);
 	add_header(&headers, "X-Webhook-Delivery: " INT64_FORMAT, delivery_id);
 	/* no wait for "100 Continue" before a large body */
@@ -173,6 +208,8 @@ cwh_request_prepare(CwhTransfer *transfer, const CwhWebhook *webhook,
 	transfer->body = body->data;
 	transfer->body_len = body->len;
 	transfer->timeout_ms = webhook->timeout_ms;
+	transfer->client_certificate = webhook->client_certificate;
+	transfer->client_key = webhook->client_key;
 }
 
 /* The transport's options as the settings now say. */

@@ -33,6 +33,7 @@
 #include <unistd.h>
 
 #include <curl/curl.h>
+#include <openssl/x509.h>
 
 #include "storage/fd.h"
 
@@ -522,6 +523,18 @@ reset_outcome(CwhTransfer *transfer)
 	transfer->cut = false;
 }
 
+/* Set a PEM text as an option, or take an earlier transfer's away. */
+static void
+set_pem(CURL *easy, CURLoption option, const char *pem)
+{
+	struct curl_blob blob;
+
+	blob.data = (void *) pem;
+	blob.len = pem ? strlen(pem) : 0;
+	blob.flags = CURL_BLOB_COPY;
+	curl_easy_setopt(easy, option, pem ? &blob : NULL);
+}
+
 /*
  * Start a transfer.  False if libcurl cannot take it, which has no other cause
  * than memory; its headers are freed then, too.
@@ -549,6 +562,10 @@ cwh_transport_start(CwhTransfer *transfer)
 					 (curl_off_t) transfer->body_len);
 	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, transfer->headers);
 	curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, transfer->timeout_ms);
+	set_pem(easy, CURLOPT_SSLCERT_BLOB, transfer->client_certificate);
+	set_pem(easy, CURLOPT_SSLKEY_BLOB,
+			transfer->client_key ? transfer->client_key :
+			transfer->client_certificate);
 	curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, transfer);
 	cwh_curl_set_prereq_data(easy, transfer);
 	curl_easy_setopt(easy, CURLOPT_HEADERDATA, transfer);
@@ -636,14 +653,18 @@ describe_failure(CwhTransfer *transfer, CURLcode code)
 			curl_easy_getinfo(easy, CURLINFO_SSL_VERIFYRESULT, &verify);
 			if (verify != 0)
 				snprintf(error, size,
-						 "could not verify the server's certificate (OpenSSL's code %ld)",
-						 verify);
+						 "could not verify the server's certificate: %s",
+						 X509_verify_cert_error_string(verify));
 			else
 				strlcpy(error, "the server's certificate is for another host",
 						size);
 			break;
 		case CURLE_SSL_CONNECT_ERROR:
 			strlcpy(error, "the TLS handshake failed", size);
+			break;
+		case CURLE_SSL_CERTPROBLEM:
+			strlcpy(error, "the webhook's client certificate or key is unusable",
+					size);
 			break;
 		case CURLE_SSL_CACERT_BADFILE:
 			strlcpy(error, "could not read chatwebhook.ca_file", size);

@@ -130,7 +130,7 @@ struct Endpoint
 	bool		is_hungry;		/* ready, with a free slot and none waiting */
 	bool		in_startable;
 	dlist_node	startable_node;
-	bool		disable;		/* the receiver wants no more */
+	const char *disable;		/* why the webhook is to be disabled, or null */
 	int			wanted;			/* in the claim being made */
 	int			got;
 	CwhHealthGain *gain;		/* null: none since the last settle */
@@ -377,6 +377,17 @@ add_result(Delivery *delivery, CwhOutcome outcome, const char *error)
 	append_node(&results, &results_tail, &delivery->node);
 }
 
+/* The next settle is to see to this endpoint. */
+static void
+touch(Endpoint *endpoint)
+{
+	if (endpoint->in_touched)
+		return;
+	dlist_push_tail(&touched_list, &endpoint->touched_node);
+	endpoint->in_touched = true;
+	ntouched++;
+}
+
 /* What an endpoint's health gains from an attempt. */
 static void
 add_gain(Endpoint *endpoint, const Delivery *delivery, bool success,
@@ -391,12 +402,7 @@ add_gain(Endpoint *endpoint, const Delivery *delivery, bool success,
 		gain->webhook_id = endpoint->id;
 		endpoint->gain = gain;
 	}
-	if (!endpoint->in_touched)
-	{
-		dlist_push_tail(&touched_list, &endpoint->touched_node);
-		endpoint->in_touched = true;
-		ntouched++;
-	}
+	touch(endpoint);
 	if (success)
 	{
 		gain->successes++;
@@ -423,12 +429,13 @@ static void
 start_delivery(Endpoint *endpoint, Delivery *delivery)
 {
 	CwhWebhook *webhook = endpoint->webhook;
-	const char *problem = NULL;
+	const char *problem;
+	bool		refused;
 
 	delivery->started_at = GetCurrentTimestamp();
-	if (webhook->signer == NULL)
-		problem = "the webhook has no usable signing secret";
-	else
+	problem = cwh_request_problem(webhook);
+	refused = problem != NULL;
+	if (!refused)
 	{
 		cwh_request_prepare(&delivery->transfer, webhook, delivery->event_type,
 							&delivery->event_id, delivery->attempts + 1,
@@ -445,7 +452,7 @@ start_delivery(Endpoint *endpoint, Delivery *delivery)
 	/* as if it had been tried and had failed at once */
 	delivery->transfer.status = 0;
 	delivery->transfer.failed = true;
-	delivery->transfer.refused = false;
+	delivery->transfer.refused = refused;
 	delivery->transfer.starved = false;
 	delivery->transfer.latency_ms = 0;
 	delivery->transfer.retry_after_s = -1;
@@ -559,7 +566,8 @@ judge(Delivery *delivery)
 			stats.failed++;
 			break;
 		case CWH_DISABLE:
-			endpoint->disable = true;
+			endpoint->disable = "the receiver answered 410 Gone";
+			touch(endpoint);
 			/* fall through */
 		default:
 			outcome = CWH_OUTCOME_DEAD;
@@ -595,12 +603,24 @@ on_webhook(CwhWebhook *webhook)
 	Endpoint   *endpoint = get_endpoint(&webhook->id);
 
 	if (endpoint->webhook)
+	{
+		if (endpoint->disable == endpoint->webhook->problem)
+			endpoint->disable = NULL;
 		cwh_webhook_free(endpoint->webhook);
+	}
 	endpoint->webhook = webhook;
 	endpoint->generation = seen_generation;
 	endpoint->gone = false;
 	endpoint->changed = false;
 	endpoint->window = Min(endpoint->window, webhook->max_in_flight);
+
+	/* what cannot be sent is not tried, and waits until that is put right */
+	if (webhook->enabled && webhook->problem)
+	{
+		webhook->enabled = false;
+		endpoint->disable = webhook->problem;
+		touch(endpoint);
+	}
 }
 
 /* Give back what an endpoint has claimed and not started. */
@@ -989,12 +1009,12 @@ settle_endpoints(Settle *work)
 		if (endpoint->gain)
 			work->gains[work->ngains++] = endpoint->gain;
 		if (endpoint->disable &&
-			cwh_outbox_disable(&endpoint->id, "the receiver answered 410 Gone"))
+			cwh_outbox_disable(&endpoint->id, endpoint->disable))
 		{
-			endpoint->disable = false;
 			ereport(LOG,
-					(errmsg("chatwebhook disabled webhook \"%s\": the receiver answered 410 Gone",
-							endpoint->webhook->name)));
+					(errmsg("chatwebhook disabled webhook \"%s\": %s",
+							endpoint->webhook->name, endpoint->disable)));
+			endpoint->disable = NULL;
 		}
 	}
 	cwh_outbox_add_health(work->gains, work->ngains);
@@ -1056,7 +1076,7 @@ keep_settle(Settle *work)
 			endpoint->gain = NULL;
 		}
 		if (endpoint->gone)
-			endpoint->disable = false;
+			endpoint->disable = NULL;
 		if (endpoint->gain || endpoint->disable)
 			continue;
 		dlist_delete(&endpoint->touched_node);

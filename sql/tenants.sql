@@ -1,0 +1,83 @@
+/*
+ * Who sees what.  A role sees everything that it was granted the right to see,
+ * unless it is a tenant's: then it sees and manages what belongs to its
+ * chatbots, and nothing else.
+ */
+CREATE TABLE chatwebhook.tenant (
+    role       name NOT NULL,
+    chatbot_id text NOT NULL,
+    PRIMARY KEY (role, chatbot_id)
+);
+COMMENT ON TABLE chatwebhook.tenant IS
+    'The chatbots that a tenant''s role, and its members, see and manage. add_tenant() writes it.';
+COMMENT ON COLUMN chatwebhook.tenant.role IS 'The role.';
+COMMENT ON COLUMN chatwebhook.tenant.chatbot_id IS 'One of its chatbots.';
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.tenant', '');
+
+CREATE FUNCTION chatwebhook._chatbots() RETURNS text[]
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT CASE WHEN u.rolsuper THEN NULL
+                ELSE (SELECT array_agg(DISTINCT t.chatbot_id)
+                        FROM chatwebhook.tenant t
+                        JOIN pg_roles r ON r.rolname = t.role
+                       WHERE pg_has_role(u.oid, r.oid, 'MEMBER'))
+           END
+      FROM pg_roles u WHERE u.oid = chatwebhook._invoker()
+$$;
+COMMENT ON FUNCTION chatwebhook._chatbots() IS
+    'The chatbots of the tenant on whose behalf this runs; null: it is not a tenant''s role.';
+
+CREATE FUNCTION chatwebhook._sees(chatbot_id text) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT coalesce(chatwebhook._chatbots() IS NULL OR chatbot_id = ANY (chatwebhook._chatbots()), false)
+$$;
+COMMENT ON FUNCTION chatwebhook._sees(text) IS
+    'Whether the role on whose behalf this runs may see this chatbot''s rows.';
+
+CREATE FUNCTION chatwebhook._check_chatbot(chatbot_id text) RETURNS void
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF NOT chatwebhook._sees(chatbot_id) THEN
+        RAISE EXCEPTION 'chatbot "%" is not one of this role''s', coalesce(chatbot_id, 'null')
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = 'Name one of the chatbots that chatwebhook.tenant lists for the role.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._check_chatbot(text) IS
+    'An error if the role on whose behalf this runs may not manage this chatbot''s webhooks.';
+
+CREATE FUNCTION chatwebhook._check_webhook_access(webhook_id uuid) RETURNS void
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+#variable_conflict use_variable
+BEGIN
+    IF NOT EXISTS (SELECT FROM chatwebhook.webhook w
+                    WHERE w.id = webhook_id AND chatwebhook._sees(w.chatbot_id)) THEN
+        RAISE EXCEPTION 'webhook "%" does not exist', webhook_id
+            USING ERRCODE = 'no_data_found';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._check_webhook_access(uuid) IS
+    'An error if there is no such webhook for the role on whose behalf this runs.';
+
+ALTER TABLE chatwebhook.webhook ENABLE ROW LEVEL SECURITY;
+ALTER TABLE chatwebhook.event ENABLE ROW LEVEL SECURITY;
+ALTER TABLE chatwebhook.queue ENABLE ROW LEVEL SECURITY;
+ALTER TABLE chatwebhook.history ENABLE ROW LEVEL SECURITY;
+ALTER TABLE chatwebhook.dead ENABLE ROW LEVEL SECURITY;
+ALTER TABLE chatwebhook.attempt ENABLE ROW LEVEL SECURITY;
+DO $$
+DECLARE
+    relation text;
+BEGIN
+    FOREACH relation IN ARRAY '{webhook,event,queue,history,dead,attempt}'::text[] LOOP
+        EXECUTE pg_catalog.format('CREATE POLICY tenant ON chatwebhook.%I USING '
+            '((SELECT chatwebhook._chatbots()) IS NULL OR chatbot_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._chatbots())::text[]))', relation);
+    END LOOP;
+END
+$$;

@@ -1,0 +1,269 @@
+/*
+ * secrets.c
+ *		The key file, and the vault's functions for SQL.
+ *
+ * vault.c seals and opens; this file knows where the keys come from.  They are
+ * read from chatwebhook.secret_key_file when they are needed, kept until the
+ * file or the setting changes, and never leave the process.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include "postgres.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "fmgr.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "storage/fd.h"
+#include "utils/builtins.h"
+#include "utils/uuid.h"
+
+#include "chatwebhook.h"
+#include "compat.h"
+
+PG_FUNCTION_INFO_V1(chatwebhook_seal);
+PG_FUNCTION_INFO_V1(chatwebhook_open);
+PG_FUNCTION_INFO_V1(chatwebhook_is_current);
+PG_FUNCTION_INFO_V1(chatwebhook_encrypts);
+PG_FUNCTION_INFO_V1(chatwebhook_public_key);
+PG_FUNCTION_INFO_V1(chatwebhook_ed25519_generate);
+PG_FUNCTION_INFO_V1(chatwebhook_invoker);
+
+#define MAX_KEYS		16
+#define MAX_KEY_FILE	(16 * 1024)
+
+static CwhVaultKey keys[MAX_KEYS];
+static int	nkeys = 0;
+static struct stat read_from;	/* the file that the keys were read from */
+static char read_name[MAXPGPATH];
+
+/* Forget the keys. */
+static void
+forget_keys(void)
+{
+	cwh_cleanse(keys, sizeof(keys));
+	nkeys = 0;
+	memset(&read_from, 0, sizeof(read_from));
+	read_name[0] = '\0';
+}
+
+/* Read the key file.  Returns null, or what is wrong with it. */
+static const char *
+read_keys(const char *name)
+{
+	static char content[MAX_KEY_FILE + 1];
+	const char *problem = NULL;
+	struct stat status;
+	int			fd;
+	ssize_t		len;
+
+	fd = BasicOpenFile(name, O_RDONLY | PG_BINARY);
+	if (fd < 0)
+		return psprintf("could not open it: %m");
+	if (fstat(fd, &status) < 0 || !S_ISREG(status.st_mode))
+		problem = "it is not a regular file";
+	else if (status.st_mode & (S_IRWXG | S_IRWXO))
+		problem = "it can be read by others: its mode must be 0600 or less";
+	else if ((len = read(fd, content, sizeof(content))) < 0)
+		problem = psprintf("could not read it: %m");
+	else if (len > MAX_KEY_FILE)
+		problem = "it is too long";
+	else
+	{
+		nkeys = cwh_vault_parse_keys(content, len, keys, MAX_KEYS, &problem);
+		if (nkeys < 0)
+			nkeys = 0;
+		else if (nkeys == 0)
+			problem = "it has no key";
+		else
+		{
+			read_from = status;
+			strlcpy(read_name, name, sizeof(read_name));
+		}
+	}
+	close(fd);
+	cwh_cleanse(content, sizeof(content));
+	return problem;
+}
+
+/*
+ * The keys, the current one first.  Returns null and their number, which is 0
+ * without a key file; or what is wrong with the file.
+ */
+const char *
+cwh_vault_keys(const CwhVaultKey **result, int *n)
+{
+	struct stat status;
+	const char *problem = NULL;
+
+	if (cwh_secret_key_file == NULL || cwh_secret_key_file[0] == '\0')
+		forget_keys();
+	else if (strcmp(read_name, cwh_secret_key_file) != 0 ||
+			 stat(cwh_secret_key_file, &status) < 0 ||
+			 status.st_ino != read_from.st_ino ||
+			 status.st_mtime != read_from.st_mtime ||
+			 status.st_size != read_from.st_size)
+	{
+		forget_keys();
+		problem = read_keys(cwh_secret_key_file);
+	}
+	*result = keys;
+	*n = nkeys;
+	return problem;
+}
+
+/* The same, for functions: trouble is an error. */
+static void
+get_keys(const CwhVaultKey **result, int *n)
+{
+	const char *problem = cwh_vault_keys(result, n);
+
+	if (problem)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIG_FILE_ERROR),
+				 errmsg("cannot use the key file of chatwebhook.secret_key_file: %s",
+						problem),
+				 errhint("Give it a line with 64 hexadecimal digits, such as \"openssl rand -hex 32\" writes, and mode 0600.")));
+}
+
+/*
+ * Open a sealed value.  Returns a palloc'd C string, for the caller to cleanse,
+ * or null and what stands in the way.
+ */
+char *
+cwh_vault_reveal(const pg_uuid_t *webhook_id, const char *name,
+				 const bytea *sealed, const char **problem)
+{
+	const CwhVaultKey *k;
+	int			n;
+	size_t		len = VARSIZE_ANY_EXHDR(sealed);
+	char	   *plain;
+	CwhVaultResult result;
+
+	*problem = cwh_vault_keys(&k, &n);
+	if (*problem)
+		return NULL;
+	plain = palloc(len + 1);
+	result = cwh_vault_open(k, n, webhook_id->data, name, VARDATA_ANY(sealed),
+							len, (unsigned char *) plain, &len);
+	if (result != CWH_VAULT_OK)
+	{
+		*problem = cwh_vault_problem(result);
+		pfree(plain);
+		return NULL;
+	}
+	plain[len] = '\0';
+	return plain;
+}
+
+/* SQL: seal a secret for a row of the vault. */
+Datum
+chatwebhook_seal(PG_FUNCTION_ARGS)
+{
+	pg_uuid_t  *webhook_id = PG_GETARG_UUID_P(0);
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	text	   *secret = PG_GETARG_TEXT_PP(2);
+	const CwhVaultKey *k;
+	int			n;
+	size_t		len;
+	bytea	   *sealed;
+
+	get_keys(&k, &n);
+	len = cwh_vault_sealed_len(VARSIZE_ANY_EXHDR(secret), n > 0);
+	sealed = palloc(VARHDRSZ + len);
+	SET_VARSIZE(sealed, VARHDRSZ + len);
+	if (!cwh_vault_seal(n > 0 ? k : NULL, webhook_id->data, name,
+						VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret),
+						(unsigned char *) VARDATA(sealed)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not encrypt a secret")));
+	PG_RETURN_BYTEA_P(sealed);
+}
+
+/* SQL: open a secret of the vault. */
+Datum
+chatwebhook_open(PG_FUNCTION_ARGS)
+{
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	const char *problem;
+	char	   *plain;
+	text	   *result;
+
+	plain = cwh_vault_reveal(PG_GETARG_UUID_P(0), name, PG_GETARG_BYTEA_PP(2),
+							 &problem);
+	if (plain == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("cannot open the secret \"%s\": %s", name, problem),
+				 errhint("Put the key that it was sealed with back into the file of chatwebhook.secret_key_file, or set the secret anew.")));
+	result = cstring_to_text(plain);
+	cwh_cleanse(plain, strlen(plain));
+	PG_RETURN_TEXT_P(result);
+}
+
+/* SQL: is a value sealed as it would be now? */
+Datum
+chatwebhook_is_current(PG_FUNCTION_ARGS)
+{
+	bytea	   *sealed = PG_GETARG_BYTEA_PP(0);
+	const CwhVaultKey *k;
+	int			n;
+
+	get_keys(&k, &n);
+	PG_RETURN_BOOL(cwh_vault_is_current(k, n, VARDATA_ANY(sealed),
+										VARSIZE_ANY_EXHDR(sealed)));
+}
+
+/* SQL: are secrets encrypted at rest?  Null if the key file is unusable. */
+Datum
+chatwebhook_encrypts(PG_FUNCTION_ARGS)
+{
+	const CwhVaultKey *k;
+	int			n;
+
+	if (cwh_vault_keys(&k, &n) != NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_BOOL(n > 0);
+}
+
+/* SQL: a new private key for asymmetric signatures. */
+Datum
+chatwebhook_ed25519_generate(PG_FUNCTION_ARGS)
+{
+	char		secret[CWH_ED25519_SECRET_LEN + 1];
+	text	   *result;
+
+	if (!cwh_ed25519_generate(secret))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate a key")));
+	result = cstring_to_text(secret);
+	cwh_cleanse(secret, sizeof(secret));
+	PG_RETURN_TEXT_P(result);
+}
+
+/* SQL: the public key of a private one; null if it is none. */
+Datum
+chatwebhook_public_key(PG_FUNCTION_ARGS)
+{
+	text	   *secret = PG_GETARG_TEXT_PP(0);
+	char		public[CWH_ED25519_PUBLIC_LEN + 1];
+
+	if (!cwh_ed25519_public(VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret),
+							public))
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(public));
+}
+
+/*
+ * SQL: the role on whose behalf a function runs, whatever definer function it
+ * is called from.
+ */
+Datum
+chatwebhook_invoker(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_OID(GetOuterUserId());
+}
