@@ -297,7 +297,8 @@ BEGIN
             USING ERRCODE = 'check_violation',
                   HINT = 'Use words of letters, digits, _ and -, joined by dots, such as order.placed; at most 255 characters.';
     END IF;
-    IF array_position(NEW.required, NULL) IS NOT NULL OR coalesce(array_ndims(NEW.required), 1) <> 1 THEN
+    IF coalesce(array_ndims(NEW.required), 1) <> 1
+       OR EXISTS (SELECT FROM unnest(NEW.required) AS key WHERE key IS NULL) THEN
         RAISE EXCEPTION 'the required keys of event type "%" contain a null or are nested', NEW.name
             USING ERRCODE = 'check_violation',
                   HINT = 'Give a plain array of keys, such as ''{email,source}''.';

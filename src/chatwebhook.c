@@ -297,13 +297,15 @@ on_object_access(ObjectAccessType access, Oid classId, Oid objectId,
 }
 
 /*
- * The database that this statement needs for itself, if there is one and the
- * user may do such things; the statement itself checks the rest.
+ * The database that this statement needs for itself, if there is one and it is
+ * the user's; the statement itself checks the rest.  Without that, anybody's
+ * statements that fail could make other people's workers leave.
  */
 static Oid
 database_to_vacate(Node *statement)
 {
 	const char *name = NULL;
+	Oid			database;
 
 	if (IsA(statement, DropdbStmt))
 		name = ((DropdbStmt *) statement)->dbname;
@@ -331,9 +333,11 @@ database_to_vacate(Node *statement)
 			if (strcmp(((DefElem *) lfirst(cell))->defname, "tablespace") == 0)
 				name = ((AlterDatabaseStmt *) statement)->dbname;
 	}
-	if (name == NULL || (!superuser() && !have_createdb_privilege()))
+	if (name == NULL)
 		return InvalidOid;
-	return get_database_oid(name, true);
+	database = get_database_oid(name, true);
+	return OidIsValid(database) && cwh_owns_database(database) ?
+		database : InvalidOid;
 }
 
 /* Statements on databases, and COMMIT PREPARED, whose hints are not ours. */

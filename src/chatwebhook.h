@@ -356,10 +356,10 @@ extern void cwh_launcher_poke(Oid database);
 #define CWH_SLOT_NONE	(-1)	/* all slots are taken */
 #define CWH_SLOT_BARRED (-2)	/* a session wants the database for itself */
 
-extern int	cwh_slot_reserve(Oid database, int number);
+extern int	cwh_slot_reserve(Oid database, int number, int32 *token);
 extern void cwh_slot_free(int slot, CwhExit *how, bool *has_extension);
 extern bool cwh_slot_has_extension(int slot);
-extern void cwh_slot_attach(int slot, Oid *database, int *number);
+extern bool cwh_slot_attach(int32 token, Oid *database, int *number);
 extern void cwh_slot_announce(void);
 extern void cwh_slot_set_exit(CwhExit how);
 extern bool cwh_slot_stop_requested(void);

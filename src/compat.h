@@ -42,6 +42,7 @@
 #if PG_VERSION_NUM >= 150000
 #include "common/pg_prng.h"
 #endif
+#include "catalog/pg_database.h"
 #include "executor/executor.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -50,6 +51,7 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "tcop/utility.h"
+#include "utils/acl.h"
 #include "utils/guc.h"
 #if PG_VERSION_NUM >= 140000
 #include "utils/wait_event.h"
@@ -78,6 +80,17 @@ typedef void (*shmem_request_hook_type) (void);
 #define CWH_UTILITY_ARGUMENTS \
 	pstmt, queryString, context, params, queryEnv, dest, qc
 #endif
+
+/* Does the current user own this database, or is it a superuser's? */
+static inline bool
+cwh_owns_database(Oid database)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_ownercheck(DatabaseRelationId, database, GetUserId());
+#else
+	return pg_database_ownercheck(database, GetUserId());
+#endif
+}
 
 /* Reserve a prefix of settings, so that a misspelt one is told. */
 static inline void

@@ -201,7 +201,11 @@ measure(Jsonb *value, size_t limit, bool exact)
 	while ((token = JsonbIteratorNext(&iterator, &v, false)) != WJB_DONE &&
 		   size <= limit)
 	{
-		size++;					/* a bracket, a colon or a comma */
+		/* brackets, the commas between members, colons */
+		if (token == WJB_BEGIN_ARRAY && !v.val.array.rawScalar)
+			size += 2 + Max(v.val.array.nElems - 1, 0);
+		else if (token == WJB_BEGIN_OBJECT)
+			size += 2 + Max(v.val.object.nPairs - 1, 0) + v.val.object.nPairs;
 		if (token != WJB_KEY && token != WJB_VALUE && token != WJB_ELEM)
 			continue;
 		if (v.type == jbvString && !exact)

@@ -130,8 +130,9 @@ start_worker(Database *database, int number)
 	RunningWorker *running = &database->workers[number];
 	BackgroundWorker worker;
 	int			slot;
+	int32		token = 0;
 
-	slot = cwh_slot_reserve(database->oid, number);
+	slot = cwh_slot_reserve(database->oid, number, &token);
 	if (slot == CWH_SLOT_BARRED)
 		return;					/* we are told when it is free again */
 
@@ -144,7 +145,7 @@ start_worker(Database *database, int number)
 	strlcpy(worker.bgw_function_name, "cwh_worker_main", BGW_MAXLEN);
 	strlcpy(worker.bgw_name, "chatwebhook worker", BGW_MAXLEN);
 	strlcpy(worker.bgw_type, "chatwebhook worker", BGW_MAXLEN);
-	worker.bgw_main_arg = Int32GetDatum(slot);
+	worker.bgw_main_arg = Int32GetDatum(token);
 	worker.bgw_notify_pid = MyProcPid;
 
 	if (slot >= 0 && RegisterDynamicBackgroundWorker(&worker, &running->handle))

@@ -47,6 +47,8 @@
 typedef struct WorkerSlot
 {
 	Oid			database;		/* InvalidOid: free */
+	uint16		generation;		/* counts who had the slot */
+	bool		orphan;			/* its launcher is gone: frees itself */
 	int			number;			/* 0 for the first worker of a database */
 	int			pid;			/* 0: not attached */
 	Latch	   *latch;			/* null: not attached */
@@ -288,12 +290,26 @@ chatwebhook_wake(PG_FUNCTION_ARGS)
  * The launcher's side
  */
 
-/* The launcher is gone. */
+/*
+ * The launcher is gone, and its workers go with it: the next one could neither
+ * watch nor stop them.
+ */
 static void
 launcher_exit(int code, Datum arg)
 {
 	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
 	shared->launcher = NULL;
+	for (int i = 0; i < shared->nslots; i++)
+	{
+		WorkerSlot *slot = &shared->slots[i];
+
+		if (slot->pid == 0)
+			slot->database = InvalidOid;
+		slot->stop = true;
+		slot->orphan = true;
+		if (slot->latch)
+			SetLatch(slot->latch);
+	}
 	LWLockRelease(slots_lock);
 }
 
@@ -305,10 +321,6 @@ cwh_launcher_attach(void)
 	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
 	shared->launcher = &MyProc->procLatch;
 	shared->look_at_all = true;
-	/* slots that a launcher before us left reserved but nobody attached to */
-	for (int i = 0; i < shared->nslots; i++)
-		if (shared->slots[i].pid == 0)
-			shared->slots[i].database = InvalidOid;
 	LWLockRelease(slots_lock);
 }
 
@@ -352,9 +364,12 @@ cwh_launcher_poke(Oid database)
 	LWLockRelease(slots_lock);
 }
 
-/* Reserve a slot for a worker about to be started, if that may be. */
+/*
+ * Reserve a slot for a worker about to be started, if that may be.  The worker
+ * attaches with the token.
+ */
 int
-cwh_slot_reserve(Oid database, int number)
+cwh_slot_reserve(Oid database, int number, int32 *token)
 {
 	int			found = CWH_SLOT_NONE;
 
@@ -365,13 +380,16 @@ cwh_slot_reserve(Oid database, int number)
 	for (int i = 0; i < shared->nslots && found == CWH_SLOT_NONE; i++)
 	{
 		WorkerSlot *slot = &shared->slots[i];
+		uint16		generation = slot->generation + 1;
 
 		if (OidIsValid(slot->database))
 			continue;
 		memset(slot, 0, sizeof(WorkerSlot));
+		slot->generation = generation;
 		slot->database = database;
 		slot->number = number;
 		slot->how = CWH_EXIT_CRASHED;
+		*token = (int32) (((uint32) i << 16) | generation);
 		found = i;
 	}
 	LWLockRelease(slots_lock);
@@ -431,6 +449,8 @@ holder_exit(int code, Datum arg)
 	}
 	my_slot->pid = 0;
 	my_slot->latch = NULL;
+	if (my_slot->orphan)
+		my_slot->database = InvalidOid;
 	if (shared->launcher)
 		SetLatch(shared->launcher);
 	LWLockRelease(slots_lock);
@@ -447,21 +467,30 @@ register_exit(void)
 	exit_registered = true;
 }
 
-/* Attach to the slot that the launcher reserved. */
-void
-cwh_slot_attach(int slotno, Oid *database, int *number)
+/*
+ * Attach to the slot that the launcher reserved; false if it is not ours any
+ * more.
+ */
+bool
+cwh_slot_attach(int32 token, Oid *database, int *number)
 {
-	WorkerSlot *slot = &shared->slots[slotno];
+	WorkerSlot *slot = &shared->slots[(uint32) token >> 16];
+	bool		ours;
 
 	register_exit();
 	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-	*database = slot->database;
-	*number = slot->number;
-	slot->pid = MyProcPid;
-	slot->latch = &MyProc->procLatch;
-	slot->stats.started_at = GetCurrentTimestamp();
+	ours = OidIsValid(slot->database) && slot->pid == 0 && !slot->stop &&
+		slot->generation == (uint16) (token & 0xffff);
+	if (ours)
+	{
+		*database = slot->database;
+		*number = slot->number;
+		slot->pid = MyProcPid;
+		slot->latch = &MyProc->procLatch;
+		my_slot = slot;
+	}
 	LWLockRelease(slots_lock);
-	my_slot = slot;
+	return ours;
 }
 
 /* Tell the launcher that the database has the extension. */

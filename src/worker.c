@@ -1117,6 +1117,15 @@ check_configuration(void)
 	}
 }
 
+/* Is this the error of something that is not there? */
+static bool
+is_absence(int sqlerrcode)
+{
+	return sqlerrcode == ERRCODE_UNDEFINED_TABLE ||
+		sqlerrcode == ERRCODE_UNDEFINED_FUNCTION ||
+		sqlerrcode == ERRCODE_UNDEFINED_SCHEMA;
+}
+
 /*
  * One transaction: settle what has ended, look around, and claim.  An error
  * leaves everything as it was, to be tried again after a pause.
@@ -1158,7 +1167,13 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 		MemoryContextSwitchTo(transaction_context);
 		error = CopyErrorData();
 		HOLD_INTERRUPTS();
-		if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE &&
+		if (is_absence(error->sqlerrcode) && pause_ms == 0)
+		{
+			/* DROP EXTENSION has got in between, as the next look will show */
+			seen_generation = 0;
+			pause_ms = 1;
+		}
+		else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE &&
 			careful_until < GetCurrentTimestamp())
 			careful_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														CAREFUL_MS);
@@ -1454,8 +1469,7 @@ cwh_worker_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 
 	/* attached first: from here on commits leave hints, so none is missed */
-	cwh_slot_attach(DatumGetInt32(arg), &database, &number);
-	if (!OidIsValid(database) || cwh_slot_stop_requested())
+	if (!cwh_slot_attach(DatumGetInt32(arg), &database, &number))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	fix_settings();
