@@ -212,20 +212,20 @@ BEGIN
         RAISE EXCEPTION 'rotate_secret() needs a webhook and an overlap of no less than 0'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    DELETE FROM chatwebhook.vault v
-     WHERE v.webhook_id = webhook_id AND v.name = 'previous_signing_secret';
-    IF overlap > '0' THEN
-        UPDATE chatwebhook.vault v
-           SET name = 'previous_signing_secret', expires_at = clock_timestamp() + overlap
-         WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret';
-    END IF;
-    INSERT INTO chatwebhook.vault (webhook_id, name, value)
-    SELECT w.id, 'signing_secret', fresh
-      FROM chatwebhook.webhook w WHERE w.id = webhook_id;
+    -- one rotation at a time
+    PERFORM FROM chatwebhook.webhook w WHERE w.id = webhook_id FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'webhook "%" does not exist', webhook_id
             USING ERRCODE = 'no_data_found';
     END IF;
+    DELETE FROM chatwebhook.vault v
+     WHERE v.webhook_id = webhook_id
+       AND v.name IN ('previous_signing_secret', CASE WHEN overlap = '0' THEN 'signing_secret' END);
+    UPDATE chatwebhook.vault v
+       SET name = 'previous_signing_secret', expires_at = clock_timestamp() + overlap
+     WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret';
+    INSERT INTO chatwebhook.vault (webhook_id, name, value)
+    VALUES (webhook_id, 'signing_secret', fresh);
     RETURN fresh;
 END
 $$;
