@@ -1341,6 +1341,8 @@ deliver(void)
 		bool		busy = false;
 
 		ResetLatch(MyLatch);
+		/* there is no statement to cancel here */
+		QueryCancelPending = false;
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 			reload();
@@ -1445,7 +1447,8 @@ cwh_worker_main(Datum arg)
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, on_sigterm);
-	pqsignal(SIGINT, SIG_IGN);
+	/* lock_timeout makes itself felt through it */
+	pqsignal(SIGINT, StatementCancelHandler);
 	BackgroundWorkerUnblockSignals();
 
 	/* attached first: from here on commits leave hints, so none is missed */
