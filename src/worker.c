@@ -131,6 +131,7 @@ struct Endpoint
 	bool		in_startable;
 	dlist_node	startable_node;
 	bool		disable;		/* the receiver wants no more */
+	bool		disabled;		/* done, in the transaction under way */
 	int			wanted;			/* in the claim being made */
 	int			got;
 	CwhHealthGain *gain;		/* null: none since the last settle */
@@ -166,6 +167,7 @@ static TimestampTz starved_until = 0;
 static CwhWorkerStats stats;
 static bool stats_changed = true;
 static uint64 seen_generation = 0;
+static Oid	extension = InvalidOid; /* the one that we serve */
 static volatile sig_atomic_t terminate = false;
 
 static void judge(Delivery *delivery);
@@ -409,7 +411,8 @@ add_gain(Endpoint *endpoint, const Delivery *delivery, bool success,
 		gain->failures++;
 		gain->streak++;
 		gain->last_failure_at = now;
-		strlcpy(gain->last_error, delivery->error, sizeof(gain->last_error));
+		strlcpy(gain->last_error, delivery->error ? delivery->error : "",
+				sizeof(gain->last_error));
 	}
 	/* newest first */
 	memmove(&gain->recent[1], &gain->recent[0],
@@ -423,12 +426,18 @@ static void
 start_delivery(Endpoint *endpoint, Delivery *delivery)
 {
 	CwhWebhook *webhook = endpoint->webhook;
-	const char *problem = NULL;
+	const char *problem;
+	bool		refused;
+	CwhTarget	target;
 
+	/* the settings may have changed since the URL was stored */
 	delivery->started_at = GetCurrentTimestamp();
+	problem = cwh_target_check_url(cwh_target_policy(), webhook->url,
+								   strlen(webhook->url), &target);
+	refused = problem != NULL;
 	if (webhook->signer == NULL)
 		problem = "the webhook has no usable signing secret";
-	else
+	else if (!refused)
 	{
 		cwh_request_prepare(&delivery->transfer, webhook, delivery->event_type,
 							&delivery->event_id, delivery->attempts + 1,
@@ -445,7 +454,7 @@ start_delivery(Endpoint *endpoint, Delivery *delivery)
 	/* as if it had been tried and had failed at once */
 	delivery->transfer.status = 0;
 	delivery->transfer.failed = true;
-	delivery->transfer.refused = false;
+	delivery->transfer.refused = refused;
 	delivery->transfer.starved = false;
 	delivery->transfer.latency_ms = 0;
 	delivery->transfer.retry_after_s = -1;
@@ -682,13 +691,11 @@ on_swept(const pg_uuid_t *webhook_id, TimestampTz first_due)
 {
 	Endpoint   *endpoint = get_endpoint(webhook_id);
 
+	endpoint->later = true;
 	if (first_due <= GetCurrentTimestamp())
 		make_ready(endpoint, DT_NOBEGIN, 1);
 	else
-	{
-		endpoint->later = true;
 		set_timer(endpoint, first_due);
-	}
 }
 
 /* Forget endpoints that have nothing to do, if there are many. */
@@ -704,6 +711,7 @@ forget_endpoints(void)
 	while ((endpoint = hash_seq_search(&status)) != NULL)
 	{
 		if (endpoint->ready || endpoint->later || endpoint->in_timers ||
+			endpoint->in_ready || endpoint->in_startable ||
 			endpoint->in_flight > 0 || endpoint->nwaiting > 0 ||
 			endpoint->unsettled > 0 || endpoint->in_touched)
 			continue;
@@ -857,6 +865,8 @@ claim(void)
 	}
 	if (nlater > 0)
 		cwh_outbox_next_due(later, nlater, now, on_next_due);
+	for (int i = 0; i < n; i++)
+		reconsider(get_endpoint(&wants[i].webhook_id));
 }
 
 /* The claims of a transaction that was committed: they wait to be started. */
@@ -898,6 +908,7 @@ undo_claims(void)
 		cwh_claim_release(&delivery->id, 1);
 		endpoint->after.due = DT_NOBEGIN;
 		endpoint->ready = true;
+		endpoint->later = true;
 		free_delivery(delivery);
 		reconsider(endpoint);
 	}
@@ -990,12 +1001,7 @@ settle_endpoints(Settle *work)
 			work->gains[work->ngains++] = endpoint->gain;
 		if (endpoint->disable &&
 			cwh_outbox_disable(&endpoint->id, "the receiver answered 410 Gone"))
-		{
-			endpoint->disable = false;
-			ereport(LOG,
-					(errmsg("chatwebhook disabled webhook \"%s\": the receiver answered 410 Gone",
-							endpoint->webhook->name)));
-		}
+			endpoint->disabled = true;
 	}
 	cwh_outbox_add_health(work->gains, work->ngains);
 }
@@ -1055,8 +1061,13 @@ keep_settle(Settle *work)
 			pfree(endpoint->gain);
 			endpoint->gain = NULL;
 		}
-		if (endpoint->gone)
+		if (endpoint->disabled)
+			ereport(LOG,
+					(errmsg("chatwebhook disabled webhook \"%s\": the receiver answered 410 Gone",
+							endpoint->webhook->name)));
+		if (endpoint->disabled || endpoint->gone)
 			endpoint->disable = false;
+		endpoint->disabled = false;
 		if (endpoint->gain || endpoint->disable)
 			continue;
 		dlist_delete(&endpoint->touched_node);
@@ -1080,8 +1091,13 @@ check_configuration(void)
 	generation = cwh_config_generation();
 	if (generation != seen_generation)
 	{
-		if (!cwh_outbox_present(&version))
+		Oid			present = cwh_outbox_present(&version);
+
+		if (!OidIsValid(present))
 			leave(CWH_EXIT_NO_EXTENSION);
+		if (present != extension && OidIsValid(extension))
+			leave(CWH_EXIT_CRASHED);	/* it is another one, with other rows */
+		extension = present;
 		if (strcmp(version, CWH_SQL_VERSION) != 0)
 		{
 			ereport(WARNING,
@@ -1197,6 +1213,8 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(transaction_context);
 	pgstat_report_activity(STATE_IDLE, NULL);
+	/* a wait for a lock may have eaten it, and what it had to tell */
+	SetLatch(MyLatch);
 }
 
 /*
@@ -1367,7 +1385,7 @@ deliver(void)
 	}
 
 	/* what has been answered need not be repeated */
-	if (nresults > 0)
+	for (int i = 0; nresults > 0 && i < 5; i++)
 		transact(true, false, false);
 }
 
