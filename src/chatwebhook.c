@@ -286,7 +286,10 @@ on_object_access(ObjectAccessType access, Oid classId, Oid objectId,
 	if (classId == ExtensionRelationId &&
 		(access == OAT_POST_CREATE || access == OAT_POST_ALTER ||
 		 access == OAT_DROP))
+	{
 		look_at_this_database = true;
+		cwh_sweep_all();		/* so that the workers look, too */
+	}
 }
 
 /*

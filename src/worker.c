@@ -163,6 +163,7 @@ static TimestampTz careful_until = 0;
 static TimestampTz paused_until = 0;
 static int	pause_ms = 0;
 static TimestampTz next_sweep = 0;
+static bool look_again = false; /* at the extension, for it may have gone */
 static TimestampTz starved_until = 0;
 static CwhWorkerStats stats;
 static bool stats_changed = true;
@@ -270,7 +271,8 @@ room(const Endpoint *endpoint)
 {
 	int			prefetch = 0;
 
-	if (endpoint->webhook && !endpoint->webhook->enabled && !endpoint->changed)
+	if (endpoint->disable ||
+		(endpoint->webhook && !endpoint->webhook->enabled && !endpoint->changed))
 		return 0;
 	if (endpoint->window > FIRST_WINDOW)
 		prefetch = Min(4 * endpoint->window, MAX_PREFETCH);
@@ -283,7 +285,7 @@ static void
 reconsider(Endpoint *endpoint)
 {
 	bool		ready = endpoint->ready && room(endpoint) > 0;
-	bool		startable = endpoint->nwaiting > 0 &&
+	bool		startable = endpoint->nwaiting > 0 && !endpoint->disable &&
 		endpoint->in_flight < endpoint->window;
 	bool		hungry = ready && endpoint->nwaiting == 0 &&
 		endpoint->in_flight < endpoint->window;
@@ -1066,7 +1068,12 @@ keep_settle(Settle *work)
 					(errmsg("chatwebhook disabled webhook \"%s\": the receiver answered 410 Gone",
 							endpoint->webhook->name)));
 		if (endpoint->disabled || endpoint->gone)
+		{
+			/* what was claimed for it waits until it is enabled again */
 			endpoint->disable = false;
+			endpoint->changed = true;
+			release_waiting(endpoint);
+		}
 		endpoint->disabled = false;
 		if (endpoint->gain || endpoint->disable)
 			continue;
@@ -1238,7 +1245,10 @@ take_hints(void)
 		make_ready(endpoint, hints[i].due, hints[i].id);
 	}
 	if (sweep)
+	{
 		next_sweep = 0;
+		look_again = true;
+	}
 }
 
 /* Endpoints whose time has come are ready. */
@@ -1298,8 +1308,11 @@ transact_if_due(TimestampTz now)
 	/* a claim can wait for the next settle, unless a slot would stay empty */
 	do_claim = cwh_enabled &&
 		(do_settle || do_sweep || (nhungry > 0 && claim_budget() > 0));
-	if (do_settle || do_sweep || do_claim)
+	if (do_settle || do_sweep || do_claim || look_again)
+	{
+		look_again = false;
 		transact(do_settle, do_sweep, do_claim);
+	}
 }
 
 /* Milliseconds until there is something to do without being woken. */
