@@ -47,12 +47,12 @@ COMMENT ON COLUMN chatwebhook.delivery.latency_ms IS 'Milliseconds that the last
 CREATE VIEW chatwebhook.dead_letter AS
     SELECT d.id, d.webhook_id, d.webhook_name, d.event_id, e.type AS event_type,
            d.chatbot_id, e.conversation_id,
-           pg_catalog.jsonb_build_object(
+           CASE WHEN e.id IS NOT NULL THEN pg_catalog.jsonb_build_object(
                'id', e.id, 'type', e.type,
                'timestamp', pg_catalog.to_char(e.created_at AT TIME ZONE 'UTC',
                                                'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
                'chatbotId', e.chatbot_id, 'conversationId', e.conversation_id,
-               'data', e.data) AS event,
+               'data', e.data) END AS event,
            d.attempts, d.last_status_code, d.last_error, d.created_at,
            d.last_attempt_at, d.completed_at
       FROM chatwebhook.dead d
@@ -67,7 +67,7 @@ COMMENT ON COLUMN chatwebhook.dead_letter.event_id IS 'The event''s id.';
 COMMENT ON COLUMN chatwebhook.dead_letter.event_type IS 'The event''s type.';
 COMMENT ON COLUMN chatwebhook.dead_letter.chatbot_id IS 'The event''s chatbot.';
 COMMENT ON COLUMN chatwebhook.dead_letter.conversation_id IS 'The event''s conversation.';
-COMMENT ON COLUMN chatwebhook.dead_letter.event IS 'The event whole, as it was sent.';
+COMMENT ON COLUMN chatwebhook.dead_letter.event IS 'The event whole, as it was sent; null if it is gone.';
 COMMENT ON COLUMN chatwebhook.dead_letter.attempts IS 'Attempts made.';
 COMMENT ON COLUMN chatwebhook.dead_letter.last_status_code IS 'HTTP status of the last attempt; null if there was no reply.';
 COMMENT ON COLUMN chatwebhook.dead_letter.last_error IS 'Why the last attempt failed.';

@@ -14,6 +14,10 @@ CREATE FUNCTION chatwebhook.emit(type text, chatbot_id text, conversation_id tex
 COMMENT ON FUNCTION chatwebhook.emit(text, text, text, jsonb) IS
     'Emits an event within the transaction; its id, or null if no webhook wants it.';
 
+/*
+ * watch() and unwatch() run with the caller's rights and search_path, since the
+ * condition is the caller's SQL.
+ */
 CREATE FUNCTION chatwebhook.watch(
     relation   regclass,
     event_type text,
@@ -21,76 +25,113 @@ CREATE FUNCTION chatwebhook.watch(
     condition  text DEFAULT NULL,
     operation  text DEFAULT 'INSERT')
     RETURNS name
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE
     AS $$
 #variable_conflict use_variable
 DECLARE
-    trigger_name constant text := 'chatwebhook_' || event_type || '_' || lower(operation);
+    trigger_name text := pg_catalog.format('chatwebhook_%s_%s', event_type, pg_catalog.lower(operation));
     arguments    text := '';
+    keys         text[];
+    missing      text;
     pair         record;
 BEGIN
     IF relation IS NULL OR event_type IS NULL OR operation IS NULL THEN
         RAISE EXCEPTION 'watch() needs a relation, an event type and an operation'
             USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    IF upper(operation) NOT IN ('INSERT', 'UPDATE', 'DELETE') THEN
+    IF pg_catalog.upper(operation) NOT IN ('INSERT', 'UPDATE', 'DELETE') THEN
         RAISE EXCEPTION 'unknown operation: "%"', operation
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Use INSERT, UPDATE or DELETE.';
     END IF;
-    IF octet_length(trigger_name) > 63 THEN
+    IF pg_catalog.octet_length(trigger_name) > 63 THEN
         RAISE EXCEPTION 'the trigger''s name would be longer than 63 bytes: "%"', trigger_name
             USING ERRCODE = 'name_too_long',
                   HINT = 'Write the trigger with CREATE TRIGGER … EXECUTE FUNCTION chatwebhook.emit(…) instead.';
     END IF;
-    IF jsonb_typeof(coalesce(mapping, '{}')) <> 'object' THEN
-        RAISE EXCEPTION 'the mapping is not an object: %', left(mapping::text, 100)
+    mapping := COALESCE(mapping, '{}');
+    IF pg_catalog.jsonb_typeof(mapping) <> 'object' THEN
+        RAISE EXCEPTION 'the mapping is not an object: %', pg_catalog.left(mapping::text, 100)
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Map keys to columns, such as {"email": "visitor_email", "source": "@widget"}.';
     END IF;
-    FOR pair IN SELECT key, value, jsonb_typeof(value) AS kind
-                  FROM jsonb_each(coalesce(mapping, '{}')) LOOP
-        IF pair.kind <> 'string' OR strpos(pair.key, '=') > 0 OR pair.key = '' THEN
+    FOR pair IN SELECT j.key, j.value #>> '{}' AS origin, pg_catalog.jsonb_typeof(j.value) AS kind
+                  FROM pg_catalog.jsonb_each(mapping) AS j LOOP
+        IF pair.kind <> 'string' OR pg_catalog.strpos(pair.key, '=') > 0 OR pair.key = '' THEN
             RAISE EXCEPTION 'the mapping of key "%" is not a column''s name', pair.key
                 USING ERRCODE = 'invalid_parameter_value',
                       HINT = 'Map keys to columns, such as {"email": "visitor_email", "source": "@widget"}; a key has no =.';
         END IF;
-        IF left(pair.value #>> '{}', 1) <> '@' AND NOT EXISTS (
-            SELECT FROM pg_attribute
-             WHERE attrelid = relation AND attname = pair.value #>> '{}'
-               AND attnum > 0 AND NOT attisdropped) THEN
-            RAISE EXCEPTION 'column "%" of relation % does not exist', pair.value #>> '{}', relation
+        IF pg_catalog.left(pair.origin, 1) <> '@' AND NOT EXISTS (
+            SELECT FROM pg_catalog.pg_attribute a
+             WHERE a.attrelid = relation AND a.attname = pair.origin
+               AND a.attnum > 0 AND NOT a.attisdropped) THEN
+            RAISE EXCEPTION 'column "%" of relation % does not exist', pair.origin, relation
                 USING ERRCODE = 'undefined_column',
                       HINT = 'A constant is written with a leading @.';
         END IF;
-        arguments := arguments || ', ' || quote_literal(pair.key || '=' || (pair.value #>> '{}'));
+        arguments := pg_catalog.concat(arguments, ', ', pg_catalog.quote_literal(pg_catalog.concat(pair.key, '=', pair.origin)));
+        IF pair.key NOT IN ('chatbotId', 'conversationId') THEN
+            keys := pg_catalog.array_append(keys, pair.key);
+        END IF;
     END LOOP;
 
-    EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s FOR EACH ROW %s EXECUTE FUNCTION chatwebhook.emit(%L%s)',
-                   trigger_name, upper(operation), relation,
-                   'WHEN (' || condition || ')', event_type, arguments);
+    -- what emit() would say at the first row
+    IF keys IS NULL THEN
+        SELECT pg_catalog.array_agg(a.attname::text) INTO keys
+          FROM pg_catalog.pg_attribute a
+         WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped;
+    END IF;
+    missing := chatwebhook._missing_key(event_type, keys);
+    IF pg_catalog.current_setting('chatwebhook.validation') <> 'error' THEN
+        NULL;
+    ELSIF missing = '' THEN
+        RAISE EXCEPTION 'unknown event type: "%"', event_type
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'See the table chatwebhook.event_type, or add the type there first.';
+    ELSIF missing IS NOT NULL THEN
+        RAISE EXCEPTION 'event "%" needs the key "%", which the mapping lacks', event_type, missing
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Map it to a column, or to a constant with a leading @.';
+    END IF;
+
+    EXECUTE pg_catalog.format('CREATE TRIGGER %I AFTER %s ON %s FOR EACH ROW %s EXECUTE FUNCTION chatwebhook.emit(%L%s)',
+                              trigger_name, pg_catalog.upper(operation), relation,
+                              CASE WHEN condition IS NOT NULL THEN pg_catalog.format('WHEN (%s)', condition) END,
+                              event_type, arguments);
     RETURN trigger_name;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.watch(regclass, text, jsonb, text, text) IS
     'Writes a trigger that emits this event for the rows of this table, and gives its name. The mapping is an object of keys and columns (or @constants) as in emit(); the condition, over NEW and OLD, goes into WHEN.';
 
+CREATE FUNCTION chatwebhook._missing_key(event_type text, keys text[]) RETURNS text
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT CASE WHEN t.name IS NULL THEN ''
+                ELSE (SELECT r FROM unnest(t.required) r WHERE r <> ALL (keys) LIMIT 1) END
+      FROM (SELECT) one
+      LEFT JOIN chatwebhook.event_type t ON t.name = event_type
+$$;
+COMMENT ON FUNCTION chatwebhook._missing_key(text, text[]) IS
+    'The first required key of an event type that is not among these; an empty text if there is no such type.';
+
 CREATE FUNCTION chatwebhook.unwatch(
     relation   regclass,
     event_type text,
     operation  text DEFAULT 'INSERT')
     RETURNS boolean
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE
     AS $$
 #variable_conflict use_variable
 DECLARE
-    trigger_name constant text := 'chatwebhook_' || event_type || '_' || lower(operation);
+    trigger_name text := pg_catalog.format('chatwebhook_%s_%s', event_type, pg_catalog.lower(operation));
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_trigger
-                    WHERE tgrelid = relation AND tgname = trigger_name AND NOT tgisinternal) THEN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t
+                    WHERE t.tgrelid = relation AND t.tgname = trigger_name AND NOT t.tgisinternal) THEN
         RETURN false;
     END IF;
-    EXECUTE format('DROP TRIGGER %I ON %s', trigger_name, relation);
+    EXECUTE pg_catalog.format('DROP TRIGGER %I ON %s', trigger_name, relation);
     RETURN true;
 END
 $$;

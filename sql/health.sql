@@ -88,7 +88,7 @@ CREATE VIEW chatwebhook.webhook_health AS
       JOIN chatwebhook.health h ON h.webhook_id = w.id
       LEFT JOIN chatwebhook._in_flight() f ON f.webhook_id = w.id
       CROSS JOIN LATERAL (
-          SELECT pg_catalog.avg((latency >= 0)::integer) AS success_rate,
+          SELECT pg_catalog.round(pg_catalog.avg((latency >= 0)::integer), 4) AS success_rate,
                  pg_catalog.round(pg_catalog.avg(ms), 1) AS avg_latency_ms,
                  pg_catalog.percentile_disc(0.95) WITHIN GROUP (ORDER BY ms) AS p95_latency_ms
             FROM pg_catalog.unnest(h.recent) AS latency,

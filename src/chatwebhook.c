@@ -292,8 +292,12 @@ on_object_access(ObjectAccessType access, Oid classId, Oid objectId,
 		prev_object_access_hook(access, classId, objectId, subId, arg);
 
 	if (classId == ExtensionRelationId &&
-		(access == OAT_POST_CREATE || access == OAT_DROP))
+		(access == OAT_POST_CREATE || access == OAT_POST_ALTER ||
+		 access == OAT_DROP))
+	{
 		look_at_this_database = true;
+		cwh_sweep_all();		/* so that the workers look, too */
+	}
 }
 
 /*
@@ -359,7 +363,10 @@ on_utility(CWH_UTILITY_PARAMETERS)
 	}
 	else if (IsA(statement, TransactionStmt) &&
 			 ((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED)
+	{
 		cwh_sweep_all();
+		look_at_this_database = true;
+	}
 
 	if (prev_process_utility_hook)
 		prev_process_utility_hook(CWH_UTILITY_ARGUMENTS);

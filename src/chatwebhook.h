@@ -228,7 +228,7 @@ typedef struct CwhTransfer
 	/* the outcome */
 	int			status;			/* of the reply, 0 if there was none */
 	bool		failed;			/* there was no whole reply; see error */
-	bool		refused;		/* by the address policy */
+	bool		refused;		/* by the address policy, every address of it */
 	bool		starved;		/* for want of descriptors; nobody's fault */
 	char		error[256];		/* UTF-8, empty if not failed */
 	int			latency_ms;
@@ -240,6 +240,8 @@ typedef struct CwhTransfer
 	void	   *easy;
 	struct CwhTransfer *next;
 	uint64_t	generation;		/* of the options it was started with */
+	int			fds[4];			/* sockets opened for it, the last ones */
+	int			nfds;
 	int			requests;		/* sent so far, libcurl's own repeats included */
 	enum
 	{
@@ -403,8 +405,7 @@ typedef struct CwhSubscription
 } CwhSubscription;
 
 extern const CwhEventType *cwh_event_type(const char *name);
-extern List *cwh_subscriptions(const CwhEventType *type,
-							   const char *chatbot_id);
+extern List *cwh_subscriptions(const char *type, const char *chatbot_id);
 extern void cwh_config_watch(void);
 extern uint64 cwh_config_generation(void);
 extern Oid	cwh_relation(const char *name);
@@ -540,7 +541,7 @@ typedef struct CwhHealthGain
 	bool		written;		/* out */
 } CwhHealthGain;
 
-extern bool cwh_outbox_present(char **version);
+extern Oid	cwh_outbox_present(char **version);
 extern int64 cwh_outbox_last_id(void);
 extern void cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 							void (*each) (CwhWebhook *webhook));

@@ -34,6 +34,14 @@
 #define cwh_curl_set_prereq_data(easy, data) ((void) (data))
 #endif
 
+/* Leave a resolver's thread alone instead of joining it. */
+#if LIBCURL_VERSION_NUM >= 0x075700
+#define cwh_curl_set_quick_exit(easy) \
+	curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L)
+#else
+#define cwh_curl_set_quick_exit(easy) ((void) 0)
+#endif
+
 #endif							/* CURL_VERSION_BITS */
 
 #ifdef POSTGRES_H

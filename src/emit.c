@@ -383,18 +383,26 @@ apply_filters(List *subscriptions, const CwhEvent *event)
 
 		if (subscription->filter)
 		{
-			LOCAL_FCINFO(call, 2);
+			LOCAL_FCINFO(call, 4);
 			Datum		match;
 
 			if (envelope == NULL)
 				envelope = cwh_envelope_jsonb(event);
-			InitFunctionCallInfoData(*call, NULL, 2, InvalidOid, NULL, NULL);
+			InitFunctionCallInfoData(*call, NULL, 4, InvalidOid, NULL, NULL);
 			call->args[0].value = JsonbPGetDatum(envelope);
-			call->args[0].isnull = false;
 			call->args[1].value = subscription->filter;
-			call->args[1].isnull = false;
-			/* the operator @@: null where the path gives no boolean or fails */
-			match = jsonb_path_match_opr(call);
+			call->args[2].value = DirectFunctionCall1(jsonb_in,
+													  CStringGetDatum("{}"));
+			call->args[3].value = BoolGetDatum(true);
+			for (int i = 0; i < 4; i++)
+				call->args[i].isnull = false;
+
+			/*
+			 * The operator @@, null where the path gives no boolean or fails,
+			 * but with time zones: without them, a comparison of times is an
+			 * error that even @@ raises, and would fail the chat's INSERT.
+			 */
+			match = jsonb_path_match_tz(call);
 			if (call->isnull || !DatumGetBool(match))
 				continue;
 		}
@@ -588,7 +596,8 @@ emit_row(Writer *writer, TriggerPlan *plan, TupleTableSlot *slot)
 	event.type = plan->type;
 	event.chatbot_id = row_text(plan->chatbot, slot);
 	event.conversation_id = row_text(plan->conversation, slot);
-	subscriptions = cwh_subscriptions(type, event.chatbot_id);
+	/* by name: the look at the row may have emptied the cache of types */
+	subscriptions = cwh_subscriptions(plan->type, event.chatbot_id);
 	if (subscriptions == NIL)
 		return;
 	event.data = row_data(plan, slot);
@@ -884,7 +893,7 @@ chatwebhook_emit(PG_FUNCTION_ARGS)
 				 errhint("Wrap it, such as jsonb_build_object('value', …).")));
 	check_keys(type, event.data);
 	subscriptions = type->wanted ?
-		cwh_subscriptions(type, event.chatbot_id) : NIL;
+		cwh_subscriptions(event.type, event.chatbot_id) : NIL;
 	if (subscriptions == NIL)
 		PG_RETURN_NULL();
 	writer.open = false;

@@ -44,7 +44,7 @@
 #define CAT " OPERATOR(pg_catalog.||) "
 
 static const char present_sql[] =
-	"SELECT extversion::pg_catalog.text FROM pg_catalog.pg_extension "
+	"SELECT oid, extversion::pg_catalog.text FROM pg_catalog.pg_extension "
 	"WHERE extname" EQ "'chatwebhook'";
 
 static const char last_id_sql[] =
@@ -257,6 +257,7 @@ static Statement disable_st = {disable_sql, 2, {UUIDOID, TEXTOID}, NULL};
 static uint64
 run(Statement *statement, Datum *args)
 {
+	MemoryContext context = CurrentMemoryContext;
 	int			result;
 
 	if (statement->plan == NULL)
@@ -274,6 +275,8 @@ run(Statement *statement, Datum *args)
 	if (result < 0)
 		elog(ERROR, "could not execute \"%s\": %s", statement->sql,
 			 SPI_result_code_string(result));
+	/* SPI leaves its own context behind, which ends with the transaction */
+	MemoryContextSwitchTo(context);
 	return SPI_processed;
 }
 
@@ -407,14 +410,14 @@ cwh_outbox_commit(void)
 	pgstat_report_stat(false);
 }
 
-/* Is the extension installed here, and in which version? */
-bool
+/* The extension that is installed here and its version; InvalidOid: none. */
+Oid
 cwh_outbox_present(char **version)
 {
 	if (run(&present_st, NULL) == 0)
-		return false;
-	*version = field_text(0, 1);
-	return true;
+		return InvalidOid;
+	*version = field_text(0, 2);
+	return DatumGetObjectId(field(0, 1, NULL));
 }
 
 /* The highest id of a delivery that is not yet history. */
@@ -700,8 +703,6 @@ cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
 		claimed.id = DatumGetInt64(field(i, 1, NULL));
 		claimed.webhook_id = *DatumGetUUIDP(field(i, 2, NULL));
 		claimed.due = DatumGetTimestampTz(field(i, 3, NULL));
-		/* between our look at the claims and our lock, another may have come */
-		claimed.mine = cwh_claim(claimed.id, &claimed.webhook_id);
 		claimed.attempts = DatumGetInt32(field(i, 4, NULL));
 		claimed.first_attempt = DatumGetInt32(field(i, 5, NULL));
 		claimed.last_wait_ms = DatumGetInt64(field(i, 6, NULL));
@@ -716,6 +717,8 @@ cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
 			claimed.event.created_at = DatumGetTimestampTz(field(i, 11, NULL));
 			claimed.event.data = DatumGetJsonbP(field(i, 12, NULL));
 		}
+		/* last, so that no error leaves a claim that nobody knows of */
+		claimed.mine = cwh_claim(claimed.id, &claimed.webhook_id);
 		each(&claimed);
 	}
 }

@@ -109,7 +109,8 @@ static LWLockPadded *locks = NULL;
 
 static WorkerSlot *my_slot = NULL;	/* in a worker */
 static bool exit_registered = false;
-static Oid	my_bar = InvalidOid;	/* in a session that bars a database */
+static int	nmy_bars = 0;		/* in a session that bars databases */
+static Oid	my_bars[MAX_BARS];
 
 /* What this transaction tells the workers when it commits. */
 static CwhHint pending_hints[CWH_MAX_HINTS];
@@ -562,7 +563,7 @@ cwh_stop_workers(Oid database)
 	if (shared->nbars < MAX_BARS)
 	{
 		shared->bars[shared->nbars++] = database;
-		my_bar = database;
+		my_bars[nmy_bars++] = database;
 	}
 	LWLockRelease(slots_lock);
 
@@ -593,22 +594,26 @@ cwh_stop_workers(Oid database)
 	ConditionVariableCancelSleep();
 }
 
-/* The statement that asked workers to leave is over. */
+/* The statements that asked workers to leave are over. */
 void
 cwh_unbar_workers(void)
 {
-	if (!OidIsValid(my_bar))
+	if (nmy_bars == 0)
 		return;
 	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-	for (int i = 0; i < shared->nbars; i++)
+	while (nmy_bars > 0)
 	{
-		if (shared->bars[i] != my_bar)
-			continue;
-		shared->bars[i] = shared->bars[--shared->nbars];
-		break;
+		Oid			database = my_bars[--nmy_bars];
+
+		for (int i = 0; i < shared->nbars; i++)
+		{
+			if (shared->bars[i] != database)
+				continue;
+			shared->bars[i] = shared->bars[--shared->nbars];
+			break;
+		}
 	}
 	LWLockRelease(slots_lock);
-	my_bar = InvalidOid;
 }
 
 /*

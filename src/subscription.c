@@ -247,13 +247,14 @@ load_table(int which, void (*load) (TupleTableSlot *slot))
 	TableScanDesc scan;
 	TupleTableSlot *slot;
 	Snapshot	snapshot;
+	Oid			table = cwh_relation(table_names[which]);
 
 	/*
 	 * The latest snapshot, not the transaction's: the cache outlives the
 	 * transaction, and an invalidation that has been seen does not come again.
 	 */
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	relation = table_open(table_oids[which], AccessShareLock);
+	relation = table_open(table, AccessShareLock);
 	slot = table_slot_create(relation, NULL);
 	scan = table_beginscan(relation, snapshot, 0, NULL);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
@@ -389,7 +390,7 @@ cwh_event_type(const char *name)
 
 /* Those webhooks that want this event, as a list of CwhSubscription. */
 List *
-cwh_subscriptions(const CwhEventType *type, const char *chatbot_id)
+cwh_subscriptions(const char *type, const char *chatbot_id)
 {
 	List	   *result = NIL;
 	ListCell   *cell;
@@ -397,7 +398,7 @@ cwh_subscriptions(const CwhEventType *type, const char *chatbot_id)
 	if (!valid)
 		load_cache();
 	foreach(cell, everywhere)
-		if (matches(lfirst(cell), type->name))
+		if (matches(lfirst(cell), type))
 			result = lappend(result, &((Subscriber *) lfirst(cell))->subscription);
 	if (chatbot_id)
 	{
@@ -413,7 +414,7 @@ cwh_subscriptions(const CwhEventType *type, const char *chatbot_id)
 			Subscriber *subscriber = lfirst(cell);
 
 			if (strcmp(subscriber->subscription.chatbot_id, chatbot_id) == 0 &&
-				matches(subscriber, type->name))
+				matches(subscriber, type))
 				result = lappend(result, &subscriber->subscription);
 		}
 	}

@@ -23,6 +23,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -223,6 +224,7 @@ open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	Socket	   *sock;
 	int			fd;
 
+	/* one that is refused is no matter if another of the name's is not */
 	if (!address_allowed(transfer, &address->addr))
 		return CURL_SOCKET_BAD;
 	if (!AcquireExternalFD())
@@ -240,8 +242,12 @@ open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 		ReleaseExternalFD();
 		return CURL_SOCKET_BAD;
 	}
+	/* a number that we had not seen closed has been closed all the same */
+	if (sock->ours)
+		ReleaseExternalFD();
 	memset(sock, 0, sizeof(Socket));
 	sock->ours = true;
+	transfer->fds[transfer->nfds++ % lengthof(transfer->fds)] = fd;
 	return fd;
 }
 
@@ -358,7 +364,9 @@ on_body(char *data, size_t size, size_t n, void *arg)
 {
 	CwhTransfer *transfer = arg;
 	size_t		len = size * n;
-	size_t		room = options.max_response_size - transfer->response_body.len;
+	size_t		kept = transfer->response_body.len;
+	size_t		room = kept < options.max_response_size ?
+		options.max_response_size - kept : 0;
 
 	if (len > room)
 	{
@@ -400,6 +408,8 @@ make_handle(void)
 	/* keep-alive probes, or a firewall forgets an idle connection unheard */
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
 	cwh_curl_set_prereq(easy, before_request);
+	/* do not wait for a look-up that is given up: it may hang for a minute */
+	cwh_curl_set_quick_exit(easy);
 	curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
 	curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, close_socket);
 	curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header);
@@ -518,6 +528,7 @@ reset_outcome(CwhTransfer *transfer)
 	transfer->response_body.len = 0;
 	transfer->next = NULL;
 	transfer->header_count = 0;
+	transfer->nfds = 0;
 	transfer->requests = 0;
 	transfer->reply = CWH_REPLY_NONE;
 	transfer->cut = false;
@@ -692,11 +703,34 @@ describe_failure(CwhTransfer *transfer, CURLcode code)
 	}
 }
 
+/*
+ * libcurl closes the sockets of connects that it has given up without calling
+ * close_socket().  See which of a transfer's are gone.
+ */
+static void
+account_for_sockets(CwhTransfer *transfer)
+{
+	int			n = Min(transfer->nfds, lengthof(transfer->fds));
+
+	for (int i = 0; i < n; i++)
+	{
+		int			fd = transfer->fds[i];
+
+		if (!sockets[fd].ours || fcntl(fd, F_GETFD) >= 0)
+			continue;
+		memset(&sockets[fd], 0, sizeof(Socket));
+		ReleaseExternalFD();
+	}
+	transfer->nfds = 0;
+}
+
 /* Take a handle out of the multi handle and keep it for another transfer. */
 static void
 retire(CwhTransfer *transfer)
 {
 	curl_multi_remove_handle(multi, transfer->easy);
+	if (transfer->nfds > 0)
+		account_for_sockets(transfer);
 	if (nspare < MAX_SPARE_HANDLES && transfer->generation == generation)
 		spare[nspare++] = transfer->easy;
 	else
@@ -721,11 +755,20 @@ finish(CwhTransfer *transfer, CURLcode code)
 	{
 		transfer->status = (int) status;
 		transfer->error[0] = '\0';
+		/* of some of the host's addresses, perhaps, but not of this one */
+		transfer->refused = transfer->starved = false;
 	}
 	else
 	{
 		transfer->failed = true;
 		transfer->status = (int) status;
+		if (transfer->nfds > 0 && code != CURLE_ABORTED_BY_CALLBACK)
+		{
+			/* an address was allowed, and failed by itself */
+			transfer->refused = transfer->starved = false;
+			if (code == CURLE_COULDNT_CONNECT || code == CURLE_OPERATION_TIMEDOUT)
+				transfer->error[0] = '\0';
+		}
 		describe_failure(transfer, code);
 	}
 	retire(transfer);

@@ -131,6 +131,7 @@ struct Endpoint
 	bool		in_startable;
 	dlist_node	startable_node;
 	const char *disable;		/* why the webhook is to be disabled, or null */
+	bool		disabled;		/* done, in the transaction under way */
 	int			wanted;			/* in the claim being made */
 	int			got;
 	CwhHealthGain *gain;		/* null: none since the last settle */
@@ -162,10 +163,12 @@ static TimestampTz careful_until = 0;
 static TimestampTz paused_until = 0;
 static int	pause_ms = 0;
 static TimestampTz next_sweep = 0;
+static bool look_again = false; /* at the extension, for it may have gone */
 static TimestampTz starved_until = 0;
 static CwhWorkerStats stats;
 static bool stats_changed = true;
 static uint64 seen_generation = 0;
+static Oid	extension = InvalidOid; /* the one that we serve */
 static volatile sig_atomic_t terminate = false;
 
 static void judge(Delivery *delivery);
@@ -268,7 +271,8 @@ room(const Endpoint *endpoint)
 {
 	int			prefetch = 0;
 
-	if (endpoint->webhook && !endpoint->webhook->enabled && !endpoint->changed)
+	if (endpoint->disable ||
+		(endpoint->webhook && !endpoint->webhook->enabled && !endpoint->changed))
 		return 0;
 	if (endpoint->window > FIRST_WINDOW)
 		prefetch = Min(4 * endpoint->window, MAX_PREFETCH);
@@ -281,7 +285,7 @@ static void
 reconsider(Endpoint *endpoint)
 {
 	bool		ready = endpoint->ready && room(endpoint) > 0;
-	bool		startable = endpoint->nwaiting > 0 &&
+	bool		startable = endpoint->nwaiting > 0 && !endpoint->disable &&
 		endpoint->in_flight < endpoint->window;
 	bool		hungry = ready && endpoint->nwaiting == 0 &&
 		endpoint->in_flight < endpoint->window;
@@ -415,7 +419,8 @@ add_gain(Endpoint *endpoint, const Delivery *delivery, bool success,
 		gain->failures++;
 		gain->streak++;
 		gain->last_failure_at = now;
-		strlcpy(gain->last_error, delivery->error, sizeof(gain->last_error));
+		strlcpy(gain->last_error, delivery->error ? delivery->error : "",
+				sizeof(gain->last_error));
 	}
 	/* newest first */
 	memmove(&gain->recent[1], &gain->recent[0],
@@ -432,6 +437,7 @@ start_delivery(Endpoint *endpoint, Delivery *delivery)
 	const char *problem;
 	bool		refused;
 
+	/* the settings may have changed since the URL was stored */
 	delivery->started_at = GetCurrentTimestamp();
 	problem = cwh_request_problem(webhook);
 	refused = problem != NULL;
@@ -702,13 +708,11 @@ on_swept(const pg_uuid_t *webhook_id, TimestampTz first_due)
 {
 	Endpoint   *endpoint = get_endpoint(webhook_id);
 
+	endpoint->later = true;
 	if (first_due <= GetCurrentTimestamp())
 		make_ready(endpoint, DT_NOBEGIN, 1);
 	else
-	{
-		endpoint->later = true;
 		set_timer(endpoint, first_due);
-	}
 }
 
 /* Forget endpoints that have nothing to do, if there are many. */
@@ -724,6 +728,7 @@ forget_endpoints(void)
 	while ((endpoint = hash_seq_search(&status)) != NULL)
 	{
 		if (endpoint->ready || endpoint->later || endpoint->in_timers ||
+			endpoint->in_ready || endpoint->in_startable ||
 			endpoint->in_flight > 0 || endpoint->nwaiting > 0 ||
 			endpoint->unsettled > 0 || endpoint->in_touched)
 			continue;
@@ -877,6 +882,8 @@ claim(void)
 	}
 	if (nlater > 0)
 		cwh_outbox_next_due(later, nlater, now, on_next_due);
+	for (int i = 0; i < n; i++)
+		reconsider(get_endpoint(&wants[i].webhook_id));
 }
 
 /* The claims of a transaction that was committed: they wait to be started. */
@@ -918,6 +925,7 @@ undo_claims(void)
 		cwh_claim_release(&delivery->id, 1);
 		endpoint->after.due = DT_NOBEGIN;
 		endpoint->ready = true;
+		endpoint->later = true;
 		free_delivery(delivery);
 		reconsider(endpoint);
 	}
@@ -1010,12 +1018,7 @@ settle_endpoints(Settle *work)
 			work->gains[work->ngains++] = endpoint->gain;
 		if (endpoint->disable &&
 			cwh_outbox_disable(&endpoint->id, endpoint->disable))
-		{
-			ereport(LOG,
-					(errmsg("chatwebhook disabled webhook \"%s\": %s",
-							endpoint->webhook->name, endpoint->disable)));
-			endpoint->disable = NULL;
-		}
+			endpoint->disabled = true;
 	}
 	cwh_outbox_add_health(work->gains, work->ngains);
 }
@@ -1075,8 +1078,18 @@ keep_settle(Settle *work)
 			pfree(endpoint->gain);
 			endpoint->gain = NULL;
 		}
-		if (endpoint->gone)
+		if (endpoint->disabled)
+			ereport(LOG,
+					(errmsg("chatwebhook disabled webhook \"%s\": %s",
+							endpoint->webhook->name, endpoint->disable)));
+		if (endpoint->disabled || endpoint->gone)
+		{
+			/* what was claimed for it waits until it is enabled again */
 			endpoint->disable = NULL;
+			endpoint->changed = true;
+			release_waiting(endpoint);
+		}
+		endpoint->disabled = false;
 		if (endpoint->gain || endpoint->disable)
 			continue;
 		dlist_delete(&endpoint->touched_node);
@@ -1100,8 +1113,13 @@ check_configuration(void)
 	generation = cwh_config_generation();
 	if (generation != seen_generation)
 	{
-		if (!cwh_outbox_present(&version))
+		Oid			present = cwh_outbox_present(&version);
+
+		if (!OidIsValid(present))
 			leave(CWH_EXIT_NO_EXTENSION);
+		if (present != extension && OidIsValid(extension))
+			leave(CWH_EXIT_CRASHED);	/* it is another one, with other rows */
+		extension = present;
 		if (strcmp(version, CWH_SQL_VERSION) != 0)
 		{
 			ereport(WARNING,
@@ -1217,6 +1235,8 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(transaction_context);
 	pgstat_report_activity(STATE_IDLE, NULL);
+	/* a wait for a lock may have eaten it, and what it had to tell */
+	SetLatch(MyLatch);
 }
 
 /*
@@ -1240,7 +1260,10 @@ take_hints(void)
 		make_ready(endpoint, hints[i].due, hints[i].id);
 	}
 	if (sweep)
+	{
 		next_sweep = 0;
+		look_again = true;
+	}
 }
 
 /* Endpoints whose time has come are ready. */
@@ -1300,8 +1323,11 @@ transact_if_due(TimestampTz now)
 	/* a claim can wait for the next settle, unless a slot would stay empty */
 	do_claim = cwh_enabled &&
 		(do_settle || do_sweep || (nhungry > 0 && claim_budget() > 0));
-	if (do_settle || do_sweep || do_claim)
+	if (do_settle || do_sweep || do_claim || look_again)
+	{
+		look_again = false;
 		transact(do_settle, do_sweep, do_claim);
+	}
 }
 
 /* Milliseconds until there is something to do without being woken. */
@@ -1361,6 +1387,8 @@ deliver(void)
 		bool		busy = false;
 
 		ResetLatch(MyLatch);
+		/* there is no statement to cancel here */
+		QueryCancelPending = false;
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 			reload();
@@ -1385,7 +1413,7 @@ deliver(void)
 	}
 
 	/* what has been answered need not be repeated */
-	if (nresults > 0)
+	for (int i = 0; nresults > 0 && i < 5; i++)
 		transact(true, false, false);
 }
 
@@ -1465,7 +1493,8 @@ cwh_worker_main(Datum arg)
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, on_sigterm);
-	pqsignal(SIGINT, SIG_IGN);
+	/* lock_timeout makes itself felt through it */
+	pqsignal(SIGINT, StatementCancelHandler);
 	BackgroundWorkerUnblockSignals();
 
 	/* attached first: from here on commits leave hints, so none is missed */

@@ -529,6 +529,8 @@ class Connection(asyncio.Protocol):
 
     async def send_slowly(self, data):
         self.send(data)
+        # Let the loop run, or it would never hear that the peer has left.
+        await asyncio.sleep(0)
         await self.writable.wait()
         if self.lost:
             raise asyncio.CancelledError
