@@ -2,7 +2,7 @@
  * test_sign.c
  *		Signatures against vectors of others, and against malformed input.
  *
- * Only here are keys of every length, a failing random source and a sweep of
+ * Only here are keys of every length, a failing random source and sweeps of
  * damaged signatures to be had; that requests carry the signatures is for the
  * tests with a receiver to show.
  *
@@ -534,11 +534,497 @@ test_verify_standard(void)
 	cwh_signer_destroy(stranger);
 }
 
+/* The key pair and the signature that Standard Webhooks' own text shows. */
+static const char pair_secret[] =
+	"whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfV"
+	"KIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
+static const char seed_secret[] =
+	"whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc=";
+static const char pair_public[] =
+	"whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=";
+static const char pair_signature[] =
+	"v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5B"
+	"dqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg==";
+
+/* Read hexadecimal digits; return how many bytes they are. */
+static size_t
+unhex(const char *digits, unsigned char *out)
+{
+	size_t		len = strlen(digits) / 2;
+
+	for (size_t i = 0; i < len; i++)
+	{
+		char		pair[3] = {digits[2 * i], digits[2 * i + 1], '\0'};
+
+		out[i] = (unsigned char) strtoul(pair, NULL, 16);
+	}
+	return len;
+}
+
+/* The vectors of RFC 8032, section 7.1, which sign bare messages. */
+static void
+test_rfc8032(void)
+{
+	static const struct
+	{
+		const char *name;
+		const char *seed;
+		const char *public_key;
+		const char *message;
+		const char *signature;
+	}			vectors[] = {
+		{
+			"RFC 8032 test 1",
+			"9d61b19deffd5a60ba844af492ec2cc4"
+			"4449c5697b326919703bac031cae7f60",
+			"d75a980182b10ab7d54bfed3c964073a"
+			"0ee172f3daa62325af021a68f707511a",
+			"",
+			"e5564300c360ac729086e2cc806e828a"
+			"84877f1eb8e5d974d873e06522490155"
+			"5fb8821590a33bacc61e39701cf9b46b"
+			"d25bf5f0595bbe24655141438e7a100b"
+		},
+		{
+			"RFC 8032 test 2",
+			"4ccd089b28ff96da9db6c346ec114e0f"
+			"5b8a319f35aba624da8cf6ed4fb8a6fb",
+			"3d4017c3e843895a92b70aa74d1b7ebc"
+			"9c982ccf2ec4968cc0cd55f12af4660c",
+			"72",
+			"92a009a9f0d4cab8720e820b5f642540"
+			"a2b27b5416503f8fb3762223ebdb69da"
+			"085ac1e43e15996e458f3613d0f11d8c"
+			"387b2eaeb4302aeeb00d291612bb0c00"
+		},
+		{
+			"RFC 8032 test 3",
+			"c5aa8df43f9f837bedb7442f31dcb7b1"
+			"66d38535076f094b85ce3a2e0b4458f7",
+			"fc51cd8e6218a1a38da47ed00230f058"
+			"0816ed13ba3303ac5deb911548908025",
+			"af82",
+			"6291d657deec24024827e69c3abe01a3"
+			"0ce548a284743a445e3680d7db5ac3ac"
+			"18ff9b538d16f290ae67f760984dc659"
+			"4a7c15e9716ed28dc027beceea1ec40a"
+		},
+		{
+			"RFC 8032 test SHA(abc)",
+			"833fe62409237b9d62ec77587520911e"
+			"9a759cec1d19755b7da901b96dca3d42",
+			"ec172b93ad5e563bf4932c70e1245034"
+			"c35467ef2efd4d64ebf819683467e2bf",
+			"ddaf35a193617abacc417349ae204131"
+			"12e6fa4e89a97ea20a9eeee64b55d39a"
+			"2192992a274fc1a836ba3c23a3feebbd"
+			"454d4423643ce80e2a9ac94fa54ca49f",
+			"dc2a4459e7369633a52b1bf277839a00"
+			"201009a3efbf3ecb69bea2186c26b589"
+			"09351fc9ac90b3ecfdfbc7c66431e030"
+			"3dca179c138ac17ad9bef1177331a704"
+		},
+	};
+
+	for (size_t i = 0; i < sizeof(vectors) / sizeof(vectors[0]); i++)
+	{
+		unsigned char pair[PAIR_LEN];
+		unsigned char message[64];
+		unsigned char want[ED25519_LEN];
+		unsigned char got[ED25519_LEN];
+		char		secret[CWH_ED25519_SECRET_LEN + 1];
+		char		public_key[CWH_ED25519_PUBLIC_LEN + 1];
+		char		entry[CWH_ASYMMETRIC_SIGNATURE_LEN + 1];
+		size_t		len = unhex(vectors[i].message, message);
+		Content		content = {message, len, len};
+		EVP_MD_CTX *context = EVP_MD_CTX_new();
+		CwhSigner  *signer;
+		EVP_PKEY   *key;
+
+		unhex(vectors[i].seed, pair);
+		unhex(vectors[i].public_key, pair + SEED_LEN);
+		unhex(vectors[i].signature, want);
+		write_prefixed(secret, "whsk_", pair, PAIR_LEN);
+		write_prefixed(public_key, "whpk_", pair + SEED_LEN, PUBLIC_LEN);
+		write_prefixed(entry, "v1a,", want, ED25519_LEN);
+
+		/* The signer refuses a pair whose halves do not match. */
+		signer = signer_of(secret);
+		ok(signer != NULL, "%s makes a signer", vectors[i].name);
+		ok(signer != NULL && ed25519_sign(signer, message, len, got) &&
+		   memcmp(got, want, ED25519_LEN) == 0, "it signs");
+		key = ed25519_parse_public(public_key);
+		ok(key != NULL && ed25519_verify_entry(context, key, &content, entry),
+		   "its signature verifies");
+		entry[10]++;
+		ok(!ed25519_verify_entry(context, key, &content, entry),
+		   "and another does not");
+
+		EVP_PKEY_free(key);
+		EVP_MD_CTX_free(context);
+		cwh_signer_destroy(signer);
+	}
+}
+
+/* The specification's signature, and some made with Node's crypto. */
+static void
+test_asymmetric(void)
+{
+	static const struct
+	{
+		const char *id;
+		int64_t		timestamp;
+		const char *timestamp_text;
+		const char *body;
+		const char *want;
+	}			vectors[] = {
+		{
+			"msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, "1614265330",
+			"{\"test\": 2432232314}", pair_signature
+		},
+		{
+			"evt_00000000000000000000000001", 1767323045, "1767323045",
+			"{\"type\":\"lead.captured\","
+			"\"timestamp\":\"2026-01-02T03:04:05.678Z\","
+			"\"data\":{\"name\":\"Zo\xc3\xab \xf0\x9f\x98\x80\"}}",
+			"v1a,b6HNRtZV2iNS3/u6+1U+UzK7zlCdvxdjFtfDJ9cougyF"
+			"ymVZcWaU0FcjRaG8DtOTO5MtHE2SQa8zPjZSN/H8BA=="
+		},
+	};
+	static char large[200000];
+	static const char *const secrets[] = {pair_secret, seed_secret};
+	char		got[CWH_ASYMMETRIC_SIGNATURE_LEN + 1];
+	char		public_key[CWH_ED25519_PUBLIC_LEN + 1];
+
+	memset(large, 'x', sizeof(large));
+
+	for (int form = 0; form < 2; form++)
+	{
+		const char *secret = secrets[form];
+		CwhSigner  *signer = signer_of(secret);
+
+		is_str(cwh_secret_problem(secret, strlen(secret)), NULL,
+			   form == 0 ? "a secret of both halves" : "a secret of the seed");
+		ok(signer != NULL && cwh_signer_is_asymmetric(signer),
+		   "makes an asymmetric signer");
+		ok(cwh_ed25519_public(secret, strlen(secret), public_key),
+		   "has a public key");
+		is_str(public_key, pair_public, "which is the right one");
+
+		/* Back and forth, since a signer goes on to the next message. */
+		for (int round = 0; round < 2; round++)
+		{
+			for (size_t i = 0; i < sizeof(vectors) / sizeof(vectors[0]); i++)
+			{
+				size_t		len = strlen(vectors[i].body);
+
+				ok(cwh_sign_asymmetric(signer, vectors[i].id,
+									   vectors[i].timestamp,
+									   vectors[i].body, len, got),
+				   "%s is signed", vectors[i].id);
+				is_str(got, vectors[i].want, "as the standard wants it");
+				ok(cwh_verify_asymmetric(public_key, vectors[i].id,
+										 vectors[i].timestamp_text, got,
+										 vectors[i].body, len,
+										 vectors[i].timestamp, 300),
+				   "its signature verifies");
+			}
+
+			ok(cwh_sign_asymmetric(signer, "b", 1, large, sizeof(large), got),
+			   "a large body is signed");
+			is_str(got, "v1a,yTSvcXJOeyFODXTjKK2I8+mNCdOE+/NLZTSeK/Kbo3Iw"
+				   "W8D0geyDZWWI1U5MG4j27/EzNLEihugPSA8rkTKmBA==",
+				   "as it should be");
+			is_int((long long) signer->content.cap, 0,
+				   "and its memory is given back");
+		}
+
+		ok(cwh_sign_asymmetric(signer, "a", -5, NULL, 0, got),
+		   "an empty body, before 1970, is signed");
+		is_str(got, "v1a,x1g8ATXgRZ+9tV8ZZUz2a0hWJN7VhG2kMmmyHThjWkFi"
+			   "NYytlc3TvkP8j6J4Vrn9wGTQuT/tb55+6+hUDGsoDg==",
+			   "as it should be");
+		ok(cwh_sign_asymmetric(signer, "a", INT64_MIN, "", 0, got) &&
+		   strlen(got) == CWH_ASYMMETRIC_SIGNATURE_LEN,
+		   "the longest timestamp is signed");
+		ok(signer->content.cap > 0, "the memory for small messages is kept");
+
+		cwh_signer_destroy(signer);
+	}
+}
+
+/* A signer makes the signatures of its kind, and no others. */
+static void
+test_kinds(void)
+{
+	static const char message[] = "{}";
+	CwhSigner  *asymmetric = signer_of(pair_secret);
+	CwhSigner  *symmetric = signer_of(published);
+	char		body[CWH_BODY_SIGNATURE_LEN + 1] = "x";
+	char		standard[CWH_STANDARD_SIGNATURE_LEN + 1] = "x";
+	char		ed25519[CWH_ASYMMETRIC_SIGNATURE_LEN + 1] = "x";
+	char		public_key[CWH_ED25519_PUBLIC_LEN + 1] = "x";
+	unsigned char digest[DIGEST_LEN];
+
+	ok(!cwh_signer_is_asymmetric(symmetric), "a symmetric signer says so");
+	ok(!cwh_sign_asymmetric(symmetric, "a", 1, message, 2, ed25519),
+	   "it makes no asymmetric signature");
+	is_str(ed25519, "", "not even a part of one");
+	ok(!cwh_ed25519_public(published, strlen(published), public_key),
+	   "it has no public key");
+	is_str(public_key, "", "not even a part of one");
+
+	ok(!cwh_sign_body(asymmetric, message, 2, body),
+	   "an asymmetric signer does not sign bodies");
+	is_str(body, "", "not even in part");
+	ok(!cwh_sign_standard(asymmetric, "a", 1, message, 2, standard),
+	   "it makes no symmetric signature");
+	is_str(standard, "", "not even a part of one");
+
+	/* What the signature is, if the secret is taken for a key. */
+	HMAC(EVP_sha256(), pair_secret, (int) strlen(pair_secret),
+		 (const unsigned char *) message, 2, digest, NULL);
+	memcpy(body, "sha256=", BODY_PREFIX_LEN);
+	for (int i = 0; i < DIGEST_LEN; i++)
+		sprintf(body + BODY_PREFIX_LEN + 2 * i, "%02x", digest[i]);
+	ok(!cwh_verify_body(asymmetric, message, 2, body),
+	   "nor does it verify bodies");
+	ok(!cwh_verify_standard(asymmetric, "a", "1", pair_signature,
+							message, 2, 1, 300),
+	   "nor symmetric signatures");
+
+	/* A public key taken for a secret would let everybody sign. */
+	ok(signer_of(pair_public) == NULL, "no signer of a public key");
+	is_str(cwh_secret_problem(pair_public, strlen(pair_public)),
+		   "secret is a public key", "which is not a secret");
+
+	cwh_signer_destroy(asymmetric);
+	cwh_signer_destroy(symmetric);
+}
+
+/* Asymmetric secrets are held to how they are written. */
+static void
+test_malformed_ed25519(void)
+{
+	static const char *const malformed[] = {
+		"whsk_", "whsk_A", "whsk_AAAA", "whsk_====",
+		/* 31, 33, 63 and 65 bytes */
+		"whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMQ==",
+		"whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbcA",
+		"whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfV"
+		"KIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6K",
+		"whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfV"
+		"KIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6KvgA=",
+		/* padding lost, a digit lost, blanks, another alphabet */
+		"whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc",
+		"whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMb=",
+		"whsk_ 6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc=",
+		"whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc= ",
+		"whsk_6Xb_dCcHpPea21PS1N9VY_NZW723CEc77N4rJCubMbc=",
+		/* bits to spare that are not zero */
+		"whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbd=",
+		"whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfV"
+		"KIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvh==",
+		NULL
+	};
+	char		text[CWH_ED25519_SECRET_LEN + 1];
+	char		public_key[CWH_ED25519_PUBLIC_LEN + 1];
+
+	for (int i = 0; malformed[i] != NULL; i++)
+	{
+		size_t		len = strlen(malformed[i]);
+
+		ok(signer_of(malformed[i]) == NULL,
+		   "no signer of malformed asymmetric secret %d", i + 1);
+		is_str(cwh_secret_problem(malformed[i], len),
+			   "secret is not base64 of 32 or 64 bytes behind \"whsk_\"",
+			   "and it says why");
+		ok(!cwh_ed25519_public(malformed[i], len, public_key),
+		   "it has no public key");
+	}
+
+	/* A digit of either half is another. */
+	for (int at = 10; at <= 60; at += 50)
+	{
+		strcpy(text, pair_secret);
+		text[at] = text[at] == 'A' ? 'B' : 'A';
+		ok(signer_of(text) == NULL,
+		   "no signer of halves that do not belong together");
+		is_str(cwh_secret_problem(text, strlen(text)),
+			   "secret has a public key that is not its own",
+			   "and it says why");
+	}
+
+	ok(cwh_secret_problem("whsk_\n", 6) != NULL, "a newline is a problem");
+	ok(!cwh_ed25519_public(NULL, 0, public_key), "none has no public key");
+}
+
+/* New asymmetric secrets are as they should be. */
+static void
+test_generate_ed25519(void)
+{
+	static const RAND_METHOD no_random = {.bytes = no_random_bytes};
+	const RAND_METHOD *usual = RAND_get_rand_method();
+	char		first[CWH_ED25519_SECRET_LEN + 1];
+	char		second[CWH_ED25519_SECRET_LEN + 1];
+	char		public_key[CWH_ED25519_PUBLIC_LEN + 1];
+	char		signature[CWH_ASYMMETRIC_SIGNATURE_LEN + 1];
+	CwhSigner  *signer;
+
+	ok(cwh_ed25519_generate(first), "an asymmetric secret is generated");
+	ok(cwh_ed25519_generate(second), "and another");
+	ok(strcmp(first, second) != 0, "they differ");
+	is_int((long long) strlen(first), CWH_ED25519_SECRET_LEN, "its length");
+	is_str(cwh_secret_problem(first, strlen(first)), NULL, "it is usable");
+	ok(cwh_ed25519_public(first, strlen(first), public_key),
+	   "it has a public key");
+	is_int((long long) strlen(public_key), CWH_ED25519_PUBLIC_LEN,
+		   "whose length is right");
+
+	signer = signer_of(first);
+	ok(cwh_sign_asymmetric(signer, "m", 100, "{}", 2, signature),
+	   "it signs");
+	ok(cwh_verify_asymmetric(public_key, "m", "100", signature, "{}", 2,
+							 100, 0), "which verifies");
+	ok(!cwh_verify_asymmetric(pair_public, "m", "100", signature, "{}", 2,
+							  100, 0), "but not under another public key");
+	cwh_signer_destroy(signer);
+
+	RAND_set_rand_method(&no_random);
+	ok(!cwh_ed25519_generate(second), "none without randomness");
+	is_str(second, "", "and nothing is handed out");
+	RAND_set_rand_method(usual);
+}
+
+/* What verifies as an asymmetric signature, and what does not. */
+static void
+test_verify_asymmetric(void)
+{
+	static const char id[] = "msg_p5jXN8AQM9LWM0D4loKWxJek";
+	static const char body[] = "{\"test\": 2432232314}";
+	const size_t len = sizeof(body) - 1;
+	static const char sent_at[] = "1614265330";
+	const int64_t now = 1614265330;
+	static const struct
+	{
+		const char *name;
+		const char *format;		/* %s is the right signature */
+		bool		verifies;
+	}			lists[] = {
+		{"the signature alone", "%s", true},
+		{"first of two", "%s v1a,AAAA", true},
+		{"behind a symmetric one",
+			"v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE= %s", true},
+		{"behind unknown versions", "v1,AAAA v2,x v99 nonsense %s", true},
+		{"among many spaces", "   %s   ", true},
+		{"none", "", false},
+		{"only spaces", "   ", false},
+		{"the version alone", "v1a,", false},
+		{"version in upper case", "V1A,%.0s", false},
+		{"separated by a comma", "%s,v1a,AAAA", false},
+		{"separated by a tab", "v1a,AAAA\t%s", false},
+		{"with more behind it", "%s=", false},
+		{"cut short", "%.91s", false},
+	};
+	static const char *const public_keys[] = {
+		"", "whpk_", "whpk_AAAA",
+		"1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=",
+		"whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4",
+		"whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir5=",
+		"whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4= ",
+		"whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOig==",
+		"whpk_2SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=",
+		"whpk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+		"WHPK_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=",
+		"whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc=",
+		"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", NULL
+	};
+	static const char digits[] =
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	char		list[2048];
+	char		wrong[CWH_ASYMMETRIC_SIGNATURE_LEN + 1];
+	bool		refused = true;
+
+#define VERIFY(id, sent_at, signatures, now, tolerance) \
+	cwh_verify_asymmetric(pair_public, id, sent_at, signatures, body, len, \
+						  now, tolerance)
+
+	for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
+	{
+		snprintf(list, sizeof(list), lists[i].format, pair_signature);
+		ok(VERIFY(id, sent_at, list, now, 300) == lists[i].verifies,
+		   "asymmetric signatures: %s", lists[i].name);
+	}
+
+	for (int i = 0; public_keys[i] != NULL; i++)
+		ok(!cwh_verify_asymmetric(public_keys[i], id, sent_at, pair_signature,
+								  body, len, now, 300),
+		   "not under the public key \"%s\"", public_keys[i]);
+
+	/* The eighth of many is looked at, the ninth is not. */
+	strcpy(wrong, pair_signature);
+	wrong[20] = wrong[20] == 'A' ? 'B' : 'A';
+	list[0] = '\0';
+	for (int i = 0; i < MAX_TRIED - 1; i++)
+		strcat(strcat(list, wrong), " v1,AAAA ");
+	strcat(list, pair_signature);
+	ok(VERIFY(id, sent_at, list, now, 300), "last of as many as are tried");
+	memmove(list + strlen(wrong) + 1, list, strlen(list) + 1);
+	memcpy(list, wrong, strlen(wrong));
+	list[strlen(wrong)] = ' ';
+	ok(!VERIFY(id, sent_at, list, now, 300), "behind as many as are tried");
+
+	ok(VERIFY(id, sent_at, pair_signature, now + 300, 300),
+	   "asymmetric, as old as may be");
+	ok(!VERIFY(id, sent_at, pair_signature, now + 301, 300), "too old");
+	ok(VERIFY(id, sent_at, pair_signature, now - 300, 300),
+	   "as early as may be");
+	ok(!VERIFY(id, sent_at, pair_signature, now - 301, 300), "too early");
+	ok(!VERIFY(id, sent_at, pair_signature, now, -1),
+	   "a tolerance below nothing");
+
+	ok(!VERIFY("msg_other", sent_at, pair_signature, now, 300), "another id");
+	ok(!VERIFY(id, "1614265331", pair_signature, now, 300), "another time");
+	ok(!VERIFY(id, "1614265330x", pair_signature, now, 300),
+	   "something that is no time");
+	ok(!VERIFY(NULL, sent_at, pair_signature, now, 300), "no id");
+	ok(!VERIFY(id, NULL, pair_signature, now, 300), "no time");
+	ok(!VERIFY(id, sent_at, NULL, now, 300), "no signature");
+	ok(!cwh_verify_asymmetric(NULL, id, sent_at, pair_signature, body, len,
+							  now, 300), "no public key");
+	ok(!cwh_verify_asymmetric(pair_public, id, sent_at, pair_signature,
+							  body, len - 1, now, 300), "a shorter body");
+	ok(!cwh_verify_asymmetric(pair_public, id, sent_at, pair_signature,
+							  "{\"test\": 2432232315}", len, now, 300),
+	   "another body");
+
+	/* Any other digit anywhere, so also other bits to spare in the last */
+	for (size_t i = 0; i < sizeof(pair_signature) - 1; i++)
+	{
+		for (size_t c = 0; c < sizeof(digits); c++)
+		{
+			char		text[sizeof(pair_signature)];
+
+			if (digits[c] == pair_signature[i])
+				continue;
+			strcpy(text, pair_signature);
+			text[i] = digits[c];
+			if (VERIFY(id, sent_at, text, now, 300))
+				refused = false;
+		}
+	}
+	ok(refused, "no signature with another digit verifies");
+	ok(VERIFY(id, sent_at, pair_signature, now, 300),
+	   "and the right one still does");
+
+#undef VERIFY
+}
+
 /* Nonsense of all lengths neither verifies nor crashes. */
 static void
 test_nonsense(void)
 {
-	static const char letters[] = "v1, =sha256whec_0123abcXYZ+/\t\xff\x80";
+	static const char letters[] = "v1a, =sha256whepkc_0123bXYZ+/\t\xff\x80";
 	CwhSigner  *signer = signer_of(published);
 	uint32_t	random = 2463534242;
 	bool		refused = true;
@@ -565,7 +1051,11 @@ test_nonsense(void)
 			cwh_verify_standard(signer, text, "100", text, text, len,
 								100, 10) ||
 			cwh_verify_standard(signer, text, text, text, text, len,
-								100, INT64_MAX))
+								100, INT64_MAX) ||
+			cwh_verify_asymmetric(text, text, "100", text, text, len,
+								  100, 10) ||
+			cwh_verify_asymmetric(pair_public, text, "100", text, text, len,
+								  100, 10))
 			refused = false;
 	}
 	ok(refused, "20000 pieces of nonsense do not verify");
@@ -585,6 +1075,12 @@ main(void)
 	test_generate();
 	test_verify_body();
 	test_verify_standard();
+	test_rfc8032();
+	test_asymmetric();
+	test_kinds();
+	test_malformed_ed25519();
+	test_generate_ed25519();
+	test_verify_asymmetric();
 	test_nonsense();
 
 	return done_testing();

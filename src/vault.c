@@ -1,0 +1,480 @@
+/*
+ * vault.c
+ *		Secrets at rest: signing secrets and credentials, as tables hold them.
+ *
+ * A key is 32 bytes that the administrator keeps in a file outside the
+ * database.  A secret is sealed under the current key before it is stored, and
+ * opened when it is needed.  A sealed value is
+ *
+ *		0, the secret							(plain: there is no key)
+ *		1, key id, nonce, ciphertext, tag		(AES-256-GCM)
+ *
+ * in 1, 8, 12, as many as the secret has, and 16 bytes.  What is authenticated
+ * beside the secret is the webhook's id, the secret's name, the version and the
+ * key id, so that a value which somebody copies to another row or name does not
+ * open there.
+ *
+ * The nonce is random.  Under one key that is sound for some billions of
+ * values, and a database has thousands.
+ *
+ * A plain value is not protected from anything, and says so by its version.  It
+ * still opens when there are keys, so that a key can be introduced while there
+ * are plain values; cwh_vault_is_current() tells which are to be sealed anew.
+ *
+ * This file knows nothing of PostgreSQL.  It raises no error: a function that
+ * fails says so, and no reason that it gives has anything of a secret in it.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include <limits.h>
+#include <string.h>
+
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/rand.h>
+
+#include "chatwebhook.h"
+
+#define VERSION_PLAIN		0
+#define VERSION_AES_GCM		1
+
+#define KEY_LEN				((int) sizeof(((CwhVaultKey *) 0)->key))
+#define KEY_ID_LEN			((int) sizeof(((CwhVaultKey *) 0)->id))
+#define WEBHOOK_ID_LEN		16
+#define NONCE_LEN			12
+#define TAG_LEN				16
+
+/* Where the parts of a sealed value begin. */
+#define KEY_ID_AT			1
+#define NONCE_AT			(KEY_ID_AT + KEY_ID_LEN)
+#define CIPHERTEXT_AT		(NONCE_AT + NONCE_LEN)
+
+/* What a sealed value has beside the secret. */
+#define PLAIN_OVERHEAD		1
+#define SEALED_OVERHEAD		(CIPHERTEXT_AT + TAG_LEN)
+
+/* The two ways to write a key, in characters. */
+#define HEX_KEY_LEN			(KEY_LEN * 2)
+#define BASE64_KEY_LEN		((KEY_LEN + 2) / 3 * 4)
+
+/* What is hashed in front of a key makes its id of no use for anything else. */
+#define KEY_ID_LABEL		"chatwebhook key id"
+#define KEY_ID_LABEL_LEN	(sizeof(KEY_ID_LABEL) - 1)
+
+/* Wipe memory that held a secret, in a way that no compiler leaves out. */
+void
+cwh_cleanse(void *memory, size_t len)
+{
+	if (memory != NULL)
+		OPENSSL_cleanse(memory, len);
+}
+
+/* Fill memory with random bytes; false if there are none to be had. */
+bool
+cwh_random_bytes(void *out, size_t len)
+{
+	return len <= INT_MAX && RAND_bytes(out, (int) len) == 1;
+}
+
+/* Is this a blank within a line?  That of ctype.h depends on the locale. */
+static bool
+is_line_blank(char c)
+{
+	return c == ' ' || c == '\t' || c == '\r';
+}
+
+/* Return the value of a hexadecimal digit, or -1. */
+static int
+hex_digit(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	if (c >= 'a' && c <= 'f')
+		return c - 'a' + 10;
+	if (c >= 'A' && c <= 'F')
+		return c - 'A' + 10;
+	return -1;
+}
+
+/* Read a key that is written in hexadecimal digits. */
+static bool
+parse_hex_key(const char *text, unsigned char key[KEY_LEN])
+{
+	for (int i = 0; i < KEY_LEN; i++)
+	{
+		int			high = hex_digit(text[2 * i]);
+		int			low = hex_digit(text[2 * i + 1]);
+
+		if (high < 0 || low < 0)
+			return false;
+		key[i] = (unsigned char) (high << 4 | low);
+	}
+	return true;
+}
+
+/*
+ * Read a key that is written in base64.
+ *
+ * OpenSSL's decoder overlooks blanks, and more, at both ends.  A key that is
+ * not written exactly as it would be written again is refused: whatever has
+ * been lost or mistyped is better found now than when nothing opens.
+ */
+static bool
+parse_base64_key(const char *text, unsigned char key[KEY_LEN])
+{
+	unsigned char decoded[BASE64_KEY_LEN / 4 * 3];
+	unsigned char again[BASE64_KEY_LEN + 1];
+	bool		same = false;
+
+	if (EVP_DecodeBlock(decoded, (const unsigned char *) text,
+						BASE64_KEY_LEN) >= KEY_LEN)
+	{
+		EVP_EncodeBlock(again, decoded, KEY_LEN);
+		same = memcmp(again, text, BASE64_KEY_LEN) == 0;
+		if (same)
+			memcpy(key, decoded, KEY_LEN);
+	}
+
+	cwh_cleanse(decoded, sizeof(decoded));
+	cwh_cleanse(again, sizeof(again));
+	return same;
+}
+
+/* Compute the id that sealed values know a key by. */
+static bool
+set_key_id(CwhVaultKey *key)
+{
+	unsigned char labeled[KEY_ID_LABEL_LEN + KEY_LEN];
+	unsigned char digest[EVP_MAX_MD_SIZE];
+	bool		done;
+
+	memcpy(labeled, KEY_ID_LABEL, KEY_ID_LABEL_LEN);
+	memcpy(labeled + KEY_ID_LABEL_LEN, key->key, KEY_LEN);
+	done = EVP_Digest(labeled, sizeof(labeled), digest, NULL,
+					  EVP_sha256(), NULL) == 1;
+	if (done)
+		memcpy(key->id, digest, KEY_ID_LEN);
+
+	cwh_cleanse(labeled, sizeof(labeled));
+	cwh_cleanse(digest, sizeof(digest));
+	return done;
+}
+
+/* Find the key that has this id, or NULL. */
+static const CwhVaultKey *
+find_key(const CwhVaultKey *keys, int nkeys, const unsigned char *id)
+{
+	for (int i = 0; i < nkeys; i++)
+	{
+		if (memcmp(keys[i].id, id, KEY_ID_LEN) == 0)
+			return &keys[i];
+	}
+	return NULL;
+}
+
+/* Read the key that a line consists of; NULL if done, else what is wrong. */
+static const char *
+parse_key(const char *line, size_t len, CwhVaultKey *key)
+{
+	bool		done = false;
+
+	if (len == (size_t) HEX_KEY_LEN)
+		done = parse_hex_key(line, key->key);
+	else if (len == (size_t) BASE64_KEY_LEN)
+		done = parse_base64_key(line, key->key);
+
+	if (!done)
+		return "a line is neither 64 hexadecimal digits nor base64 of 32 bytes";
+	if (!set_key_id(key))
+		return "the id of a key could not be computed";
+	return NULL;
+}
+
+/*
+ * Read the content of a key file: a key a line, the current one first, then
+ * older ones that may still be needed to open.  Blank lines, and those that
+ * begin with "#", are skipped.
+ *
+ * Returns how many keys there are, or -1, and then *problem has a short reason
+ * and no key is left in keys.  A file without a key is a problem too: whoever
+ * names a key file does not expect to have secrets stored plain.
+ */
+int
+cwh_vault_parse_keys(const char *text, size_t len, CwhVaultKey *keys, int max,
+					 const char **problem)
+{
+	const char *end = len > 0 ? text + len : text;
+	int			n = 0;
+
+	*problem = NULL;
+
+	while (text != end && *problem == NULL)
+	{
+		const char *line = text;
+		const char *newline = memchr(line, '\n', (size_t) (end - line));
+		const char *line_end = newline ? newline : end;
+		CwhVaultKey key;
+
+		text = newline ? newline + 1 : end;
+
+		while (line < line_end && is_line_blank(*line))
+			line++;
+		while (line < line_end && is_line_blank(line_end[-1]))
+			line_end--;
+		if (line == line_end || *line == '#')
+			continue;
+
+		*problem = parse_key(line, (size_t) (line_end - line), &key);
+		if (*problem == NULL && find_key(keys, n, key.id) != NULL)
+			*problem = "a key is listed twice";
+		if (*problem == NULL && n >= max)
+			*problem = "there are too many keys";
+		if (*problem == NULL)
+			keys[n++] = key;
+		cwh_cleanse(&key, sizeof(key));
+	}
+
+	if (*problem == NULL && n == 0)
+		*problem = "there is no key";
+	if (*problem == NULL)
+		return n;
+
+	for (int i = 0; i < n; i++)
+		cwh_cleanse(&keys[i], sizeof(keys[i]));
+	return -1;
+}
+
+/* Start AES-256-GCM, to seal or to open; NULL if that fails. */
+static EVP_CIPHER_CTX *
+gcm_create(bool seal, const unsigned char key[KEY_LEN],
+		   const unsigned char nonce[NONCE_LEN])
+{
+	EVP_CIPHER_CTX *gcm = EVP_CIPHER_CTX_new();
+
+	if (gcm != NULL &&
+		!EVP_CipherInit_ex(gcm, EVP_aes_256_gcm(), NULL, key, nonce, seal))
+	{
+		EVP_CIPHER_CTX_free(gcm);
+		gcm = NULL;
+	}
+	return gcm;
+}
+
+/* Have this authenticated, ahead of the text. */
+static bool
+gcm_associate(EVP_CIPHER_CTX *gcm, const void *data, size_t len)
+{
+	int			done;
+
+	/* OpenSSL takes a length of 0 for an end. */
+	if (len == 0)
+		return true;
+	return len <= INT_MAX &&
+		EVP_CipherUpdate(gcm, NULL, &done, data, (int) len) == 1;
+}
+
+/* Encrypt or decrypt the text. */
+static bool
+gcm_process(EVP_CIPHER_CTX *gcm, const void *in, size_t len,
+			unsigned char *out)
+{
+	int			done = 0;
+
+	if (len == 0)
+		return true;
+	return len <= INT_MAX &&
+		EVP_CipherUpdate(gcm, out, &done, in, (int) len) == 1 &&
+		(size_t) done == len;
+}
+
+/* Finish sealing: write the tag. */
+static bool
+gcm_finish(EVP_CIPHER_CTX *gcm, unsigned char tag[TAG_LEN])
+{
+	unsigned char nothing[EVP_MAX_BLOCK_LENGTH];
+	int			done;
+
+	return EVP_CipherFinal_ex(gcm, nothing, &done) == 1 &&
+		EVP_CIPHER_CTX_ctrl(gcm, EVP_CTRL_AEAD_GET_TAG, TAG_LEN, tag) == 1;
+}
+
+/* Finish opening: is this the tag?  The comparison takes constant time. */
+static bool
+gcm_check(EVP_CIPHER_CTX *gcm, const unsigned char tag[TAG_LEN])
+{
+	unsigned char nothing[EVP_MAX_BLOCK_LENGTH];
+	unsigned char copy[TAG_LEN];
+	int			done;
+
+	/* It is only read, but the interface does not say so. */
+	memcpy(copy, tag, TAG_LEN);
+	return EVP_CIPHER_CTX_ctrl(gcm, EVP_CTRL_AEAD_SET_TAG,
+							   TAG_LEN, copy) == 1 &&
+		EVP_CipherFinal_ex(gcm, nothing, &done) == 1;
+}
+
+/*
+ * Bind what is sealed to its place and to how it is sealed.
+ *
+ * Only the name, in the middle, has no fixed length, so no two places look the
+ * same.
+ */
+static bool
+gcm_bind(EVP_CIPHER_CTX *gcm, const unsigned char webhook_id[WEBHOOK_ID_LEN],
+		 const char *name, const unsigned char key_id[KEY_ID_LEN])
+{
+	static const unsigned char version = VERSION_AES_GCM;
+
+	return gcm_associate(gcm, webhook_id, WEBHOOK_ID_LEN) &&
+		gcm_associate(gcm, name, strlen(name)) &&
+		gcm_associate(gcm, &version, sizeof(version)) &&
+		gcm_associate(gcm, key_id, KEY_ID_LEN);
+}
+
+/* Return how many bytes a secret of this length takes when it is sealed. */
+size_t
+cwh_vault_sealed_len(size_t plain_len, bool encrypted)
+{
+	return plain_len + (encrypted ? SEALED_OVERHEAD : PLAIN_OVERHEAD);
+}
+
+/* Seal with AES-256-GCM under this nonce. */
+static bool
+seal_with_nonce(const CwhVaultKey *key, const unsigned char nonce[NONCE_LEN],
+				const unsigned char webhook_id[WEBHOOK_ID_LEN],
+				const char *name, const void *plain, size_t len,
+				unsigned char *out)
+{
+	EVP_CIPHER_CTX *gcm;
+	bool		done;
+
+	out[0] = VERSION_AES_GCM;
+	memcpy(out + KEY_ID_AT, key->id, KEY_ID_LEN);
+	memcpy(out + NONCE_AT, nonce, NONCE_LEN);
+
+	gcm = gcm_create(true, key->key, nonce);
+	done = gcm != NULL &&
+		gcm_bind(gcm, webhook_id, name, key->id) &&
+		gcm_process(gcm, plain, len, out + CIPHERTEXT_AT) &&
+		gcm_finish(gcm, out + CIPHERTEXT_AT + len);
+	EVP_CIPHER_CTX_free(gcm);
+
+	return done;
+}
+
+/*
+ * Seal a secret under a key, or plain if there is none.
+ *
+ * out takes cwh_vault_sealed_len() bytes, and must not overlap the secret.
+ * Returns false, and leaves nothing of use in out, if OpenSSL fails.
+ */
+bool
+cwh_vault_seal(const CwhVaultKey *key, const unsigned char webhook_id[16],
+			   const char *name, const void *plain, size_t len,
+			   unsigned char *out)
+{
+	unsigned char nonce[NONCE_LEN];
+
+	if (key == NULL)
+	{
+		out[0] = VERSION_PLAIN;
+		if (len > 0)
+			memcpy(out + PLAIN_OVERHEAD, plain, len);
+		return true;
+	}
+
+	if (cwh_random_bytes(nonce, sizeof(nonce)) &&
+		seal_with_nonce(key, nonce, webhook_id, name, plain, len, out))
+		return true;
+
+	cwh_cleanse(out, cwh_vault_sealed_len(len, true));
+	return false;
+}
+
+/*
+ * Open a sealed value.
+ *
+ * out takes up to len bytes, and must not overlap what is sealed; *out_len is
+ * how many it got.  Nothing but CWH_VAULT_OK leaves anything in it.
+ */
+CwhVaultResult
+cwh_vault_open(const CwhVaultKey *keys, int nkeys,
+			   const unsigned char webhook_id[16], const char *name,
+			   const void *sealed, size_t len,
+			   unsigned char *out, size_t *out_len)
+{
+	const unsigned char *bytes = sealed;
+	const CwhVaultKey *key;
+	EVP_CIPHER_CTX *gcm;
+	size_t		plain_len;
+	bool		opened;
+
+	*out_len = 0;
+
+	if (len >= PLAIN_OVERHEAD && bytes[0] == VERSION_PLAIN)
+	{
+		*out_len = len - PLAIN_OVERHEAD;
+		memcpy(out, bytes + PLAIN_OVERHEAD, *out_len);
+		return CWH_VAULT_OK;
+	}
+
+	if (len < SEALED_OVERHEAD || bytes[0] != VERSION_AES_GCM)
+		return CWH_VAULT_MALFORMED;
+	plain_len = len - SEALED_OVERHEAD;
+
+	key = find_key(keys, nkeys, bytes + KEY_ID_AT);
+	if (key == NULL)
+		return CWH_VAULT_NO_KEY;
+
+	gcm = gcm_create(false, key->key, bytes + NONCE_AT);
+	opened = gcm != NULL &&
+		gcm_bind(gcm, webhook_id, name, key->id) &&
+		gcm_process(gcm, bytes + CIPHERTEXT_AT, plain_len, out) &&
+		gcm_check(gcm, bytes + CIPHERTEXT_AT + plain_len);
+	EVP_CIPHER_CTX_free(gcm);
+
+	/* It was decrypted before it was found to be wrong. */
+	if (!opened)
+	{
+		cwh_cleanse(out, plain_len);
+		return CWH_VAULT_WRONG;
+	}
+
+	*out_len = plain_len;
+	return CWH_VAULT_OK;
+}
+
+/* Say why a value did not open; NULL if it did. */
+const char *
+cwh_vault_problem(CwhVaultResult result)
+{
+	switch (result)
+	{
+		case CWH_VAULT_OK:
+			return NULL;
+		case CWH_VAULT_MALFORMED:
+			return "the stored secret is malformed";
+		case CWH_VAULT_NO_KEY:
+			return "the stored secret is sealed under a key that is not in the key file";
+		case CWH_VAULT_WRONG:
+			break;
+	}
+	return "the stored secret has been changed, or belongs to another webhook or name";
+}
+
+/*
+ * Is this value sealed as it would be now: under the first key, or plain if
+ * there is none?
+ */
+bool
+cwh_vault_is_current(const CwhVaultKey *keys, int nkeys,
+					 const void *sealed, size_t len)
+{
+	const unsigned char *bytes = sealed;
+
+	if (nkeys == 0)
+		return len >= PLAIN_OVERHEAD && bytes[0] == VERSION_PLAIN;
+
+	return len >= SEALED_OVERHEAD && bytes[0] == VERSION_AES_GCM &&
+		memcmp(bytes + KEY_ID_AT, keys[0].id, KEY_ID_LEN) == 0;
+}
