@@ -287,7 +287,7 @@ room(const Endpoint *endpoint)
 {
 	int			prefetch = 0;
 
-	if (endpoint->disable || is_missed(endpoint) ||
+	if (endpoint->disable || (is_missed(endpoint) && !endpoint->changed) ||
 		(endpoint->webhook && !endpoint->webhook->enabled && !endpoint->changed))
 		return 0;
 	if (endpoint->window > FIRST_WINDOW)
