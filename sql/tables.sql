@@ -75,9 +75,12 @@ COMMENT ON COLUMN chatwebhook.webhook.updated_at IS 'When it was last changed.';
 
 /*
  * Secrets in a place of their own.  Nobody but the functions reads it.
+ *
+ * No foreign keys, here and below: pg_restore --jobs brings the tables back in
+ * any order.  The webhooks' own trigger deletes what goes with them.
  */
 CREATE TABLE chatwebhook.vault (
-    webhook_id uuid NOT NULL REFERENCES chatwebhook.webhook ON DELETE CASCADE,
+    webhook_id uuid NOT NULL,
     name       text NOT NULL,
     value      bytea NOT NULL,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
@@ -122,7 +125,6 @@ COMMENT ON COLUMN chatwebhook.event.data IS 'What happened: the data of the enve
  * delivery leaves by DELETE.  A claim writes nothing here: it lasts as long as
  * the claimant's process, so it is kept in shared memory (src/shared.c).
  *
- * No foreign keys: they would cost a look-up and a row lock for each delivery.
  * Deliveries of a webhook that is gone are canceled by its trigger, or by the
  * worker when it meets one.
  */
@@ -225,7 +227,7 @@ COMMENT ON COLUMN chatwebhook.attempt.response_body IS
  * A row for each webhook, brought up to date by every settle.
  */
 CREATE TABLE chatwebhook.health (
-    webhook_id           uuid PRIMARY KEY REFERENCES chatwebhook.webhook ON DELETE CASCADE,
+    webhook_id           uuid PRIMARY KEY,
     total                bigint NOT NULL DEFAULT 0,
     successes            bigint NOT NULL DEFAULT 0,
     failures             bigint NOT NULL DEFAULT 0,
@@ -242,9 +244,10 @@ COMMENT ON COLUMN chatwebhook.health.recent IS
     'The last 100 attempts, newest first: the latency in ms, or -1 less the latency of one that failed.';
 
 /*
- * Dump and restore.  CREATE EXTENSION has put its own rows in some tables, and
- * the webhooks' triggers put theirs in others, before a restore brings the
- * rows that were dumped: those replace them.
+ * Dump and restore.  A restore turns check_function_bodies off, because things
+ * may come before what they refer to; by that our triggers know one, and leave
+ * to it what it brings by itself.  An event type that came with CREATE
+ * EXTENSION, and was changed before the dump, is replaced.
  */
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.event_type', 'WHERE NOT shipped');
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.webhook', '');
@@ -261,32 +264,21 @@ CREATE FUNCTION chatwebhook._replace() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    IF current_setting('check_function_bodies')::boolean THEN
-        NULL; -- no restore
-    ELSIF TG_TABLE_NAME = 'event_type' THEN
+    IF NOT current_setting('check_function_bodies')::boolean THEN
         DELETE FROM chatwebhook.event_type WHERE name = NEW.name AND shipped;
-    ELSIF TG_TABLE_NAME = 'vault' THEN
-        DELETE FROM chatwebhook.vault WHERE webhook_id = NEW.webhook_id AND name = NEW.name;
-    ELSE
-        DELETE FROM chatwebhook.health WHERE webhook_id = NEW.webhook_id;
     END IF;
     RETURN NEW;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._replace() IS
-    'Trigger: a row that a restore brings takes the place of one that the extension made.';
+    'Trigger: an event type that a restore brings takes the place of the one that came with the extension.';
 CREATE TRIGGER replace BEFORE INSERT ON chatwebhook.event_type
-    FOR EACH ROW EXECUTE FUNCTION chatwebhook._replace();
-CREATE TRIGGER replace BEFORE INSERT ON chatwebhook.vault
-    FOR EACH ROW EXECUTE FUNCTION chatwebhook._replace();
-CREATE TRIGGER replace BEFORE INSERT ON chatwebhook.health
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._replace();
 
 /*
- * Checks, which name the value, the reason and the way out.  A restore turns
- * check_function_bodies off because things may come before what they refer to;
- * so do webhooks and the event types they name, and the settings that judged a
- * URL may be another server's.
+ * Checks, which name the value, the reason and the way out.  In a restore,
+ * webhooks may come before the event types that they name, and the settings
+ * that judged a URL may be another server's.
  */
 CREATE FUNCTION chatwebhook._check_event_type() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -433,8 +425,10 @@ CREATE FUNCTION chatwebhook._webhook_follow() RETURNS trigger
     AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        INSERT INTO chatwebhook.health (webhook_id) VALUES (NEW.id);
-        PERFORM chatwebhook._set_secret(NEW.id, 'signing_secret', chatwebhook._new_secret(NEW.signing));
+        IF current_setting('check_function_bodies')::boolean THEN
+            INSERT INTO chatwebhook.health (webhook_id) VALUES (NEW.id);
+            PERFORM chatwebhook._set_secret(NEW.id, 'signing_secret', chatwebhook._new_secret(NEW.signing));
+        END IF;
         PERFORM chatwebhook._wake(NEW.id);
     ELSIF TG_OP = 'UPDATE' THEN
         IF NEW.signing <> OLD.signing THEN
@@ -442,6 +436,8 @@ BEGIN
         END IF;
         PERFORM chatwebhook._wake(NEW.id);
     ELSE
+        DELETE FROM chatwebhook.vault WHERE webhook_id = OLD.id;
+        DELETE FROM chatwebhook.health WHERE webhook_id = OLD.id;
         WITH gone AS (
             DELETE FROM chatwebhook.queue WHERE webhook_id = OLD.id RETURNING *
         )

@@ -616,11 +616,13 @@ cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 		webhook->client_certificate = keep_secret(secrets, nsecrets,
 												  "client_certificate");
 		webhook->client_key = keep_secret(secrets, nsecrets, "client_key");
+		if (webhook->signer == NULL && webhook->problem == NULL &&
+			find_secret(secrets, nsecrets, "signing_secret",
+						strlen("signing_secret")))
+			webhook->problem = "its signing secret is unusable";
 		for (int j = 0; j < nsecrets; j++)
 			if (secrets[j].value)
 				cwh_cleanse(secrets[j].value, strlen(secrets[j].value));
-		if (webhook->signer == NULL && webhook->problem == NULL)
-			webhook->problem = "there is no usable signing secret";
 		datum = field(i, 14, &isnull);
 		webhook->previous_until = isnull ? DT_NOEND :
 			DatumGetTimestampTz(datum);

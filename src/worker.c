@@ -61,6 +61,12 @@
 /* Rows that somebody else has locked are tried again after this. */
 #define LOCKED_DELAY_MS		500
 
+/*
+ * Deliveries of a webhook that is not there are canceled after this: it may
+ * come yet, if a restore is under way.
+ */
+#define ORPHAN_GRACE_MS		600000
+
 /* One settle takes no more than this, and fewer after one has failed. */
 #define MAX_SETTLE			1000
 
@@ -113,6 +119,7 @@ struct Endpoint
 	uint64		generation;		/* of the configuration when it was read */
 	int			window;
 	bool		gone;			/* the webhook was deleted */
+	TimestampTz gone_since;
 	bool		changed;		/* the webhook must be read again */
 	int			in_flight;		/* requests under way */
 	int			unsettled;		/* ended, not settled */
@@ -265,13 +272,22 @@ get_endpoint(const pg_uuid_t *id)
 	return endpoint;
 }
 
+/* Is the webhook not there, but might come back? */
+static bool
+is_missed(const Endpoint *endpoint)
+{
+	return endpoint->gone &&
+		!TimestampDifferenceExceeds(endpoint->gone_since,
+									GetCurrentTimestamp(), ORPHAN_GRACE_MS);
+}
+
 /* How many more of its deliveries to claim. */
 static int
 room(const Endpoint *endpoint)
 {
 	int			prefetch = 0;
 
-	if (endpoint->disable ||
+	if (endpoint->disable || (is_missed(endpoint) && !endpoint->changed) ||
 		(endpoint->webhook && !endpoint->webhook->enabled && !endpoint->changed))
 		return 0;
 	if (endpoint->window > FIRST_WINDOW)
@@ -627,6 +643,9 @@ on_webhook(CwhWebhook *webhook)
 		endpoint->disable = webhook->problem;
 		touch(endpoint);
 	}
+	/* its secret will come, if a restore is under way; unsigned goes nothing */
+	if (webhook->signer == NULL)
+		webhook->enabled = false;
 }
 
 /* Give back what an endpoint has claimed and not started. */
@@ -644,22 +663,6 @@ release_waiting(Endpoint *endpoint)
 		free_delivery(delivery);
 		endpoint->after.due = DT_NOBEGIN;
 		endpoint->ready = true;
-	}
-	reconsider(endpoint);
-}
-
-/* What waits for a webhook that was deleted is canceled. */
-static void
-cancel_waiting(Endpoint *endpoint)
-{
-	while (!slist_is_empty(&endpoint->waiting))
-	{
-		Delivery   *delivery = slist_container(Delivery, node,
-											   slist_pop_head_node(&endpoint->waiting));
-
-		endpoint->nwaiting--;
-		nwaiting--;
-		add_result(delivery, CWH_OUTCOME_CANCELED, "the webhook was deleted");
 	}
 	reconsider(endpoint);
 }
@@ -691,10 +694,16 @@ refresh_endpoints(void)
 		endpoint = get_endpoint(&ids[i]);
 		if (endpoint->changed || endpoint->generation != seen_generation)
 		{
+			if (!endpoint->gone)
+				endpoint->gone_since = GetCurrentTimestamp();
 			endpoint->gone = true;
 			endpoint->changed = false;
 			endpoint->generation = seen_generation;
-			cancel_waiting(endpoint);
+			release_waiting(endpoint);
+			if (is_missed(endpoint))
+				set_timer(endpoint,
+						  TimestampTzPlusMilliseconds(endpoint->gone_since,
+													  ORPHAN_GRACE_MS + 1000));
 		}
 		else if (!endpoint->webhook->enabled)
 			release_waiting(endpoint);

@@ -7,17 +7,18 @@
  *
  * It parses the body and verifies X-Webhook-Signature over what
  * JSON.stringify() makes of the parsed value, so it accepts a body only if its
- * bytes are the ones that JavaScript would have written.  With --modules, a
+ * bytes are the ones that JavaScript would have written.  The three headers of
+ * Standard Webhooks it verifies over the body as it came, and with --modules, a
  * directory whose node_modules has the package standardwebhooks, that package
- * verifies the three headers of Standard Webhooks as well.  200 if everything
- * that was checked holds, 401 if anything does not.
+ * verifies them as well.  200 if everything that was checked holds, 401 if
+ * anything does not.
  *
  * Like receiver.py it binds a free port of 127.0.0.1, prints "listening PORT",
  * serves until SIGTERM or the end of its standard input (--ignore-stdin), takes
  * what follows "/-/" in a path as a label and logs one JSON object a line:
- * time, path, label, headers, body, status, verified (signature, standard; null:
- * not checked), why, and same: whether JSON.stringify(JSON.parse(body)) gave
- * the body back.
+ * time, path, label, headers, body, status, verified (signature, standard,
+ * package; null: not checked), why, and same: whether
+ * JSON.stringify(JSON.parse(body)) gave the body back.
  */
 'use strict';
 
@@ -61,27 +62,47 @@ function secretsOf(label) {
     return Array.isArray(secrets) ? secrets : [secrets];
 }
 
+const TOLERANCE = 300;
+
+function equal(a, b) {
+    const [left, right] = [Buffer.from(a), Buffer.from(b)];
+    return left.length === right.length && crypto.timingSafeEqual(left, right);
+}
+
 /* Whether the signature is that of the value, serialised anew. */
 function bodySignatureHolds(value, signature, secret) {
     const hmac = crypto.createHmac('sha256', secret).update(JSON.stringify(value));
-    const expected = Buffer.from(`sha256=${hmac.digest('hex')}`);
-    const given = Buffer.from(signature);
-    return expected.length === given.length && crypto.timingSafeEqual(expected, given);
+    return equal(`sha256=${hmac.digest('hex')}`, signature);
+}
+
+/* Whether one of the listed signatures is that of id, timestamp and body. */
+function standardSignatureHolds(headers, body, secret) {
+    const timestamp = headers['webhook-timestamp'];
+    if (!/^[0-9]+$/.test(timestamp) || Math.abs(Date.now() / 1000 - Number(timestamp)) > TOLERANCE)
+        return false;
+    const key = Buffer.from(secret.replace(/^whsec_/, ''), 'base64');
+    const expected = crypto.createHmac('sha256', key)
+        .update(`${headers['webhook-id']}.${timestamp}.${body}`).digest('base64');
+    return headers['webhook-signature'].split(' ').some((one) => equal(one, `v1,${expected}`));
 }
 
 /* Check a request in every way there is; throws when there is no JSON. */
 function verify(headers, body, secrets) {
     const value = JSON.parse(body);
     const result = {
-        verified: { signature: null, standard: null },
+        verified: { signature: null, standard: null, package: null },
         same: JSON.stringify(value) === body,
     };
+    const { verified } = result;
     const signature = headers['x-webhook-signature'];
     if (signature !== undefined && secrets.length > 0)
-        result.verified.signature =
+        verified.signature =
             secrets.some((secret) => bodySignatureHolds(value, signature, secret));
+    if (headers['webhook-signature'] !== undefined && secrets.length > 0)
+        verified.standard =
+            secrets.some((secret) => standardSignatureHolds(headers, body, secret));
     if (standardWebhooks !== null && secrets.length > 0) {
-        result.verified.standard = secrets.some((secret) => {
+        verified.package = secrets.some((secret) => {
             try {
                 new standardWebhooks.Webhook(secret).verify(body, headers);
                 return true;
@@ -101,9 +122,8 @@ function handle(request, chunks, time) {
     const entry = { time, path: target, label, headers: request.headers, body };
     try {
         Object.assign(entry, verify(request.headers, body, secretsOf(label)));
-        const { signature, standard } = entry.verified;
-        const checked = signature !== null || standard !== null;
-        entry.status = checked && signature !== false && standard !== false ? 200 : 401;
+        const checks = Object.values(entry.verified).filter((check) => check !== null);
+        entry.status = checks.length > 0 && checks.every(Boolean) ? 200 : 401;
     } catch (error) {
         entry.why = error.message;
         entry.status = 400;
