@@ -1,31 +1,35 @@
 /*
- * Deliveries, pending and finished, as people see them.
+ * Deliveries, pending and finished, as people see them.  The views are security
+ * barriers, lest a function in a query sees rows before they are left out; a
+ * UNION ALL at the top of a view would be none.
  */
-CREATE VIEW chatwebhook.delivery AS
-    SELECT q.id, q.event_id, e.type AS event_type, q.chatbot_id, q.conversation_id,
-           q.webhook_id, w.name AS webhook_name, 'pending'::text AS status, q.attempts,
-           q.created_at, q.next_attempt_at, q.last_attempt_at,
-           NULL::timestamptz AS completed_at, q.last_status_code, q.last_error, q.latency_ms
-      FROM chatwebhook.queue q
-      LEFT JOIN chatwebhook.event e ON e.id = q.event_id
-      LEFT JOIN chatwebhook.webhook w ON w.id = q.webhook_id
-     WHERE (SELECT chatwebhook._chatbots()) IS NULL OR q.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[])
-    UNION ALL
-    SELECT h.id, h.event_id, e.type, h.chatbot_id, e.conversation_id,
-           h.webhook_id, h.webhook_name, h.status, h.attempts,
-           h.created_at, NULL, h.last_attempt_at,
-           h.completed_at, h.last_status_code, h.last_error, h.latency_ms
-      FROM chatwebhook.history h
-      LEFT JOIN chatwebhook.event e ON e.id = h.event_id
-     WHERE (SELECT chatwebhook._chatbots()) IS NULL OR h.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[])
-    UNION ALL
-    SELECT d.id, d.event_id, e.type, d.chatbot_id, e.conversation_id,
-           d.webhook_id, d.webhook_name, d.status, d.attempts,
-           d.created_at, NULL, d.last_attempt_at,
-           d.completed_at, d.last_status_code, d.last_error, d.latency_ms
-      FROM chatwebhook.dead d
-      LEFT JOIN chatwebhook.event e ON e.id = d.event_id
-     WHERE (SELECT chatwebhook._chatbots()) IS NULL OR d.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[]);
+CREATE VIEW chatwebhook.delivery WITH (security_barrier) AS
+    SELECT u.* FROM (
+        SELECT q.id, q.event_id, e.type AS event_type, q.chatbot_id, q.conversation_id,
+               q.webhook_id, w.name AS webhook_name, 'pending'::text AS status, q.attempts,
+               q.created_at, q.next_attempt_at, q.last_attempt_at,
+               NULL::timestamptz AS completed_at, q.last_status_code, q.last_error, q.latency_ms
+          FROM chatwebhook.queue q
+          LEFT JOIN chatwebhook.event e ON e.id = q.event_id
+          LEFT JOIN chatwebhook.webhook w ON w.id = q.webhook_id
+        UNION ALL
+        SELECT h.id, h.event_id, e.type, h.chatbot_id, e.conversation_id,
+               h.webhook_id, h.webhook_name, h.status, h.attempts,
+               h.created_at, NULL, h.last_attempt_at,
+               h.completed_at, h.last_status_code, h.last_error, h.latency_ms
+          FROM chatwebhook.history h
+          LEFT JOIN chatwebhook.event e ON e.id = h.event_id
+        UNION ALL
+        SELECT d.id, d.event_id, e.type, d.chatbot_id, e.conversation_id,
+               d.webhook_id, d.webhook_name, d.status, d.attempts,
+               d.created_at, NULL, d.last_attempt_at,
+               d.completed_at, d.last_status_code, d.last_error, d.latency_ms
+          FROM chatwebhook.dead d
+          LEFT JOIN chatwebhook.event e ON e.id = d.event_id
+    ) u
+     WHERE (SELECT chatwebhook._chatbots()) IS NULL
+        OR u.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[])
+           AND u.webhook_id = ANY ((SELECT chatwebhook._webhooks())::uuid[]);
 COMMENT ON VIEW chatwebhook.delivery IS 'Every event owed to a webhook, and what became of it.';
 COMMENT ON COLUMN chatwebhook.delivery.id IS 'Identifies the delivery: X-Webhook-Delivery; for retry() and cancel().';
 COMMENT ON COLUMN chatwebhook.delivery.event_id IS 'The event that is owed: webhook-id.';
@@ -44,7 +48,7 @@ COMMENT ON COLUMN chatwebhook.delivery.last_status_code IS 'HTTP status of the l
 COMMENT ON COLUMN chatwebhook.delivery.last_error IS 'Why the last attempt failed; null if it did not.';
 COMMENT ON COLUMN chatwebhook.delivery.latency_ms IS 'Milliseconds that the last attempt took.';
 
-CREATE VIEW chatwebhook.dead_letter AS
+CREATE VIEW chatwebhook.dead_letter WITH (security_barrier) AS
     SELECT d.id, d.webhook_id, d.webhook_name, d.event_id, e.type AS event_type,
            d.chatbot_id, e.conversation_id,
            CASE WHEN e.id IS NOT NULL THEN pg_catalog.jsonb_build_object(
@@ -57,7 +61,9 @@ CREATE VIEW chatwebhook.dead_letter AS
            d.last_attempt_at, d.completed_at
       FROM chatwebhook.dead d
       LEFT JOIN chatwebhook.event e ON e.id = d.event_id
-     WHERE (SELECT chatwebhook._chatbots()) IS NULL OR d.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[]);
+     WHERE (SELECT chatwebhook._chatbots()) IS NULL
+        OR d.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[])
+           AND d.webhook_id = ANY ((SELECT chatwebhook._webhooks())::uuid[]);
 COMMENT ON VIEW chatwebhook.dead_letter IS
     'The deliveries that were given up, with the event whole. retry() gives one another chance.';
 COMMENT ON COLUMN chatwebhook.dead_letter.id IS 'The delivery''s id, for retry().';
@@ -75,26 +81,32 @@ COMMENT ON COLUMN chatwebhook.dead_letter.created_at IS 'When the event was emit
 COMMENT ON COLUMN chatwebhook.dead_letter.last_attempt_at IS 'When the last attempt was started.';
 COMMENT ON COLUMN chatwebhook.dead_letter.completed_at IS 'When it was given up.';
 
+/*
+ * Functions that write with the owner's rights, here and below, do so under
+ * session_replication_role = replica: a trigger that somebody was allowed to
+ * put on a table of ours does not fire, and so does not run as the owner.
+ */
 CREATE FUNCTION chatwebhook.retry(delivery_id bigint) RETURNS boolean
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SET session_replication_role = replica
     AS $$
 DECLARE
     webhook uuid;
 BEGIN
     UPDATE chatwebhook.queue q
        SET next_attempt_at = clock_timestamp(), first_attempt = attempts, last_wait_ms = 0
-     WHERE q.id = delivery_id AND chatwebhook._sees(q.chatbot_id)
+     WHERE q.id = delivery_id AND chatwebhook._sees(q.chatbot_id, q.webhook_id)
     RETURNING webhook_id INTO webhook;
 
     IF NOT FOUND THEN
         WITH dead AS (
             DELETE FROM chatwebhook.dead d
-             WHERE d.id = delivery_id AND chatwebhook._sees(d.chatbot_id)
+             WHERE d.id = delivery_id AND chatwebhook._sees(d.chatbot_id, d.webhook_id)
                AND EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = d.event_id)
             RETURNING *
         ), canceled AS (
             DELETE FROM chatwebhook.history h
-             WHERE h.id = delivery_id AND h.status = 'canceled' AND chatwebhook._sees(h.chatbot_id)
+             WHERE h.id = delivery_id AND h.status = 'canceled' AND chatwebhook._sees(h.chatbot_id, h.webhook_id)
                AND EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = h.event_id)
             RETURNING *
         )
@@ -125,10 +137,11 @@ COMMENT ON FUNCTION chatwebhook.retry(bigint) IS
 
 CREATE FUNCTION chatwebhook.cancel(delivery_id bigint) RETURNS boolean
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SET session_replication_role = replica
     AS $$
     WITH gone AS (
         DELETE FROM chatwebhook.queue q
-         WHERE q.id = delivery_id AND chatwebhook._sees(q.chatbot_id)
+         WHERE q.id = delivery_id AND chatwebhook._sees(q.chatbot_id, q.webhook_id)
         RETURNING *
     ), kept AS (
         INSERT INTO chatwebhook.history (id, webhook_id, event_id, created_at, completed_at,
@@ -233,6 +246,7 @@ COMMENT ON FUNCTION chatwebhook.public_key(uuid) IS
 CREATE FUNCTION chatwebhook.rotate_secret(webhook_id uuid, overlap interval DEFAULT '24 hours')
     RETURNS text
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SET session_replication_role = replica
     AS $$
 #variable_conflict use_variable
 DECLARE
@@ -267,6 +281,7 @@ COMMENT ON FUNCTION chatwebhook.rotate_secret(uuid, interval) IS
 CREATE FUNCTION chatwebhook.set_credential(webhook_id uuid, name text, value text)
     RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SET session_replication_role = replica
     AS $$
 #variable_conflict use_variable
 BEGIN
@@ -296,11 +311,11 @@ COMMENT ON FUNCTION chatwebhook.set_credential(uuid, text, text) IS
 
 CREATE FUNCTION chatwebhook.rekey() RETURNS bigint
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SET session_replication_role = replica
     AS $$
     WITH sealed AS (
         UPDATE chatwebhook.vault v
-           SET value = chatwebhook._seal(v.webhook_id, v.name,
-                                         chatwebhook._open(v.webhook_id, v.name, v.value))
+           SET value = chatwebhook._reseal(v.webhook_id, v.name, v.value)
          WHERE NOT chatwebhook._is_current(v.value)
         RETURNING 1
     )
@@ -309,7 +324,7 @@ $$;
 COMMENT ON FUNCTION chatwebhook.rekey() IS
     'Encrypts every secret anew that is not under the current key, the first of chatwebhook.secret_key_file; how many. The old key must still be in the file, behind the new one.';
 
-CREATE FUNCTION chatwebhook.test_webhook(
+CREATE FUNCTION chatwebhook._test_webhook(
     webhook_id        uuid,
     OUT success       boolean,
     OUT status_code   integer,
@@ -317,7 +332,27 @@ CREATE FUNCTION chatwebhook.test_webhook(
     OUT latency_ms    integer,
     OUT response_body text)
     AS 'MODULE_PATHNAME', 'chatwebhook_test_webhook'
-    LANGUAGE C VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+    LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION chatwebhook._test_webhook(uuid) IS
+    'test_webhook(), without asking who calls.';
+
+CREATE FUNCTION chatwebhook.test_webhook(
+    webhook_id        uuid,
+    OUT success       boolean,
+    OUT status_code   integer,
+    OUT error         text,
+    OUT latency_ms    integer,
+    OUT response_body text)
+    LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+#variable_conflict use_variable
+BEGIN
+    PERFORM chatwebhook._check_webhook_access(webhook_id);
+    SELECT t.success, t.status_code, t.error, t.latency_ms, t.response_body
+      INTO success, status_code, error, latency_ms, response_body
+      FROM chatwebhook._test_webhook(webhook_id) t;
+END
+$$;
 COMMENT ON FUNCTION chatwebhook.test_webhook(uuid) IS
     'Sends webhook.test now and waits for the reply. Nothing is queued or counted.';
 

@@ -1,12 +1,23 @@
 /*
  * How the webhooks and the workers do.
  */
-CREATE FUNCTION chatwebhook._in_flight(OUT webhook_id uuid, OUT in_flight bigint)
+CREATE FUNCTION chatwebhook._all_in_flight(OUT webhook_id uuid, OUT in_flight bigint)
     RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'chatwebhook_in_flight'
     LANGUAGE C VOLATILE STRICT ROWS 100;
-COMMENT ON FUNCTION chatwebhook._in_flight() IS
+COMMENT ON FUNCTION chatwebhook._all_in_flight() IS
     'For each webhook of this database, the deliveries that workers have claimed.';
+
+CREATE FUNCTION chatwebhook._in_flight(OUT webhook_id uuid, OUT in_flight bigint)
+    RETURNS SETOF record
+    LANGUAGE sql VOLATILE ROWS 100 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT f.webhook_id, f.in_flight
+      FROM chatwebhook._all_in_flight() f, chatwebhook._webhooks() AS own
+     WHERE own IS NULL OR f.webhook_id = ANY (own)
+$$;
+COMMENT ON FUNCTION chatwebhook._in_flight() IS
+    'The same, for the webhooks that the role on whose behalf this runs may see.';
 
 CREATE FUNCTION chatwebhook._claimed(delivery_id bigint) RETURNS boolean
     AS 'MODULE_PATHNAME', 'chatwebhook_claimed'
@@ -35,13 +46,26 @@ CREATE FUNCTION chatwebhook._release() RETURNS void
     LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION chatwebhook._release() IS 'Gives up all claims of this session.';
 
-CREATE FUNCTION chatwebhook._workers(
+CREATE FUNCTION chatwebhook._all_workers(
     OUT pid integer, OUT started_at timestamptz, OUT in_flight integer, OUT claimed bigint,
     OUT delivered bigint, OUT failed bigint, OUT last_error text, OUT last_activity_at timestamptz)
     RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'chatwebhook_workers'
     LANGUAGE C VOLATILE STRICT ROWS 10;
-COMMENT ON FUNCTION chatwebhook._workers() IS 'The workers of this database.';
+COMMENT ON FUNCTION chatwebhook._all_workers() IS 'The workers of this database.';
+
+CREATE FUNCTION chatwebhook._workers(
+    OUT pid integer, OUT started_at timestamptz, OUT in_flight integer, OUT claimed bigint,
+    OUT delivered bigint, OUT failed bigint, OUT last_error text, OUT last_activity_at timestamptz)
+    RETURNS SETOF record
+    LANGUAGE sql VOLATILE ROWS 10 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT * FROM chatwebhook._all_workers()
+     WHERE chatwebhook._chatbots() IS NULL
+        OR has_table_privilege(chatwebhook._invoker(), 'chatwebhook.worker_status', 'SELECT')
+$$;
+COMMENT ON FUNCTION chatwebhook._workers() IS
+    'The same; nothing for a tenant''s role that was not granted worker_status.';
 
 CREATE VIEW chatwebhook.worker_status AS
     SELECT pid, started_at, in_flight, claimed, delivered, failed, last_error, last_activity_at,
@@ -72,7 +96,7 @@ $$;
 COMMENT ON FUNCTION chatwebhook._redact(text) IS
     'A URL without its query and without long words in its path, which may be tokens.';
 
-CREATE VIEW chatwebhook.webhook_health AS
+CREATE VIEW chatwebhook.webhook_health WITH (security_barrier) AS
     SELECT w.id AS webhook_id, w.name, chatwebhook._redact(w.url) AS url,
            CASE WHEN NOT w.enabled THEN 'disabled'
                 WHEN h.total = 0 THEN 'idle'

@@ -10,10 +10,13 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chatwebhook FROM PUBLIC;
 
 /* What the views and policies call on behalf of whoever reads. */
 GRANT EXECUTE ON FUNCTION chatwebhook._chatbots() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._webhooks() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._in_flight() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._workers() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._encrypts() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._redact(text) TO PUBLIC;
+/* What watch() calls with its caller's rights. */
+GRANT EXECUTE ON FUNCTION chatwebhook._missing_key(text, text[]) TO PUBLIC;
 
 /* Monitoring, without anybody's chats. */
 GRANT USAGE ON SCHEMA chatwebhook TO pg_monitor;
@@ -52,13 +55,14 @@ CREATE FUNCTION chatwebhook.add_tenant(role name, chatbot_id text) RETURNS void
     AS $$
 #variable_conflict use_variable
 BEGIN
+    -- listed before it is granted anything, so that it never sees more
+    INSERT INTO chatwebhook.tenant (role, chatbot_id)
+    SELECT r.oid, chatbot_id FROM pg_roles r WHERE r.rolname = role
+    ON CONFLICT DO NOTHING;
     IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role) THEN
         RAISE EXCEPTION 'role "%" does not exist', role
             USING ERRCODE = 'undefined_object';
     END IF;
-    -- listed before it is granted anything, so that it never sees more
-    INSERT INTO chatwebhook.tenant (role, chatbot_id) VALUES (role, chatbot_id)
-    ON CONFLICT DO NOTHING;
     EXECUTE format('GRANT USAGE ON SCHEMA chatwebhook TO %I', role);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook TO %I', role);
     EXECUTE format('GRANT SELECT ON chatwebhook.event_type, chatwebhook.event, chatwebhook.attempt, chatwebhook.delivery, chatwebhook.dead_letter, chatwebhook.webhook_health TO %I', role);

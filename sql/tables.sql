@@ -403,6 +403,7 @@ CREATE TRIGGER check_webhook BEFORE INSERT OR UPDATE ON chatwebhook.webhook
 
 CREATE FUNCTION chatwebhook._set_secret(webhook_id uuid, name text, secret text) RETURNS void
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SET session_replication_role = replica
     AS $$
     INSERT INTO chatwebhook.vault AS v (webhook_id, name, value)
     VALUES (_set_secret.webhook_id, _set_secret.name,
@@ -420,19 +421,33 @@ CREATE FUNCTION chatwebhook._new_secret(signing text) RETURNS text
 $$;
 COMMENT ON FUNCTION chatwebhook._new_secret(text) IS 'A new random secret for that kind of signing.';
 
+CREATE FUNCTION chatwebhook._make_secret(webhook_id uuid, signing text) RETURNS void
+    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SET session_replication_role = replica
+    AS $$
+    INSERT INTO chatwebhook.vault AS v (webhook_id, name, value)
+    VALUES (_make_secret.webhook_id, 'signing_secret',
+            chatwebhook._seal_new(_make_secret.webhook_id, 'signing_secret', signing))
+    ON CONFLICT ON CONSTRAINT vault_pkey DO UPDATE
+       SET value = EXCLUDED.value, created_at = now(), expires_at = NULL
+$$;
+COMMENT ON FUNCTION chatwebhook._make_secret(uuid, text) IS
+    'Puts a new signing secret into the vault, and shows it to nobody.';
+
 CREATE FUNCTION chatwebhook._webhook_follow() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SET session_replication_role = replica
     AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
         IF current_setting('check_function_bodies')::boolean THEN
             INSERT INTO chatwebhook.health (webhook_id) VALUES (NEW.id);
-            PERFORM chatwebhook._set_secret(NEW.id, 'signing_secret', chatwebhook._new_secret(NEW.signing));
+            PERFORM chatwebhook._make_secret(NEW.id, NEW.signing);
         END IF;
         PERFORM chatwebhook._wake(NEW.id);
     ELSIF TG_OP = 'UPDATE' THEN
         IF NEW.signing <> OLD.signing THEN
-            PERFORM chatwebhook._set_secret(NEW.id, 'signing_secret', chatwebhook._new_secret(NEW.signing));
+            PERFORM chatwebhook._make_secret(NEW.id, NEW.signing);
         END IF;
         PERFORM chatwebhook._wake(NEW.id);
     ELSE

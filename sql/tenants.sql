@@ -4,26 +4,36 @@
  * chatbots, and nothing else.
  */
 CREATE TABLE chatwebhook.tenant (
-    role       name NOT NULL,
+    role       regrole NOT NULL,
     chatbot_id text NOT NULL,
     PRIMARY KEY (role, chatbot_id)
 );
 COMMENT ON TABLE chatwebhook.tenant IS
     'The chatbots that a tenant''s role, and its members, see and manage. add_tenant() writes it.';
-COMMENT ON COLUMN chatwebhook.tenant.role IS 'The role.';
+COMMENT ON COLUMN chatwebhook.tenant.role IS 'The role, whatever it is renamed to.';
 COMMENT ON COLUMN chatwebhook.tenant.chatbot_id IS 'One of its chatbots.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.tenant', '');
 
 CREATE FUNCTION chatwebhook._chatbots() RETURNS text[]
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT CASE WHEN u.rolsuper THEN NULL
-                ELSE (SELECT array_agg(DISTINCT t.chatbot_id)
-                        FROM chatwebhook.tenant t
-                        JOIN pg_roles r ON r.rolname = t.role
-                       WHERE pg_has_role(u.oid, r.oid, 'MEMBER'))
-           END
-      FROM pg_roles u WHERE u.oid = chatwebhook._invoker()
+DECLARE
+    invoker  constant oid := chatwebhook._invoker();
+    is_super boolean;
+    chatbots text[];
+BEGIN
+    SELECT u.rolsuper INTO is_super FROM pg_roles u WHERE u.oid = invoker;
+    -- null would mean everything
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the role of this session does not exist any more'
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF NOT is_super THEN
+        SELECT array_agg(DISTINCT t.chatbot_id) INTO chatbots
+          FROM chatwebhook.tenant t WHERE pg_has_role(invoker, t.role, 'MEMBER');
+    END IF;
+    RETURN chatbots;
+END
 $$;
 COMMENT ON FUNCTION chatwebhook._chatbots() IS
     'The chatbots of the tenant on whose behalf this runs; null: it is not a tenant''s role.';
@@ -35,6 +45,32 @@ CREATE FUNCTION chatwebhook._sees(chatbot_id text) RETURNS boolean
 $$;
 COMMENT ON FUNCTION chatwebhook._sees(text) IS
     'Whether the role on whose behalf this runs may see this chatbot''s rows.';
+
+/*
+ * A webhook of every chatbot is the administrator's, and what it is owed bears
+ * a tenant's chatbot all the same; so a delivery must be of the tenant's
+ * chatbot and to a tenant's webhook.
+ */
+CREATE FUNCTION chatwebhook._webhooks() RETURNS uuid[]
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT CASE WHEN own IS NOT NULL THEN
+                     ARRAY(SELECT w.id FROM chatwebhook.webhook w WHERE w.chatbot_id = ANY (own))
+           END
+      FROM chatwebhook._chatbots() AS own
+$$;
+COMMENT ON FUNCTION chatwebhook._webhooks() IS
+    'The webhooks of the tenant on whose behalf this runs; null: it is not a tenant''s role.';
+
+CREATE FUNCTION chatwebhook._sees(chatbot_id text, webhook_id uuid) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT coalesce(chatwebhook._chatbots() IS NULL
+                    OR chatbot_id = ANY (chatwebhook._chatbots()) AND webhook_id = ANY (chatwebhook._webhooks()),
+                    false)
+$$;
+COMMENT ON FUNCTION chatwebhook._sees(text, uuid) IS
+    'Whether the role on whose behalf this runs may see the deliveries of this chatbot to this webhook.';
 
 CREATE FUNCTION chatwebhook._check_chatbot(chatbot_id text) RETURNS void
     LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -75,9 +111,14 @@ DO $$
 DECLARE
     relation text;
 BEGIN
-    FOREACH relation IN ARRAY '{webhook,event,queue,history,dead,attempt}'::text[] LOOP
+    FOREACH relation IN ARRAY '{webhook,event}'::text[] LOOP
         EXECUTE pg_catalog.format('CREATE POLICY tenant ON chatwebhook.%I USING '
             '((SELECT chatwebhook._chatbots()) IS NULL OR chatbot_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._chatbots())::text[]))', relation);
+    END LOOP;
+    FOREACH relation IN ARRAY '{queue,history,dead,attempt}'::text[] LOOP
+        EXECUTE pg_catalog.format('CREATE POLICY tenant ON chatwebhook.%I USING '
+            '((SELECT chatwebhook._chatbots()) IS NULL OR chatbot_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._chatbots())::text[])'
+            ' AND webhook_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._webhooks())::uuid[]))', relation);
     END LOOP;
 END
 $$;

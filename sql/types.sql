@@ -41,6 +41,18 @@ CREATE FUNCTION chatwebhook._seal(webhook_id uuid, name text, secret text) RETUR
 COMMENT ON FUNCTION chatwebhook._seal(uuid, text, text) IS
     'A secret as the vault keeps it: encrypted for this row under the current key, or plain without a key file.';
 
+CREATE FUNCTION chatwebhook._seal_new(webhook_id uuid, name text, signing text) RETURNS bytea
+    AS 'MODULE_PATHNAME', 'chatwebhook_seal_new'
+    LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION chatwebhook._seal_new(uuid, text, text) IS
+    'A new random secret for that kind of signing, sealed: in clear it is nowhere.';
+
+CREATE FUNCTION chatwebhook._reseal(webhook_id uuid, name text, sealed bytea) RETURNS bytea
+    AS 'MODULE_PATHNAME', 'chatwebhook_reseal'
+    LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION chatwebhook._reseal(uuid, text, bytea) IS
+    'A secret of the vault, sealed under the current key.';
+
 CREATE FUNCTION chatwebhook._open(webhook_id uuid, name text, sealed bytea) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_open'
     LANGUAGE C STABLE STRICT;

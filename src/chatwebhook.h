@@ -543,6 +543,7 @@ typedef struct CwhHealthGain
 
 extern Oid	cwh_outbox_present(char **version);
 extern int64 cwh_outbox_last_id(void);
+extern bool cwh_outbox_any_webhook(void);
 extern void cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 							void (*each) (CwhWebhook *webhook));
 extern void cwh_webhook_free(CwhWebhook *webhook);

@@ -51,6 +51,9 @@ static const char last_id_sql[] =
 	"SELECT GREATEST((SELECT pg_catalog.max(id) FROM chatwebhook.queue),"
 	"                (SELECT pg_catalog.max(id) FROM chatwebhook.dead), 0)";
 
+static const char any_webhook_sql[] =
+	"SELECT 1 FROM chatwebhook.webhook LIMIT 1";
+
 static const char load_sql[] =
 	"SELECT w.id, w.name, w.url, w.enabled, w.headers, w.max_retries,"
 	"       w.backoff, w.backoff_multiplier, w.max_backoff, w.timeout,"
@@ -229,6 +232,7 @@ typedef struct Statement
 
 static Statement present_st = {present_sql, 0, {0}, NULL};
 static Statement last_id_st = {last_id_sql, 0, {0}, NULL};
+static Statement any_webhook_st = {any_webhook_sql, 0, {0}, NULL};
 static Statement load_st = {load_sql, 1, {UUIDARRAYOID}, NULL};
 static Statement sweep_st = {sweep_sql, 0, {0}, NULL};
 static Statement claim_st = {claim_sql, 5,
@@ -431,6 +435,13 @@ cwh_outbox_last_id(void)
 /*
  * Webhooks
  */
+
+/* Is there any webhook? */
+bool
+cwh_outbox_any_webhook(void)
+{
+	return run(&any_webhook_st, NULL) > 0;
+}
 
 /* Milliseconds of an interval, as far as a long holds them. */
 static int64

@@ -24,6 +24,8 @@
 #include "compat.h"
 
 PG_FUNCTION_INFO_V1(chatwebhook_seal);
+PG_FUNCTION_INFO_V1(chatwebhook_seal_new);
+PG_FUNCTION_INFO_V1(chatwebhook_reseal);
 PG_FUNCTION_INFO_V1(chatwebhook_open);
 PG_FUNCTION_INFO_V1(chatwebhook_is_current);
 PG_FUNCTION_INFO_V1(chatwebhook_encrypts);
@@ -158,28 +160,83 @@ cwh_vault_reveal(const pg_uuid_t *webhook_id, const char *name,
 	return plain;
 }
 
-/* SQL: seal a secret for a row of the vault. */
-Datum
-chatwebhook_seal(PG_FUNCTION_ARGS)
+/* Seal a secret under the current key. */
+static bytea *
+seal(const pg_uuid_t *webhook_id, const char *name, const char *secret,
+	 size_t secret_len)
 {
-	pg_uuid_t  *webhook_id = PG_GETARG_UUID_P(0);
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	text	   *secret = PG_GETARG_TEXT_PP(2);
 	const CwhVaultKey *k;
 	int			n;
 	size_t		len;
 	bytea	   *sealed;
 
 	get_keys(&k, &n);
-	len = cwh_vault_sealed_len(VARSIZE_ANY_EXHDR(secret), n > 0);
+	len = cwh_vault_sealed_len(secret_len, n > 0);
 	sealed = palloc(VARHDRSZ + len);
 	SET_VARSIZE(sealed, VARHDRSZ + len);
-	if (!cwh_vault_seal(n > 0 ? k : NULL, webhook_id->data, name,
-						VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret),
-						(unsigned char *) VARDATA(sealed)))
+	if (!cwh_vault_seal(n > 0 ? k : NULL, webhook_id->data, name, secret,
+						secret_len, (unsigned char *) VARDATA(sealed)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not encrypt a secret")));
+	return sealed;
+}
+
+/* cwh_vault_reveal(), for functions: trouble is an error. */
+static char *
+reveal(const pg_uuid_t *webhook_id, const char *name, const bytea *sealed)
+{
+	const char *problem;
+	char	   *plain = cwh_vault_reveal(webhook_id, name, sealed, &problem);
+
+	if (plain == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("cannot open the secret \"%s\": %s", name, problem),
+				 errhint("Put the key that it was sealed with back into the file of chatwebhook.secret_key_file, or set the secret anew.")));
+	return plain;
+}
+
+/* SQL: seal a secret for a row of the vault. */
+Datum
+chatwebhook_seal(PG_FUNCTION_ARGS)
+{
+	text	   *secret = PG_GETARG_TEXT_PP(2);
+
+	PG_RETURN_BYTEA_P(seal(PG_GETARG_UUID_P(0),
+						   text_to_cstring(PG_GETARG_TEXT_PP(1)),
+						   VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret)));
+}
+
+/* SQL: make a signing secret and seal it, without a copy that stays behind. */
+Datum
+chatwebhook_seal_new(PG_FUNCTION_ARGS)
+{
+	char	   *signing = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	char		secret[Max(CWH_SECRET_LEN, CWH_ED25519_SECRET_LEN) + 1];
+	bytea	   *sealed;
+
+	if (!(strcmp(signing, "v1a") == 0 ? cwh_ed25519_generate(secret) :
+		  cwh_secret_generate(secret)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate a secret")));
+	sealed = seal(PG_GETARG_UUID_P(0), text_to_cstring(PG_GETARG_TEXT_PP(1)),
+				  secret, strlen(secret));
+	cwh_cleanse(secret, sizeof(secret));
+	PG_RETURN_BYTEA_P(sealed);
+}
+
+/* SQL: open a secret and seal it anew, likewise. */
+Datum
+chatwebhook_reseal(PG_FUNCTION_ARGS)
+{
+	pg_uuid_t  *webhook_id = PG_GETARG_UUID_P(0);
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *plain = reveal(webhook_id, name, PG_GETARG_BYTEA_PP(2));
+	bytea	   *sealed = seal(webhook_id, name, plain, strlen(plain));
+
+	cwh_cleanse(plain, strlen(plain));
 	PG_RETURN_BYTEA_P(sealed);
 }
 
@@ -188,17 +245,9 @@ Datum
 chatwebhook_open(PG_FUNCTION_ARGS)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	const char *problem;
-	char	   *plain;
+	char	   *plain = reveal(PG_GETARG_UUID_P(0), name, PG_GETARG_BYTEA_PP(2));
 	text	   *result;
 
-	plain = cwh_vault_reveal(PG_GETARG_UUID_P(0), name, PG_GETARG_BYTEA_PP(2),
-							 &problem);
-	if (plain == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("cannot open the secret \"%s\": %s", name, problem),
-				 errhint("Put the key that it was sealed with back into the file of chatwebhook.secret_key_file, or set the secret anew.")));
 	result = cstring_to_text(plain);
 	cwh_cleanse(plain, strlen(plain));
 	PG_RETURN_TEXT_P(result);
@@ -261,9 +310,18 @@ chatwebhook_public_key(PG_FUNCTION_ARGS)
 /*
  * SQL: the role on whose behalf a function runs, whatever definer function it
  * is called from.
+ *
+ * In maintenance that runs the code of a table's owner (autovacuum's ANALYZE,
+ * REFRESH MATERIALIZED VIEW, CREATE INDEX) that is whoever maintains, a
+ * superuser as a rule, and the owner would see with that one's eyes.
  */
 Datum
 chatwebhook_invoker(PG_FUNCTION_ARGS)
 {
+	if (InSecurityRestrictedOperation())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot tell who may see what within a security-restricted operation"),
+				 errhint("Copy what a materialized view or an index should show into a table.")));
 	PG_RETURN_OID(GetOuterUserId());
 }

@@ -171,6 +171,7 @@ static TimestampTz paused_until = 0;
 static int	pause_ms = 0;
 static TimestampTz next_sweep = 0;
 static bool look_again = false; /* at the extension, for it may have gone */
+static bool told_plain = false; /* that secrets are not encrypted */
 static TimestampTz starved_until = 0;
 static CwhWorkerStats stats;
 static bool stats_changed = true;
@@ -1108,6 +1109,23 @@ keep_settle(Settle *work)
 	touched_retry_at = TimestampTzPlusMilliseconds(now, LOCKED_DELAY_MS);
 }
 
+/* Say once, if there are any secrets, that nothing encrypts them at rest. */
+static void
+tell_if_plain(void)
+{
+	const CwhVaultKey *keys;
+	int			n;
+
+	if (told_plain || cwh_vault_keys(&keys, &n) != NULL || n > 0 ||
+		!cwh_outbox_any_webhook())
+		return;
+	told_plain = true;
+	ereport(WARNING,
+			(errmsg("the secrets of chatwebhook in database \"%s\" are not encrypted",
+					get_database_name(MyDatabaseId)),
+			 errhint("Set chatwebhook.secret_key_file, and call chatwebhook.rekey().")));
+}
+
 /*
  * See that the extension is still there, in a version that we know, and that
  * what we know of the webhooks is true.
@@ -1140,6 +1158,7 @@ check_configuration(void)
 		cwh_config_watch();
 		if (seen_generation == 0)
 			cwh_id_seen(cwh_outbox_last_id());
+		tell_if_plain();
 		seen_generation = cwh_config_generation();
 	}
 }
