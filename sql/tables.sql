@@ -427,16 +427,28 @@ COMMENT ON FUNCTION chatwebhook._webhook_follow() IS
 CREATE TRIGGER follow AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.webhook
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._webhook_follow();
 
-/* ALWAYS, since the caches must hear of replicated changes and the worker's own too. */
-CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON chatwebhook.webhook
-    FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
-CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON chatwebhook.event_type
-    FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
-CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON chatwebhook.vault
+/*
+ * ALWAYS and for rows, since the caches must hear of replicated changes and of
+ * the worker's own, too.
+ */
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.webhook
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
+CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.webhook
     FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
 ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER emptied;
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.event_type
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
+CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.event_type
+    FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
 ALTER TABLE chatwebhook.event_type ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE chatwebhook.event_type ENABLE ALWAYS TRIGGER emptied;
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.vault
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
+CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.vault
+    FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
 ALTER TABLE chatwebhook.vault ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE chatwebhook.vault ENABLE ALWAYS TRIGGER emptied;
 
 INSERT INTO chatwebhook.event_type (name, required, description, shipped) VALUES
     ('conversation.started', '{visitorId,pageUrl,userAgent}', 'A visitor opened a conversation; also referrer, metadata.', true),

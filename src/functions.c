@@ -273,6 +273,8 @@ chatwebhook_test_webhook(PG_FUNCTION_ARGS)
 	TupleDesc	desc;
 	Datum		values[5];
 	bool		nulls[5] = {false};
+	CwhTarget	target;
+	const char *problem;
 	char	   *error;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
@@ -293,6 +295,15 @@ chatwebhook_test_webhook(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("webhook \"%s\" has no signing secret", loaded->name),
 				 errhint("Use chatwebhook.rotate_secret().")));
+
+	/* the settings may have changed since the URL was stored */
+	problem = cwh_target_check_url(cwh_target_policy(), loaded->url,
+								   strlen(loaded->url), &target);
+	if (problem)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot send to webhook \"%s\": %s", loaded->name,
+						problem)));
 
 	event.created_at = GetCurrentTimestamp();
 	cwh_uuidv7(&event.id, event.created_at);
