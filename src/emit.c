@@ -821,6 +821,8 @@ chatwebhook_emit_trigger(PG_FUNCTION_ARGS)
 				 errmsg("trigger \"%s\" is on TRUNCATE, which has no rows",
 						data->tg_trigger->tgname)));
 
+	/* hear of webhooks that others have committed within our transaction */
+	AcceptInvalidationMessages();
 	plan = get_plan(data->tg_trigger, data->tg_relation);
 	writer.open = false;
 	if (TRIGGER_FIRED_FOR_ROW(data->tg_event))
@@ -892,6 +894,8 @@ chatwebhook_emit(PG_FUNCTION_ARGS)
 	event.data = PG_ARGISNULL(3) ?
 		DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"))) :
 		PG_GETARG_JSONB_P(3);
+	/* hear of webhooks that others have committed within our transaction */
+	AcceptInvalidationMessages();
 	type = check_type(event.type);
 	if (!JB_ROOT_IS_OBJECT(event.data))
 		ereport(ERROR,
