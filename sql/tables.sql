@@ -253,11 +253,20 @@ SELECT pg_catalog.pg_extension_config_dump('chatwebhook.dead', '');
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.attempt', '');
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.health', '');
 
+CREATE FUNCTION chatwebhook._restoring() RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT NOT current_setting('check_function_bodies')::boolean
+           AND current_setting('is_superuser')::boolean
+$$;
+COMMENT ON FUNCTION chatwebhook._restoring() IS
+    'Whether a superuser restores a dump. Anybody can turn check_function_bodies off, and gets nothing by it.';
+
 CREATE FUNCTION chatwebhook._replace() RETURNS trigger
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    IF NOT current_setting('check_function_bodies')::boolean THEN
+    IF chatwebhook._restoring() THEN
         DELETE FROM chatwebhook.event_type WHERE name = NEW.name AND shipped;
     END IF;
     RETURN NEW;
@@ -304,7 +313,7 @@ CREATE FUNCTION chatwebhook._check_webhook() RETURNS trigger
 DECLARE
     problem   text;
     pattern   text;
-    restoring constant boolean := NOT current_setting('check_function_bodies')::boolean;
+    restoring constant boolean := chatwebhook._restoring();
 BEGIN
     IF TG_OP = 'UPDATE' AND NEW.id <> OLD.id THEN
         RAISE EXCEPTION 'cannot change the id of webhook "%"', OLD.name
@@ -397,7 +406,7 @@ CREATE FUNCTION chatwebhook._webhook_follow() RETURNS trigger
     AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        IF current_setting('check_function_bodies')::boolean THEN
+        IF NOT chatwebhook._restoring() THEN
             INSERT INTO chatwebhook.health (webhook_id) VALUES (NEW.id);
             INSERT INTO chatwebhook.vault (webhook_id, name, value)
             VALUES (NEW.id, 'signing_secret', chatwebhook._secret_generate());
