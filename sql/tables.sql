@@ -18,6 +18,19 @@ COMMENT ON COLUMN chatwebhook.event_type.required IS
 COMMENT ON COLUMN chatwebhook.event_type.shipped IS
     'True for a type as it came with the extension; pg_dump leaves those out.';
 
+INSERT INTO chatwebhook.event_type (name, required, description, shipped) VALUES
+    ('conversation.started', '{visitorId,pageUrl,userAgent}', 'A visitor opened a conversation; also referrer, metadata.', true),
+    ('conversation.ended', '{}', 'A conversation was closed.', true),
+    ('message.received', '{role,content}', 'The visitor wrote; also sentiment.', true),
+    ('message.sent', '{role,content}', 'The chatbot wrote; also sentiment.', true),
+    ('lead.captured', '{email,source,conversationSummary}', 'A visitor left an address; also name, phone, company.', true),
+    ('handoff.requested', '{reason}', 'A human is asked for; also urgency, visitorName, visitorEmail, conversationHistory.', true),
+    ('sentiment.negative', '{message,sentimentScore}', 'A visitor seems unhappy; the score is from 0 to 1.', true),
+    ('feedback.received', '{rating}', 'A visitor rated the conversation.', true),
+    ('sales.opportunity', '{visitorId,intent}', 'A visitor may want to buy; also estimatedValue.', true),
+    ('webhook.test', '{}', 'Sent by test_webhook().', true),
+    ('webhook.alert', '{}', 'A webhook is in trouble, or out of it again.', true);
+
 CREATE TABLE chatwebhook.webhook (
     id                 uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     name               text NOT NULL,
@@ -49,7 +62,7 @@ COMMENT ON COLUMN chatwebhook.webhook.url IS
 COMMENT ON COLUMN chatwebhook.webhook.events IS
     'Event types wanted: exact names, or patterns such as message.* and *.';
 COMMENT ON COLUMN chatwebhook.webhook.filter IS
-    'A jsonpath predicate over the envelope, as for @@, such as $.data.score < 0.2; null: all.';
+    'A jsonpath predicate over the envelope, as for @@, such as $.data.score < 0.2; a path that is no predicate, or fails, lets nothing through; null: all.';
 COMMENT ON COLUMN chatwebhook.webhook.enabled IS
     'False: nothing new is queued for it, and what is pending waits.';
 COMMENT ON COLUMN chatwebhook.webhook.headers IS
@@ -283,7 +296,7 @@ CREATE TRIGGER replace BEFORE INSERT ON chatwebhook.event_type
  * that judged a URL may be another server's.
  */
 CREATE FUNCTION chatwebhook._check_event_type() RETURNS trigger
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
     IF NEW.name !~ '^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$' OR length(NEW.name) > 255 THEN
@@ -297,7 +310,8 @@ BEGIN
             USING ERRCODE = 'check_violation',
                   HINT = 'Give a plain array of keys, such as ''{email,source}''.';
     END IF;
-    IF TG_OP = 'UPDATE' THEN
+    -- what comes with the extension is inserted before this trigger is there
+    IF NOT chatwebhook._restoring() THEN
         NEW.shipped := false;
     END IF;
     RETURN NEW;
@@ -458,16 +472,3 @@ CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.vault
     FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
 ALTER TABLE chatwebhook.vault ENABLE ALWAYS TRIGGER changed;
 ALTER TABLE chatwebhook.vault ENABLE ALWAYS TRIGGER emptied;
-
-INSERT INTO chatwebhook.event_type (name, required, description, shipped) VALUES
-    ('conversation.started', '{visitorId,pageUrl,userAgent}', 'A visitor opened a conversation; also referrer, metadata.', true),
-    ('conversation.ended', '{}', 'A conversation was closed.', true),
-    ('message.received', '{role,content}', 'The visitor wrote; also sentiment.', true),
-    ('message.sent', '{role,content}', 'The chatbot wrote; also sentiment.', true),
-    ('lead.captured', '{email,source,conversationSummary}', 'A visitor left an address; also name, phone, company.', true),
-    ('handoff.requested', '{reason}', 'A human is asked for; also urgency, visitorName, visitorEmail, conversationHistory.', true),
-    ('sentiment.negative', '{message,sentimentScore}', 'A visitor seems unhappy; the score is from 0 to 1.', true),
-    ('feedback.received', '{rating}', 'A visitor rated the conversation.', true),
-    ('sales.opportunity', '{visitorId,intent}', 'A visitor may want to buy; also estimatedValue.', true),
-    ('webhook.test', '{}', 'Sent by test_webhook().', true),
-    ('webhook.alert', '{}', 'A webhook is in trouble, or out of it again.', true);
