@@ -162,7 +162,7 @@ CREATE FUNCTION chatwebhook.wait_until_idle(timeout interval DEFAULT '1 minute')
     AS 'MODULE_PATHNAME', 'chatwebhook_wait_until_idle'
     LANGUAGE C VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION chatwebhook.wait_until_idle(interval) IS
-    'Waits until every committed delivery of every enabled webhook is finished; false when the time is up. One that waits for its retry is not finished.';
+    'Waits until every delivery of every enabled webhook is finished, one''s own uncommitted ones included; false when the time is up. One that waits for its retry is not finished.';
 
 /*
  * Webhooks and their secrets.
@@ -383,4 +383,4 @@ CREATE FUNCTION chatwebhook.verify(headers jsonb, body text, secret text,
     AS 'MODULE_PATHNAME', 'chatwebhook_verify_standard'
     LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION chatwebhook.verify(jsonb, text, text, interval) IS
-    'Whether webhook-id, webhook-timestamp and webhook-signature (names in any case) are those of the body, and the time within the tolerance. False for null or malformed ones.';
+    'Whether webhook-id, webhook-timestamp and webhook-signature (names in any case) are those of the body, and the time within the tolerance. False for null or malformed ones. The headers are jsonb: a literal needs a cast.';

@@ -45,7 +45,7 @@ BEGIN
                   HINT = 'Use INSERT, UPDATE or DELETE.';
     END IF;
     IF pg_catalog.octet_length(trigger_name) > 63 THEN
-        RAISE EXCEPTION 'the trigger''s name would be longer than 63 bytes: "%"', trigger_name
+        RAISE EXCEPTION 'the trigger''s name would be longer than 63 bytes: "%"', pg_catalog.left(trigger_name, 100)
             USING ERRCODE = 'name_too_long',
                   HINT = 'Write the trigger with CREATE TRIGGER … EXECUTE FUNCTION chatwebhook.emit(…) instead.';
     END IF;
@@ -66,7 +66,7 @@ BEGIN
             SELECT FROM pg_catalog.pg_attribute a
              WHERE a.attrelid = relation AND a.attname = pair.origin
                AND a.attnum > 0 AND NOT a.attisdropped) THEN
-            RAISE EXCEPTION 'column "%" of relation % does not exist', pair.origin, relation
+            RAISE EXCEPTION 'column "%" of relation "%" does not exist', pair.origin, relation
                 USING ERRCODE = 'undefined_column',
                       HINT = 'A constant is written with a leading @.';
         END IF;

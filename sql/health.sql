@@ -29,7 +29,9 @@ COMMENT ON FUNCTION chatwebhook._claimed(bigint) IS
  * A session in the part of a worker, by the workers' own code, to see what
  * claimants do to each other.
  */
-CREATE FUNCTION chatwebhook._claim(webhook_id uuid, at_most integer) RETURNS TABLE (delivery_id bigint)
+CREATE FUNCTION chatwebhook._claim(webhook_id uuid, at_most integer,
+                                   OUT delivery_id bigint, OUT attempts integer)
+    RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'chatwebhook_claim'
     LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION chatwebhook._claim(uuid, integer) IS

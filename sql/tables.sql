@@ -18,6 +18,19 @@ COMMENT ON COLUMN chatwebhook.event_type.required IS
 COMMENT ON COLUMN chatwebhook.event_type.shipped IS
     'True for a type as it came with the extension; pg_dump leaves those out.';
 
+INSERT INTO chatwebhook.event_type (name, required, description, shipped) VALUES
+    ('conversation.started', '{visitorId,pageUrl,userAgent}', 'A visitor opened a conversation; also referrer, metadata.', true),
+    ('conversation.ended', '{}', 'A conversation was closed.', true),
+    ('message.received', '{role,content}', 'The visitor wrote; also sentiment.', true),
+    ('message.sent', '{role,content}', 'The chatbot wrote; also sentiment.', true),
+    ('lead.captured', '{email,source,conversationSummary}', 'A visitor left an address; also name, phone, company.', true),
+    ('handoff.requested', '{reason}', 'A human is asked for; also urgency, visitorName, visitorEmail, conversationHistory.', true),
+    ('sentiment.negative', '{message,sentimentScore}', 'A visitor seems unhappy; the score is from 0 to 1.', true),
+    ('feedback.received', '{rating}', 'A visitor rated the conversation.', true),
+    ('sales.opportunity', '{visitorId,intent}', 'A visitor may want to buy; also estimatedValue.', true),
+    ('webhook.test', '{}', 'Sent by test_webhook().', true),
+    ('webhook.alert', '{}', 'A webhook is in trouble, or out of it again.', true);
+
 CREATE TABLE chatwebhook.webhook (
     id                 uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     name               text NOT NULL,
@@ -50,7 +63,7 @@ COMMENT ON COLUMN chatwebhook.webhook.url IS
 COMMENT ON COLUMN chatwebhook.webhook.events IS
     'Event types wanted: exact names, or patterns such as message.* and *.';
 COMMENT ON COLUMN chatwebhook.webhook.filter IS
-    'A jsonpath predicate over the envelope, as for @@, such as $.data.score < 0.2; null: all.';
+    'A jsonpath predicate over the envelope, as for @@, such as $.data.score < 0.2; a path that is no predicate, or fails, lets nothing through; null: all.';
 COMMENT ON COLUMN chatwebhook.webhook.enabled IS
     'False: nothing new is queued for it, and what is pending waits.';
 COMMENT ON COLUMN chatwebhook.webhook.headers IS
@@ -260,11 +273,20 @@ SELECT pg_catalog.pg_extension_config_dump('chatwebhook.dead', '');
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.attempt', '');
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.health', '');
 
+CREATE FUNCTION chatwebhook._restoring() RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT NOT current_setting('check_function_bodies')::boolean
+           AND current_setting('is_superuser')::boolean
+$$;
+COMMENT ON FUNCTION chatwebhook._restoring() IS
+    'Whether a superuser restores a dump. Anybody can turn check_function_bodies off, and gets nothing by it.';
+
 CREATE FUNCTION chatwebhook._replace() RETURNS trigger
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    IF NOT current_setting('check_function_bodies')::boolean THEN
+    IF chatwebhook._restoring() THEN
         DELETE FROM chatwebhook.event_type WHERE name = NEW.name AND shipped;
     END IF;
     RETURN NEW;
@@ -281,7 +303,7 @@ CREATE TRIGGER replace BEFORE INSERT ON chatwebhook.event_type
  * that judged a URL may be another server's.
  */
 CREATE FUNCTION chatwebhook._check_event_type() RETURNS trigger
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
     IF NEW.name !~ '^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$' OR length(NEW.name) > 255 THEN
@@ -295,7 +317,8 @@ BEGIN
             USING ERRCODE = 'check_violation',
                   HINT = 'Give a plain array of keys, such as ''{email,source}''.';
     END IF;
-    IF TG_OP = 'UPDATE' THEN
+    -- what comes with the extension is inserted before this trigger is there
+    IF NOT chatwebhook._restoring() THEN
         NEW.shipped := false;
     END IF;
     RETURN NEW;
@@ -311,7 +334,7 @@ CREATE FUNCTION chatwebhook._check_webhook() RETURNS trigger
 DECLARE
     problem   text;
     pattern   text;
-    restoring constant boolean := NOT current_setting('check_function_bodies')::boolean;
+    restoring constant boolean := chatwebhook._restoring();
 BEGIN
     IF TG_OP = 'UPDATE' AND NEW.id <> OLD.id THEN
         RAISE EXCEPTION 'cannot change the id of webhook "%"', OLD.name
@@ -440,7 +463,7 @@ CREATE FUNCTION chatwebhook._webhook_follow() RETURNS trigger
     AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        IF current_setting('check_function_bodies')::boolean THEN
+        IF NOT chatwebhook._restoring() THEN
             INSERT INTO chatwebhook.health (webhook_id) VALUES (NEW.id);
             PERFORM chatwebhook._make_secret(NEW.id, NEW.signing);
         END IF;
@@ -472,26 +495,25 @@ COMMENT ON FUNCTION chatwebhook._webhook_follow() IS
 CREATE TRIGGER follow AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.webhook
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._webhook_follow();
 
-/* ALWAYS, since the caches must hear of replicated changes and the worker's own too. */
-CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON chatwebhook.webhook
-    FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
-CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON chatwebhook.event_type
-    FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
-CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON chatwebhook.vault
+/*
+ * ALWAYS and for rows, since the caches must hear of replicated changes and of
+ * the worker's own, too.
+ */
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.webhook
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
+CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.webhook
     FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
 ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER emptied;
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.event_type
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
+CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.event_type
+    FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
 ALTER TABLE chatwebhook.event_type ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE chatwebhook.event_type ENABLE ALWAYS TRIGGER emptied;
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.vault
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
+CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.vault
+    FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
 ALTER TABLE chatwebhook.vault ENABLE ALWAYS TRIGGER changed;
-
-INSERT INTO chatwebhook.event_type (name, required, description, shipped) VALUES
-    ('conversation.started', '{visitorId,pageUrl,userAgent}', 'A visitor opened a conversation; also referrer, metadata.', true),
-    ('conversation.ended', '{}', 'A conversation was closed.', true),
-    ('message.received', '{role,content}', 'The visitor wrote; also sentiment.', true),
-    ('message.sent', '{role,content}', 'The chatbot wrote; also sentiment.', true),
-    ('lead.captured', '{email,source,conversationSummary}', 'A visitor left an address; also name, phone, company.', true),
-    ('handoff.requested', '{reason}', 'A human is asked for; also urgency, visitorName, visitorEmail, conversationHistory.', true),
-    ('sentiment.negative', '{message,sentimentScore}', 'A visitor seems unhappy; the score is from 0 to 1.', true),
-    ('feedback.received', '{rating}', 'A visitor rated the conversation.', true),
-    ('sales.opportunity', '{visitorId,intent}', 'A visitor may want to buy; also estimatedValue.', true),
-    ('webhook.test', '{}', 'Sent by test_webhook().', true),
-    ('webhook.alert', '{}', 'A webhook is in trouble, or out of it again.', true);
+ALTER TABLE chatwebhook.vault ENABLE ALWAYS TRIGGER emptied;

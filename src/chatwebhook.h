@@ -240,6 +240,7 @@ typedef struct CwhTransfer
 	void	   *easy;
 	struct CwhTransfer *next;
 	uint64_t	generation;		/* of the options it was started with */
+	bool		connecting;		/* has a socket, but no connection yet */
 	int			fds[4];			/* sockets opened for it, the last ones */
 	int			nfds;
 	int			requests;		/* sent so far, libcurl's own repeats included */

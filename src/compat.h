@@ -34,6 +34,16 @@
 #define cwh_curl_set_prereq_data(easy, data) ((void) (data))
 #endif
 
+/* Let libcurl look at all of its sockets; deprecated for its cost alone. */
+static inline void
+cwh_curl_socket_all(CURLM *multi, int *running)
+{
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+	(void) curl_multi_socket_all(multi, running);
+#pragma GCC diagnostic pop
+}
+
 /* Leave a resolver's thread alone instead of joining it. */
 #if LIBCURL_VERSION_NUM >= 0x075700
 #define cwh_curl_set_quick_exit(easy) \

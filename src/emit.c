@@ -596,11 +596,17 @@ emit_row(Writer *writer, TriggerPlan *plan, TupleTableSlot *slot)
 	event.type = plan->type;
 	event.chatbot_id = row_text(plan->chatbot, slot);
 	event.conversation_id = row_text(plan->conversation, slot);
-	/* by name: the look at the row may have emptied the cache of types */
+	if (cwh_subscriptions(plan->type, event.chatbot_id) == NIL)
+		return;
+	event.data = row_data(plan, slot);
+
+	/*
+	 * Again, since the row may have columns of types whose output is a user's
+	 * function, which can do anything, and empty the cache that this is in.
+	 */
 	subscriptions = cwh_subscriptions(plan->type, event.chatbot_id);
 	if (subscriptions == NIL)
 		return;
-	event.data = row_data(plan, slot);
 	(void) emit_event(writer, &event, subscriptions);
 }
 
@@ -743,8 +749,9 @@ get_plan(Trigger *trigger, Relation relation)
 	plan = hash_search(plans, &trigger->tgoid, HASH_ENTER, &found);
 	if (found && plan->valid)
 		return plan;
+	/* somebody up the stack may be using it: gone with the transaction */
 	if (found && plan->context)
-		MemoryContextDelete(plan->context);
+		MemoryContextSetParent(plan->context, TopTransactionContext);
 	plan->valid = false;
 	plan->relation = RelationGetRelid(relation);
 	plan->context = AllocSetContextCreate(CacheMemoryContext,
@@ -814,6 +821,8 @@ chatwebhook_emit_trigger(PG_FUNCTION_ARGS)
 				 errmsg("trigger \"%s\" is on TRUNCATE, which has no rows",
 						data->tg_trigger->tgname)));
 
+	/* hear of webhooks that others have committed within our transaction */
+	AcceptInvalidationMessages();
 	plan = get_plan(data->tg_trigger, data->tg_relation);
 	writer.open = false;
 	if (TRIGGER_FIRED_FOR_ROW(data->tg_event))
@@ -885,6 +894,8 @@ chatwebhook_emit(PG_FUNCTION_ARGS)
 	event.data = PG_ARGISNULL(3) ?
 		DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"))) :
 		PG_GETARG_JSONB_P(3);
+	/* hear of webhooks that others have committed within our transaction */
+	AcceptInvalidationMessages();
 	type = check_type(event.type);
 	if (!JB_ROOT_IS_OBJECT(event.data))
 		ereport(ERROR,

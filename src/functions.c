@@ -416,13 +416,15 @@ static ReturnSetInfo *claim_result;
 static void
 on_claimed(const CwhClaimed *claimed)
 {
-	Datum		value = Int64GetDatum(claimed->id);
-	bool		isnull = false;
+	Datum		values[2];
+	bool		nulls[2] = {false, false};
 
 	if (!claimed->mine)
 		return;
+	values[0] = Int64GetDatum(claimed->id);
+	values[1] = Int32GetDatum(claimed->attempts);
 	tuplestore_putvalues(claim_result->setResult, claim_result->setDesc,
-						 &value, &isnull);
+						 values, nulls);
 }
 
 /* SQL: claim deliveries of a webhook for this session. */

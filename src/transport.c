@@ -51,6 +51,13 @@
 /* A request and its repeat on another connection. */
 #define MAX_REQUESTS			2
 
+/*
+ * While a transfer connects, libcurl is called this often at least.  When an
+ * address has had its share of the time it closes that socket and sets no
+ * timer, so that the host's next address would never be tried.
+ */
+#define CONNECTING_MS			250
+
 /* Buffers that grew larger than this are not kept for the next transfer. */
 #define MAX_KEPT_BUFFER			(32 * 1024)
 
@@ -76,6 +83,8 @@ static int	nspare = 0;
 static CwhTransfer *finished = NULL;	/* a queue, oldest first */
 static CwhTransfer **finished_tail = &finished;
 static int	running = 0;
+static int	connecting = 0;		/* transfers without a connection yet */
+static struct timespec looked_at;	/* when those were last looked at */
 static uint64_t generation = 0; /* counts changes of the options */
 static CwhTransportOptions options;
 static char *ca_file = NULL;
@@ -247,6 +256,14 @@ open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 		ReleaseExternalFD();
 	memset(sock, 0, sizeof(Socket));
 	sock->ours = true;
+	/* a connect waits for that, and of a number used again we may not be told */
+	sock->wanted = EPOLLOUT;
+	watch(fd, sock, EPOLLOUT);
+	if (!transfer->connecting)
+	{
+		transfer->connecting = true;
+		connecting++;
+	}
 	transfer->fds[transfer->nfds++ % lengthof(transfer->fds)] = fd;
 	return fd;
 }
@@ -258,6 +275,15 @@ close_socket(void *arg, curl_socket_t fd)
 	memset(&sockets[fd], 0, sizeof(Socket));
 	ReleaseExternalFD();
 	return close(fd);
+}
+
+/* A transfer has its connection, or has given up. */
+static void
+connected(CwhTransfer *transfer)
+{
+	if (transfer->connecting)
+		connecting--;
+	transfer->connecting = false;
 }
 
 /*
@@ -281,6 +307,7 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 	 * be closed, and goes on with the next one from there.  Once is right: the
 	 * receiver may have closed while the connection was idle.
 	 */
+	connected(transfer);
 	if (++transfer->requests > MAX_REQUESTS)
 	{
 		strlcpy(transfer->error, "the connection was closed without a reply",
@@ -485,7 +512,7 @@ cwh_transport_close(void)
 		close(epoll_fd);
 	epoll_fd = -1;
 	timer_set = false;
-	running = 0;
+	running = connecting = 0;
 	finished = NULL;
 	finished_tail = &finished;
 	restore_signals(&saved);
@@ -498,19 +525,27 @@ cwh_transport_fd(void)
 	return epoll_fd;
 }
 
+/* Milliseconds from now until then, rounded up. */
+static int64_t
+ms_until(const struct timespec *then)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t) (then->tv_sec - now.tv_sec) * 1000 +
+		(then->tv_nsec - now.tv_nsec + 999999) / 1000000;
+}
+
 /* Milliseconds until cwh_transport_drive() should be called anyway; or -1. */
 long
 cwh_transport_timeout_ms(void)
 {
-	struct timespec now;
 	int64_t		ms;
 
 	if (!timer_set)
-		return -1;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	ms = (int64_t) (timer_due.tv_sec - now.tv_sec) * 1000 +
-		(timer_due.tv_nsec - now.tv_nsec + 999999) / 1000000;
-	return ms > 0 ? (long) ms : 0;
+		return connecting > 0 ? CONNECTING_MS : -1;
+	ms = Max(ms_until(&timer_due), 0);
+	return (long) (connecting > 0 ? Min(ms, CONNECTING_MS) : ms);
 }
 
 /* Forget what an earlier attempt left. */
@@ -528,6 +563,7 @@ reset_outcome(CwhTransfer *transfer)
 	transfer->response_body.len = 0;
 	transfer->next = NULL;
 	transfer->header_count = 0;
+	transfer->connecting = false;
 	transfer->nfds = 0;
 	transfer->requests = 0;
 	transfer->reply = CWH_REPLY_NONE;
@@ -729,6 +765,7 @@ static void
 retire(CwhTransfer *transfer)
 {
 	curl_multi_remove_handle(multi, transfer->easy);
+	connected(transfer);
 	if (transfer->nfds > 0)
 		account_for_sockets(transfer);
 	if (nspare < MAX_SPARE_HANDLES && transfer->generation == generation)
@@ -814,12 +851,17 @@ cwh_transport_drive(void)
 			if (mask != 0)
 				curl_multi_socket_action(multi, fd, mask, &still);
 		}
-		if (timer_set && cwh_transport_timeout_ms() == 0)
+		if (timer_set && ms_until(&timer_due) <= 0)
 		{
 			timer_set = false;
 			curl_multi_socket_action(multi, CURL_SOCKET_TIMEOUT, 0, &still);
 		}
 	} while (n == MAX_EVENTS);
+	if (connecting > 0 && ms_until(&looked_at) <= -CONNECTING_MS)
+	{
+		cwh_curl_socket_all(multi, &still);
+		clock_gettime(CLOCK_MONOTONIC, &looked_at);
+	}
 
 	while ((message = curl_multi_info_read(multi, &left)) != NULL)
 	{

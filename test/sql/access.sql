@@ -41,7 +41,8 @@ SELECT e.type, e.chatbot_id, e.data, array_agg(w.name ORDER BY w.name) AS owed
   FROM chatwebhook.event e JOIN chatwebhook.queue q ON q.event_id = e.id JOIN chatwebhook.webhook w ON w.id = q.webhook_id
  GROUP BY e.id ORDER BY e.id;
 
--- even with the schema opened to it, no object is
+-- even with the schema opened to it, no object is, but for the functions that
+-- views and watch() call for their users
 GRANT USAGE ON SCHEMA chatwebhook TO regress_chatwebhook_app;
 SELECT c.relname, p.privilege
   FROM pg_class c, unnest('{SELECT,INSERT,UPDATE,DELETE,TRUNCATE,REFERENCES,TRIGGER}'::text[]) AS p(privilege)
@@ -57,7 +58,8 @@ SELECT c.relname, p.privilege
  WHERE c.relnamespace = 'chatwebhook'::regnamespace AND c.relkind = 'S'
    AND has_sequence_privilege('regress_chatwebhook_app', c.oid, p.privilege);
 SELECT oid::regprocedure FROM pg_proc
- WHERE pronamespace = 'chatwebhook'::regnamespace AND has_function_privilege('regress_chatwebhook_app', oid, 'EXECUTE');
+ WHERE pronamespace = 'chatwebhook'::regnamespace AND has_function_privilege('regress_chatwebhook_app', oid, 'EXECUTE')
+ ORDER BY oid::regprocedure::text;
 SET ROLE regress_chatwebhook_app;
 SELECT chatwebhook.emit('conversation.ended', NULL, NULL, '{}');
 SELECT chatwebhook.secret(gen_random_uuid());
@@ -94,6 +96,10 @@ SET ROLE regress_chatwebhook_app;
 INSERT INTO chatwebhook.webhook (name, url) VALUES ('mine', 'https://example.com/');
 UPDATE chatwebhook.webhook SET enabled = false WHERE name = 'mine';
 INSERT INTO chatwebhook.webhook (name, url) VALUES ('mine', 'http://example.com/');
+-- nor can it pass for a restore, which is not checked
+SET check_function_bodies = off;
+INSERT INTO chatwebhook.webhook (name, url) VALUES ('mine', 'https://10.0.0.1/');
+RESET check_function_bodies;
 DELETE FROM chatwebhook.webhook WHERE name = 'mine';
 SELECT * FROM chatwebhook.vault;
 RESET ROLE;

@@ -260,6 +260,26 @@ INSERT INTO tagged VALUES (1, 'x');
 INSERT INTO tagged SELECT i, 'x' FROM generate_series(3, 40) AS i;
 SELECT data, count(*) FROM chatwebhook.event WHERE data->>'id' IN ('2', '3', '40') GROUP BY 1 ORDER BY 1;
 WITH gone AS (DELETE FROM chatwebhook.event), owed AS (DELETE FROM chatwebhook.queue) SELECT;
+-- and one that exchanges the webhooks in between
+TRUNCATE tagged;
+UPDATE chatwebhook.webhook SET filter = '$.data.id > 0 && $.type == "a"';
+CREATE OR REPLACE FUNCTION tag_json(tag) RETURNS json LANGUAGE plpgsql AS $$
+BEGIN
+    IF $1 = 'x' THEN
+        DELETE FROM chatwebhook.webhook;
+        INSERT INTO chatwebhook.webhook (name, url, chatbot_id)
+        SELECT repeat('n', n % 100 + 1), 'https://example.com/', repeat('b', n) FROM generate_series(1, 500) AS n;
+        INSERT INTO chatwebhook.webhook (name, url) VALUES ('all', 'https://example.com/');
+        INSERT INTO tagged VALUES (2, 'y');
+    END IF;
+    RETURN to_json($1::text);
+END
+$$;
+INSERT INTO tagged VALUES (1, 'x');
+SELECT e.data, w.name FROM chatwebhook.event e JOIN chatwebhook.queue q ON q.event_id = e.id
+  LEFT JOIN chatwebhook.webhook w ON w.id = q.webhook_id ORDER BY e.id;
+DELETE FROM chatwebhook.webhook WHERE name <> 'all';
+WITH gone AS (DELETE FROM chatwebhook.event), owed AS (DELETE FROM chatwebhook.queue) SELECT;
 DROP TABLE tagged;
 DROP CAST (tag AS json);
 DROP FUNCTION tag_json;

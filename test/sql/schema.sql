@@ -69,7 +69,8 @@ SELECT signature FROM functions p
 SELECT obj_description(oid, 'pg_namespace') IS NOT NULL AS commented
   FROM pg_namespace WHERE nspname = 'chatwebhook';
 
--- granted to PUBLIC: nothing
+-- granted to PUBLIC: nothing but the functions that views and watch() call for
+-- their users
 SELECT 'schema' AS kind, n.nspname::text AS object, a.privilege_type
   FROM pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
  WHERE n.nspname = 'chatwebhook' AND a.grantee = 0

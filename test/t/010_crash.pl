@@ -24,7 +24,7 @@ use HTTP::Tiny;
 use IPC::Run;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time);
+use Time::HiRes qw(sleep time);
 
 my @names = ('crm', 'mail');
 my $max_in_flight = 16;
@@ -251,6 +251,19 @@ is( $node->safe_psql('postgres',
 		$requests[0]{headers}{'webhook-id'},
 		'with the same webhook-id');
 	isnt(worker_pid(), $pid, 'by another worker');
+
+	# The worker must not outlive its server, or that could not start again.
+	my @pids =
+	  (worker_pid(), slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/);
+	$node->kill9;
+	$at = time;
+	sleep 0.01
+	  while grep { kill 0, $_ } @pids
+	  and time < $at + $PostgreSQL::Test::Utils::timeout_default;
+	cmp_ok(time - $at, '<', 5,
+		'a worker with a request under way goes when the postmaster is killed');
+	$node->start;
+	ok($receiver->wait_for(3, 'hung'), 'its request is sent again as well');
 }
 
 $node->stop('fast');
