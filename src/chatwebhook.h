@@ -238,6 +238,7 @@ typedef struct CwhTransfer
 
 	/* private */
 	void	   *easy;
+	char		detail[256];	/* libcurl's words for a failure */
 	struct CwhTransfer *next;
 	uint64_t	generation;		/* of the options it was started with */
 	bool		connecting;		/* has a socket, but no connection yet */

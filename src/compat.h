@@ -52,6 +52,13 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 #define cwh_curl_set_quick_exit(easy) ((void) 0)
 #endif
 
+/* Did something grow beyond libcurl's limits?  It was not always told apart. */
+#if LIBCURL_VERSION_NUM >= 0x080600
+#define cwh_curl_is_too_large(code) ((code) == CURLE_TOO_LARGE)
+#else
+#define cwh_curl_is_too_large(code) ((code) == CURLE_OUT_OF_MEMORY)
+#endif
+
 #endif							/* CURL_VERSION_BITS */
 
 #ifdef POSTGRES_H

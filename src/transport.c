@@ -348,7 +348,16 @@ append(CwhBytes *bytes, const char *data, size_t len)
 	return true;
 }
 
-/* A line of a reply's headers. */
+/* End a transfer because of its reply's headers. */
+static size_t
+headers_too_large(CwhTransfer *transfer)
+{
+	strlcpy(transfer->error, "the reply's headers are too large",
+			sizeof(transfer->error));
+	return 0;
+}
+
+/* A line of a reply's headers, or of its trailers. */
 static size_t
 on_header(char *data, size_t size, size_t n, void *arg)
 {
@@ -356,24 +365,21 @@ on_header(char *data, size_t size, size_t n, void *arg)
 	CwhTransfer *transfer = arg;
 	size_t		len = size * n;
 
+	/* status lines count, or replies of 1xx could go on for ever */
+	if (++transfer->header_count > MAX_HEADER_LINES)
+		return headers_too_large(transfer);
 	if (len >= 5 && memcmp(data, "HTTP/", 5) == 0)
 	{
 		/* the final reply, after those of 1xx and the proxy's */
 		transfer->response_headers.len = 0;
-		transfer->header_count = 0;
 		transfer->retry_after_s = -1;
 		transfer->reply = CWH_REPLY_HEADERS;
 		return len;
 	}
 	if (len <= 2)
 		transfer->reply = CWH_REPLY_BODY;	/* the empty line before it */
-	if (++transfer->header_count > MAX_HEADER_LINES ||
-		transfer->response_headers.len + len > MAX_HEADER_BYTES)
-	{
-		strlcpy(transfer->error, "the reply's headers are too large",
-				sizeof(transfer->error));
-		return 0;
-	}
+	if (transfer->response_headers.len + len > MAX_HEADER_BYTES)
+		return headers_too_large(transfer);
 	if (len > strlen(retry_after) &&
 		strncasecmp(data, retry_after, strlen(retry_after)) == 0)
 		transfer->retry_after_s =
@@ -429,6 +435,8 @@ make_handle(void)
 	curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, 1L);
 	curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, 2L);
 	curl_easy_setopt(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
+	/* without one, some versions crash on a client's key that asks for it */
+	curl_easy_setopt(easy, CURLOPT_KEYPASSWD, "");
 	if (ca_file)
 		curl_easy_setopt(easy, CURLOPT_CAINFO, ca_file);
 	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) CONNECT_TIMEOUT_MS);
@@ -557,6 +565,7 @@ reset_outcome(CwhTransfer *transfer)
 	transfer->refused = false;
 	transfer->starved = false;
 	transfer->error[0] = '\0';
+	transfer->detail[0] = '\0';
 	transfer->latency_ms = 0;
 	transfer->retry_after_s = -1;
 	transfer->response_headers.len = 0;
@@ -571,7 +580,7 @@ reset_outcome(CwhTransfer *transfer)
 }
 
 /* Set a PEM text as an option, or take an earlier transfer's away. */
-static void
+static bool
 set_pem(CURL *easy, CURLoption option, const char *pem)
 {
 	struct curl_blob blob;
@@ -579,7 +588,44 @@ set_pem(CURL *easy, CURLoption option, const char *pem)
 	blob.data = (void *) pem;
 	blob.len = pem ? strlen(pem) : 0;
 	blob.flags = CURL_BLOB_COPY;
-	curl_easy_setopt(easy, option, pem ? &blob : NULL);
+	return curl_easy_setopt(easy, option, pem ? &blob : NULL) == CURLE_OK;
+}
+
+/*
+ * Set the client certificate and its key, or take an earlier transfer's away.
+ *
+ * To libcurl, connections and TLS sessions that show the same certificate are
+ * alike, whatever the key: a certificate, which is no secret, would be enough
+ * to send on a connection that another webhook's key has opened.  So the key is
+ * put behind the certificate, where OpenSSL does not look but libcurl compares.
+ */
+static bool
+set_client_certificate(CURL *easy, const char *certificate, const char *key)
+{
+	char	   *both;
+	size_t		size;
+	bool		ok;
+
+	if (certificate == NULL)
+	{
+		(void) set_pem(easy, CURLOPT_SSLCERT_BLOB, NULL);
+		(void) set_pem(easy, CURLOPT_SSLKEY_BLOB, NULL);
+		return true;
+	}
+	if (key == NULL)			/* then it is in the same text */
+		return set_pem(easy, CURLOPT_SSLCERT_BLOB, certificate) &&
+			set_pem(easy, CURLOPT_SSLKEY_BLOB, certificate);
+
+	size = strlen(certificate) + strlen(key) + 2;
+	both = malloc(size);
+	if (both == NULL)
+		return false;
+	snprintf(both, size, "%s\n%s", certificate, key);
+	ok = set_pem(easy, CURLOPT_SSLCERT_BLOB, both) &&
+		set_pem(easy, CURLOPT_SSLKEY_BLOB, key);
+	cwh_cleanse(both, size);
+	free(both);
+	return ok;
 }
 
 /*
@@ -609,10 +655,9 @@ cwh_transport_start(CwhTransfer *transfer)
 					 (curl_off_t) transfer->body_len);
 	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, transfer->headers);
 	curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, transfer->timeout_ms);
-	set_pem(easy, CURLOPT_SSLCERT_BLOB, transfer->client_certificate);
-	set_pem(easy, CURLOPT_SSLKEY_BLOB,
-			transfer->client_key ? transfer->client_key :
-			transfer->client_certificate);
+	ok = ok && set_client_certificate(easy, transfer->client_certificate,
+									  transfer->client_key);
+	curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, transfer->detail);
 	curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, transfer);
 	cwh_curl_set_prereq_data(easy, transfer);
 	curl_easy_setopt(easy, CURLOPT_HEADERDATA, transfer);
@@ -640,17 +685,19 @@ timed_out_phase(const CwhTransfer *transfer)
 	curl_off_t	resolved = 0;
 	curl_off_t	connected = 0;
 	curl_off_t	sent = 0;
+	long		local_port = 0;
 
 	curl_easy_getinfo(transfer->easy, CURLINFO_NAMELOOKUP_TIME_T, &resolved);
 	curl_easy_getinfo(transfer->easy, CURLINFO_CONNECT_TIME_T, &connected);
 	curl_easy_getinfo(transfer->easy, CURLINFO_PRETRANSFER_TIME_T, &sent);
+	curl_easy_getinfo(transfer->easy, CURLINFO_LOCAL_PORT, &local_port);
 
 	/* on a connection from the cache the first two stay 0 */
 	if (transfer->requests == 0 && sent == 0)
 	{
 		if (resolved == 0)
 			return "timed out while looking up the host's name";
-		if (connected == 0)
+		if (connected == 0 && local_port == 0)
 			return "timed out while connecting";
 		return "timed out in the TLS handshake";
 	}
@@ -665,6 +712,30 @@ timed_out_phase(const CwhTransfer *transfer)
 	}
 }
 
+/*
+ * What OpenSSL says of a failure, such as "tlsv13 alert certificate required";
+ * null if it says nothing.  It ends libcurl's message, behind the last colon, or
+ * stands before ", errno".
+ */
+static const char *
+tls_reason(CwhTransfer *transfer)
+{
+	static const char marker[] = "SSL routines:";
+	char	   *reason = strstr(transfer->detail, marker);
+	char	   *end;
+
+	if (reason == NULL)
+		return NULL;
+	/* before OpenSSL 3.0 the function's name stands between the two colons */
+	reason = strchr(reason + strlen(marker), ':');
+	if (reason == NULL || *++reason == '\0')
+		return NULL;
+	end = strstr(reason, ", errno");
+	if (end != NULL)
+		*end = '\0';
+	return reason;
+}
+
 /* Name what went wrong. */
 static void
 describe_failure(CwhTransfer *transfer, CURLcode code)
@@ -674,9 +745,16 @@ describe_failure(CwhTransfer *transfer, CURLcode code)
 	size_t		size = sizeof(transfer->error);
 	long		verify = 0;
 	long		os_errno = 0;
+	const char *reason = tls_reason(transfer);
 
 	if (error[0] != '\0')
 		return;					/* a callback has said why */
+	if (transfer->reply == CWH_REPLY_HEADERS && cwh_curl_is_too_large(code))
+	{
+		/* a single line is more than libcurl takes, which is more than we do */
+		(void) headers_too_large(transfer);
+		return;
+	}
 	switch (code)
 	{
 		case CURLE_OPERATION_TIMEDOUT:
@@ -697,8 +775,9 @@ describe_failure(CwhTransfer *transfer, CURLcode code)
 				strlcpy(error, "could not connect", size);
 			break;
 		case CURLE_PEER_FAILED_VERIFICATION:
+			/* without a result, the chain was not what libcurl disliked */
 			curl_easy_getinfo(easy, CURLINFO_SSL_VERIFYRESULT, &verify);
-			if (verify != 0)
+			if (verify != X509_V_OK && verify != X509_V_ERR_UNSPECIFIED)
 				snprintf(error, size,
 						 "could not verify the server's certificate: %s",
 						 X509_verify_cert_error_string(verify));
@@ -707,7 +786,10 @@ describe_failure(CwhTransfer *transfer, CURLcode code)
 						size);
 			break;
 		case CURLE_SSL_CONNECT_ERROR:
-			strlcpy(error, "the TLS handshake failed", size);
+			if (reason)
+				snprintf(error, size, "the TLS handshake failed: %s", reason);
+			else
+				strlcpy(error, "the TLS handshake failed", size);
 			break;
 		case CURLE_SSL_CERTPROBLEM:
 			strlcpy(error, "the webhook's client certificate or key is unusable",
@@ -723,10 +805,20 @@ describe_failure(CwhTransfer *transfer, CURLcode code)
 			strlcpy(error, "the connection was closed within the reply", size);
 			break;
 		case CURLE_RECV_ERROR:
-			strlcpy(error, "the connection was lost while reading the reply", size);
+			/* in TLS 1.3 the server judges a client after the handshake */
+			if (reason)
+				snprintf(error, size, "the server ended the TLS connection: %s",
+						 reason);
+			else
+				strlcpy(error, "the connection was lost while reading the reply",
+						size);
 			break;
 		case CURLE_SEND_ERROR:
-			strlcpy(error, "the connection was lost while sending", size);
+			if (reason)
+				snprintf(error, size, "the server ended the TLS connection: %s",
+						 reason);
+			else
+				strlcpy(error, "the connection was lost while sending", size);
 			break;
 		case CURLE_UNSUPPORTED_PROTOCOL:
 		case CURLE_WEIRD_SERVER_REPLY:
@@ -768,6 +860,7 @@ retire(CwhTransfer *transfer)
 	connected(transfer);
 	if (transfer->nfds > 0)
 		account_for_sockets(transfer);
+	curl_easy_setopt(transfer->easy, CURLOPT_ERRORBUFFER, NULL);
 	if (nspare < MAX_SPARE_HANDLES && transfer->generation == generation)
 		spare[nspare++] = transfer->easy;
 	else

@@ -42,6 +42,12 @@ Paths
     /eof                    closes without an answer
     /reset                  resets the connection instead of answering
     /reset-mid-body         resets it in the middle of the body
+    /gzip/BYTES             200 with a body of that many zeros, compressed;
+                            ?encoding= names it otherwise
+    /long-header/BYTES      200 with one header of that size
+    /nul-header             200 with a NUL in a header
+    /interim/N              N times 103 (0: without end), then 200
+    /trailers               200, chunked, with trailers that do not end
     /garbage                answers with what is not HTTP
 
 Whatever follows "/-/" in a path is a label and changes nothing else: it tells
@@ -54,7 +60,8 @@ Log
     they came, label, headers (lower-case names), body (or body_base64 when it
     is not UTF-8), complete (false: the sender left in the middle of the
     body), connection (its number), request (which one on that connection),
-    concurrent (unanswered requests of this label, this one included), and
+    concurrent (unanswered requests of this label, this one included), client
+    (the common name in the certificate that it showed, if it did), and
     verified: whether these hold under the secrets known for the label, null
     where the header or the secret is missing:
         signature   X-Webhook-Signature, over the raw body
@@ -81,10 +88,12 @@ Control (neither logged nor counted)
 
 import argparse
 import asyncio
+import asyncio.sslproto
 import base64
 import binascii
 import collections
 import email.utils
+import gzip
 import hmac
 import http
 import json
@@ -97,6 +106,7 @@ import sys
 import threading
 import time
 import urllib.parse
+import warnings
 
 TOLERANCE = 300
 MAX_HEAD = 1 << 20
@@ -316,6 +326,7 @@ class Receiver:
                 "connection": connection.number,
                 "request": connection.requests,
                 "concurrent": self.unanswered[request.label],
+                "client": connection.client(),
                 "verified": verify(
                     request.headers, body, self.secrets.of(request.label), request.time
                 ),
@@ -408,6 +419,13 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport):
         self.transport = transport
+
+    def client(self):
+        """Whose certificate the sender has shown, by its common name."""
+        certificate = self.transport.get_extra_info("peercert")
+        if not certificate:
+            return None
+        return dict(pair for name in certificate["subject"] for pair in name).get("commonName")
 
     def connection_lost(self, exc):
         self.lost = True
@@ -740,6 +758,33 @@ def reset(connection, request):
     connection.reset()
 
 
+def gzipped(connection, request, size):
+    body = gzip.compress(b"\0" * int(size))
+    connection.answer(200, body, [f"Content-Encoding: {request.option('encoding', 'gzip')}"])
+
+
+def long_header(connection, request, size):
+    connection.answer(200, headers=["X-Long: " + "v" * int(size)])
+
+
+def nul_header(connection, request):
+    connection.answer(200, headers=["X-Nul: a\0b"])
+
+
+async def interims(connection, request, times):
+    left = int(times) or -1
+    while left:
+        await connection.send_slowly(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n")
+        left -= 1
+    connection.answer(200)
+
+
+async def trailers(connection, request):
+    connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n")
+    while True:
+        await connection.send_slowly(b"X-Trailer: yes\r\n")
+
+
 def reset_mid_body(connection, request):
     connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"." * 500)
     connection.reset()
@@ -778,6 +823,11 @@ BEHAVIOURS = {
     "eof": eof,
     "reset": reset,
     "reset-mid-body": reset_mid_body,
+    "gzip": gzipped,
+    "long-header": long_header,
+    "nul-header": nul_header,
+    "interim": interims,
+    "trailers": trailers,
     "garbage": garbage,
 }
 
@@ -795,6 +845,30 @@ def stop_at_end_of_input(loop, stop):
         pass                        # it stopped for another reason
 
 
+def set_tls_version(context, version):
+    """Speak this version of TLS only, however old."""
+    warnings.simplefilter("ignore", DeprecationWarning)
+    number = ssl.TLSVersion["TLSv" + version.replace(".", "_")]
+    if number < ssl.TLSVersion.TLSv1_2:
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    context.maximum_version = number
+    context.minimum_version = number
+
+
+def send_alerts():
+    """Have asyncio tell a client whose handshake failed why, as other servers do."""
+    protocol = asyncio.sslproto.SSLProtocol
+    original = protocol._on_handshake_complete
+
+    def on_handshake_complete(self, error):
+        if error is not None and hasattr(self, "_process_outgoing"):
+            self._process_outgoing()
+        original(self, error)
+
+    protocol._on_handshake_complete = on_handshake_complete
+
+
 async def serve(options):
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -804,9 +878,15 @@ async def serve(options):
         threading.Thread(target=stop_at_end_of_input, args=(loop, stop), daemon=True).start()
     context = None
     if options.cert:
+        send_alerts()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(options.cert, options.key)
         context.set_alpn_protocols(["http/1.1"])
+        if options.client_ca:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(options.client_ca)
+        if options.tls:
+            set_tls_version(context, options.tls)
     receiver = Receiver(Secrets(options.secret, options.secrets), options.log)
     server = await loop.create_server(
         lambda: Connection(receiver), options.host, options.port, ssl=context, backlog=1024
@@ -827,6 +907,10 @@ def main():
     parser.add_argument("--secrets", metavar="FILE", help="a JSON object, label to secret")
     parser.add_argument("--cert", metavar="FILE", help="serve TLS with this certificate")
     parser.add_argument("--key", metavar="FILE", help="its key, if not in the same file")
+    parser.add_argument(
+        "--client-ca", metavar="FILE", help="require a client certificate of this authority"
+    )
+    parser.add_argument("--tls", metavar="VERSION", help="speak this version only, such as 1.1")
     parser.add_argument(
         "--ignore-stdin", action="store_true", help="go on after the end of standard input"
     )
