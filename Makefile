@@ -45,7 +45,7 @@ TAP_TESTS = 1
 PROVE_TESTS = test/t/*.pl
 
 UNIT_TESTS = $(patsubst %.c,%,$(sort $(wildcard test/unit/test_*.c)))
-EXTRA_CLEAN = $(DATA_built) $(UNIT_TESTS) test/unit/json_driver
+EXTRA_CLEAN =  $(DATA_built) $(UNIT_TESTS) test/unit/json_driver $(FUZZ_TARGETS:%=test/fuzz/replay_%)
 
 PKG_CONFIG ?= pkg-config
 PG_CPPFLAGS = -I$(srcdir)/src $(shell $(PKG_CONFIG) --cflags libcurl libcrypto)
@@ -67,10 +67,33 @@ UNIT_CFLAGS = -std=gnu99 -O2 -g -Wall -Wextra -Wshadow -Wvla -I$(srcdir)/src
 test/unit/%: test/unit/%.c test/unit/tap.h src/chatwebhook.h $(wildcard src/*.c)
 	$(CC) $(UNIT_CFLAGS) $< -o $@ $(shell $(PKG_CONFIG) --libs libcrypto) -lm
 
-.PHONY: unit demo test
-unit: $(UNIT_TESTS) test/unit/json_driver
+# The fuzz targets, held to their properties for a few seconds each; "make fuzz"
+# looks for new paths with clang's libFuzzer.
+FUZZ_TARGETS = json sign target
+FUZZ_SECONDS = 5
+FUZZ_LIBS = $(shell $(PKG_CONFIG) --libs libcurl libcrypto)
+SANITIZE = -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined \
+	-fno-sanitize-recover=undefined
+REPLAYS = $(FUZZ_TARGETS:%=test/fuzz/replay_%)
+test/fuzz/replay_%: test/fuzz/fuzz_%.c test/fuzz/replay.c src/chatwebhook.h $(wildcard src/*.c)
+	$(CC) -std=gnu99 $(SANITIZE) -I$(srcdir)/src $< test/fuzz/replay.c -o $@ $(FUZZ_LIBS)
+
+.PHONY: unit fuzz demo test
+unit: $(UNIT_TESTS) test/unit/json_driver $(REPLAYS)
 	prove --exec '' $(UNIT_TESTS)
 	prove --exec node test/unit/json_numbers.js
+	set -e; for target in $(FUZZ_TARGETS); do \
+		prove --exec '' test/fuzz/replay_$$target :: \
+			$(FUZZ_SECONDS) $${FUZZ_SEED:-$$(date +%s)} test/fuzz/corpus/$$target; \
+	done
+
+fuzz:
+	set -e; for target in $(FUZZ_TARGETS); do \
+		mkdir -p found/$$target; \
+		clang -g -O1 -fsanitize=fuzzer,address,undefined -I$(srcdir)/src \
+			test/fuzz/fuzz_$$target.c -o found/fuzz_$$target $(FUZZ_LIBS); \
+		found/fuzz_$$target -max_total_time=$${SECONDS_EACH:-180} found/$$target test/fuzz/corpus/$$target; \
+	done
 
 demo:
 	scripts/demo
