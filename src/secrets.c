@@ -41,6 +41,25 @@ static int	nkeys = 0;
 static struct stat read_from;	/* the file that the keys were read from */
 static char read_name[MAXPGPATH];
 
+/*
+ * Is this the file that the keys were read from, and as it was?  One that takes
+ * another's place may have its inode, its size and the second of its time.
+ */
+static bool
+is_same_file(const struct stat *status)
+{
+#ifdef __APPLE__
+#define st_mtim st_mtimespec
+#define st_ctim st_ctimespec
+#endif
+	return status->st_ino == read_from.st_ino &&
+		status->st_size == read_from.st_size &&
+		status->st_mtim.tv_sec == read_from.st_mtim.tv_sec &&
+		status->st_mtim.tv_nsec == read_from.st_mtim.tv_nsec &&
+		status->st_ctim.tv_sec == read_from.st_ctim.tv_sec &&
+		status->st_ctim.tv_nsec == read_from.st_ctim.tv_nsec;
+}
+
 /* Forget the keys. */
 static void
 forget_keys(void)
@@ -103,10 +122,7 @@ cwh_vault_keys(const CwhVaultKey **result, int *n)
 	if (cwh_secret_key_file == NULL || cwh_secret_key_file[0] == '\0')
 		forget_keys();
 	else if (strcmp(read_name, cwh_secret_key_file) != 0 ||
-			 stat(cwh_secret_key_file, &status) < 0 ||
-			 status.st_ino != read_from.st_ino ||
-			 status.st_mtime != read_from.st_mtime ||
-			 status.st_size != read_from.st_size)
+			 stat(cwh_secret_key_file, &status) < 0 || !is_same_file(&status))
 	{
 		forget_keys();
 		problem = read_keys(cwh_secret_key_file);

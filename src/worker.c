@@ -1450,6 +1450,8 @@ static void
 fix_settings(void)
 {
 	static const char *const settings[][2] = {
+		/* whoever owns the database could have us be somebody else */
+		{"role", "none"},
 		{"search_path", "pg_catalog, pg_temp"},
 		{"default_transaction_isolation", "read committed"},
 		{"default_transaction_read_only", "off"},

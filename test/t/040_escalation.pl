@@ -64,7 +64,7 @@ sub witnessed
 	my $log = slurp_file($node->logfile, $log_read);
 	$log_read = -s $node->logfile;
 	my %seen;
-	$seen{"$2 in $1"} = 1 while $log =~ /^(.*?) \| LOG:  witness: (.*)$/mg;
+	$seen{"$2 in $1"} = 1 while $log =~ /^(.*?) \| LOG:  witness: (.*?)(?: at character \d+)?$/mg;
 	return sort keys %seen;
 }
 
@@ -207,7 +207,7 @@ subtest 'operators, functions and types that shadow those of the system' => sub 
 		CREATE DOMAIN evil.text AS pg_catalog.text CHECK (evil.checked(VALUE));
 		CREATE DOMAIN evil.jsonb AS pg_catalog.jsonb CHECK (evil.checked(VALUE::pg_catalog.text));
 		CREATE DOMAIN evil.uuid AS pg_catalog.uuid CHECK (evil.checked(VALUE::pg_catalog.text));
-		CREATE VIEW evil.pg_roles AS SELECT *, evil.witness('pg_roles') FROM pg_catalog.pg_roles;
+		CREATE VIEW evil.pg_roles AS SELECT *, evil.checked(rolname) FROM pg_catalog.pg_roles;
 		CREATE TABLE evil.webhook (id pg_catalog.uuid);
 		CREATE TABLE evil.pg_extension (extname name, oid oid, extversion pg_catalog.text);
 		GRANT SELECT ON ALL TABLES IN SCHEMA evil TO PUBLIC;
@@ -400,7 +400,11 @@ subtest 'settings of the database and of the worker\'s role' => sub {
 		log_min_messages => 'warning');
 	my ($id) = create_webhook($node, name => 'settings', path => '/flaky/1', backoff => '10 ms');
 	my $n = 0;
-	foreach my $set ((map { [$_] } sort keys %hostile), [ sort keys %hostile ])
+	# the worst by themselves, then all
+	foreach my $set (
+		(map { [$_] } qw(default_transaction_read_only role row_security search_path
+			session_replication_role statement_timeout)),
+		[ sort keys %hostile ])
 	{
 		my $what = @$set == 1 ? "$set->[0] = $hostile{$set->[0]}" : 'all of them';
 		foreach my $whose ('DATABASE postgres', "ROLE \"$owner\" IN DATABASE postgres")
@@ -422,12 +426,12 @@ subtest 'settings of the database and of the worker\'s role' => sub {
 subtest 'what a restore may store is judged again before it is sent' => sub {
 	sql('DELETE FROM chatwebhook.webhook');
 	my ($id) = create_webhook($node, name => 'inwards', max_retries => 0);
-	my ($out, $err) = as_role('victim', "SET check_function_bodies = off;
-		UPDATE chatwebhook.webhook SET url = 'http://169.254.169.254/latest/meta-data/' WHERE id = '$id';
-		INSERT INTO chatwebhook.webhook (name, url) VALUES ('unsigned', '" . $receiver->url('/ok/-/unsigned') . "');
-		SELECT url FROM chatwebhook.webhook WHERE id = '$id'");
-	is($err, '', 'under check_function_bodies = off a URL is not checked');
-	is($out, 'http://169.254.169.254/latest/meta-data/', 'and so stored');
+	my $inwards = "UPDATE chatwebhook.webhook SET url = 'http://169.254.169.254/latest/meta-data/' WHERE id = '$id'";
+	my $unsigned = "INSERT INTO chatwebhook.webhook (name, url) VALUES ('unsigned', '" . $receiver->url('/ok/-/unsigned') . "')";
+	is_refused('victim', "SET check_function_bodies = off; $inwards", qr/cannot deliver to the URL/,
+		'only a superuser can pretend to be a restore');
+	sql("SET check_function_bodies = off; $inwards; $unsigned");
+	is(sql("SELECT url FROM chatwebhook.webhook WHERE id = '$id'"), 'http://169.254.169.254/latest/meta-data/', 'which stores any URL');
 	sql(q{SELECT chatwebhook.emit('message.sent', 'bot', NULL, '{"role": "bot", "content": "x"}')});
 	ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM chatwebhook.dead WHERE webhook_id = '$id'"), 'its delivery is given up');
 	like(sql("SELECT last_status_code IS NULL, last_error FROM chatwebhook.dead WHERE webhook_id = '$id'"),
