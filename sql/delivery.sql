@@ -374,7 +374,7 @@ CREATE FUNCTION chatwebhook.sign(id text, at timestamptz, body text, secret text
     AS 'MODULE_PATHNAME', 'chatwebhook_sign_standard'
     LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION chatwebhook.sign(text, timestamptz, text, text) IS
-    'The value of webhook-signature as Standard Webhooks defines it: v1, and the HMAC-SHA256 of id, timestamp and body in base64.';
+    'The value of webhook-signature as Standard Webhooks defines it: v1, and the HMAC-SHA256 of id, timestamp and body in base64; with a private key (whsk_), v1a, and their Ed25519 signature.';
 
 CREATE FUNCTION chatwebhook.verify(body text, signature text, secret text) RETURNS boolean
     AS 'MODULE_PATHNAME', 'chatwebhook_verify_body'
@@ -388,4 +388,4 @@ CREATE FUNCTION chatwebhook.verify(headers jsonb, body text, secret text,
     AS 'MODULE_PATHNAME', 'chatwebhook_verify_standard'
     LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION chatwebhook.verify(jsonb, text, text, interval) IS
-    'Whether webhook-id, webhook-timestamp and webhook-signature (names in any case) are those of the body, and the time within the tolerance. False for null or malformed ones. The headers are jsonb: a literal needs a cast.';
+    'Whether webhook-id, webhook-timestamp and webhook-signature (names in any case) are those of the body, and the time within the tolerance. False for null or malformed ones. The headers are jsonb: a literal needs a cast. For v1a the secret is the public key (whpk_).';

@@ -55,12 +55,12 @@ static CwhSigner *
 signer_for(const text *secret)
 {
 	char	   *string = text_to_cstring(secret);
+	const char *problem = cwh_secret_problem(string, strlen(string));
 	CwhSigner  *signer = cwh_signer_create(string, strlen(string));
 
+	cwh_cleanse(string, strlen(string));
 	if (signer == NULL)
 	{
-		const char *problem = cwh_secret_problem(string, strlen(string));
-
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unusable secret: %s",
@@ -80,6 +80,14 @@ chatwebhook_sign_body(PG_FUNCTION_ARGS)
 	bool		ok;
 
 	ok = cwh_sign_body(signer, body, strlen(body), signature);
+	if (cwh_signer_is_asymmetric(signer))
+	{
+		cwh_signer_destroy(signer);
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the sha256= scheme cannot use a private key"),
+				 errhint("Use sign(id, at, body, secret) for v1a.")));
+	}
 	cwh_signer_destroy(signer);
 	if (!ok)
 		elog(ERROR, "could not sign");
@@ -94,7 +102,8 @@ chatwebhook_sign_standard(PG_FUNCTION_ARGS)
 	TimestampTz at = PG_GETARG_TIMESTAMPTZ(1);
 	char	   *body = to_utf8(PG_GETARG_TEXT_PP(2));
 	CwhSigner  *signer;
-	char		signature[CWH_STANDARD_SIGNATURE_LEN + 1];
+	char		signature[CWH_ASYMMETRIC_SIGNATURE_LEN + 1];
+	int64		unix_time;
 	bool		ok;
 
 	if (TIMESTAMP_NOT_FINITE(at))
@@ -102,8 +111,10 @@ chatwebhook_sign_standard(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("the time of a signature is infinite")));
 	signer = signer_for(PG_GETARG_TEXT_PP(3));
-	ok = cwh_sign_standard(signer, id, (int64) timestamptz_to_time_t(at),
-						   body, strlen(body), signature);
+	unix_time = (int64) timestamptz_to_time_t(at);
+	ok = cwh_signer_is_asymmetric(signer) ?
+		cwh_sign_asymmetric(signer, id, unix_time, body, strlen(body), signature) :
+		cwh_sign_standard(signer, id, unix_time, body, strlen(body), signature);
 	cwh_signer_destroy(signer);
 	if (!ok)
 		elog(ERROR, "could not sign");
@@ -158,8 +169,10 @@ chatwebhook_verify_standard(PG_FUNCTION_ARGS)
 	char	   *timestamp;
 	char	   *signatures;
 	char	   *body;
+	char	   *secret;
 	CwhSigner  *signer;
 	int64		seconds;
+	int64		now;
 	bool		ok;
 
 	for (int i = 0; i < 4; i++)
@@ -179,11 +192,14 @@ chatwebhook_verify_standard(PG_FUNCTION_ARGS)
 		((int64) tolerance->day + (int64) tolerance->month * DAYS_PER_MONTH) *
 		SECS_PER_DAY;
 	body = to_utf8(PG_GETARG_TEXT_PP(1));
+	now = (int64) timestamptz_to_time_t(GetCurrentTimestamp());
+	secret = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	if (strncmp(secret, "whpk_", 5) == 0)
+		PG_RETURN_BOOL(cwh_verify_asymmetric(secret, id, timestamp, signatures,
+											 body, strlen(body), now, seconds));
 	signer = signer_for(PG_GETARG_TEXT_PP(2));
 	ok = cwh_verify_standard(signer, id, timestamp, signatures, body,
-							 strlen(body),
-							 (int64) timestamptz_to_time_t(GetCurrentTimestamp()),
-							 seconds);
+							 strlen(body), now, seconds);
 	cwh_signer_destroy(signer);
 	PG_RETURN_BOOL(ok);
 }
