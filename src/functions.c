@@ -300,10 +300,14 @@ chatwebhook_test_webhook(PG_FUNCTION_ARGS)
 	problem = cwh_target_check_url(cwh_target_policy(), loaded->url,
 								   strlen(loaded->url), &target);
 	if (problem)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot send to webhook \"%s\": %s", loaded->name,
-						problem)));
+	{
+		memset(nulls, true, sizeof(nulls));
+		nulls[0] = nulls[2] = false;
+		values[0] = BoolGetDatum(false);
+		values[2] = CStringGetTextDatum(problem);
+		cwh_webhook_free(loaded);
+		PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
+	}
 
 	event.created_at = GetCurrentTimestamp();
 	cwh_uuidv7(&event.id, event.created_at);
