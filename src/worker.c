@@ -170,6 +170,7 @@ static TimestampTz careful_until = 0;
 static TimestampTz paused_until = 0;
 static int	pause_ms = 0;
 static TimestampTz next_sweep = 0;
+static bool refresh_due = false;	/* some webhook may have to be read again */
 static bool look_again = false; /* at the extension, for it may have gone */
 static bool told_plain = false; /* that secrets are not encrypted */
 static TimestampTz starved_until = 0;
@@ -338,6 +339,8 @@ make_ready(Endpoint *endpoint, TimestampTz due, int64 id)
 		endpoint->after.id = id - 1;
 	}
 	endpoint->ready = true;
+	if (endpoint->changed || endpoint->generation != seen_generation)
+		refresh_due = true;
 	reconsider(endpoint);
 }
 
@@ -680,6 +683,9 @@ refresh_endpoints(void)
 	pg_uuid_t  *ids;
 	int			n = 0;
 
+	if (!refresh_due)
+		return;
+	refresh_due = false;
 	ids = palloc(hash_get_num_entries(endpoints) * sizeof(pg_uuid_t) + 1);
 	hash_seq_init(&status, endpoints);
 	while ((endpoint = hash_seq_search(&status)) != NULL)
@@ -1097,6 +1103,7 @@ keep_settle(Settle *work)
 			/* what was claimed for it waits until it is enabled again */
 			endpoint->disable = NULL;
 			endpoint->changed = true;
+			refresh_due = true;
 			release_waiting(endpoint);
 		}
 		endpoint->disabled = false;
@@ -1160,6 +1167,7 @@ check_configuration(void)
 			cwh_id_seen(cwh_outbox_last_id());
 		tell_if_plain();
 		seen_generation = cwh_config_generation();
+		refresh_due = true;
 	}
 }
 
@@ -1192,15 +1200,18 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 		cwh_outbox_begin();
 		MemoryContextSwitchTo(transaction_context);
 		check_configuration();
+		/* first, since what a webhook was to be disabled for may be mended */
+		refresh_endpoints();
 		if (do_settle)
 		{
 			settle(work);
 			settle_endpoints(work);
 		}
 		if (do_sweep)
+		{
 			cwh_outbox_sweep(on_swept);
-		if (cwh_enabled)
 			refresh_endpoints();
+		}
 		if (do_claim)
 			claim();
 		cwh_outbox_commit();
@@ -1249,6 +1260,7 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 	}
 	else
 	{
+		refresh_due = true;
 		undo_claims();
 		/* a result that cannot be settled must not stand before the others */
 		if (settle_limit == 1 && nresults > 1)
