@@ -266,6 +266,8 @@ BEGIN
     IF overlap > '0' THEN
         -- sealed anew, since a value is bound to its name
         outgoing := chatwebhook.secret(webhook_id);
+    END IF;
+    IF outgoing IS NOT NULL THEN
         PERFORM chatwebhook._set_secret(webhook_id, 'previous_signing_secret', outgoing);
         UPDATE chatwebhook.vault v SET expires_at = clock_timestamp() + overlap
          WHERE v.webhook_id = webhook_id AND v.name = 'previous_signing_secret';

@@ -1127,7 +1127,7 @@ tell_if_plain(void)
 		!cwh_outbox_any_webhook())
 		return;
 	told_plain = true;
-	ereport(WARNING,
+	ereport(LOG,
 			(errmsg("the secrets of chatwebhook in database \"%s\" are not encrypted",
 					get_database_name(MyDatabaseId)),
 			 errhint("Set chatwebhook.secret_key_file, and call chatwebhook.rekey().")));
