@@ -47,7 +47,7 @@ BEGIN
     IF pg_catalog.octet_length(trigger_name) > 63 THEN
         RAISE EXCEPTION 'the trigger''s name would be longer than 63 bytes: "%"', pg_catalog.left(trigger_name, 100)
             USING ERRCODE = 'name_too_long',
-                  HINT = 'Write the trigger with CREATE TRIGGER … EXECUTE FUNCTION chatwebhook.emit(…) instead.';
+                  HINT = 'Write the trigger with CREATE TRIGGER ... EXECUTE FUNCTION chatwebhook.emit(...) instead.';
     END IF;
     mapping := COALESCE(mapping, '{}');
     IF pg_catalog.jsonb_typeof(mapping) <> 'object' THEN

@@ -901,7 +901,7 @@ chatwebhook_emit(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the data of event \"%s\" is not an object", event.type),
-				 errhint("Wrap it, such as jsonb_build_object('value', …).")));
+				 errhint("Wrap it, such as jsonb_build_object('value', ...).")));
 	check_keys(type, event.data);
 	subscriptions = type->wanted ?
 		cwh_subscriptions(event.type, event.chatbot_id) : NIL;

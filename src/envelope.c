@@ -228,8 +228,11 @@ measure(Jsonb *value, size_t limit, bool exact)
 bool
 cwh_json_fits(Jsonb *value, size_t limit)
 {
-	return measure(value, limit, false) <= limit ||
-		measure(value, limit, true) <= limit;
+	/* with another encoding, see that it can be written at all */
+	if (GetDatabaseEncoding() == PG_UTF8 &&
+		measure(value, limit, false) <= limit)
+		return true;
+	return measure(value, limit, true) <= limit;
 }
 
 /* The timestamp of an envelope: UTC, milliseconds, cut and not rounded. */

@@ -285,36 +285,33 @@ load_cache(void)
 	HASHCTL		info;
 	uint64		started;
 
-	/* an invalidation that comes while we read makes us read again */
-	do
-	{
-		if (cache_context)
-			MemoryContextReset(cache_context);
-		else
-			cache_context = AllocSetContextCreate(CacheMemoryContext,
-												  "chatwebhook subscriptions",
-												  ALLOCSET_DEFAULT_SIZES);
-		oldcontext = MemoryContextSwitchTo(cache_context);
-		everywhere = NIL;
+	if (cache_context)
+		MemoryContextReset(cache_context);
+	else
+		cache_context = AllocSetContextCreate(CacheMemoryContext,
+											  "chatwebhook subscriptions",
+											  ALLOCSET_DEFAULT_SIZES);
+	oldcontext = MemoryContextSwitchTo(cache_context);
+	everywhere = NIL;
 
-		memset(&info, 0, sizeof(info));
-		info.keysize = sizeof(((CwhEventType *) NULL)->name);
-		info.entrysize = sizeof(CwhEventType);
-		info.hcxt = cache_context;
-		types = hash_create("chatwebhook event types", 64, &info,
-							HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
-		info.keysize = sizeof(((Chatbot *) NULL)->hash);
-		info.entrysize = sizeof(Chatbot);
-		chatbots = hash_create("chatwebhook chatbots", 64, &info,
-							   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	memset(&info, 0, sizeof(info));
+	info.keysize = sizeof(((CwhEventType *) NULL)->name);
+	info.entrysize = sizeof(CwhEventType);
+	info.hcxt = cache_context;
+	types = hash_create("chatwebhook event types", 64, &info,
+						HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
+	info.keysize = sizeof(((Chatbot *) NULL)->hash);
+	info.entrysize = sizeof(Chatbot);
+	chatbots = hash_create("chatwebhook chatbots", 64, &info,
+						   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 
-		cwh_config_watch();
-		started = generation;
-		load_table(0, load_event_type);
-		load_table(1, load_webhook);
-		MemoryContextSwitchTo(oldcontext);
-	} while (started != generation);
-	valid = true;
+	cwh_config_watch();
+	started = generation;
+	load_table(0, load_event_type);
+	load_table(1, load_webhook);
+	MemoryContextSwitchTo(oldcontext);
+	/* an invalidation that came while we read: good for now, not for long */
+	valid = started == generation;
 }
 
 /* Does a webhook want events of this type? */

@@ -464,6 +464,19 @@ keep_options(const CwhTransportOptions *o)
 	proxy = o->proxy && o->proxy[0] ? strdup(o->proxy) : NULL;
 }
 
+/*
+ * Keep idle connections up to the limit, and close the oldest for a new one.
+ * The caller has no more requests under way than that, so that none queues.
+ */
+static void
+limit_connections(void)
+{
+	curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS,
+					  (long) options.max_connections);
+	curl_multi_setopt(multi, CURLMOPT_MAX_TOTAL_CONNECTIONS,
+					  (long) options.max_connections);
+}
+
 /* Set the transport up; false if that fails. */
 bool
 cwh_transport_open(const CwhTransportOptions *o)
@@ -486,8 +499,7 @@ cwh_transport_open(const CwhTransportOptions *o)
 	}
 	curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, on_socket);
 	curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, on_timer);
-	/* idle connections are kept up to this number; the caller bounds the rest */
-	curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, (long) o->max_connections);
+	limit_connections();
 	return true;
 }
 
@@ -501,7 +513,7 @@ cwh_transport_configure(const CwhTransportOptions *o)
 	keep_options(o);
 	while (nspare > 0)
 		curl_easy_cleanup(spare[--nspare]);
-	curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, (long) o->max_connections);
+	limit_connections();
 }
 
 /* Close everything; the caller has aborted what was under way. */

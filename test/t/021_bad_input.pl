@@ -131,7 +131,10 @@ subtest 'secrets that cannot be used' => sub {
 	emit('no-secret');
 	bystander_is_served();
 	is($receiver->count('no-secret'), 0, 'without a secret nothing is sent');
+	# the receiver is to know it before it is used
+	sql("UPDATE chatwebhook.webhook SET enabled = false WHERE id = '$id'");
 	$receiver->set_secret('no-secret', sql("SELECT chatwebhook.rotate_secret('$id')"));
+	sql("UPDATE chatwebhook.webhook SET enabled = true WHERE id = '$id'");
 	if (outcome('no-secret') =~ /^dead/)
 	{
 		sql(q{SELECT chatwebhook.retry(id) FROM chatwebhook.dead_letter
