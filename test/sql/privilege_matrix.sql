@@ -6,6 +6,7 @@
 \set SHOW_CONTEXT never
 SET client_min_messages = error;
 DROP EXTENSION IF EXISTS chatwebhook CASCADE;
+SELECT clock_timestamp() AS dropped_at \gset
 CREATE EXTENSION chatwebhook;
 RESET client_min_messages;
 
@@ -93,6 +94,21 @@ SELECT q.id, 1, q.webhook_id, q.chatbot_id, now(), 'reply of ' || w.name
 SELECT max(id) FILTER (WHERE w.name = 'ours') AS our_delivery, max(q.id) FILTER (WHERE w.name = 'theirs') AS their_delivery,
        max(q.id) FILTER (WHERE w.name = 'all' AND q.chatbot_id = 'acme') AS all_delivery
   FROM chatwebhook.queue q JOIN LATERAL (SELECT name FROM chatwebhook.webhook WHERE id = q.webhook_id) w ON true \gset
+
+-- this extension's worker is there, and not the last one's, which is about to leave
+SELECT set_config('regress.dropped_at', :'dropped_at', false) \gset ignored_
+DO $$
+BEGIN
+    FOR i IN 1 .. 1200 LOOP
+        IF EXISTS (SELECT FROM chatwebhook.worker_status
+                    WHERE started_at > current_setting('regress.dropped_at')::timestamptz) THEN
+            RETURN;
+        END IF;
+        PERFORM pg_sleep(0.05);
+    END LOOP;
+    RAISE EXCEPTION 'no worker has started within a minute';
+END
+$$;
 
 -- what each sees; null where it may not look
 CREATE FUNCTION pg_temp.sees(relation text, what text) RETURNS text LANGUAGE plpgsql AS $$

@@ -34,7 +34,7 @@ SELECT c.relname AS relation, a.attname AS "column",
   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
   LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
  WHERE c.relname IN ('webhook', 'event_type', 'event', 'attempt', 'delivery',
-                     'dead_letter', 'webhook_health', 'worker_status')
+                     'dead_letter', 'webhook_health', 'worker_status', 'tenant')
  ORDER BY c.relname, a.attnum;
 
 -- and call
@@ -61,7 +61,7 @@ SELECT c.relname AS relation, a.attname AS "column"
   FROM relations c
   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
  WHERE c.relname IN ('webhook', 'event_type', 'event', 'attempt', 'delivery',
-                     'dead_letter', 'webhook_health', 'worker_status')
+                     'dead_letter', 'webhook_health', 'worker_status', 'tenant')
    AND col_description(c.oid, a.attnum) IS NULL
  ORDER BY c.relname, a.attnum;
 SELECT signature FROM functions p
@@ -69,8 +69,8 @@ SELECT signature FROM functions p
 SELECT obj_description(oid, 'pg_namespace') IS NOT NULL AS commented
   FROM pg_namespace WHERE nspname = 'chatwebhook';
 
--- granted to PUBLIC: nothing but the functions that views and watch() call for
--- their users
+-- granted to PUBLIC: nothing but the functions that views, policies and watch()
+-- call for their users
 SELECT 'schema' AS kind, n.nspname::text AS object, a.privilege_type
   FROM pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
  WHERE n.nspname = 'chatwebhook' AND a.grantee = 0
@@ -91,11 +91,16 @@ SELECT 'function', p.signature, a.privilege_type
 
 -- functions with more rights than their callers, or in a language that looks
 -- names up as it runs, without a search_path of their own that ends in
--- pg_temp: none (watch() and unwatch() run with the caller's rights)
+-- pg_temp: none (watch() and unwatch() run with the caller's rights).  Of other
+-- settings, one that keeps triggers off, with the owner's rights only.
 SELECT p.signature, l.lanname, p.prosecdef, p.proconfig
   FROM functions p JOIN pg_language l ON l.oid = p.prolang
  WHERE (p.prosecdef OR l.lanname <> 'c')
-   AND p.proconfig IS DISTINCT FROM '{"search_path=pg_catalog, pg_temp"}'
+   AND (p.proconfig IS NULL
+        OR 'search_path=pg_catalog, pg_temp' <> ALL (p.proconfig)
+        OR EXISTS (SELECT FROM unnest(p.proconfig) AS setting
+                    WHERE setting <> 'search_path=pg_catalog, pg_temp'
+                      AND (setting <> 'session_replication_role=replica' OR NOT p.prosecdef)))
    AND p.proname NOT IN ('watch', 'unwatch')
  ORDER BY 1;
 

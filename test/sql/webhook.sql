@@ -14,14 +14,16 @@ SELECT name, chatbot_id, url, events, filter, enabled, headers, max_retries, bac
        created_at = now() OR created_at > now() - interval '1 minute' AS created, created_at = updated_at AS as_updated
   FROM chatwebhook.webhook;
 -- it has a secret and health
-SELECT v.name, v.value ~ '^whsec_[A-Za-z0-9+/]{43}=$' AS well_formed, v.expires_at
+SELECT v.name, chatwebhook._open(v.webhook_id, v.name, v.value) ~ '^whsec_[A-Za-z0-9+/]{43}=$' AS well_formed, v.expires_at
   FROM chatwebhook.vault v JOIN chatwebhook.webhook w ON w.id = v.webhook_id;
 SELECT name, url, state, total, successes, failures, success_rate, avg_latency_ms, p95_latency_ms, last_success_at,
        last_failure_at, last_error, consecutive_failures, pending, in_flight, oldest_pending_at, dead
   FROM chatwebhook.webhook_health;
+-- without a key file the secret is kept as it is, after a byte that says so
+SELECT value = '\x00'::bytea || convert_to(chatwebhook.secret(webhook_id), 'UTF8') AS plain FROM chatwebhook.vault;
 -- as many as one likes, with secrets of their own
 INSERT INTO chatwebhook.webhook (name, url) SELECT 'plain', 'https://example.com/hook' FROM generate_series(1, 99);
-SELECT count(DISTINCT value) FROM chatwebhook.vault;
+SELECT count(DISTINCT chatwebhook._open(webhook_id, name, value)) FROM chatwebhook.vault;
 DELETE FROM chatwebhook.webhook;
 SELECT (SELECT count(*) FROM chatwebhook.vault) AS secrets, (SELECT count(*) FROM chatwebhook.health) AS healths;
 
@@ -189,25 +191,28 @@ SELECT chatwebhook.create_webhook('crm', 'https://example.com/', headers => NULL
 SELECT count(*) FROM chatwebhook.webhook;
 
 -- rotation: both for the overlap
+CREATE TEMP VIEW opened AS
+    SELECT webhook_id, name, chatwebhook._open(webhook_id, name, value) AS secret, expires_at FROM chatwebhook.vault;
 SELECT chatwebhook.secret(:'good') AS before, chatwebhook.rotate_secret(:'good') AS after \gset
 SELECT :'after' ~ '^whsec_[A-Za-z0-9+/]{43}=$' AS well_formed, :'after' <> :'before' AS other, chatwebhook.secret(:'good') = :'after' AS kept;
-SELECT name, value = :'after' AS after, value = :'before' AS before,
+SELECT name, secret = :'after' AS after, secret = :'before' AS before,
        expires_at BETWEEN clock_timestamp() + '23 hours 59 minutes' AND clock_timestamp() + '24 hours' AS for_a_day
-  FROM chatwebhook.vault WHERE webhook_id = :'good' ORDER BY name;
+  FROM opened WHERE webhook_id = :'good' ORDER BY name;
 -- again: the last one and the one before it
 SELECT chatwebhook.rotate_secret(:'good', '1 hour') AS third \gset
-SELECT name, value = :'third' AS third, value = :'after' AS second, expires_at < clock_timestamp() + '61 minutes' AS for_an_hour
-  FROM chatwebhook.vault WHERE webhook_id = :'good' ORDER BY name;
+SELECT name, secret = :'third' AS third, secret = :'after' AS second, expires_at < clock_timestamp() + '61 minutes' AS for_an_hour
+  FROM opened WHERE webhook_id = :'good' ORDER BY name;
 -- without an overlap: at once
 SELECT chatwebhook.rotate_secret(:'good', '0') AS fourth \gset
-SELECT name, value = :'fourth' AS fourth, expires_at FROM chatwebhook.vault WHERE webhook_id = :'good' ORDER BY name;
+SELECT name, secret = :'fourth' AS fourth, expires_at FROM opened WHERE webhook_id = :'good' ORDER BY name;
 -- the other webhook has kept its own
 SELECT chatwebhook.secret(:'other');
 SELECT chatwebhook.rotate_secret('00000000-0000-0000-0000-000000000000');
 SELECT chatwebhook.rotate_secret(NULL);
 SELECT chatwebhook.rotate_secret(:'good', NULL);
 SELECT chatwebhook.rotate_secret(:'good', '-1 second');
-SELECT chatwebhook.secret('00000000-0000-0000-0000-000000000000'), chatwebhook.secret(NULL);
+SELECT chatwebhook.secret('00000000-0000-0000-0000-000000000000');
+SELECT chatwebhook.secret(NULL);
 SELECT chatwebhook.secret(:'good') = :'fourth' AS kept;
 
 --
@@ -226,4 +231,5 @@ SELECT count(*) FROM chatwebhook.vault;
 SELECT * FROM chatwebhook.test_webhook('00000000-0000-0000-0000-000000000000');
 SELECT * FROM chatwebhook.test_webhook(NULL);
 
+DROP VIEW opened;
 DROP FUNCTION attempt;
