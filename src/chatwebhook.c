@@ -433,5 +433,7 @@ _PG_init(void)
 	prev_process_utility_hook = ProcessUtility_hook;
 	ProcessUtility_hook = on_utility;
 	RegisterXactCallback(at_transaction_end, NULL);
-	cwh_launcher_register();
+	/* pg_upgrade wants the server for itself */
+	if (!IsBinaryUpgrade)
+		cwh_launcher_register();
 }

@@ -62,6 +62,7 @@ typedef struct Database
 } Database;
 
 static HTAB *databases = NULL;
+static bool relist = false;		/* databases may not be as we know them */
 static bool complained = false; /* of too few worker processes */
 
 /* Is this database one that chatwebhook.databases names? */
@@ -195,8 +196,12 @@ check_worker(Database *database, int number)
 	running->slot = -1;
 	complained = false;
 	if (how == CWH_EXIT_CRASHED)
+	{
+		/* it may have been kept from its database */
+		relist = true;
 		running->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														  RESTART_DELAY_MS);
+	}
 	else
 		database->has_extension = false;
 	if (how != CWH_EXIT_NO_EXTENSION)
@@ -301,8 +306,9 @@ cwh_launcher_main(Datum arg)
 			ProcessConfigFile(PGC_SIGHUP);
 			all = true;
 		}
-		if (all)
+		if (all || relist)
 			list_databases();
+		relist = false;
 		foreach(cell, pokes)
 		{
 			Database   *database;

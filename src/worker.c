@@ -80,6 +80,9 @@
 #define FIRST_PAUSE_MS		100
 #define MAX_PAUSE_MS		10000
 
+/* An endpoint whose queue cannot be read is asked again after this. */
+#define FAILED_CLAIM_MS		60000
+
 /* After a socket could not be had. */
 #define STARVED_MS			100
 
@@ -619,6 +622,9 @@ judge(Delivery *delivery)
  */
 
 /* Deliveries that the current transaction has claimed. */
+static int	claim_width = INT_MAX;	/* endpoints to claim for at a time */
+static int	claim_asked = 0;	/* in the claim that was made */
+static bool settle_alone = false;	/* the last claim has failed */
 static Delivery **claimed_now = NULL;
 static int	nclaimed_now = 0;
 
@@ -837,6 +843,30 @@ claim_budget(void)
 	return Min(budget, 1 + (int) (MAX_BODY_BYTES / (average_body + 1)));
 }
 
+/*
+ * A claim has failed, since an event cannot be read, say.  Ask for fewer
+ * endpoints at a time; one whose claim fails by itself must not hold up the
+ * others, and waits.
+ */
+static void
+claim_failed(void)
+{
+	if (claim_asked == 1 && !dlist_is_empty(&ready_list))
+	{
+		Endpoint   *endpoint = dlist_head_element(Endpoint, ready_node,
+												  &ready_list);
+
+		endpoint->ready = false;
+		endpoint->later = true;
+		set_timer(endpoint,
+				  TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											  FAILED_CLAIM_MS));
+		reconsider(endpoint);
+	}
+	claim_width = Max(1, claim_asked / 2);
+	settle_alone = true;
+}
+
 /* Claim for the endpoints that are ready, a fair share for each. */
 static void
 claim(void)
@@ -854,8 +884,9 @@ claim(void)
 	if (budget <= 0)
 		return;
 	dlist_foreach(iter, &ready_list)
-		if (++nready == budget)
+		if (++nready == Min(budget, claim_width))
 			break;
+	claim_asked = nready;
 	share = Max(1, budget / nready);
 	wants = palloc(nready * sizeof(CwhWant));
 	dlist_foreach(iter, &ready_list)
@@ -1192,6 +1223,7 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 	Settle	   *work;
 
 	nclaimed_now = 0;
+	claim_asked = 0;
 	pgstat_report_activity(STATE_RUNNING,
 						   do_settle ? "settling" : do_sweep ? "sweeping" : "claiming");
 	work = palloc0(sizeof(Settle));
@@ -1257,11 +1289,20 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 		keep_claims();
 		pause_ms = 0;
 		settle_limit = Min(MAX_SETTLE, settle_limit * 2);
+		if (claim_asked > 0)
+		{
+			claim_width = claim_asked < claim_width ? INT_MAX : claim_width;
+			if (claim_width < INT_MAX / 2)
+				claim_width *= 2;
+			settle_alone = false;
+		}
 	}
 	else
 	{
 		refresh_due = true;
 		undo_claims();
+		if (claim_asked > 0)
+			claim_failed();
 		/* a result that cannot be settled must not stand before the others */
 		if (settle_limit == 1 && nresults > 1)
 			append_node(&results, &results_tail, slist_pop_head_node(&results));
@@ -1363,6 +1404,9 @@ transact_if_due(TimestampTz now)
 	/* a claim can wait for the next settle, unless a slot would stay empty */
 	do_claim = cwh_enabled &&
 		(do_settle || do_sweep || (nhungry > 0 && claim_budget() > 0));
+	/* what has ended is not to wait for a claim that may fail again */
+	if (settle_alone && do_settle)
+		do_claim = false;
 	if (do_settle || do_sweep || do_claim || look_again)
 	{
 		look_again = false;
