@@ -808,7 +808,9 @@ describe_failure(CwhTransfer *transfer, CURLcode code)
 					size);
 			break;
 		case CURLE_SSL_CACERT_BADFILE:
-			strlcpy(error, "could not read chatwebhook.ca_file", size);
+			strlcpy(error, ca_file ? "could not read chatwebhook.ca_file" :
+					"the system has no certificate authorities: install them, or set chatwebhook.ca_file",
+					size);
 			break;
 		case CURLE_GOT_NOTHING:
 			strlcpy(error, "the connection was closed without a reply", size);
