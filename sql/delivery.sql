@@ -261,10 +261,8 @@ BEGIN
     -- one rotation at a time
     SELECT chatwebhook._new_secret(w.signing) INTO fresh
       FROM chatwebhook.webhook w WHERE w.id = webhook_id FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'webhook "%" does not exist', webhook_id
-            USING ERRCODE = 'no_data_found';
-    END IF;
+    -- it may have been deleted while we waited
+    PERFORM chatwebhook._check_webhook_access(webhook_id);
     DELETE FROM chatwebhook.vault v
      WHERE v.webhook_id = webhook_id AND v.name = 'previous_signing_secret';
     IF overlap > '0' THEN
@@ -298,12 +296,9 @@ BEGIN
                   HINT = 'Use up to 63 lower-case letters, digits and _, such as api_token. Signing secrets are made by rotate_secret().';
     END IF;
     PERFORM chatwebhook._check_webhook_access(webhook_id);
-    -- it must not be deleted meanwhile
+    -- it must not be deleted meanwhile, and may have been while we waited
     PERFORM FROM chatwebhook.webhook w WHERE w.id = webhook_id FOR KEY SHARE;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'webhook "%" does not exist', webhook_id
-            USING ERRCODE = 'no_data_found';
-    END IF;
+    PERFORM chatwebhook._check_webhook_access(webhook_id);
     IF value IS NULL THEN
         DELETE FROM chatwebhook.vault v WHERE v.webhook_id = webhook_id AND v.name = name;
     ELSIF value = '' OR length(value) > 65536

@@ -45,6 +45,7 @@ bool		cwh_allow_http = false;
 static char *allowed_networks = NULL;
 static char *denied_networks = NULL;
 static char *allowed_ports = NULL;
+static bool policy_stale = true;	/* the last three have changed */
 int			cwh_max_payload_size = 1024 * 1024;
 int			cwh_max_response_size = 16 * 1024;
 char	   *cwh_ca_file = NULL;
@@ -124,7 +125,14 @@ check_header_value(char **newval, void **extra, GucSource source)
 	return true;
 }
 
-/* The address policy as the settings now say. */
+/* A setting of the address policy has changed. */
+static void
+assign_policy(const char *newval, void *extra)
+{
+	policy_stale = true;
+}
+
+/* The address policy as the settings now say, understood once for each change. */
 const CwhTargetPolicy *
 cwh_target_policy(void)
 {
@@ -135,6 +143,9 @@ cwh_target_policy(void)
 	const char *problem;
 
 	policy.allow_http = cwh_allow_http;
+	if (!policy_stale)
+		return &policy;
+	policy_stale = false;
 	policy.allowed = allowed;
 	policy.nallowed = cwh_target_parse_networks(allowed_networks, allowed,
 												CWH_MAX_NETWORKS, &problem);
@@ -200,21 +211,21 @@ define_settings(void)
 							   "Lists networks that may be sent to although they are not public.",
 							   "CIDR notation, with commas between them.",
 							   &allowed_networks, "", PGC_SIGHUP, 0,
-							   check_networks, NULL, NULL);
+							   check_networks, assign_policy, NULL);
 
 	/* To keep workers from addresses that are public but one's own. */
 	DefineCustomStringVariable("chatwebhook.denied_networks",
 							   "Lists networks that are never sent to.",
 							   "CIDR notation, with commas between them; goes before chatwebhook.allowed_networks.",
 							   &denied_networks, "", PGC_SIGHUP, 0,
-							   check_networks, NULL, NULL);
+							   check_networks, assign_policy, NULL);
 
 	/* To hold tenants to the usual ports. */
 	DefineCustomStringVariable("chatwebhook.allowed_ports",
 							   "Lists the ports that may be sent to, with commas between them.",
 							   "Empty: any but those of well-known other services.",
 							   &allowed_ports, "", PGC_SIGHUP, 0,
-							   check_ports, NULL, NULL);
+							   check_ports, assign_policy, NULL);
 
 	/* Receivers commonly refuse more. */
 	DefineCustomIntVariable("chatwebhook.max_payload_size",

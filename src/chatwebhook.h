@@ -427,7 +427,6 @@ typedef struct CwhEvent
 
 extern void cwh_envelope_write(StringInfo out, const CwhEvent *event);
 extern Jsonb *cwh_envelope_jsonb(const CwhEvent *event);
-extern void cwh_json_write(StringInfo out, Jsonb *value);
 extern bool cwh_json_fits(Jsonb *value, size_t limit);
 extern void cwh_json_write_string(StringInfo out, const char *string, size_t len);
 extern void cwh_uuidv7(pg_uuid_t *uuid, TimestampTz at);

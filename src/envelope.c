@@ -177,13 +177,6 @@ write_container(StringInfo out, JsonbContainer *container)
 	}
 }
 
-/* Write a jsonb value as JSON.stringify would. */
-void
-cwh_json_write(StringInfo out, Jsonb *value)
-{
-	write_container(out, &value->root);
-}
-
 /*
  * How many bytes a value has as JSON, or more than the limit if it has more.
  * Strings are counted exactly, or else, which is faster, at their longest.
@@ -287,7 +280,7 @@ cwh_envelope_write(StringInfo out, const CwhEvent *event)
 	appendStringInfoString(out, ",\"conversationId\":");
 	write_cstring(out, event->conversation_id);
 	appendStringInfoString(out, ",\"data\":");
-	cwh_json_write(out, event->data);
+	write_container(out, &event->data->root);
 	appendStringInfoChar(out, '}');
 }
 
