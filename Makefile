@@ -6,6 +6,7 @@ EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).
 MODULE_big = chatwebhook
 OBJS = \
 	src/chatwebhook.o \
+	src/connector.o \
 	src/emit.o \
 	src/envelope.o \
 	src/functions.o \
@@ -26,11 +27,13 @@ OBJS = \
 # the extension's script, in reading order
 SQL_PARTS = \
 	sql/types.sql \
+	sql/connectors.sql \
 	sql/tables.sql \
 	sql/tenants.sql \
 	sql/emit.sql \
 	sql/delivery.sql \
 	sql/health.sql \
+	$(sort $(wildcard sql/connectors/*.sql)) \
 	sql/privileges.sql
 
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql

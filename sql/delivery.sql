@@ -112,10 +112,10 @@ BEGIN
         )
         INSERT INTO chatwebhook.queue (id, webhook_id, event_id, created_at, next_attempt_at,
                last_attempt_at, attempts, first_attempt, latency_ms, last_status_code,
-               chatbot_id, conversation_id, last_error)
+               chatbot_id, conversation_id, last_error, replies)
         SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
                g.last_attempt_at, g.attempts, g.attempts, g.latency_ms, g.last_status_code,
-               g.chatbot_id, e.conversation_id, g.last_error
+               g.chatbot_id, e.conversation_id, g.last_error, g.replies
           FROM (SELECT * FROM dead UNION ALL SELECT * FROM canceled) g
           JOIN chatwebhook.event e ON e.id = g.event_id
         RETURNING webhook_id INTO webhook;
@@ -146,10 +146,10 @@ CREATE FUNCTION chatwebhook.cancel(delivery_id bigint) RETURNS boolean
     ), kept AS (
         INSERT INTO chatwebhook.history (id, webhook_id, event_id, created_at, completed_at,
                last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id,
-               webhook_name, status, last_error)
+               webhook_name, status, last_error, replies)
         SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
                g.last_attempt_at, g.attempts, g.latency_ms, g.last_status_code, g.chatbot_id,
-               w.name, 'canceled', g.last_error
+               w.name, 'canceled', g.last_error, g.replies
           FROM gone g LEFT JOIN chatwebhook.webhook w ON w.id = g.webhook_id
         RETURNING 1
     )
@@ -182,6 +182,9 @@ CREATE FUNCTION chatwebhook.create_webhook(
     timeout            interval DEFAULT '10 seconds',
     max_in_flight      integer DEFAULT 32,
     signing            text DEFAULT 'v1',
+    connector          text DEFAULT 'webhook',
+    settings           jsonb DEFAULT '{}',
+    auth               jsonb DEFAULT NULL,
     OUT id             uuid,
     INOUT secret       text DEFAULT NULL)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -200,9 +203,11 @@ BEGIN
                   HINT = 'Leave it out to have one made, or give whsec_ and the base64 of 24 to 64 random bytes, or whsk_ and that of a private key for v1a.';
     END IF;
     INSERT INTO chatwebhook.webhook AS w (name, url, events, chatbot_id, filter, enabled, headers,
-           max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing)
+           max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing,
+           connector, settings, auth)
     VALUES (name, url, events, chatbot_id, filter, enabled, headers,
-           max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing)
+           max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing,
+           connector, settings, auth)
     RETURNING w.id INTO id;
     IF secret IS NULL THEN
         secret := chatwebhook.secret(id);
@@ -211,7 +216,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text, text) IS
+COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text, text, jsonb, jsonb, text) IS
     'Creates a webhook, and gives its id and its signing secret. The arguments are the columns of the table webhook.';
 
 CREATE FUNCTION chatwebhook.secret(webhook_id uuid) RETURNS text
@@ -366,7 +371,80 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.test_webhook(uuid) IS
-    'Sends webhook.test now and waits for the reply. Nothing is queued or counted.';
+    'Sends webhook.test now, all of a connector''s requests, and waits for the replies; it gives the last. Nothing is queued or counted.';
+
+CREATE FUNCTION chatwebhook._preview(webhook_id uuid, event jsonb, replies jsonb)
+    RETURNS chatwebhook.request
+    AS 'MODULE_PATHNAME', 'chatwebhook_preview'
+    LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION chatwebhook._preview(uuid, jsonb, jsonb) IS 'preview(), without asking who calls.';
+
+CREATE FUNCTION chatwebhook.preview(webhook_id uuid, event jsonb, replies jsonb DEFAULT '[]')
+    RETURNS chatwebhook.request
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+#variable_conflict use_variable
+DECLARE
+    hook    record;
+    whole   jsonb;
+    request chatwebhook.request;
+    base    text;
+    auth    jsonb;
+BEGIN
+    PERFORM chatwebhook._check_webhook_access(webhook_id);
+    IF jsonb_typeof(event) IS DISTINCT FROM 'object' OR jsonb_typeof(event->'type') IS DISTINCT FROM 'string' THEN
+        RAISE EXCEPTION 'the event is not an object with a type'
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give one such as {"type": "lead.captured", "data": {"email": "ann@example.com"}}.';
+    END IF;
+    IF jsonb_typeof(replies) IS DISTINCT FROM 'array' THEN
+        RAISE EXCEPTION 'the replies are not an array'
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give what the service has answered so far, such as [{"status": 200, "body": {"id": "1"}}].';
+    END IF;
+    whole := jsonb_build_object(
+        'id', chatwebhook.uuidv7(),
+        'timestamp', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+        'chatbotId', NULL, 'conversationId', NULL, 'data', '{}'::jsonb) || event;
+    SELECT w.url, w.connector, w.headers, w.auth INTO hook
+      FROM chatwebhook.webhook w WHERE w.id = webhook_id;
+    IF hook.connector = 'webhook' THEN
+        request := ROW('POST', hook.url, jsonb_build_object(
+            'X-Webhook-Event', whole->>'type', 'X-Webhook-Attempt', '1', 'X-Webhook-Delivery', '...',
+            'X-Webhook-Signature', 'sha256=...', 'webhook-id', whole->>'id',
+            'webhook-timestamp', '...', 'webhook-signature', 'v1,...'), whole, true);
+    ELSE
+        request := chatwebhook._preview(webhook_id, whole, replies);
+        IF num_nonnulls(request.method, request.url, request.headers, request.body, request.last) = 0 THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+
+    request.method := coalesce(request.method, 'POST');
+    request.last := coalesce(request.last, false);
+    request.headers := coalesce(request.headers, '{}')
+        || CASE WHEN request.body IS NOT NULL THEN '{"Content-Type": "application/json"}' ELSE '{}' END::jsonb;
+    base := rtrim(hook.url, '/');
+    IF request.url IS NULL OR request.url = hook.url OR starts_with(request.url, base) THEN
+        -- as the worker does: nothing of the webhook's own goes elsewhere
+        request.url := chatwebhook._redact(hook.url)
+            || CASE WHEN request.url <> hook.url THEN substr(request.url, length(base) + 1) ELSE '' END;
+        auth := hook.auth;
+        request.headers := request.headers || hook.headers || CASE auth->>'type'
+            WHEN 'bearer' THEN jsonb_build_object('Authorization', 'Bearer ' || (auth->>'token'))
+            WHEN 'basic' THEN jsonb_build_object('Authorization', 'Basic base64(' || (auth->>'username') || ':' || (auth->>'password') || ')')
+            WHEN 'header' THEN jsonb_build_object(auth->>'name', auth->>'value')
+            WHEN 'oauth2' THEN '{"Authorization": "Bearer {{access_token}}"}'
+            ELSE '{}' END;
+        IF auth->>'type' = 'body' AND jsonb_typeof(request.body) = 'object' THEN
+            request.body := request.body || jsonb_build_object(auth->>'name', auth->>'value');
+        END IF;
+    END IF;
+    RETURN request;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.preview(uuid, jsonb, jsonb) IS
+    'The request that the webhook would send for this event after these replies (none: the first request), with secrets as {{name}} and what may be one in the URL left out; null if it would send none. Nothing is sent. Of the event only type is needed.';
 
 /*
  * Signatures, for those who receive in SQL.

@@ -1,3 +1,7 @@
+/* Not before those that come with the extension are there. */
+CREATE TRIGGER check_connector BEFORE INSERT OR UPDATE OR DELETE ON chatwebhook.connector
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._check_connector();
+
 /*
  * Nothing for everybody.  A trigger function runs for whoever changes a
  * watched table and needs no grant for that; everything else here reads other
@@ -15,6 +19,9 @@ GRANT EXECUTE ON FUNCTION chatwebhook._in_flight() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._workers() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._encrypts() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._redact(text) TO PUBLIC;
+/* What those call who write a connector of their own. */
+GRANT EXECUTE ON FUNCTION chatwebhook.cut(text, integer) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook.url_encode(text) TO PUBLIC;
 /* What watch() calls with its caller's rights. */
 GRANT EXECUTE ON FUNCTION chatwebhook._missing_key(text, text[]) TO PUBLIC;
 
@@ -31,13 +38,13 @@ CREATE FUNCTION chatwebhook.grant_admin(role name) RETURNS void
     AS $$
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA chatwebhook TO %I', role);
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook, chatwebhook.event_type TO %I', role);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook, chatwebhook.event_type, chatwebhook.connector TO %I', role);
     EXECUTE format('GRANT SELECT ON chatwebhook.event, chatwebhook.attempt, chatwebhook.delivery, chatwebhook.dead_letter, chatwebhook.webhook_health, chatwebhook.worker_status, chatwebhook.tenant TO %I', role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.emit(), chatwebhook.emit(text, text, text, jsonb), chatwebhook.watch, chatwebhook.unwatch, chatwebhook.create_webhook, chatwebhook.secret, chatwebhook.public_key, chatwebhook.rotate_secret, chatwebhook.set_credential, chatwebhook.test_webhook, chatwebhook.retry, chatwebhook.cancel, chatwebhook.wait_until_idle, chatwebhook.sign(text, text), chatwebhook.sign(text, timestamptz, text, text), chatwebhook.verify(text, text, text), chatwebhook.verify(jsonb, text, text, interval), chatwebhook.uuidv7 TO %I', role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.emit(), chatwebhook.emit(text, text, text, jsonb), chatwebhook.watch, chatwebhook.unwatch, chatwebhook.create_webhook, chatwebhook.secret, chatwebhook.public_key, chatwebhook.rotate_secret, chatwebhook.set_credential, chatwebhook.test_webhook, chatwebhook.preview, chatwebhook.retry, chatwebhook.cancel, chatwebhook.wait_until_idle, chatwebhook.sign(text, text), chatwebhook.sign(text, timestamptz, text, text), chatwebhook.verify(text, text, text), chatwebhook.verify(jsonb, text, text, interval), chatwebhook.uuidv7 TO %I', role);
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.grant_admin(name) IS
-    'Lets a role manage webhooks and event types, watch tables, read events and deliveries, and see signing secrets.';
+    'Lets a role manage webhooks, event types and connectors, watch tables, read events and deliveries, and see signing secrets.';
 
 CREATE FUNCTION chatwebhook.grant_reader(role name) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -65,8 +72,8 @@ BEGIN
     END IF;
     EXECUTE format('GRANT USAGE ON SCHEMA chatwebhook TO %I', role);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook TO %I', role);
-    EXECUTE format('GRANT SELECT ON chatwebhook.event_type, chatwebhook.event, chatwebhook.attempt, chatwebhook.delivery, chatwebhook.dead_letter, chatwebhook.webhook_health TO %I', role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.create_webhook, chatwebhook.secret, chatwebhook.public_key, chatwebhook.rotate_secret, chatwebhook.set_credential, chatwebhook.test_webhook, chatwebhook.retry, chatwebhook.cancel TO %I', role);
+    EXECUTE format('GRANT SELECT ON chatwebhook.event_type, chatwebhook.connector, chatwebhook.event, chatwebhook.attempt, chatwebhook.delivery, chatwebhook.dead_letter, chatwebhook.webhook_health TO %I', role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.create_webhook, chatwebhook.secret, chatwebhook.public_key, chatwebhook.rotate_secret, chatwebhook.set_credential, chatwebhook.test_webhook, chatwebhook.preview, chatwebhook.retry, chatwebhook.cancel TO %I', role);
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.add_tenant(name, text) IS

@@ -31,15 +31,40 @@ INSERT INTO chatwebhook.event_type (name, required, description, shipped) VALUES
     ('webhook.test', '{}', 'Sent by test_webhook().', true),
     ('webhook.alert', '{}', 'A webhook is in trouble, or out of it again.', true);
 
+CREATE TABLE chatwebhook.connector (
+    name        text PRIMARY KEY,
+    function    text,
+    description text,
+    replies     jsonb NOT NULL DEFAULT '[]',
+    shipped     boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE chatwebhook.connector IS
+    'The kinds of service that webhooks can speak to. Add your own.';
+COMMENT ON COLUMN chatwebhook.connector.name IS
+    'What webhooks call it: small letters, digits, _ and -, at most 63.';
+COMMENT ON COLUMN chatwebhook.connector.function IS
+    'The function, such as public.teams(jsonb,jsonb,jsonb): f(event, webhook, replies) returns chatwebhook.request, in SQL or PL/pgSQL, STABLE or IMMUTABLE. It runs as its owner, reads only, with pg_catalog as search_path. A cast to regprocedure gives its oid; the name is kept, since pg_upgrade refuses tables with a regprocedure. Null for webhook, which is built in.';
+COMMENT ON COLUMN chatwebhook.connector.description IS 'What it does, for people.';
+COMMENT ON COLUMN chatwebhook.connector.replies IS
+    'What replies mean where the status alone does not say: an array of objects, of which the first that fits counts. Keys: status (a number or an array of them), step (from 1; left out: any), contains (text in the body), means (success, retry, dead or disable), wait (seconds to wait at least, or the key of the body that has them).';
+COMMENT ON COLUMN chatwebhook.connector.shipped IS
+    'True for a connector as it came with the extension; pg_dump leaves those out.';
+
+INSERT INTO chatwebhook.connector (name, description, shipped) VALUES
+    ('webhook', 'The event itself as JSON, signed, for a service of one''s own.', true);
+
 CREATE TABLE chatwebhook.webhook (
     id                 uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     name               text NOT NULL,
     chatbot_id         text,
     url                text NOT NULL,
+    connector          text NOT NULL DEFAULT 'webhook',
     events             text[] NOT NULL DEFAULT '{*}',
     filter             jsonpath,
     enabled            boolean NOT NULL DEFAULT true,
     headers            jsonb NOT NULL DEFAULT '{}',
+    settings           jsonb NOT NULL DEFAULT '{}',
+    auth               jsonb,
     max_retries        integer NOT NULL DEFAULT 5,
     backoff            interval NOT NULL DEFAULT '1 second',
     backoff_multiplier double precision NOT NULL DEFAULT 2,
@@ -60,6 +85,8 @@ COMMENT ON COLUMN chatwebhook.webhook.chatbot_id IS
     'Deliver the events of this chatbot only; null: of every chatbot.';
 COMMENT ON COLUMN chatwebhook.webhook.url IS
     'Where the requests go: https, unless chatwebhook.allow_http is on. A {{name}} in path or query, or for all of it, is the credential of that name.';
+COMMENT ON COLUMN chatwebhook.webhook.connector IS
+    'What kind of service it is: a name of the table connector. webhook sends the event itself, signed.';
 COMMENT ON COLUMN chatwebhook.webhook.events IS
     'Event types wanted: exact names, or patterns such as message.* and *.';
 COMMENT ON COLUMN chatwebhook.webhook.filter IS
@@ -68,6 +95,10 @@ COMMENT ON COLUMN chatwebhook.webhook.enabled IS
     'False: nothing new is queued for it, and what is pending waits.';
 COMMENT ON COLUMN chatwebhook.webhook.headers IS
     'Request headers to add, an object of strings; they cannot replace the extension''s own. A {{name}} is the credential of that name.';
+COMMENT ON COLUMN chatwebhook.webhook.settings IS
+    'What the connector wants to know, an object; see the connector''s description.';
+COMMENT ON COLUMN chatwebhook.webhook.auth IS
+    'How requests show who sends them, with credentials as {{name}}: {"type":"bearer","token":"{{name}}"}, {"type":"basic","username":"...","password":"{{name}}"}, {"type":"header","name":"...","value":"{{name}}"}, {"type":"body","name":"...","value":"{{name}}"} (a member of the body) or {"type":"oauth2","token_url":"...","client_id":"...","scope":"..."} (client credentials; the secret is the credential client_secret). Null: in no such way.';
 COMMENT ON COLUMN chatwebhook.webhook.max_retries IS
     'Retries after the first attempt, 0 to 100; then the delivery is dead.';
 COMMENT ON COLUMN chatwebhook.webhook.backoff IS 'Wait before the first retry.';
@@ -75,7 +106,7 @@ COMMENT ON COLUMN chatwebhook.webhook.backoff_multiplier IS
     'Each wait is the previous one times this times 0.5 to 1.5 at random; 1 to 10.';
 COMMENT ON COLUMN chatwebhook.webhook.max_backoff IS 'No wait is longer, but for a Retry-After.';
 COMMENT ON COLUMN chatwebhook.webhook.timeout IS
-    'Limit for a whole attempt, from the look-up of the name to the last byte of the reply; 100 ms to 5 minutes.';
+    'Limit for a request, from the look-up of the name to the last byte of the reply; 100 ms to 5 minutes. A connector''s attempt can take several.';
 COMMENT ON COLUMN chatwebhook.webhook.max_in_flight IS
     'Most requests to this webhook at one time, for each worker; 1 to 1024. Fewer are used until it has shown that it answers.';
 COMMENT ON COLUMN chatwebhook.webhook.signing IS
@@ -159,7 +190,8 @@ CREATE TABLE chatwebhook.queue (
     last_status_code integer,
     chatbot_id       text,
     conversation_id  text,
-    last_error       text
+    last_error       text,
+    replies          jsonb
 ) WITH (
     autovacuum_vacuum_scale_factor = 0.01,
     autovacuum_vacuum_threshold = 5000,
@@ -174,6 +206,8 @@ COMMENT ON TABLE chatwebhook.queue IS
     'The deliveries that are pending. Read the view delivery instead.';
 COMMENT ON COLUMN chatwebhook.queue.first_attempt IS
     'Attempts made before the last call of retry(): the retry policy counts from here.';
+COMMENT ON COLUMN chatwebhook.queue.replies IS
+    'The replies to a connector''s requests that have succeeded: with them it goes on where it was.';
 COMMENT ON COLUMN chatwebhook.queue.last_wait_ms IS
     'The wait before the retry that is due, from which the next one is reckoned.';
 
@@ -193,7 +227,8 @@ CREATE TABLE chatwebhook.history (
     chatbot_id       text,
     webhook_name     text,
     status           text NOT NULL,
-    last_error       text
+    last_error       text,
+    replies          jsonb
 );
 CREATE INDEX history_webhook_idx ON chatwebhook.history (webhook_id, id);
 CREATE INDEX history_id_idx ON chatwebhook.history USING brin (id) WITH (pages_per_range = 16);
@@ -226,7 +261,7 @@ COMMENT ON TABLE chatwebhook.attempt IS
 COMMENT ON COLUMN chatwebhook.attempt.delivery_id IS 'The delivery that was tried.';
 COMMENT ON COLUMN chatwebhook.attempt.webhook_id IS 'The webhook it was for.';
 COMMENT ON COLUMN chatwebhook.attempt.chatbot_id IS 'The chatbot of the event.';
-COMMENT ON COLUMN chatwebhook.attempt.started_at IS 'When the request was started.';
+COMMENT ON COLUMN chatwebhook.attempt.started_at IS 'When its first request was started.';
 COMMENT ON COLUMN chatwebhook.attempt.response_headers IS
     'The reply''s headers, an object with names in lower case; of a repeated one, the last.';
 COMMENT ON COLUMN chatwebhook.attempt.attempt IS 'Number of the try, from 1.';
@@ -263,6 +298,7 @@ COMMENT ON COLUMN chatwebhook.health.recent IS
  * EXTENSION, and was changed before the dump, is replaced.
  */
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.event_type', 'WHERE NOT shipped');
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.connector', 'WHERE NOT shipped');
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.webhook', '');
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.vault', '');
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.event', '');
@@ -287,14 +323,20 @@ CREATE FUNCTION chatwebhook._replace() RETURNS trigger
     AS $$
 BEGIN
     IF chatwebhook._restoring() THEN
-        DELETE FROM chatwebhook.event_type WHERE name = NEW.name AND shipped;
+        IF TG_TABLE_NAME = 'connector' THEN
+            DELETE FROM chatwebhook.connector WHERE name = NEW.name AND shipped;
+        ELSE
+            DELETE FROM chatwebhook.event_type WHERE name = NEW.name AND shipped;
+        END IF;
     END IF;
     RETURN NEW;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._replace() IS
-    'Trigger: an event type that a restore brings takes the place of the one that came with the extension.';
+    'Trigger: an event type or connector that a restore brings takes the place of the one that came with the extension.';
 CREATE TRIGGER replace BEFORE INSERT ON chatwebhook.event_type
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._replace();
+CREATE TRIGGER replace BEFORE INSERT ON chatwebhook.connector
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._replace();
 
 /*
@@ -327,6 +369,175 @@ $$;
 COMMENT ON FUNCTION chatwebhook._check_event_type() IS 'Trigger: checks an event type.';
 CREATE TRIGGER check_event_type BEFORE INSERT OR UPDATE ON chatwebhook.event_type
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._check_event_type();
+
+CREATE FUNCTION chatwebhook._find_connector() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    -- found by the search_path of whoever registers it, so there is none pinned here
+    NEW.function := COALESCE(
+        (SELECT pg_catalog.format('%I.%I(jsonb,jsonb,jsonb)', n.nspname, p.proname)
+           FROM pg_catalog.pg_proc p
+           JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+          WHERE p.oid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure(
+                CASE WHEN pg_catalog.strpos(NEW.function, '(') OPERATOR(pg_catalog.>) 0 THEN NEW.function
+                     ELSE pg_catalog.concat(NEW.function, '(jsonb,jsonb,jsonb)') END)
+            AND p.proargtypes OPERATOR(pg_catalog.=) '3802 3802 3802'::pg_catalog.oidvector),
+        NEW.function);
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._find_connector() IS
+    'Trigger: gives a connector''s function its whole name.';
+CREATE TRIGGER a_find BEFORE INSERT OR UPDATE OF function ON chatwebhook.connector
+    FOR EACH ROW WHEN (NEW.function IS NOT NULL)
+    EXECUTE FUNCTION chatwebhook._find_connector();
+
+CREATE FUNCTION chatwebhook._rule_problem(rules jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT CASE WHEN jsonb_typeof(rules) <> 'array' THEN 'they are not an array'
+           ELSE (
+        SELECT CASE
+               WHEN jsonb_typeof(r) <> 'object' THEN format('rule %s is not an object', n)
+               WHEN r - '{status,step,contains,means,wait}'::text[] <> '{}'
+                   THEN format('rule %s has the unknown key "%s"', n,
+                               (SELECT k FROM jsonb_object_keys(r - '{status,step,contains,means,wait}'::text[]) k LIMIT 1))
+               WHEN coalesce(r->>'means', '') NOT IN ('success', 'retry', 'dead', 'disable')
+                   THEN format('rule %s does not say what it means: success, retry, dead or disable', n)
+               WHEN jsonb_typeof(r->'status') IS DISTINCT FROM 'number' AND jsonb_typeof(r->'status') IS DISTINCT FROM 'array'
+                    OR jsonb_path_exists(r, '$.status[*] ? (!(@ >= 100 && @ <= 599 && @.floor() == @))')
+                    OR jsonb_path_exists(r, '$.status[*] ? (@.type() != "number")')
+                   THEN format('the status of rule %s is not a number from 100 to 599, or an array of such', n)
+               WHEN r ? 'step' AND (jsonb_typeof(r->'step') <> 'number' OR r->>'step' !~ '^[1-9][0-9]?$')
+                   THEN format('the step of rule %s is not a number from 1 to 99', n)
+               WHEN r ? 'contains' AND (jsonb_typeof(r->'contains') <> 'string' OR r->>'contains' = '')
+                   THEN format('what rule %s looks for is not a text', n)
+               WHEN r ? 'wait' AND jsonb_typeof(r->'wait') <> 'string' AND r->>'wait' !~ '^[0-9]{1,5}$'
+                   THEN format('the wait of rule %s is neither seconds nor a key', n)
+               END
+          FROM jsonb_array_elements(rules) WITH ORDINALITY AS e(r, n)
+         ORDER BY 1 NULLS LAST LIMIT 1) END
+$$;
+COMMENT ON FUNCTION chatwebhook._rule_problem(jsonb) IS
+    'Why these rules cannot say what replies mean, or null if they can.';
+
+CREATE FUNCTION chatwebhook._check_connector() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    problem text;
+    f       record;
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        IF EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.connector = OLD.name) THEN
+            RAISE EXCEPTION 'connector "%" is used by webhook "%"', OLD.name,
+                    (SELECT w.name FROM chatwebhook.webhook w WHERE w.connector = OLD.name ORDER BY 1 LIMIT 1)
+                USING ERRCODE = 'restrict_violation',
+                      HINT = 'Change or delete the webhooks that use it first.';
+        END IF;
+        RETURN OLD;
+    END IF;
+    IF chatwebhook._restoring() THEN
+        RETURN NEW;
+    END IF;
+    IF TG_OP = 'UPDATE' AND NEW.name <> OLD.name
+       AND EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.connector = OLD.name) THEN
+        RAISE EXCEPTION 'cannot rename connector "%", which webhooks use', OLD.name
+            USING ERRCODE = 'restrict_violation';
+    END IF;
+    IF NEW.name !~ '^[a-z0-9_-]{1,63}$' THEN
+        RAISE EXCEPTION 'invalid connector name: "%"', left(NEW.name, 100)
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Use up to 63 small letters, digits, _ and -, such as teams.';
+    END IF;
+    IF NEW.name = 'webhook' THEN
+        IF NEW.function IS NOT NULL THEN
+            RAISE EXCEPTION 'connector "webhook" is built in and takes no function'
+                USING ERRCODE = 'check_violation', HINT = 'Register yours under another name.';
+        END IF;
+    ELSE
+        SELECT p.provolatile, l.lanname, p.prorettype, p.proowner, p.proretset INTO f
+          FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+         WHERE p.oid = to_regprocedure(NEW.function)
+           AND p.proargtypes = '3802 3802 3802'::oidvector;
+        problem := CASE
+            WHEN f IS NULL THEN 'there is no such function of (jsonb, jsonb, jsonb)'
+            WHEN f.prorettype <> 'chatwebhook.request'::regtype OR f.proretset THEN 'it does not return chatwebhook.request'
+            WHEN f.provolatile = 'v' THEN 'it is volatile, and must be STABLE or IMMUTABLE'
+            WHEN f.lanname NOT IN ('sql', 'plpgsql') THEN format('it is in %s, and must be in sql or plpgsql', f.lanname)
+            WHEN NOT pg_has_role(chatwebhook._invoker(), f.proowner, 'USAGE') THEN 'it runs as its owner, and only those with that role''s rights can register it'
+        END;
+        IF problem IS NOT NULL THEN
+            RAISE EXCEPTION 'cannot use function "%" as connector "%": %', left(NEW.function, 200), NEW.name, problem
+                USING ERRCODE = 'check_violation',
+                      HINT = 'Create it as f(event jsonb, webhook jsonb, replies jsonb) RETURNS chatwebhook.request LANGUAGE sql STABLE.';
+        END IF;
+    END IF;
+    problem := chatwebhook._rule_problem(NEW.replies);
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'unusable rules for replies of connector "%": %', NEW.name, problem
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Give an array such as [{"status": 409, "means": "success"}].';
+    END IF;
+    NEW.shipped := false;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._check_connector() IS 'Trigger: checks a connector.';
+
+CREATE FUNCTION chatwebhook._auth_problem(auth jsonb) RETURNS text
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    kind    text;
+    wanted  text[];
+    allowed text[];
+    secret  text;
+    key     text;
+BEGIN
+    IF jsonb_typeof(auth) <> 'object' OR jsonb_typeof(auth->'type') IS DISTINCT FROM 'string' THEN
+        RETURN 'it is not an object with a type';
+    END IF;
+    kind := auth->>'type';
+    SELECT w, a, s INTO wanted, allowed, secret
+      FROM (VALUES ('bearer', '{token}'::text[], '{}'::text[], 'token'),
+                   ('basic', '{username,password}', '{}', 'password'),
+                   ('header', '{name,value}', '{}', 'value'),
+                   ('body', '{name,value}', '{}', 'value'),
+                   ('oauth2', '{token_url,client_id}', '{scope}', NULL)) AS k(k, w, a, s)
+     WHERE k = kind;
+    IF NOT FOUND THEN
+        RETURN format('its type is "%s", and not bearer, basic, header, body or oauth2', left(kind, 100));
+    END IF;
+    FOREACH key IN ARRAY wanted LOOP
+        IF jsonb_typeof(auth->key) IS DISTINCT FROM 'string' OR auth->>key = '' THEN
+            RETURN format('%s needs "%s", a text', kind, key);
+        END IF;
+    END LOOP;
+    SELECT k INTO key FROM jsonb_object_keys(auth) AS k
+     WHERE k <> 'type' AND k <> ALL (wanted) AND k <> ALL (allowed) LIMIT 1;
+    IF FOUND THEN
+        RETURN format('%s does not know "%s"', kind, left(key, 100));
+    END IF;
+    IF jsonb_typeof(auth->'scope') <> 'string' THEN
+        RETURN 'scope is not a text';
+    END IF;
+    IF secret IS NOT NULL AND auth->>secret !~ '\{\{[a-z][a-z0-9_]*\}\}' THEN
+        RETURN format('"%s" has the secret itself: write {{name}}, and give it to set_credential()', secret);
+    END IF;
+    IF EXISTS (SELECT FROM jsonb_each_text(auth) AS e(k, v)
+                WHERE v !~ '^[\x20-\x7e]*$' OR length(v) > 2000) THEN
+        RETURN 'its texts are not printable ASCII of at most 2000 characters';
+    END IF;
+    RETURN CASE kind
+        WHEN 'header' THEN chatwebhook._header_problem(jsonb_build_object(auth->>'name', auth->>'value'))
+        WHEN 'oauth2' THEN 'token_url: ' || chatwebhook._url_problem(auth->>'token_url')
+    END;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._auth_problem(jsonb) IS
+    'Why a webhook cannot have this auth, or null if it can.';
 
 CREATE FUNCTION chatwebhook._check_webhook() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -379,6 +590,27 @@ BEGIN
                           HINT = 'See the table chatwebhook.event_type, or add the type there first.';
             END IF;
         END LOOP;
+    END IF;
+
+    IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.connector <> OLD.connector)
+       AND NOT EXISTS (SELECT FROM chatwebhook.connector c WHERE c.name = NEW.connector) THEN
+        RAISE EXCEPTION 'no connector is called "%", in webhook "%"', left(NEW.connector, 100), NEW.name
+            USING ERRCODE = 'check_violation',
+                  HINT = 'See the table chatwebhook.connector.';
+    END IF;
+    IF jsonb_typeof(NEW.settings) <> 'object' THEN
+        RAISE EXCEPTION 'the settings of webhook "%" are not an object', NEW.name
+            USING ERRCODE = 'check_violation';
+    END IF;
+    IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.auth IS DISTINCT FROM OLD.auth) THEN
+        problem := CASE WHEN NEW.connector = 'webhook' AND NEW.auth->>'type' = 'body'
+                        THEN 'the body of an event is not to be added to'
+                        ELSE chatwebhook._auth_problem(NEW.auth) END;
+        IF problem IS NOT NULL THEN
+            RAISE EXCEPTION 'unusable auth of webhook "%": %', NEW.name, problem
+                USING ERRCODE = 'check_violation',
+                      HINT = 'Give an object such as {"type": "bearer", "token": "{{access_token}}"}, and the secret to set_credential().';
+        END IF;
     END IF;
 
     problem := chatwebhook._header_problem(NEW.headers);
@@ -481,10 +713,10 @@ BEGIN
         )
         INSERT INTO chatwebhook.history (id, webhook_id, event_id, created_at, completed_at,
                last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id,
-               webhook_name, status, last_error)
+               webhook_name, status, last_error, replies)
         SELECT id, webhook_id, event_id, created_at, clock_timestamp(),
                last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id,
-               OLD.name, 'canceled', 'the webhook was deleted'
+               OLD.name, 'canceled', 'the webhook was deleted', replies
           FROM gone;
     END IF;
     RETURN NULL;
@@ -511,6 +743,12 @@ CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.event_type
     FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
 ALTER TABLE chatwebhook.event_type ENABLE ALWAYS TRIGGER changed;
 ALTER TABLE chatwebhook.event_type ENABLE ALWAYS TRIGGER emptied;
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.connector
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
+CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.connector
+    FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
+ALTER TABLE chatwebhook.connector ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE chatwebhook.connector ENABLE ALWAYS TRIGGER emptied;
 CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.vault
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
 CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.vault

@@ -48,6 +48,7 @@ static char *allowed_ports = NULL;
 static bool policy_stale = true;	/* the last three have changed */
 int			cwh_max_payload_size = 1024 * 1024;
 int			cwh_max_response_size = 16 * 1024;
+int			cwh_connector_timeout = 500;
 char	   *cwh_ca_file = NULL;
 char	   *cwh_proxy = NULL;
 int			cwh_log_attempts = CWH_LOG_FAILURES;
@@ -240,6 +241,13 @@ define_settings(void)
 							"The rest is left unread.",
 							&cwh_max_response_size, 16 * 1024, 0, 1024 * 1024,
 							PGC_SIGHUP, GUC_UNIT_BYTE, NULL, NULL, NULL);
+
+	/* A worker calls connectors one after the other: a slow one holds it up. */
+	DefineCustomIntVariable("chatwebhook.connector_timeout",
+							"Sets how long a connector's function may take.",
+							"One that takes longer fails its delivery's attempt.",
+							&cwh_connector_timeout, 500, 1, 60000, PGC_SIGHUP,
+							GUC_UNIT_MS, NULL, NULL, NULL);
 
 	/* So that a dump or a stolen backup gives no secret away. */
 	DefineCustomStringVariable("chatwebhook.secret_key_file",

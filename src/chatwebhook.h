@@ -218,9 +218,11 @@ typedef struct CwhTransfer
 {
 	/* the request; must stay as it is until the transfer is reaped */
 	const char *url;
+	const char *method;			/* null: POST */
 	struct curl_slist *headers; /* freed by the transport */
-	const char *body;
+	const char *body;			/* or null */
 	size_t		body_len;
+	size_t		min_response_size;	/* kept of a body, if the option is less */
 	long		timeout_ms;
 	const char *client_certificate; /* PEM, or null */
 	const char *client_key;		/* PEM, or null */
@@ -301,6 +303,7 @@ extern int	cwh_poll_interval;
 extern bool cwh_allow_http;
 extern int	cwh_max_payload_size;
 extern int	cwh_max_response_size;
+extern int	cwh_connector_timeout;
 extern char *cwh_ca_file;
 extern char *cwh_proxy;
 extern int	cwh_log_attempts;
@@ -428,6 +431,7 @@ typedef struct CwhEvent
 extern void cwh_envelope_write(StringInfo out, const CwhEvent *event);
 extern Jsonb *cwh_envelope_jsonb(const CwhEvent *event);
 extern bool cwh_json_fits(Jsonb *value, size_t limit);
+extern void cwh_json_write(StringInfo out, Jsonb *value);
 extern void cwh_json_write_string(StringInfo out, const char *string, size_t len);
 extern void cwh_uuidv7(pg_uuid_t *uuid, TimestampTz at);
 extern void cwh_uuid_text(const pg_uuid_t *uuid, char out[37]);
@@ -436,6 +440,27 @@ extern void cwh_uuid_text(const pg_uuid_t *uuid, char out[37]);
  * outbox.c: claim and settle.  All but the last two are to be called within a
  * transaction, connected to SPI.
  */
+
+/* What a reply means to a connector; see the table connector. */
+typedef struct CwhRule
+{
+	int			nstatuses;
+	int		   *statuses;
+	int			step;			/* from 1; 0: any */
+	char	   *contains;		/* UTF-8, or null */
+	CwhVerdict	means;
+	int			wait_s;			/* 0: not said */
+	char	   *wait_key;		/* or null */
+} CwhRule;
+
+/* How requests show who sends them. */
+typedef enum CwhAuth
+{
+	CWH_AUTH_NONE,
+	CWH_AUTH_HEADER,			/* a header that is always the same */
+	CWH_AUTH_BODY,				/* a member of the body */
+	CWH_AUTH_OAUTH2				/* a token that is to be asked for */
+} CwhAuth;
 
 /* A webhook as sending needs it. */
 typedef struct CwhWebhook
@@ -456,6 +481,19 @@ typedef struct CwhWebhook
 	TimestampTz previous_until;
 	char	   *client_certificate; /* PEM, or null */
 	char	   *client_key;		/* PEM, or null: in the certificate */
+
+	CwhAuth		auth;
+	char	   *auth_line;		/* a header's line, or a member's text: secret */
+	char	   *token_url;
+	char	   *token_request;	/* body for the token_url: secret */
+
+	/* for connectors but "webhook" */
+	char	   *connector;		/* its name; null: the event itself is sent */
+	char	   *function;		/* null: there is no such connector */
+	int			nrules;
+	CwhRule    *rules;
+	char	   *url_template;	/* the url as its owner wrote it */
+	Jsonb	   *argument;		/* the webhook as the function gets it */
 } CwhWebhook;
 
 /* A place in a webhook's queue, behind which to look. */
@@ -483,6 +521,7 @@ typedef struct CwhClaimed
 	int			attempts;		/* made before */
 	int			first_attempt;
 	int64		last_wait_ms;
+	Jsonb	   *replies;		/* of earlier requests, or null */
 	bool		has_event;		/* or it is gone */
 	CwhEvent	event;
 } CwhClaimed;
@@ -492,7 +531,8 @@ typedef enum CwhOutcome
 	CWH_OUTCOME_DELIVERED,
 	CWH_OUTCOME_RETRY,
 	CWH_OUTCOME_DEAD,
-	CWH_OUTCOME_CANCELED		/* was not tried */
+	CWH_OUTCOME_CANCELED,		/* was not tried */
+	CWH_OUTCOME_STEP			/* not over: one of its requests has succeeded */
 } CwhOutcome;
 
 /* What became of a delivery, to be settled. */
@@ -506,7 +546,9 @@ typedef struct CwhResult
 	int			status;			/* 0: no reply */
 	const char *error;			/* null: none */
 	int64		wait_ms;		/* for a retry */
+	Jsonb	   *replies;		/* for a step */
 	bool		settled;		/* out: the row has been seen to */
+	bool		gone;			/* out, for a step: there is no row any more */
 } CwhResult;
 
 /* A try, for the table attempt. */
@@ -547,6 +589,7 @@ extern int64 cwh_outbox_last_id(void);
 extern bool cwh_outbox_any_webhook(void);
 extern void cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 							void (*each) (CwhWebhook *webhook));
+extern CwhWebhook *cwh_load_webhook(const pg_uuid_t *id);
 extern void cwh_webhook_free(CwhWebhook *webhook);
 extern void cwh_outbox_sweep(void (*each) (const pg_uuid_t *webhook_id,
 										   TimestampTz first_due));
@@ -561,6 +604,59 @@ extern void cwh_outbox_add_health(CwhHealthGain **gains, int n);
 extern bool cwh_outbox_disable(const pg_uuid_t *webhook_id, const char *reason);
 extern void cwh_outbox_begin(void);
 extern void cwh_outbox_commit(void);
+
+/*
+ * connector.c: calls connectors, within a transaction, and says what replies
+ * mean to them
+ */
+
+/* A connector that takes longer than this is called less often. */
+#define CWH_SLOW_CONNECTOR_MS	20
+
+/* A token whose life is not told is asked for again after this. */
+#define CWH_TOKEN_LIFE_S		3600
+#define CWH_MAX_TOKEN_LIFE_S	(30 * 86400)
+
+/* A request as a connector wants it, all but what is secret. */
+typedef struct CwhRequest
+{
+	const char *method;
+	bool		own_url;		/* at the webhook's own url */
+	char	   *url;			/* what comes behind that, or all of it */
+	char	  **headers;		/* "Name: value" */
+	int			nheaders;
+	StringInfo	body;			/* null: none */
+	bool		last;			/* no other follows */
+
+	/* as it is sent: secret, made by cwh_request_prepare_step() */
+	char	   *sent_url;
+	char	   *sent_body;
+} CwhRequest;
+
+typedef struct CwhRender
+{
+	const CwhWebhook *webhook;
+	const char *event;			/* its envelope, in UTF-8 */
+	Jsonb	   *replies;		/* null: none yet */
+	MemoryContext context;		/* of what comes out */
+
+	/* out */
+	CwhRequest *request;		/* null: nothing to send (any more), or error */
+	Datum		row;			/* the same, as the function returned it */
+	char	   *error;			/* or null */
+	int			took_ms;
+} CwhRender;
+
+extern int	cwh_connector_render(CwhRender *renders, int n);
+extern void cwh_connector_parse_rules(Jsonb *rules, CwhWebhook *webhook);
+extern CwhVerdict cwh_connector_verdict(const CwhWebhook *webhook, int step,
+										const CwhTransfer *transfer,
+										int64 *wait_s);
+extern Jsonb *cwh_connector_add_reply(Jsonb *replies,
+									  const CwhTransfer *transfer);
+extern char *cwh_connector_token(const CwhTransfer *transfer, int64 *expires_in,
+								 const char **problem);
+extern void cwh_append_url_encoded(StringInfo out, const char *value);
 
 /*
  * secrets.c: the key file, and the vault's functions for SQL
@@ -579,7 +675,15 @@ extern void cwh_request_prepare(CwhTransfer *transfer,
 								const char *event_type,
 								const pg_uuid_t *event_id,
 								int attempt, int64 delivery_id,
-								StringInfo body, TimestampTz now);
+								StringInfo body, TimestampTz now,
+								const char *token);
+extern const char *cwh_request_prepare_step(CwhTransfer *transfer,
+											const CwhWebhook *webhook,
+											CwhRequest *request,
+											const char *token);
+extern const char *cwh_request_prepare_token(CwhTransfer *transfer,
+											 const CwhWebhook *webhook);
+extern void cwh_request_cleanse(CwhRequest *request);
 extern void cwh_transport_options(CwhTransportOptions *options);
 extern char *cwh_reply_text(const CwhBytes *bytes);
 extern char *cwh_reply_headers(const CwhBytes *bytes);

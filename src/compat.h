@@ -68,6 +68,8 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 #include "common/pg_prng.h"
 #endif
 #include "catalog/pg_database.h"
+#include "catalog/pg_proc.h"
+#include "common/base64.h"
 #include "executor/executor.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -78,8 +80,14 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
+#include "utils/hsearch.h"
 #if PG_VERSION_NUM >= 140000
 #include "utils/wait_event.h"
+#endif
+
+/* Before 14, keys that are not said to be anything else are strings. */
+#ifndef HASH_STRINGS
+#define HASH_STRINGS 0
 #endif
 
 /* 15 asks for shared memory in a hook of its own. */
@@ -114,6 +122,34 @@ cwh_owns_database(Oid database)
 	return object_ownercheck(DatabaseRelationId, database, GetUserId());
 #else
 	return pg_database_ownercheck(database, GetUserId());
+#endif
+}
+
+/* Base64, palloc'd. */
+static inline char *
+cwh_base64(const char *data, int len)
+{
+	int			size = pg_b64_enc_len(len);
+	char	   *result = palloc(size + 1);
+
+#if PG_VERSION_NUM >= 180000
+	len = pg_b64_encode((const uint8 *) data, len, result, size);
+#else
+	len = pg_b64_encode(data, len, result, size);
+#endif
+	result[Max(0, len)] = '\0';
+	return result;
+}
+
+/* May this role execute this function? */
+static inline bool
+cwh_may_execute(Oid function, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(ProcedureRelationId, function, role,
+						   ACL_EXECUTE) == ACLCHECK_OK;
+#else
+	return pg_proc_aclcheck(function, role, ACL_EXECUTE) == ACLCHECK_OK;
 #endif
 }
 

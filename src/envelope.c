@@ -177,6 +177,13 @@ write_container(StringInfo out, JsonbContainer *container)
 	}
 }
 
+/* Write a value, in UTF-8. */
+void
+cwh_json_write(StringInfo out, Jsonb *value)
+{
+	write_container(out, &value->root);
+}
+
 /*
  * How many bytes a value has as JSON, or more than the limit if it has more.
  * Strings are counted exactly, or else, which is faster, at their longest.

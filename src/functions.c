@@ -276,46 +276,123 @@ send_and_wait(CwhTransfer *transfer)
 	(void) cwh_transport_reap();
 }
 
-/* SQL: send webhook.test and tell what came back. */
-Datum
-chatwebhook_test_webhook(PG_FUNCTION_ARGS)
+/* Read a webhook, or raise an error if it is not there. */
+CwhWebhook *
+cwh_load_webhook(const pg_uuid_t *id)
 {
-	pg_uuid_t  *webhook_id = PG_GETARG_UUID_P(0);
 	MemoryContext context = CurrentMemoryContext;
-	CwhTransportOptions options;
-	CwhTransfer transfer;
-	CwhEvent	event;
-	StringInfoData body;
-	TupleDesc	desc;
-	Datum		values[5];
-	bool		nulls[5] = {false};
-	const char *problem;
-	char	   *error;
-
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
 
 	loaded = NULL;
 	SPI_connect();
-	cwh_outbox_load(webhook_id, 1, context, keep_loaded);
+	cwh_outbox_load(id, 1, context, keep_loaded);
 	SPI_finish();
 	if (loaded == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NO_DATA_FOUND),
 				 errmsg("webhook \"%s\" does not exist",
 						DatumGetCString(DirectFunctionCall1(uuid_out,
-															UUIDPGetDatum(webhook_id))))));
-	problem = cwh_request_problem(loaded);
+															UUIDPGetDatum(id))))));
+	return loaded;
+}
+
+/* Get the token that a webhook needs.  Returns null, or what went wrong. */
+static const char *
+fetch_token(CwhTransfer *transfer, const CwhWebhook *webhook, char **token)
+{
+	const char *problem = cwh_request_prepare_token(transfer, webhook);
+	int64		expires_in;
+
+	if (problem == NULL)
+	{
+		send_and_wait(transfer);
+		problem = cwh_outcome_error(transfer);
+	}
+	if (problem == NULL)
+		*token = cwh_connector_token(transfer, &expires_in, &problem);
 	if (problem)
 	{
-		memset(nulls, true, sizeof(nulls));
-		nulls[0] = nulls[2] = false;
-		values[0] = BoolGetDatum(false);
-		values[2] = CStringGetTextDatum(problem);
-		cwh_webhook_free(loaded);
-		PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
+		problem = psprintf("could not get an access token: %s", problem);
+		transfer->status = 0;
 	}
+	return problem;
+}
 
+/*
+ * Send an event, by all requests that it takes.  Returns null, or what went
+ * wrong; the last reply is in the transfer.
+ */
+static const char *
+send_event(CwhTransfer *transfer, const CwhWebhook *webhook,
+		   const CwhEvent *event, StringInfo body)
+{
+	CwhRender	render;
+	char	   *token = NULL;
+	int			latency_ms = 0;
+	const char *problem;
+
+	memset(&render, 0, sizeof(render));
+	render.webhook = webhook;
+	render.event = body->data;
+	render.context = CurrentMemoryContext;
+	for (int step = 1;; step++)
+	{
+		int64		wait_s;
+
+		if (webhook->connector)
+		{
+			(void) cwh_connector_render(&render, 1);
+			if (render.error || render.request == NULL)
+				return render.error;
+		}
+		if (webhook->auth == CWH_AUTH_OAUTH2 && token == NULL)
+		{
+			problem = fetch_token(transfer, webhook, &token);
+			if (problem)
+				return problem;
+		}
+		if (webhook->connector)
+		{
+			problem = cwh_request_prepare_step(transfer, webhook, render.request,
+											   token);
+			if (problem)
+				return problem;
+		}
+		else
+			cwh_request_prepare(transfer, webhook, event->type, &event->id, 1, 0,
+								body, event->created_at, token);
+		send_and_wait(transfer);
+		latency_ms += transfer->latency_ms;
+		transfer->latency_ms = latency_ms;
+		if (transfer->failed || webhook->connector == NULL)
+			return cwh_outcome_error(transfer);
+		if (cwh_connector_verdict(webhook, step, transfer, &wait_s) != CWH_DELIVERED)
+			return step > 1 ?
+				psprintf("request %d: HTTP status %d", step, transfer->status) :
+				psprintf("HTTP status %d", transfer->status);
+		if (render.request->last)
+			return NULL;
+		render.replies = cwh_connector_add_reply(render.replies, transfer);
+	}
+}
+
+/* SQL: send webhook.test and tell what came back. */
+Datum
+chatwebhook_test_webhook(PG_FUNCTION_ARGS)
+{
+	CwhWebhook *webhook;
+	CwhTransportOptions options;
+	CwhTransfer transfer;
+	CwhEvent	event;
+	StringInfoData body;
+	TupleDesc	desc;
+	Datum		values[5];
+	bool		nulls[5] = {false, true, true, true, true};
+	const char *problem;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+
+	webhook = cwh_load_webhook(PG_GETARG_UUID_P(0));
 	event.created_at = GetCurrentTimestamp();
 	cwh_uuidv7(&event.id, event.created_at);
 	event.type = "webhook.test";
@@ -335,20 +412,24 @@ chatwebhook_test_webhook(PG_FUNCTION_ARGS)
 				 errmsg("could not set up libcurl")));
 	PG_TRY();
 	{
-		cwh_request_prepare(&transfer, loaded, event.type, &event.id, 1, 0,
-							&body, event.created_at);
-		send_and_wait(&transfer);
-		error = cwh_outcome_error(&transfer);
-		values[0] = BoolGetDatum(error == NULL);
-		values[1] = Int32GetDatum(transfer.status);
-		nulls[1] = transfer.status == 0;
-		nulls[2] = error == NULL;
-		if (error)
-			values[2] = CStringGetTextDatum(error);
-		values[3] = Int32GetDatum(transfer.latency_ms);
-		nulls[4] = transfer.status == 0;
-		if (!nulls[4])
+		problem = cwh_request_problem(webhook);
+		if (problem == NULL)
+			problem = send_event(&transfer, webhook, &event, &body);
+		values[0] = BoolGetDatum(problem == NULL);
+		if (problem)
+			values[2] = CStringGetTextDatum(problem);
+		nulls[2] = problem == NULL;
+		if (transfer.status != 0)
+		{
+			values[1] = Int32GetDatum(transfer.status);
 			values[4] = CStringGetTextDatum(cwh_reply_text(&transfer.response_body));
+			nulls[1] = nulls[4] = false;
+		}
+		if (transfer.url)
+		{
+			values[3] = Int32GetDatum(transfer.latency_ms);
+			nulls[3] = false;
+		}
 	}
 	PG_FINALLY();
 	{
@@ -356,7 +437,7 @@ chatwebhook_test_webhook(PG_FUNCTION_ARGS)
 		free(transfer.response_headers.data);
 		free(transfer.response_body.data);
 		cwh_transport_close();
-		cwh_webhook_free(loaded);
+		cwh_webhook_free(webhook);
 	}
 	PG_END_TRY();
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));

@@ -57,8 +57,12 @@ static const char any_webhook_sql[] =
 static const char load_sql[] =
 	"SELECT w.id, w.name, w.url, w.enabled, w.headers, w.max_retries,"
 	"       w.backoff, w.backoff_multiplier, w.max_backoff, w.timeout,"
-	"       w.max_in_flight, v.names, v.vals, v.previous_until"
+	"       w.max_in_flight, v.names, v.vals, v.previous_until, w.auth,"
+	"       w.connector, c.function, c.replies,"
+	"       pg_catalog.jsonb_build_object('id', w.id, 'name', w.name,"
+	"           'url', w.url, 'chatbotId', w.chatbot_id, 'settings', w.settings)"
 	"  FROM chatwebhook.webhook w"
+	"  LEFT JOIN chatwebhook.connector c ON c.name" EQ "w.connector"
 	" CROSS JOIN LATERAL ("
 	"       SELECT pg_catalog.array_agg(s.name) AS names,"
 	"              pg_catalog.array_agg(s.value) AS vals,"
@@ -81,7 +85,7 @@ static const char sweep_sql[] =
 
 static const char claim_sql[] =
 	"SELECT q.id, q.webhook_id, q.next_attempt_at, q.attempts, q.first_attempt,"
-	"       q.last_wait_ms, e.id, e.type, e.chatbot_id, e.conversation_id,"
+	"       q.last_wait_ms, q.replies, e.id, e.type, e.chatbot_id, e.conversation_id,"
 	"       e.created_at, e.data"
 	"  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
 	"                  pg_catalog.unnest($3), pg_catalog.unnest($4))"
@@ -121,13 +125,14 @@ static const char next_due_sql[] =
 	"   RETURNING q.id, q.webhook_id, q.event_id, q.created_at," \
 	"             COALESCE(o.attempted_at, q.last_attempt_at) AS attempted_at," \
 	"             q.attempts" ADD "o.tried AS attempts," \
-	"             o.latency_ms, o.status_code, q.chatbot_id, o.extra, o.status, o.error)" \
+	"             o.latency_ms, o.status_code, q.chatbot_id, o.extra, o.status, o.error," \
+	"             CASE WHEN o.status OPERATOR(pg_catalog.<>) 'delivered' THEN q.replies END AS replies)" \
 	" INSERT INTO chatwebhook." table " (id, webhook_id, event_id, created_at," \
 	"       completed_at, last_attempt_at, attempts, latency_ms," \
-	"       last_status_code, chatbot_id, webhook_name, status, last_error)" \
+	"       last_status_code, chatbot_id, webhook_name, status, last_error, replies)" \
 	" SELECT id, webhook_id, event_id, created_at," \
 	"        pg_catalog.clock_timestamp(), attempted_at, attempts, latency_ms," \
-	"        status_code, chatbot_id, extra, status, error" \
+	"        status_code, chatbot_id, extra, status, error, replies" \
 	"   FROM gone"
 
 static const char finish_sql[] = FINISH("history");
@@ -149,6 +154,13 @@ static const char postpone_sql[] =
 	"       AS o(id, tried, wait, attempted_at, latency_ms, status_code, error,"
 	"            wait_ms)"
 	" WHERE q.id" EQ "o.id";
+
+static const char step_sql[] =
+	"UPDATE chatwebhook.queue q SET replies = o.replies"
+	"  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2))"
+	"       AS o(id, replies)"
+	" WHERE q.id" EQ "o.id"
+	" RETURNING q.id";
 
 /* When a settle met a locked row: those that can be had, and those there are. */
 static const char lock_sql[] =
@@ -245,6 +257,7 @@ static Statement bury_st = {bury_sql, OUTCOME_TYPES, NULL};
 static Statement postpone_st = {postpone_sql, 8,
 	{INT8ARRAYOID, INT4ARRAYOID, INTERVALARRAYOID, TIMESTAMPTZARRAYOID,
 	INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID}, NULL};
+static Statement step_st = {step_sql, 2, {INT8ARRAYOID, JSONBARRAYOID}, NULL};
 static Statement lock_st = {lock_sql, 1, {INT8ARRAYOID}, NULL};
 static Statement exists_st = {exists_sql, 1, {INT8ARRAYOID}, NULL};
 static Statement log_attempts_st = {log_attempts_sql, 10,
@@ -585,6 +598,95 @@ load_headers(CwhWebhook *webhook, Jsonb *headers, const Secret *secrets, int n)
 	}
 }
 
+/* The credentials of a webhook that sends them in a way of HTTP's. */
+static void
+load_auth(CwhWebhook *webhook, Jsonb *auth, const Secret *secrets, int n)
+{
+	static const char *const keys[] = {
+		"type", "token", "username", "password", "name", "value", "token_url",
+		"client_id", "scope"
+	};
+	enum {TYPE, TOKEN, USERNAME, PASSWORD, NAME, VALUE, TOKEN_URL, CLIENT_ID, SCOPE};
+	char	   *values[lengthof(keys)];
+	StringInfoData line;
+
+	for (int i = 0; i < lengthof(keys); i++)
+	{
+		JsonbValue	value;
+
+		values[i] = "";
+		if (JB_ROOT_IS_OBJECT(auth) &&
+			getKeyJsonValueFromContainer(&auth->root, keys[i], strlen(keys[i]),
+										 &value) &&
+			value.type == jbvString)
+			values[i] = fill_in(webhook, secrets, n,
+								pnstrdup(value.val.string.val,
+										 value.val.string.len));
+	}
+	webhook->auth = CWH_AUTH_HEADER;
+	initStringInfo(&line);
+	if (strcmp(values[TYPE], "bearer") == 0)
+		appendStringInfo(&line, "Authorization: Bearer %s", values[TOKEN]);
+	else if (strcmp(values[TYPE], "basic") == 0)
+	{
+		char	   *plain = psprintf("%s:%s", values[USERNAME], values[PASSWORD]);
+
+		appendStringInfo(&line, "Authorization: Basic %s",
+						 cwh_base64(plain, strlen(plain)));
+		cwh_cleanse(plain, strlen(plain));
+	}
+	else if (strcmp(values[TYPE], "header") == 0)
+		appendStringInfo(&line, "%s: %s", values[NAME], values[VALUE]);
+	else if (strcmp(values[TYPE], "body") == 0)
+	{
+		webhook->auth = CWH_AUTH_BODY;
+		cwh_json_write_string(&line, values[NAME], strlen(values[NAME]));
+		appendStringInfoChar(&line, ':');
+		cwh_json_write_string(&line, values[VALUE], strlen(values[VALUE]));
+	}
+	else
+	{
+		const char *secret = find_secret(secrets, n, "client_secret",
+										 strlen("client_secret"));
+
+		webhook->auth = CWH_AUTH_OAUTH2;
+		webhook->token_url = values[TOKEN_URL];
+		if (secret == NULL)
+			webhook->problem = "the credential \"client_secret\" is not set";
+		appendStringInfoString(&line, "grant_type=client_credentials&client_id=");
+		cwh_append_url_encoded(&line, values[CLIENT_ID]);
+		appendStringInfoString(&line, "&client_secret=");
+		cwh_append_url_encoded(&line, secret ? secret : "");
+		if (values[SCOPE][0])
+		{
+			appendStringInfoString(&line, "&scope=");
+			cwh_append_url_encoded(&line, values[SCOPE]);
+		}
+		webhook->token_request = line.data;
+		return;
+	}
+	webhook->auth_line = line.data;
+}
+
+/* What a webhook with a connector needs. */
+static void
+load_connector(CwhWebhook *webhook, uint64 row, const char *url)
+{
+	char	   *name = field_text(row, 16);
+	bool		isnull;
+	Datum		rules;
+
+	if (strcmp(name, "webhook") == 0)
+		return;
+	webhook->connector = name;
+	webhook->function = field_text(row, 17);
+	webhook->url_template = pstrdup(url);
+	rules = field(row, 18, &isnull);
+	if (!isnull)
+		cwh_connector_parse_rules(DatumGetJsonbP(rules), webhook);
+	webhook->argument = DatumGetJsonbPCopy(field(row, 19, NULL));
+}
+
 /* Read these webhooks; those that are gone are left out. */
 void
 cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
@@ -603,6 +705,7 @@ cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 		CwhWebhook *webhook = palloc0(sizeof(CwhWebhook));
 		Secret	   *secrets;
 		int			nsecrets;
+		char	   *url;
 		bool		isnull;
 		Datum		datum;
 
@@ -612,7 +715,8 @@ cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 		webhook->name = field_text(i, 2);
 		webhook->enabled = DatumGetBool(field(i, 4, NULL));
 		nsecrets = open_secrets(webhook, i, &secrets);
-		webhook->url = fill_in(webhook, secrets, nsecrets, field_text(i, 3));
+		url = field_text(i, 3);
+		webhook->url = fill_in(webhook, secrets, nsecrets, url);
 		load_headers(webhook, DatumGetJsonbP(field(i, 5, NULL)),
 					 secrets, nsecrets);
 		webhook->retry.max_retries = DatumGetInt32(field(i, 6, NULL));
@@ -627,6 +731,10 @@ cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 		webhook->client_certificate = keep_secret(secrets, nsecrets,
 												  "client_certificate");
 		webhook->client_key = keep_secret(secrets, nsecrets, "client_key");
+		datum = field(i, 15, &isnull);
+		if (!isnull)
+			load_auth(webhook, DatumGetJsonbP(datum), secrets, nsecrets);
+		load_connector(webhook, i, url);
 		if (webhook->signer == NULL && webhook->problem == NULL &&
 			find_secret(secrets, nsecrets, "signing_secret",
 						strlen("signing_secret")))
@@ -653,6 +761,10 @@ cwh_webhook_free(CwhWebhook *webhook)
 		cwh_cleanse(webhook->headers[i], strlen(webhook->headers[i]));
 	if (webhook->client_key)
 		cwh_cleanse(webhook->client_key, strlen(webhook->client_key));
+	if (webhook->auth_line)
+		cwh_cleanse(webhook->auth_line, strlen(webhook->auth_line));
+	if (webhook->token_request)
+		cwh_cleanse(webhook->token_request, strlen(webhook->token_request));
 	MemoryContextDelete(webhook->context);
 }
 
@@ -720,15 +832,17 @@ cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
 		claimed.first_attempt = DatumGetInt32(field(i, 5, NULL));
 		claimed.last_wait_ms = DatumGetInt64(field(i, 6, NULL));
 		datum = field(i, 7, &isnull);
+		claimed.replies = isnull ? NULL : DatumGetJsonbP(datum);
+		datum = field(i, 8, &isnull);
 		claimed.has_event = !isnull;
 		if (claimed.has_event)
 		{
 			claimed.event.id = *DatumGetUUIDP(datum);
-			claimed.event.type = field_text(i, 8);
-			claimed.event.chatbot_id = field_text(i, 9);
-			claimed.event.conversation_id = field_text(i, 10);
-			claimed.event.created_at = DatumGetTimestampTz(field(i, 11, NULL));
-			claimed.event.data = DatumGetJsonbP(field(i, 12, NULL));
+			claimed.event.type = field_text(i, 9);
+			claimed.event.chatbot_id = field_text(i, 10);
+			claimed.event.conversation_id = field_text(i, 11);
+			claimed.event.created_at = DatumGetTimestampTz(field(i, 12, NULL));
+			claimed.event.data = DatumGetJsonbP(field(i, 13, NULL));
 		}
 		/* last, so that no error leaves a claim that nobody knows of */
 		claimed.mine = cwh_claim(claimed.id, &claimed.webhook_id);
@@ -800,7 +914,7 @@ settle_some(Statement *statement, const CwhResult *results, int n,
 			(result->outcome != one && result->outcome != other))
 			continue;
 		set(&arrays[0], count, Int64GetDatum(result->id));
-		if (result->outcome == CWH_OUTCOME_CANCELED)
+		if (result->attempted_at == 0)
 			set(&arrays[1], count, Int32GetDatum(0));
 		else
 		{
@@ -843,6 +957,42 @@ mark(CwhResult *results, int n, uint64 found, bool present)
 	}
 }
 
+/* Keep the replies of those that are not over, and see which are gone. */
+static void
+settle_steps(CwhResult *results, int n)
+{
+	Array		arrays[2];
+	Datum		args[2];
+	int			count = 0;
+	uint64		found;
+
+	for (int i = 0; i < n; i++)
+		if (!results[i].settled && results[i].outcome == CWH_OUTCOME_STEP)
+			count++;
+	if (count == 0)
+		return;
+	make_arrays(arrays, &step_st, 2, count);
+	count = 0;
+	for (int i = 0; i < n; i++)
+	{
+		if (results[i].settled || results[i].outcome != CWH_OUTCOME_STEP)
+			continue;
+		set(&arrays[0], count, Int64GetDatum(results[i].id));
+		set(&arrays[1], count, JsonbPGetDatum(results[i].replies));
+		count++;
+	}
+	finish_arrays(arrays, 2, args);
+	found = run(&step_st, args);
+	for (int i = 0; i < n; i++)
+	{
+		if (results[i].settled || results[i].outcome != CWH_OUTCOME_STEP)
+			continue;
+		results[i].gone = true;
+		for (uint64 j = 0; j < found && results[i].gone; j++)
+			results[i].gone = DatumGetInt64(field(j, 1, NULL)) != results[i].id;
+	}
+}
+
 /*
  * Record what became of deliveries that this process has claimed.  Rows that
  * are gone were canceled meanwhile; there is nothing to record.
@@ -863,7 +1013,10 @@ cwh_outbox_settle(CwhResult *results, int n, bool careful)
 		keys[i] = results[i].id;
 	cwh_claims_mine(keys, n, mine);
 	for (int i = 0; i < n; i++)
+	{
 		results[i].settled = !mine[i];
+		results[i].gone = !mine[i];
+	}
 
 	if (careful)
 	{
@@ -879,6 +1032,8 @@ cwh_outbox_settle(CwhResult *results, int n, bool careful)
 		/* gone: settled; neither gone nor to be had: left for later */
 		found = run(&exists_st, &arg);
 		mark(results, n, found, false);
+		for (int i = 0; i < n; i++)
+			results[i].gone = results[i].settled;
 		found = run(&lock_st, &arg);
 		for (int i = 0; i < n; i++)
 		{
@@ -896,6 +1051,7 @@ cwh_outbox_settle(CwhResult *results, int n, bool careful)
 		settle_some(&bury_st, results, n, CWH_OUTCOME_DEAD, CWH_OUTCOME_DEAD);
 		settle_some(&postpone_st, results, n, CWH_OUTCOME_RETRY,
 					CWH_OUTCOME_RETRY);
+		settle_steps(results, n);
 		for (int i = 0; i < n; i++)
 			results[i].settled = !locked[i];
 		return;
@@ -905,6 +1061,7 @@ cwh_outbox_settle(CwhResult *results, int n, bool careful)
 				CWH_OUTCOME_CANCELED);
 	settle_some(&bury_st, results, n, CWH_OUTCOME_DEAD, CWH_OUTCOME_DEAD);
 	settle_some(&postpone_st, results, n, CWH_OUTCOME_RETRY, CWH_OUTCOME_RETRY);
+	settle_steps(results, n);
 	for (int i = 0; i < n; i++)
 		results[i].settled = true;
 }

@@ -21,6 +21,9 @@
 #define MAX_HEADER_NAME			256
 #define MAX_HEADER_VALUE		4096
 
+/* A connector's next request may depend on all of a reply. */
+#define MIN_REPLY_SIZE			(256 * 1024)
+
 /* Headers of HTTP itself and of ours, which nobody else may set. */
 static const char *const reserved_headers[] = {
 	"connection", "content-encoding", "content-length", "content-type",
@@ -106,20 +109,46 @@ cwh_header_problem(Jsonb *headers)
 	return NULL;
 }
 
-/* Append a header to a list; nothing is lost but the header if memory is out. */
+/* Append a line to a list; nothing is lost but the line if memory is out. */
+static void
+add_line(struct curl_slist **list, const char *line)
+{
+	struct curl_slist *longer = curl_slist_append(*list, line);
+
+	if (longer)
+		*list = longer;
+}
+
+/* Append a short header to a list. */
 static void
 add_header(struct curl_slist **list, const char *format,...)
 {
 	char		line[MAX_HEADER_NAME + MAX_HEADER_VALUE + 4];
-	struct curl_slist *longer;
 	va_list		args;
 
 	va_start(args, format);
 	vsnprintf(line, sizeof(line), format, args);
 	va_end(args);
-	longer = curl_slist_append(*list, line);
-	if (longer)
-		*list = longer;
+	add_line(list, line);
+}
+
+/* Append the webhook's headers, and that of its auth. */
+static void
+add_own_headers(struct curl_slist **list, const CwhWebhook *webhook,
+				const char *token)
+{
+	for (int i = 0; i < webhook->nheaders; i++)
+		add_line(list, webhook->headers[i]);
+	if (webhook->auth == CWH_AUTH_HEADER)
+		add_line(list, webhook->auth_line);
+	else if (webhook->auth == CWH_AUTH_OAUTH2 && token)
+	{
+		char	   *line = psprintf("Authorization: Bearer %s", token);
+
+		add_line(list, line);
+		cwh_cleanse(line, strlen(line));
+		pfree(line);
+	}
 }
 
 /*
@@ -161,10 +190,26 @@ cwh_request_problem(const CwhWebhook *webhook)
 
 	if (webhook->problem)
 		return webhook->problem;
-	if (webhook->signer == NULL)
+	if (webhook->connector == NULL && webhook->signer == NULL)
 		return "it has no signing secret";
 	return cwh_target_check_url(cwh_target_policy(), webhook->url,
 								strlen(webhook->url), &target);
+}
+
+/* What all kinds of request have. */
+static void
+prepare(CwhTransfer *transfer, const CwhWebhook *webhook, const char *url,
+		struct curl_slist *headers, const char *body, size_t body_len)
+{
+	transfer->url = url;
+	transfer->method = NULL;
+	transfer->headers = headers;
+	transfer->body = body;
+	transfer->body_len = body_len;
+	transfer->min_response_size = 0;
+	transfer->timeout_ms = webhook->timeout_ms;
+	transfer->client_certificate = webhook->client_certificate;
+	transfer->client_key = webhook->client_key;
 }
 
 /*
@@ -175,7 +220,7 @@ void
 cwh_request_prepare(CwhTransfer *transfer, const CwhWebhook *webhook,
 					const char *event_type, const pg_uuid_t *event_id,
 					int attempt, int64 delivery_id, StringInfo body,
-					TimestampTz now)
+					TimestampTz now, const char *token)
 {
 	struct curl_slist *headers = NULL;
 	int64		unix_time = (int64) timestamptz_to_time_t(now);
@@ -202,16 +247,124 @@ cwh_request_prepare(CwhTransfer *transfer, const CwhWebhook *webhook,
 	add_header(&headers, "X-Webhook-Delivery: " INT64_FORMAT, delivery_id);
 	/* no wait for "100 Continue" before a large body */
 	add_header(&headers, "Expect:");
-	for (int i = 0; i < webhook->nheaders; i++)
-		add_header(&headers, "%s", webhook->headers[i]);
+	add_own_headers(&headers, webhook, token);
+	prepare(transfer, webhook, webhook->url, headers, body->data, body->len);
+}
 
-	transfer->url = webhook->url;
-	transfer->headers = headers;
-	transfer->body = body->data;
-	transfer->body_len = body->len;
-	transfer->timeout_ms = webhook->timeout_ms;
-	transfer->client_certificate = webhook->client_certificate;
-	transfer->client_key = webhook->client_key;
+/*
+ * The URL of a connector's request.  What the webhook's url and what comes
+ * behind it may both have is a query.
+ */
+static char *
+step_url(const CwhWebhook *webhook, const CwhRequest *request)
+{
+	size_t		len = strlen(webhook->url);
+	char	   *url;
+
+	if (!request->own_url)
+		return pstrdup(request->url);
+	if (request->url[0] == '\0')
+		return pstrdup(webhook->url);
+	while (len > 0 && webhook->url[len - 1] == '/')
+		len--;
+	url = psprintf("%.*s%s", (int) len, webhook->url, request->url);
+	if (request->url[0] == '?' && memchr(webhook->url, '?', len))
+		url[len] = '&';
+	return url;
+}
+
+/* A body with the member that the webhook's auth puts into it. */
+static char *
+step_body(const CwhWebhook *webhook, const CwhRequest *request)
+{
+	bool		empty = request->body->len <= 2;
+
+	return psprintf("{%s%s%s", webhook->auth_line, empty ? "" : ",",
+					request->body->data + 1);
+}
+
+/*
+ * Make a transfer ready for a connector's request.  Returns null, or why that
+ * cannot be sent.  Secrets go to the webhook's own url only.  The request must
+ * stay until the transfer has ended.
+ */
+const char *
+cwh_request_prepare_step(CwhTransfer *transfer, const CwhWebhook *webhook,
+						 CwhRequest *request, const char *token)
+{
+	struct curl_slist *headers = NULL;
+	const char *problem;
+	const char *body = request->body ? request->body->data : NULL;
+	CwhTarget	target;
+
+	cwh_request_cleanse(request);
+	request->sent_url = step_url(webhook, request);
+	problem = cwh_target_check_url(cwh_target_policy(), request->sent_url,
+								   strlen(request->sent_url), &target);
+	if (problem)
+		return problem;
+	if (body)
+		add_line(&headers, "Content-Type: application/json");
+	add_header(&headers, "User-Agent: %s", cwh_user_agent);
+	add_line(&headers, "Accept: application/json");
+	add_line(&headers, "Expect:");
+	for (int i = 0; i < request->nheaders; i++)
+		add_line(&headers, request->headers[i]);
+	if (request->own_url)
+	{
+		add_own_headers(&headers, webhook, token);
+		if (body && webhook->auth == CWH_AUTH_BODY)
+			body = request->sent_body = step_body(webhook, request);
+	}
+	prepare(transfer, webhook, request->sent_url, headers, body,
+			body ? strlen(body) : 0);
+	if (!request->own_url)
+		transfer->client_certificate = transfer->client_key = NULL;
+	transfer->method = request->method;
+	transfer->min_response_size = MIN_REPLY_SIZE;
+	return NULL;
+}
+
+/* What was sent of a request has secrets. */
+void
+cwh_request_cleanse(CwhRequest *request)
+{
+	if (request->sent_url)
+	{
+		cwh_cleanse(request->sent_url, strlen(request->sent_url));
+		pfree(request->sent_url);
+	}
+	if (request->sent_body)
+	{
+		cwh_cleanse(request->sent_body, strlen(request->sent_body));
+		pfree(request->sent_body);
+	}
+	request->sent_url = request->sent_body = NULL;
+}
+
+/*
+ * Make a transfer ready that asks for an access token (RFC 6749, 4.4).
+ * Returns null, or why that cannot be sent.
+ */
+const char *
+cwh_request_prepare_token(CwhTransfer *transfer, const CwhWebhook *webhook)
+{
+	struct curl_slist *headers = NULL;
+	const char *problem;
+	CwhTarget	target;
+
+	problem = cwh_target_check_url(cwh_target_policy(), webhook->token_url,
+								   strlen(webhook->token_url), &target);
+	if (problem)
+		return problem;
+	add_line(&headers, "Content-Type: application/x-www-form-urlencoded");
+	add_header(&headers, "User-Agent: %s", cwh_user_agent);
+	add_line(&headers, "Accept: application/json");
+	add_line(&headers, "Expect:");
+	prepare(transfer, webhook, webhook->token_url, headers,
+			webhook->token_request, strlen(webhook->token_request));
+	transfer->min_response_size = MIN_REPLY_SIZE;
+	return NULL;
 }
 
 /* The transport's options as the settings now say. */

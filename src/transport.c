@@ -398,8 +398,9 @@ on_body(char *data, size_t size, size_t n, void *arg)
 	CwhTransfer *transfer = arg;
 	size_t		len = size * n;
 	size_t		kept = transfer->response_body.len;
-	size_t		room = kept < options.max_response_size ?
-		options.max_response_size - kept : 0;
+	size_t		limit = transfer->min_response_size > options.max_response_size ?
+		transfer->min_response_size : options.max_response_size;
+	size_t		room = kept < limit ? limit - kept : 0;
 
 	if (len > room)
 	{
@@ -640,6 +641,26 @@ set_client_certificate(CURL *easy, const char *certificate, const char *key)
 	return ok;
 }
 
+/* What to do at the URL, and with which body; handles are used again. */
+static void
+set_method(CURL *easy, const CwhTransfer *transfer)
+{
+	const char *method = transfer->method ? transfer->method : "POST";
+	bool		post = strcmp(method, "POST") == 0;
+
+	if (transfer->body || post)
+	{
+		curl_easy_setopt(easy, CURLOPT_POST, 1L);
+		curl_easy_setopt(easy, CURLOPT_POSTFIELDS,
+						 transfer->body ? transfer->body : "");
+		curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE,
+						 (curl_off_t) transfer->body_len);
+	}
+	else
+		curl_easy_setopt(easy, CURLOPT_HTTPGET, 1L);
+	curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, post ? NULL : method);
+}
+
 /*
  * Start a transfer.  False if libcurl cannot take it, which has no other cause
  * than memory; its headers are freed then, too.
@@ -661,10 +682,7 @@ cwh_transport_start(CwhTransfer *transfer)
 		return false;
 	}
 	ok = curl_easy_setopt(easy, CURLOPT_URL, transfer->url) == CURLE_OK;
-	curl_easy_setopt(easy, CURLOPT_POST, 1L);
-	curl_easy_setopt(easy, CURLOPT_POSTFIELDS, transfer->body);
-	curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE,
-					 (curl_off_t) transfer->body_len);
+	set_method(easy, transfer);
 	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, transfer->headers);
 	curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, transfer->timeout_ms);
 	ok = ok && set_client_certificate(easy, transfer->client_certificate,

@@ -86,6 +86,15 @@
 /* After a socket could not be had. */
 #define STARVED_MS			100
 
+/* Connectors are called for this many deliveries in a transaction. */
+#define RENDER_BATCH		50
+
+/*
+ * Connectors that are slow get one part in so many of the worker's time, all of
+ * them together.
+ */
+#define SLOW_SHARE			20
+
 /* After a locked row was met, settles are careful for this long. */
 #define CAREFUL_MS			10000
 
@@ -106,7 +115,19 @@ typedef struct Delivery
 	int			first_attempt;
 	int64		last_wait_ms;
 	StringInfoData body;
-	TimestampTz started_at;
+	TimestampTz started_at;		/* 0: nothing was sent */
+
+	/* for a connector */
+	MemoryContext context;		/* of what follows, or null */
+	CwhRequest *request;		/* the next, or null: to be made */
+	uint64		rendered;		/* generation of the configuration then */
+	Jsonb	   *replies;		/* to the requests before, or null */
+	int			earlier_ms;		/* that those of this attempt took */
+
+	/* for a webhook that needs a token */
+	bool		fetching;		/* the transfer asks for one */
+	bool		renewed;		/* it has been refused one in this attempt */
+	uint64		token;			/* which one it was sent with */
 
 	/* for settling */
 	CwhOutcome	outcome;
@@ -140,6 +161,10 @@ struct Endpoint
 	bool		is_hungry;		/* ready, with a free slot and none waiting */
 	bool		in_startable;
 	dlist_node	startable_node;
+	char	   *token;			/* for OAuth 2.0, or null */
+	uint64		token_number;	/* counts them */
+	TimestampTz token_until;
+	bool		fetching;		/* one is being asked for */
 	const char *disable;		/* why the webhook is to be disabled, or null */
 	bool		disabled;		/* done, in the transaction under way */
 	int			wanted;			/* in the claim being made */
@@ -180,10 +205,17 @@ static TimestampTz starved_until = 0;
 static CwhWorkerStats stats;
 static bool stats_changed = true;
 static uint64 seen_generation = 0;
+static slist_head to_render;	/* deliveries whose next request is to be made */
+static slist_node *to_render_tail;
+static int	nto_render = 0;
+static HTAB *slow_functions;	/* connectors that took long the last time */
+static TimestampTz slow_until = 0;	/* those are not called before this */
 static Oid	extension = InvalidOid; /* the one that we serve */
 static volatile sig_atomic_t terminate = false;
 
 static void judge(Delivery *delivery);
+static void forget_token(Endpoint *endpoint);
+static void release_waiting(Endpoint *endpoint);
 
 /* SIGTERM: leave, but at a place where nothing is half done. */
 static void
@@ -228,6 +260,16 @@ note_error(const char *message)
 {
 	strlcpy(stats.last_error, message, sizeof(stats.last_error));
 	stats_changed = true;
+}
+
+/* A copy in the current memory context. */
+static Jsonb *
+copy_jsonb(const Jsonb *value)
+{
+	Jsonb	   *copy = palloc(VARSIZE(value));
+
+	memcpy(copy, value, VARSIZE(value));
+	return copy;
 }
 
 /* Order of the timers: the earliest first. */
@@ -307,7 +349,7 @@ reconsider(Endpoint *endpoint)
 {
 	bool		ready = endpoint->ready && room(endpoint) > 0;
 	bool		startable = endpoint->nwaiting > 0 && !endpoint->disable &&
-		endpoint->in_flight < endpoint->window;
+		!endpoint->fetching && endpoint->in_flight < endpoint->window;
 	bool		hungry = ready && endpoint->nwaiting == 0 &&
 		endpoint->in_flight < endpoint->window;
 
@@ -366,6 +408,25 @@ new_delivery(void)
 	return delivery;
 }
 
+/* A place for what a connector's delivery has more. */
+static void
+need_context(Delivery *delivery)
+{
+	if (delivery->context == NULL)
+		delivery->context = AllocSetContextCreate(worker_context,
+												  "chatwebhook delivery",
+												  ALLOCSET_SMALL_SIZES);
+}
+
+/* Forget a connector's request. */
+static void
+drop_request(Delivery *delivery)
+{
+	if (delivery->request)
+		cwh_request_cleanse(delivery->request);
+	delivery->request = NULL;
+}
+
 /* A delivery is done with. */
 static void
 free_delivery(Delivery *delivery)
@@ -378,6 +439,11 @@ free_delivery(Delivery *delivery)
 	if (delivery->error)
 		pfree(delivery->error);
 	delivery->event_type = delivery->chatbot_id = delivery->error = NULL;
+	drop_request(delivery);
+	if (delivery->context)
+		MemoryContextDelete(delivery->context);
+	delivery->context = NULL;
+	delivery->replies = NULL;
 	cwh_transfer_release(&delivery->transfer);
 	if (delivery->body.maxlen > 64 * 1024)
 	{
@@ -452,43 +518,90 @@ add_gain(Endpoint *endpoint, const Delivery *delivery, bool success,
 	gain->nrecent = Min(gain->nrecent + 1, CWH_RECENT);
 }
 
-/* Start the attempt at a delivery that was waiting. */
+/* As if a request had been sent and had failed at once. */
 static void
-start_delivery(Endpoint *endpoint, Delivery *delivery)
+fail_delivery(Delivery *delivery, const char *problem, bool refused)
 {
-	CwhWebhook *webhook = endpoint->webhook;
-	const char *problem;
-	bool		refused;
+	CwhTransfer *transfer = &delivery->transfer;
 
+	transfer->status = 0;
+	transfer->failed = true;
+	transfer->refused = refused;
+	transfer->starved = false;
+	transfer->latency_ms = 0;
+	transfer->retry_after_s = -1;
+	transfer->response_headers.len = 0;
+	transfer->response_body.len = 0;
+	strlcpy(transfer->error, problem, sizeof(transfer->error));
+	judge(delivery);
+}
+
+/* Is there a token, for a webhook that needs one? */
+static bool
+has_token(Endpoint *endpoint)
+{
+	if (endpoint->token && endpoint->token_until <= GetCurrentTimestamp())
+		forget_token(endpoint);
+	return endpoint->token != NULL;
+}
+
+/* Send the request of a delivery, or ask for the token that it needs first. */
+static void
+send_request(Delivery *delivery)
+{
+	Endpoint   *endpoint = delivery->endpoint;
+	CwhWebhook *webhook = endpoint->webhook;
 	/* the settings may have changed since the URL was stored */
-	delivery->started_at = GetCurrentTimestamp();
-	problem = cwh_request_problem(webhook);
-	refused = problem != NULL;
-	if (!refused)
+	const char *problem = cwh_request_problem(webhook);
+
+	delivery->fetching = problem == NULL && webhook->auth == CWH_AUTH_OAUTH2 &&
+		!has_token(endpoint);
+	delivery->token = endpoint->token_number;
+	if (problem == NULL && delivery->fetching)
+		problem = cwh_request_prepare_token(&delivery->transfer, webhook);
+	else if (problem == NULL && delivery->request)
 	{
+		MemoryContext oldcontext = MemoryContextSwitchTo(delivery->context);
+
+		problem = cwh_request_prepare_step(&delivery->transfer, webhook,
+										   delivery->request, endpoint->token);
+		MemoryContextSwitchTo(oldcontext);
+	}
+	else if (problem == NULL)
 		cwh_request_prepare(&delivery->transfer, webhook, delivery->event_type,
 							&delivery->event_id, delivery->attempts + 1,
 							delivery->id, &delivery->body,
-							delivery->started_at);
-		if (!cwh_transport_start(&delivery->transfer))
-			problem = "could not start the request: out of memory";
+							delivery->started_at, endpoint->token);
+	if (problem)
+	{
+		fail_delivery(delivery, problem, true);
+		return;
 	}
+	/* one asks for all */
+	endpoint->fetching = delivery->fetching;
+	if (!cwh_transport_start(&delivery->transfer))
+		fail_delivery(delivery, "could not start the request: out of memory",
+					  false);
+}
+
+/* Start the attempt at a delivery that was waiting, or go on with it. */
+static void
+start_delivery(Endpoint *endpoint, Delivery *delivery)
+{
 	endpoint->in_flight++;
 	in_flight++;
-	if (problem == NULL)
-		return;
-
-	/* as if it had been tried and had failed at once */
-	delivery->transfer.status = 0;
-	delivery->transfer.failed = true;
-	delivery->transfer.refused = refused;
-	delivery->transfer.starved = false;
-	delivery->transfer.latency_ms = 0;
-	delivery->transfer.retry_after_s = -1;
-	delivery->transfer.response_headers.len = 0;
-	delivery->transfer.response_body.len = 0;
-	strlcpy(delivery->transfer.error, problem, sizeof(delivery->transfer.error));
-	judge(delivery);
+	if (delivery->started_at == 0)
+		delivery->started_at = GetCurrentTimestamp();
+	if (delivery->request && delivery->rendered != endpoint->generation)
+		drop_request(delivery);
+	if (endpoint->webhook->connector && delivery->request == NULL)
+	{
+		need_context(delivery);
+		append_node(&to_render, &to_render_tail, &delivery->node);
+		nto_render++;
+	}
+	else
+		send_request(delivery);
 }
 
 /*
@@ -514,10 +627,10 @@ start_deliveries(void)
 
 		endpoint->nwaiting--;
 		nwaiting--;
-		start_delivery(endpoint, delivery);
 		/* to the end of the list, or out of it */
 		dlist_delete(&endpoint->startable_node);
 		endpoint->in_startable = false;
+		start_delivery(endpoint, delivery);
 		reconsider(endpoint);
 	}
 }
@@ -535,14 +648,105 @@ put_back(Endpoint *endpoint, Delivery *delivery)
 	nwaiting++;
 }
 
-/* What an attempt that has ended means. */
+/* A token is not to be used any more. */
 static void
-judge(Delivery *delivery)
+forget_token(Endpoint *endpoint)
+{
+	if (endpoint->token == NULL)
+		return;
+	cwh_cleanse(endpoint->token, strlen(endpoint->token));
+	pfree(endpoint->token);
+	endpoint->token = NULL;
+}
+
+/* The request for a token has ended.  True if it brought one. */
+static bool
+take_token(Delivery *delivery)
+{
+	Endpoint   *endpoint = delivery->endpoint;
+	CwhTransfer *transfer = &delivery->transfer;
+	const char *problem = NULL;
+	char	   *token;
+	int64		expires_in = 0;
+	char		error[sizeof(transfer->error)];
+
+	endpoint->fetching = false;
+	if (transfer->failed)
+		problem = transfer->error;
+	else if (transfer->status < 200 || transfer->status > 299)
+		problem = psprintf("HTTP status %d", transfer->status);
+	else
+	{
+		forget_token(endpoint);
+		token = cwh_connector_token(transfer, &expires_in, &problem);
+		if (token)
+		{
+			endpoint->token = MemoryContextStrdup(worker_context, token);
+			cwh_cleanse(token, strlen(token));
+		}
+	}
+	/* what a token endpoint says is for nobody to read */
+	transfer->response_body.len = 0;
+	if (problem)
+	{
+		snprintf(error, sizeof(error), "could not get an access token: %s", problem);
+		strlcpy(transfer->error, error, sizeof(transfer->error));
+		transfer->failed = true;
+	}
+	else
+	{
+		/* not to the last second */
+		endpoint->token_until =
+			TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+										(expires_in - Min(expires_in / 2, 30)) * 1000);
+		endpoint->token_number++;
+	}
+	return problem == NULL;
+}
+
+/* Go on with a delivery at the next turn, in the same attempt. */
+static void
+go_on(Delivery *delivery)
+{
+	put_back(delivery->endpoint, delivery);
+	reconsider(delivery->endpoint);
+}
+
+/*
+ * One of several requests of a connector has succeeded.  Its reply is kept
+ * before the next one is made.
+ */
+static void
+end_step(Delivery *delivery)
+{
+	Jsonb	   *replies = cwh_connector_add_reply(delivery->replies,
+												  &delivery->transfer);
+	MemoryContext oldcontext = MemoryContextSwitchTo(delivery->context);
+
+	delivery->replies = copy_jsonb(replies);
+	MemoryContextSwitchTo(oldcontext);
+	delivery->earlier_ms += delivery->transfer.latency_ms;
+	delivery->renewed = false;
+	drop_request(delivery);
+	add_result(delivery, CWH_OUTCOME_STEP, NULL);
+}
+
+/* The number of the request that is being made, from 1. */
+static int
+step_number(const Delivery *delivery)
+{
+	return 1 + (delivery->replies ? JB_ROOT_COUNT(delivery->replies) : 0);
+}
+
+/* What an attempt that has ended means, or a request of it. */
+static void
+judge_transfer(Delivery *delivery)
 {
 	Endpoint   *endpoint = delivery->endpoint;
 	CwhTransfer *transfer = &delivery->transfer;
 	const CwhRetryPolicy *policy = &endpoint->webhook->retry;
 	TimestampTz now = GetCurrentTimestamp();
+	int64		wait_s = -1;
 	CwhVerdict	verdict;
 	CwhOutcome	outcome;
 	char	   *error;
@@ -557,8 +761,28 @@ judge(Delivery *delivery)
 		/* we lack descriptors: not the endpoint's fault, and not an attempt */
 		starved_until = TimestampTzPlusMilliseconds(now, STARVED_MS);
 		note_error("no descriptor was free for a connection: increase max_files_per_process or lower chatwebhook.max_in_flight");
-		put_back(endpoint, delivery);
-		reconsider(endpoint);
+		if (delivery->fetching)
+			endpoint->fetching = delivery->fetching = false;
+		go_on(delivery);
+		return;
+	}
+	if (delivery->fetching)
+	{
+		delivery->fetching = false;
+		if (take_token(delivery))
+		{
+			go_on(delivery);
+			return;
+		}
+	}
+	if (transfer->status == 401 && endpoint->webhook->auth == CWH_AUTH_OAUTH2 &&
+		!transfer->failed && !delivery->renewed)
+	{
+		/* the token has expired, or was revoked: another, once */
+		delivery->renewed = true;
+		if (delivery->token == endpoint->token_number)
+			forget_token(endpoint);
+		go_on(delivery);
 		return;
 	}
 
@@ -566,10 +790,24 @@ judge(Delivery *delivery)
 		verdict = CWH_DEAD;
 	else if (transfer->failed)
 		verdict = CWH_RETRY;
+	else if (endpoint->webhook->connector)
+		verdict = cwh_connector_verdict(endpoint->webhook, step_number(delivery),
+										transfer, &wait_s);
 	else
 		verdict = cwh_retry_verdict(transfer->status);
+	if (verdict == CWH_DELIVERED && delivery->request && !delivery->request->last)
+	{
+		end_step(delivery);
+		reconsider(endpoint);
+		return;
+	}
 
-	error = cwh_outcome_error(transfer);
+	error = verdict == CWH_DELIVERED ? NULL : cwh_outcome_error(transfer);
+	if (error == NULL && verdict != CWH_DELIVERED)
+		error = psprintf("HTTP status %d", transfer->status);
+	if (error && step_number(delivery) > 1)
+		error = psprintf("request %d: %s", step_number(delivery), error);
+	transfer->latency_ms += delivery->earlier_ms;
 	delivery->wait_ms = 0;
 	switch (verdict)
 	{
@@ -589,13 +827,15 @@ judge(Delivery *delivery)
 				delivery->wait_ms =
 					cwh_retry_wait(policy, delivery->last_wait_ms,
 								   cwh_random01(),
-								   transfer->status == 429 ||
-								   transfer->status == 503 ?
-								   transfer->retry_after_s : -1);
+								   Max(wait_s, transfer->status == 429 ||
+									   transfer->status == 503 ?
+									   transfer->retry_after_s : -1));
 			stats.failed++;
 			break;
 		case CWH_DISABLE:
-			endpoint->disable = "the receiver answered 410 Gone";
+			endpoint->disable = transfer->status == 410 ?
+				"the receiver answered 410 Gone" :
+				"the receiver's answer means that there will be no other";
 			touch(endpoint);
 			/* fall through */
 		default:
@@ -608,13 +848,20 @@ judge(Delivery *delivery)
 	add_result(delivery, outcome, error);
 	add_gain(endpoint, delivery, verdict == CWH_DELIVERED, now);
 	if (error)
-	{
 		ereport(DEBUG1,
 				(errmsg_internal("delivery " INT64_FORMAT " to webhook \"%s\" failed: %s",
 								 delivery->id, endpoint->webhook->name, error)));
-		pfree(error);
-	}
 	reconsider(endpoint);
+}
+
+/* The same; what is allocated goes with the next transaction. */
+static void
+judge(Delivery *delivery)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(transaction_context);
+
+	judge_transfer(delivery);
+	MemoryContextSwitchTo(oldcontext);
 }
 
 /*
@@ -628,6 +875,15 @@ static bool settle_alone = false;	/* the last claim has failed */
 static Delivery **claimed_now = NULL;
 static int	nclaimed_now = 0;
 
+/* Do both ask for the same token? */
+static bool
+same_token(const CwhWebhook *a, const CwhWebhook *b)
+{
+	return a->auth == CWH_AUTH_OAUTH2 && b->auth == CWH_AUTH_OAUTH2 &&
+		strcmp(a->token_url, b->token_url) == 0 &&
+		strcmp(a->token_request, b->token_request) == 0;
+}
+
 /* A webhook was read. */
 static void
 on_webhook(CwhWebhook *webhook)
@@ -638,6 +894,11 @@ on_webhook(CwhWebhook *webhook)
 	{
 		if (endpoint->disable == endpoint->webhook->problem)
 			endpoint->disable = NULL;
+		if (!same_token(endpoint->webhook, webhook))
+		{
+			forget_token(endpoint);
+			endpoint->token_number++;
+		}
 		cwh_webhook_free(endpoint->webhook);
 	}
 	endpoint->webhook = webhook;
@@ -654,7 +915,7 @@ on_webhook(CwhWebhook *webhook)
 		touch(endpoint);
 	}
 	/* its secret will come, if a restore is under way; unsigned goes nothing */
-	if (webhook->signer == NULL)
+	if (webhook->signer == NULL && webhook->connector == NULL)
 		webhook->enabled = false;
 }
 
@@ -756,6 +1017,7 @@ forget_endpoints(void)
 			continue;
 		if (endpoint->webhook)
 			cwh_webhook_free(endpoint->webhook);
+		forget_token(endpoint);
 		hash_search(endpoints, &endpoint->id, HASH_REMOVE, NULL);
 	}
 }
@@ -816,6 +1078,16 @@ on_claimed(const CwhClaimed *claimed)
 	delivery->first_attempt = claimed->first_attempt;
 	delivery->last_wait_ms = claimed->last_wait_ms;
 	delivery->log = false;
+	delivery->started_at = 0;
+	delivery->earlier_ms = 0;
+	delivery->fetching = delivery->renewed = false;
+	if (claimed->replies)
+	{
+		need_context(delivery);
+		oldcontext = MemoryContextSwitchTo(delivery->context);
+		delivery->replies = copy_jsonb(claimed->replies);
+		MemoryContextSwitchTo(oldcontext);
+	}
 	delivery->problem = claimed->has_event ? NULL : "the event is gone";
 	if (claimed->has_event)
 	{
@@ -1014,11 +1286,13 @@ settle(Settle *work)
 		result->outcome = delivery->outcome;
 		result->webhook_name = delivery->endpoint->webhook ?
 			delivery->endpoint->webhook->name : NULL;
-		result->attempted_at = delivery->started_at;
+		result->attempted_at = delivery->outcome == CWH_OUTCOME_CANCELED ? 0 :
+			delivery->started_at;
 		result->latency_ms = delivery->transfer.latency_ms;
 		result->status = delivery->transfer.status;
 		result->error = delivery->error;
 		result->wait_ms = delivery->wait_ms;
+		result->replies = delivery->replies;
 	}
 	cwh_outbox_settle(work->results, work->n, careful);
 
@@ -1078,6 +1352,7 @@ keep_settle(Settle *work)
 	dlist_mutable_iter iter;
 	int64	   *ids = palloc(Max(1, work->n) * sizeof(int64));
 	int			nids = 0;
+	int			before = nresults;
 
 	for (int i = 0; i < work->n; i++)
 	{
@@ -1094,6 +1369,14 @@ keep_settle(Settle *work)
 			continue;
 		}
 		endpoint->unsettled--;
+		if (delivery->outcome == CWH_OUTCOME_STEP && !work->results[i].gone)
+		{
+			/* on with it, unless the webhook is not there any more */
+			go_on(delivery);
+			if (endpoint->gone || !endpoint->webhook->enabled)
+				release_waiting(endpoint);
+			continue;
+		}
 		ids[nids++] = delivery->id;
 		if (delivery->outcome == CWH_OUTCOME_RETRY)
 		{
@@ -1113,7 +1396,7 @@ keep_settle(Settle *work)
 	if (nids > 0)
 		cwh_settled_broadcast();
 	if (nresults > 0)
-		oldest_result = nids > 0 ? now :
+		oldest_result = nresults < before ? now :
 			TimestampTzPlusMilliseconds(now, LOCKED_DELAY_MS);
 
 	dlist_foreach_modify(iter, &touched_list)
@@ -1321,6 +1604,189 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 }
 
 /*
+ * Connectors
+ */
+
+/* Did this connector take long the last time? */
+static bool
+is_slow(const char *function)
+{
+	return function && hash_get_num_entries(slow_functions) > 0 &&
+		hash_search(slow_functions, function, HASH_FIND, NULL) != NULL;
+}
+
+/* Take deliveries off the list whose connectors may be called now. */
+static int
+take_to_render(Delivery **deliveries, TimestampTz now)
+{
+	slist_head	later;
+	slist_node *later_tail = NULL;
+	int			n = 0;
+	bool		slow_done = slow_until > now;
+
+	slist_init(&later);
+	while (!slist_is_empty(&to_render))
+	{
+		slist_node *node = slist_pop_head_node(&to_render);
+		Delivery   *delivery = slist_container(Delivery, node, node);
+		Endpoint   *endpoint = delivery->endpoint;
+		bool		slow = is_slow(endpoint->webhook->function);
+
+		if (endpoint->webhook->connector == NULL)
+		{
+			/* it has become a plain one meanwhile */
+			nto_render--;
+			in_flight--;
+			endpoint->in_flight--;
+			go_on(delivery);
+		}
+		else if (n == RENDER_BATCH || (slow && slow_done))
+			append_node(&later, &later_tail, node);
+		else
+		{
+			deliveries[n++] = delivery;
+			slow_done = slow_done || slow;
+		}
+	}
+	to_render = later;
+	to_render_tail = later_tail;
+	nto_render -= n;
+	return n;
+}
+
+/* Remember whether a connector was slow. */
+static void
+note_time(const CwhWebhook *webhook, int took_ms, TimestampTz now)
+{
+	char		key[NAMEDATALEN * 3];
+
+	if (webhook->function == NULL)
+		return;
+	strlcpy(key, webhook->function, sizeof(key));
+	if (took_ms >= CWH_SLOW_CONNECTOR_MS)
+	{
+		(void) hash_search(slow_functions, key, HASH_ENTER, NULL);
+		slow_until = TimestampTzPlusMilliseconds(now, (int64) took_ms * SLOW_SHARE);
+	}
+	else if (hash_get_num_entries(slow_functions) > 0)
+		(void) hash_search(slow_functions, key, HASH_REMOVE, NULL);
+}
+
+/* A connector has been asked what to send: send it. */
+static void
+on_rendered(Delivery *delivery, const CwhRender *render, TimestampTz now)
+{
+	Endpoint   *endpoint = delivery->endpoint;
+
+	note_time(endpoint->webhook, render->took_ms, now);
+	/* what holds the worker up gets few places */
+	if (render->took_ms >= CWH_SLOW_CONNECTOR_MS)
+		endpoint->window = Min(endpoint->window, FIRST_WINDOW);
+	if (render->error)
+		fail_delivery(delivery, render->error, false);
+	else if (render->request)
+	{
+		delivery->request = render->request;
+		delivery->rendered = endpoint->generation;
+		/* another may be asking for the token that this one needs, too */
+		if (endpoint->fetching && !has_token(endpoint))
+		{
+			in_flight--;
+			endpoint->in_flight--;
+			go_on(delivery);
+		}
+		else
+			send_request(delivery);
+	}
+	else
+	{
+		in_flight--;
+		endpoint->in_flight--;
+		/* nothing (more) to send: not an attempt if nothing was sent */
+		if (delivery->replies == NULL)
+			delivery->started_at = 0;
+		delivery->transfer.latency_ms = delivery->earlier_ms;
+		if (delivery->replies == NULL || delivery->earlier_ms == 0)
+			delivery->transfer.status = 0;
+		delivery->wait_ms = 0;
+		delivery->log = false;
+		add_result(delivery, CWH_OUTCOME_DELIVERED, NULL);
+		if (delivery->replies)
+		{
+			add_gain(endpoint, delivery, true, now);
+			endpoint->window = Min(endpoint->window + 1,
+								   endpoint->webhook->max_in_flight);
+			stats.delivered++;
+			stats_changed = true;
+		}
+	}
+	reconsider(endpoint);
+}
+
+/* Ask connectors for the next requests of deliveries, in one transaction. */
+static void
+render_deliveries(TimestampTz now)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(transaction_context);
+	Delivery  **deliveries = palloc(RENDER_BATCH * sizeof(Delivery *));
+	CwhRender  *renders = palloc0(RENDER_BATCH * sizeof(CwhRender));
+	int			n = take_to_render(deliveries, now);
+	volatile int done = 0;
+	volatile bool failed = false;
+
+	if (n > 0)
+	{
+		pgstat_report_activity(STATE_RUNNING, "calling connectors");
+		for (int i = 0; i < n; i++)
+		{
+			renders[i].webhook = deliveries[i]->endpoint->webhook;
+			renders[i].event = deliveries[i]->body.data;
+			renders[i].replies = deliveries[i]->replies;
+			renders[i].context = deliveries[i]->context;
+		}
+		PG_TRY();
+		{
+			cwh_outbox_begin();
+			done = cwh_connector_render(renders, n);
+			cwh_outbox_commit();
+		}
+		PG_CATCH();
+		{
+			/* of our own, for theirs are caught */
+			MemoryContextSwitchTo(transaction_context);
+			HOLD_INTERRUPTS();
+			failed = true;
+			EmitErrorReport();
+			AbortOutOfAnyTransaction();
+			FlushErrorState();
+			RESUME_INTERRUPTS();
+		}
+		PG_END_TRY();
+		pgstat_report_activity(STATE_IDLE, NULL);
+		SetLatch(MyLatch);
+		now = GetCurrentTimestamp();
+		for (int i = 0; i < n; i++)
+		{
+			Delivery   *delivery = deliveries[i];
+
+			MemoryContextSwitchTo(transaction_context);
+			if (failed)
+				fail_delivery(delivery, "the connector could not be called; see the server's log",
+							  false);
+			else if (i < done)
+				on_rendered(delivery, &renders[i], now);
+			else
+			{
+				append_node(&to_render, &to_render_tail, &delivery->node);
+				nto_render++;
+			}
+		}
+	}
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextReset(transaction_context);
+}
+
+/*
  * The loop
  */
 
@@ -1435,6 +1901,9 @@ time_to_wait(TimestampTz now)
 	next = Max(next, paused_until);
 	if (starved_until > now)
 		next = Min(next, starved_until);
+	/* others than slow ones are called at once */
+	if (nto_render > 0)
+		next = Min(next, Max(slow_until, now));
 	if (next == DT_NOEND)
 		return transport;
 	ms = next <= now ? 0 : (long) ((next - now + 999) / 1000);
@@ -1482,6 +1951,8 @@ deliver(void)
 		transact_if_due(now);
 		if (cwh_enabled && now >= starved_until)
 			start_deliveries();
+		if (nto_render > 0)
+			render_deliveries(GetCurrentTimestamp());
 		(void) cwh_transport_drive();
 		while ((transfer = cwh_transport_reap()) != NULL)
 		{
@@ -1560,7 +2031,14 @@ set_up(void)
 	dlist_init(&startable_list);
 	dlist_init(&touched_list);
 	slist_init(&results);
+	slist_init(&to_render);
 	slist_init(&spare_deliveries);
+	memset(&info, 0, sizeof(info));
+	info.keysize = NAMEDATALEN * 3;
+	info.entrysize = NAMEDATALEN * 3;
+	info.hcxt = worker_context;
+	slow_functions = hash_create("chatwebhook slow connectors", 16, &info,
+								 HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 
 	cwh_transport_options(&options);
 	options.max_connections = in_flight_limit();

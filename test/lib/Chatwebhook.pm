@@ -44,7 +44,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(new_node start_receiver create_webhook wait_idle);
+our @EXPORT = qw(new_node start_receiver start_services create_webhook wait_idle);
 
 our $lib = dirname(abs_path(__FILE__));
 our $last_receiver;
@@ -100,6 +100,18 @@ sub start_receiver
 {
 	$last_receiver = Chatwebhook::Receiver->new(@_);
 	return $last_receiver;
+}
+
+=item start_services()
+
+Starts the stand-ins of Slack, Discord and the others and returns them, see
+L</SERVICES>.
+
+=cut
+
+sub start_services
+{
+	return Chatwebhook::Services->new(@_);
 }
 
 =item create_webhook($node, name => $name, path => $path, %columns)
@@ -469,6 +481,103 @@ sub stop
 	waitpid $self->{pid}, 0;
 	close $self->{stdin};
 }
+
+=head1 SERVICES
+
+What start_services() gives is services.py, which explains what it checks and
+what it can be told to do.  Of a receiver it has port(), pid(), url(), log(),
+count(), wait_for(), wait_until(), reset() and stop(); its labels are those of
+the services, C<hubspot>, or C<hubspot~second> for another account.
+
+=over
+
+=cut
+
+package Chatwebhook::Services;
+
+use strict;
+use warnings;
+
+use File::Basename qw(basename);
+use HTTP::Tiny;
+use JSON::PP ();
+
+our @ISA = ('Chatwebhook::Receiver');
+
+my $services_started = 0;
+
+sub new
+{
+	my ($class) = @_;
+	my $test = basename($0, '.pl');
+	my $base =
+	  "$PostgreSQL::Test::Utils::log_path/${test}_services_" . ++$services_started;
+	my $self = bless {
+		log_file => "$base.jsonl",
+		error_file => "$base.err",
+		scheme => 'http',
+	}, $class;
+
+	unlink $self->{log_file};
+	$self->_start(
+		$ENV{PYTHON} // 'python3', "$Chatwebhook::lib/services.py",
+		'--log' => $self->{log_file});
+	$self->rewind;
+	return $self;
+}
+
+=item state($label)
+
+The objects of an account, as a hash; without a label those of all, by label,
+and what else /_state tells.
+
+=item credentials($service)
+
+What a sender to that service has to know, as a hash.
+
+=cut
+
+sub state
+{
+	my ($self, $label) = @_;
+	return $self->_ask('GET', '/_state' . (defined $label ? "?service=$label" : ''));
+}
+
+sub credentials
+{
+	my ($self, $service) = @_;
+	return $self->_ask('GET', '/_credentials')->{$service};
+}
+
+=item control($label, $what, %how)
+
+Has the service do something, at once or with its next requests, and returns
+what it says: C<< control('slack', 'status', status => 410, times => 2) >>.
+
+=back
+
+=cut
+
+sub control
+{
+	my ($self, $label, $what, %how) = @_;
+	return $self->_ask('POST', '/_control', { service => $label, do => $what, %how });
+}
+
+sub _ask
+{
+	my ($self, $method, $path, $content) = @_;
+	my $json = JSON::PP->new->utf8;
+	my $response = HTTP::Tiny->new->request(
+		$method, $self->url($path),
+		defined $content ? { content => $json->encode($content) } : {});
+
+	die "$path: $response->{status} $response->{content}\n"
+	  if !$response->{success};
+	return $json->decode($response->{content});
+}
+
+package Chatwebhook::Receiver;
 
 END
 {

@@ -1,0 +1,813 @@
+/*
+ * connector.c
+ *		Calls connectors: functions in SQL that turn an event into requests.
+ *
+ * A connector is somebody else's code.  It runs as the owner of its function,
+ * within a subtransaction that is read-only and always rolled back, so that it
+ * can change nothing, neither rows nor settings; and for no longer than
+ * chatwebhook.connector_timeout.  What it raises, or what is wrong with its
+ * request, is the trouble of that delivery alone.
+ *
+ * It sees no secret: the webhook's url as its owner wrote it, with {{name}}
+ * for credentials, and not its auth.  They are filled in when the request is
+ * sent, into the webhook's own url, headers and auth only; so nothing that a
+ * visitor wrote can bring a credential to light.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/regproc.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+
+#include "chatwebhook.h"
+#include "compat.h"
+
+PG_FUNCTION_INFO_V1(chatwebhook_cut);
+PG_FUNCTION_INFO_V1(chatwebhook_url_encode);
+PG_FUNCTION_INFO_V1(chatwebhook_preview);
+
+/* More requests than this for one delivery are taken for a loop. */
+#define MAX_STEPS		20
+
+/* A connector that does not give up is asked to again after this. */
+#define INSIST_MS		100
+
+static TimeoutId time_limit = MAX_TIMEOUTS;
+static volatile sig_atomic_t overdue = false;
+
+/* The time limit is over: have CHECK_FOR_INTERRUPTS() raise an error. */
+static void
+on_overdue(void)
+{
+	overdue = true;
+	QueryCancelPending = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+	/* it may have caught that */
+	enable_timeout_after(time_limit, INSIST_MS);
+}
+
+/* What came back, as a row of chatwebhook.request. */
+typedef struct Fields
+{
+	Datum		values[5];
+	bool		nulls[5];
+} Fields;
+
+/* The type that connectors return. */
+static Oid
+request_type(void)
+{
+	Oid			namespace = get_namespace_oid("chatwebhook", false);
+
+	return GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+						   CStringGetDatum("request"),
+						   ObjectIdGetDatum(namespace));
+}
+
+/* Find the function, and see that it may be called.  Gives its owner. */
+static Oid
+find_function(const CwhWebhook *webhook, Oid *owner)
+{
+	Oid			function;
+	HeapTuple	tuple;
+	Form_pg_proc form;
+
+	if (webhook->function == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("no connector is called \"%s\"", webhook->connector)));
+	function = DatumGetObjectId(DirectFunctionCall1(regprocedurein,
+													CStringGetDatum(webhook->function)));
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	form = (Form_pg_proc) GETSTRUCT(tuple);
+	*owner = form->proowner;
+	if (form->pronargs != 3 || form->proretset || form->provolatile == PROVOLATILE_VOLATILE ||
+		form->prorettype != request_type())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("function %s is no connector any more", webhook->function),
+				 errhint("It must be STABLE, and return chatwebhook.request.")));
+	ReleaseSysCache(tuple);
+	return function;
+}
+
+/* Take the columns of what a connector has returned; false if it was null. */
+static bool
+take_fields(Datum result, Fields *fields)
+{
+	HeapTupleHeader row = DatumGetHeapTupleHeader(result);
+	TupleDesc	desc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(row),
+											  HeapTupleHeaderGetTypMod(row));
+	HeapTupleData tuple;
+	bool		any = false;
+
+	tuple.t_len = HeapTupleHeaderGetDatumLength(row);
+	ItemPointerSetInvalid(&tuple.t_self);
+	tuple.t_tableOid = InvalidOid;
+	tuple.t_data = row;
+	heap_deform_tuple(&tuple, desc, fields->values, fields->nulls);
+	ReleaseTupleDesc(desc);
+	for (int i = 0; i < lengthof(fields->nulls); i++)
+		any = any || !fields->nulls[i];
+	return any;
+}
+
+/* An error that names what is wrong with a connector's request. */
+static void
+bad_request(const char *problem)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("the connector's request is unusable: %s", problem)));
+}
+
+/* The method of a request, as a constant. */
+static const char *
+method_of(const Fields *fields)
+{
+	static const char *const methods[] = {"POST", "GET", "PUT", "PATCH", "DELETE"};
+	char	   *method;
+
+	if (fields->nulls[0])
+		return methods[0];
+	method = TextDatumGetCString(fields->values[0]);
+	for (int i = 0; i < lengthof(methods); i++)
+		if (strcmp(method, methods[i]) == 0)
+			return methods[i];
+	bad_request(psprintf("its method is \"%.*s\", and not GET, POST, PUT, PATCH or DELETE",
+						 pg_mbcliplen(method, strlen(method), 100), method));
+	return NULL;
+}
+
+/*
+ * The length of the webhook's own URL at the beginning of the request's, both
+ * without what may stand at the end of a path; 0 if it does not begin with it.
+ */
+static size_t
+own_part(const char *base, const char *url)
+{
+	size_t		len = strlen(base);
+
+	while (len > 0 && base[len - 1] == '/')
+		len--;
+	if (len == 0 || strncmp(base, url, len) != 0 ||
+		(url[len] != '\0' && strchr("/?&", url[len]) == NULL))
+		return 0;
+	return len;
+}
+
+/* The URL of a request, in two parts: see CwhRequest. */
+static void
+take_url(const Fields *fields, const CwhWebhook *webhook, CwhRequest *request)
+{
+	char	   *url;
+	size_t		own;
+
+	if (fields->nulls[1])
+	{
+		request->own_url = true;
+		request->url = pstrdup("");
+		return;
+	}
+	url = TextDatumGetCString(fields->values[1]);
+	own = own_part(webhook->url_template, url);
+	request->own_url = own > 0;
+	/* all of it as it stands: the trailing slash belongs to it */
+	request->url = strcmp(url, webhook->url_template) == 0 ? pstrdup("") :
+		pstrdup(url + own);
+	for (const char *c = request->url; *c; c++)
+		if (*c <= ' ' || *c > '~' || *c == '{' || *c == '}')
+			bad_request("its URL has a character that must be percent-encoded; see chatwebhook.url_encode()");
+	if (!request->own_url && request->url[0] == '\0')
+		bad_request("its URL is empty");
+}
+
+/* The headers of a request as lines. */
+static void
+take_headers(const Fields *fields, CwhRequest *request)
+{
+	Jsonb	   *headers;
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	char	   *name = NULL;
+	const char *problem;
+
+	if (fields->nulls[2])
+		return;
+	headers = DatumGetJsonbP(fields->values[2]);
+	problem = cwh_header_problem(headers);
+	if (problem)
+		bad_request(psprintf("its headers: %s", problem));
+	request->headers = palloc(Max(1, JB_ROOT_COUNT(headers)) * sizeof(char *));
+	iterator = JsonbIteratorInit(&headers->root);
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			name = pnstrdup(value.val.string.val, value.val.string.len);
+		else if (token == WJB_VALUE)
+			request->headers[request->nheaders++] =
+				psprintf("%s: %.*s", name, value.val.string.len,
+						 value.val.string.val);
+	}
+}
+
+/* The body of a request as it is sent. */
+static void
+take_body(const Fields *fields, const CwhWebhook *webhook, CwhRequest *request)
+{
+	Jsonb	   *body;
+
+	if (fields->nulls[3])
+	{
+		if (webhook->auth == CWH_AUTH_BODY)
+			bad_request("it has no body, into which the webhook's auth is to be put");
+		return;
+	}
+	body = DatumGetJsonbP(fields->values[3]);
+	if (webhook->auth == CWH_AUTH_BODY && !JB_ROOT_IS_OBJECT(body))
+		bad_request("its body is not an object, into which the webhook's auth is to be put");
+	if (!cwh_json_fits(body, cwh_max_payload_size))
+		bad_request("its body is larger than chatwebhook.max_payload_size");
+	request->body = makeStringInfo();
+	cwh_json_write(request->body, body);
+}
+
+/*
+ * Call a connector, as the owner of its function, and take over what it
+ * returns: null if it wants nothing sent (any more).
+ */
+static void
+call(CwhRender *render, FmgrInfo *function, Oid owner)
+{
+	LOCAL_FCINFO(fcinfo, 3);
+	MemoryContext oldcontext = CurrentMemoryContext;
+	CwhRequest *request;
+	Fields		fields;
+	Oid			user;
+	int			sec_context;
+	char	   *event;
+	Datum		result;
+
+	if (render->replies && JB_ROOT_COUNT(render->replies) >= MAX_STEPS)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("it asks for more than %d requests", MAX_STEPS)));
+
+	event = pg_any_to_server(render->event, strlen(render->event), PG_UTF8);
+	InitFunctionCallInfoData(*fcinfo, function, 3, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = DirectFunctionCall1(jsonb_in, CStringGetDatum(event));
+	fcinfo->args[1].value = JsonbPGetDatum(render->webhook->argument);
+	fcinfo->args[2].value = render->replies ? JsonbPGetDatum(render->replies) :
+		DirectFunctionCall1(jsonb_in, CStringGetDatum("[]"));
+	for (int i = 0; i < 3; i++)
+		fcinfo->args[i].isnull = false;
+
+	GetUserIdAndSecContext(&user, &sec_context);
+	SetUserIdAndSecContext(owner, sec_context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
+	if (!cwh_may_execute(function->fn_oid, owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("its owner may not execute %s", render->webhook->function)));
+	result = FunctionCallInvoke(fcinfo);
+	SetUserIdAndSecContext(user, sec_context);
+
+	render->request = NULL;
+	if (!fcinfo->isnull && take_fields(result, &fields))
+	{
+		MemoryContextSwitchTo(render->context);
+		request = palloc0(sizeof(CwhRequest));
+		request->method = method_of(&fields);
+		take_url(&fields, render->webhook, request);
+		take_headers(&fields, request);
+		take_body(&fields, render->webhook, request);
+		request->last = !fields.nulls[4] && DatumGetBool(fields.values[4]);
+		if (strcmp(request->method, "GET") == 0 && request->body)
+			bad_request("it is a GET with a body");
+		render->request = request;
+		render->row = datumCopy(result, false, -1);
+	}
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/* The time limit begins. */
+static void
+start_clock(void)
+{
+	if (time_limit == MAX_TIMEOUTS)
+		time_limit = RegisterTimeout(USER_TIMEOUT, on_overdue);
+	overdue = false;
+	enable_timeout_after(time_limit, cwh_connector_timeout);
+}
+
+/* It ends; tells if it was exceeded. */
+static bool
+stop_clock(void)
+{
+	if (time_limit == MAX_TIMEOUTS)
+		return false;
+	disable_timeout(time_limit, false);
+	if (overdue)
+		QueryCancelPending = false;
+	return overdue;
+}
+
+/*
+ * Call the connector of the first of these, and of those behind it that have
+ * the same, in one subtransaction, until one fails or is slow.  Returns how
+ * many were called.
+ */
+static int
+render_some(CwhRender *renders, int n)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+	ResourceOwner oldowner = CurrentResourceOwner;
+	volatile int done = 0;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext,
+													  "chatwebhook connector",
+													  ALLOCSET_DEFAULT_SIZES);
+		FmgrInfo	function;
+		Oid			owner;
+
+		MemoryContextSwitchTo(scratch);
+		fmgr_info(find_function(renders->webhook, &owner), &function);
+		/* all of it is put back when the subtransaction ends */
+		XactReadOnly = true;
+		SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_USERSET,
+						PGC_S_SESSION);
+		SetConfigOption("row_security", "on", PGC_USERSET, PGC_S_SESSION);
+		do
+		{
+			CwhRender  *render = &renders[done];
+			TimestampTz start = GetCurrentTimestamp();
+
+			start_clock();
+			call(render, &function, owner);
+			if (stop_clock())
+				elog(ERROR, "overdue");
+			render->took_ms = (int) ((GetCurrentTimestamp() - start) / 1000);
+			done++;
+		}
+		while (done < n && renders[done - 1].took_ms < CWH_SLOW_CONNECTOR_MS &&
+			   renders[done].webhook->function &&
+			   strcmp(renders[done].webhook->function,
+					  renders->webhook->function) == 0);
+	}
+	PG_CATCH();
+	{
+		CwhRender  *render = &renders[done];
+		bool		late = stop_clock();
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(render->context);
+		error = CopyErrorData();
+		FlushErrorState();
+		render->request = NULL;
+		render->took_ms = late ? cwh_connector_timeout : 0;
+		render->error = late ?
+			psprintf("connector \"%s\": it took longer than %d ms (chatwebhook.connector_timeout)",
+					 render->webhook->connector, cwh_connector_timeout) :
+			psprintf("connector \"%s\": %s", render->webhook->connector,
+					 error->message);
+		done++;
+	}
+	PG_END_TRY();
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(oldcontext);
+	CurrentResourceOwner = oldowner;
+	return done;
+}
+
+/*
+ * Have the connectors of these make their next requests.  To be called within
+ * a transaction.  Stops behind a connector that was slow; returns how many
+ * were seen to.
+ */
+int
+cwh_connector_render(CwhRender *renders, int n)
+{
+	int			done = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		renders[i].request = NULL;
+		renders[i].error = NULL;
+		renders[i].took_ms = 0;
+	}
+	while (done < n &&
+		   (done == 0 || renders[done - 1].took_ms < CWH_SLOW_CONNECTOR_MS))
+		done += render_some(renders + done, n - done);
+	return done;
+}
+
+/*
+ * What replies mean
+ */
+
+/* A member of an object, of a type; null if it is not there. */
+static JsonbValue *
+member(JsonbContainer *object, const char *key, enum jbvType type,
+	   JsonbValue *value)
+{
+	if (!JsonContainerIsObject(object) ||
+		getKeyJsonValueFromContainer(object, key, strlen(key), value) == NULL ||
+		value->type != type)
+		return NULL;
+	return value;
+}
+
+/* A number that the table's trigger has seen to be a small whole one. */
+static int
+small_number(const JsonbValue *value)
+{
+	return DatumGetInt32(DirectFunctionCall1(numeric_int4,
+											 NumericGetDatum(value->val.numeric)));
+}
+
+/* A rule of the table connector. */
+static void
+parse_rule(JsonbContainer *object, CwhRule *rule)
+{
+	static const char *const meanings[] = {
+		[CWH_DELIVERED] = "success", [CWH_RETRY] = "retry",
+		[CWH_DEAD] = "dead", [CWH_DISABLE] = "disable"
+	};
+	JsonbValue	value;
+	JsonbValue *found = getKeyJsonValueFromContainer(object, "status", 6, &value);
+	int			n = found && found->type == jbvBinary ?
+		JsonContainerSize(found->val.binary.data) : 1;
+
+	rule->statuses = palloc(Max(1, n) * sizeof(int));
+	for (int i = 0; i < n; i++)
+	{
+		JsonbValue *status = found && found->type == jbvBinary ?
+			getIthJsonbValueFromContainer(found->val.binary.data, i) : found;
+
+		if (status && status->type == jbvNumeric)
+			rule->statuses[rule->nstatuses++] = small_number(status);
+	}
+	if (member(object, "step", jbvNumeric, &value))
+		rule->step = small_number(&value);
+	if (member(object, "contains", jbvString, &value))
+	{
+		char	   *part = pnstrdup(value.val.string.val, value.val.string.len);
+
+		rule->contains = pg_server_to_any(part, strlen(part), PG_UTF8);
+	}
+	if (member(object, "wait", jbvNumeric, &value))
+		rule->wait_s = small_number(&value);
+	if (member(object, "wait", jbvString, &value))
+		rule->wait_key = pnstrdup(value.val.string.val, value.val.string.len);
+	rule->means = CWH_DEAD;
+	if (member(object, "means", jbvString, &value))
+		for (int i = 0; i < lengthof(meanings); i++)
+			if (strlen(meanings[i]) == value.val.string.len &&
+				strncmp(meanings[i], value.val.string.val, value.val.string.len) == 0)
+				rule->means = (CwhVerdict) i;
+}
+
+/* The rules of a connector. */
+void
+cwh_connector_parse_rules(Jsonb *rules, CwhWebhook *webhook)
+{
+	int			n = JB_ROOT_IS_ARRAY(rules) ? JB_ROOT_COUNT(rules) : 0;
+
+	webhook->rules = palloc0(Max(1, n) * sizeof(CwhRule));
+	for (int i = 0; i < n; i++)
+	{
+		JsonbValue *rule = getIthJsonbValueFromContainer(&rules->root, i);
+
+		if (rule->type == jbvBinary && JsonContainerIsObject(rule->val.binary.data))
+			parse_rule(rule->val.binary.data, &webhook->rules[webhook->nrules++]);
+	}
+}
+
+/* Is this text in a reply's body? */
+static bool
+body_contains(const CwhTransfer *transfer, const char *part)
+{
+	size_t		len = strlen(part);
+	const CwhBytes *body = &transfer->response_body;
+
+	for (size_t i = 0; i + len <= body->len; i++)
+		if (body->data[i] == part[0] && memcmp(body->data + i, part, len) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * The number of seconds, rounded up, that a reply's body has under a key; -1 if
+ * there is none.  A search and no parser, since all it can bring is a wait that
+ * has a limit.
+ */
+static int64
+seconds_in_body(const CwhTransfer *transfer, const char *key)
+{
+	char		buffer[1024];
+	size_t		len = Min(transfer->response_body.len, sizeof(buffer) - 1);
+	char	   *at = buffer;
+	double		seconds;
+	char	   *end;
+
+	if (len > 0)
+		memcpy(buffer, transfer->response_body.data, len);
+	buffer[len] = '\0';
+	while ((at = strstr(at, key)) != NULL)
+	{
+		bool		quoted = at > buffer && at[-1] == '"';
+
+		at += strlen(key);
+		if (!quoted || at[0] != '"')
+			continue;
+		at++;
+		at += strspn(at, " \t\r\n");
+		if (at[0] != ':')
+			continue;
+		at++;
+		at += strspn(at, " \t\r\n");
+		if (strspn(at, "0123456789.") == 0)
+			continue;
+		seconds = strtod(at, &end);
+		if (end > at && seconds >= 0 && seconds < 1e9)
+			return (int64) seconds + (seconds > (int64) seconds ? 1 : 0);
+	}
+	return -1;
+}
+
+/*
+ * What a whole reply means, to the request of this number (from 1) of a
+ * connector; and how long to wait at least before a retry, or -1.
+ */
+CwhVerdict
+cwh_connector_verdict(const CwhWebhook *webhook, int step,
+					  const CwhTransfer *transfer, int64 *wait_s)
+{
+	*wait_s = -1;
+	for (int i = 0; i < webhook->nrules; i++)
+	{
+		const CwhRule *rule = &webhook->rules[i];
+		bool		fits = false;
+
+		for (int j = 0; j < rule->nstatuses && !fits; j++)
+			fits = rule->statuses[j] == transfer->status;
+		if (!fits || (rule->step != 0 && rule->step != step) ||
+			(rule->contains && !body_contains(transfer, rule->contains)))
+			continue;
+		if (rule->wait_key)
+			*wait_s = seconds_in_body(transfer, rule->wait_key);
+		else if (rule->wait_s > 0)
+			*wait_s = rule->wait_s;
+		return rule->means;
+	}
+	return cwh_retry_verdict(transfer->status);
+}
+
+/* A text as jsonb; null if it is none, or in no way that jsonb can hold. */
+static Jsonb *
+parse_json(const char *json)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Jsonb	   *volatile result = NULL;
+
+	/* nothing in here holds anything but memory */
+	PG_TRY();
+	{
+		result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+													CStringGetDatum(json)));
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return result;
+}
+
+/*
+ * The replies so far, and one more, as a connector gets them: an array of
+ * {"status", "body"}, the body a text if it is no JSON, and null if there is
+ * none.
+ */
+Jsonb *
+cwh_connector_add_reply(Jsonb *replies, const CwhTransfer *transfer)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue	value;
+	JsonbValue *whole;
+	int			n = replies ? JB_ROOT_COUNT(replies) : 0;
+	char	   *raw = cwh_reply_text(&transfer->response_body);
+	Jsonb	   *body = transfer->response_body.len > 0 ? parse_json(raw) : NULL;
+
+	(void) pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	for (int i = 0; i < n; i++)
+		(void) pushJsonbValue(&state, WJB_ELEM,
+							  getIthJsonbValueFromContainer(&replies->root, i));
+	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	value.type = jbvString;
+	value.val.string.val = pstrdup("body");
+	value.val.string.len = 4;
+	(void) pushJsonbValue(&state, WJB_KEY, &value);
+	if (transfer->response_body.len == 0)
+		value.type = jbvNull;
+	else if (body == NULL)
+	{
+		value.type = jbvString;
+		value.val.string.val = raw;
+		value.val.string.len = strlen(raw);
+	}
+	else if (JB_ROOT_IS_SCALAR(body))
+		value = *getIthJsonbValueFromContainer(&body->root, 0);
+	else
+	{
+		value.type = jbvBinary;
+		value.val.binary.data = &body->root;
+		value.val.binary.len = VARSIZE(body) - VARHDRSZ;
+	}
+	(void) pushJsonbValue(&state, WJB_VALUE, &value);
+	value.type = jbvString;
+	value.val.string.val = pstrdup("status");
+	value.val.string.len = 6;
+	(void) pushJsonbValue(&state, WJB_KEY, &value);
+	value.type = jbvNumeric;
+	value.val.numeric = DatumGetNumeric(DirectFunctionCall1(int4_numeric,
+															Int32GetDatum(transfer->status)));
+	(void) pushJsonbValue(&state, WJB_VALUE, &value);
+	(void) pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	whole = pushJsonbValue(&state, WJB_END_ARRAY, NULL);
+	return JsonbValueToJsonb(whole);
+}
+
+/*
+ * An access token out of the reply of a token endpoint (RFC 6749, 5.1), and how
+ * many seconds it is good for.  Null, and why, if there is none.
+ */
+char *
+cwh_connector_token(const CwhTransfer *transfer, int64 *expires_in,
+					const char **problem)
+{
+	Jsonb	   *reply = parse_json(cwh_reply_text(&transfer->response_body));
+	JsonbValue	value;
+	char	   *token;
+
+	*problem = "its reply has no access_token";
+	if (reply == NULL || !JB_ROOT_IS_OBJECT(reply) ||
+		!member(&reply->root, "access_token", jbvString, &value))
+		return NULL;
+	token = pnstrdup(value.val.string.val, value.val.string.len);
+	if (token[0] == '\0' || strlen(token) != value.val.string.len)
+		return NULL;
+	for (const char *c = token; *c; c++)
+	{
+		if (*c <= ' ' || *c > '~')
+		{
+			*problem = "its access_token cannot stand in a header";
+			return NULL;
+		}
+	}
+	*expires_in = CWH_TOKEN_LIFE_S;
+	if (member(&reply->root, "expires_in", jbvNumeric, &value))
+	{
+		double		seconds = strtod(DatumGetCString(DirectFunctionCall1(numeric_out,
+																		 NumericGetDatum(value.val.numeric))), NULL);
+
+		if (seconds >= 0 && seconds < CWH_MAX_TOKEN_LIFE_S)
+			*expires_in = (int64) seconds;
+	}
+	*problem = NULL;
+	return token;
+}
+
+/*
+ * For those who write connectors
+ */
+
+/* The UTF-16 units of a character in UTF-8. */
+static inline int
+utf16_units(const char *c)
+{
+	return ((unsigned char) *c & 0xF8) == 0xF0 ? 2 : 1;
+}
+
+/* SQL: as much of a text as fits. */
+Datum
+chatwebhook_cut(PG_FUNCTION_ARGS)
+{
+	text	   *value = PG_GETARG_TEXT_PP(0);
+	int			size = PG_GETARG_INT32(1);
+	const char *data = VARDATA_ANY(value);
+	int			len = VARSIZE_ANY_EXHDR(value);
+	bool		utf8 = GetDatabaseEncoding() == PG_UTF8;
+	const char *ellipsis = utf8 ? "\xE2\x80\xA6" : "...";
+	int			room = size - (utf8 ? 1 : 3);
+	int			units = 0;
+	int			fits = 0;		/* bytes with which there is room for it */
+	StringInfoData result;
+
+	if (size < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a text cannot be cut to %d characters", size)));
+	for (int i = 0; i < len;)
+	{
+		int			bytes = pg_mblen(data + i);
+
+		units += utf8 ? utf16_units(data + i) : 1;
+		i += bytes;
+		if (units <= room)
+			fits = i;
+		if (units > size)
+			break;
+	}
+	if (units <= size)
+		PG_RETURN_TEXT_P(value);
+	initStringInfo(&result);
+	appendBinaryStringInfo(&result, data, fits);
+	if (room >= 0)
+		appendStringInfoString(&result, ellipsis);
+	PG_RETURN_TEXT_P(cstring_to_text_with_len(result.data, result.len));
+}
+
+/* SQL: a text within a URL. */
+Datum
+chatwebhook_url_encode(PG_FUNCTION_ARGS)
+{
+	char	   *value = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	StringInfoData result;
+
+	initStringInfo(&result);
+	cwh_append_url_encoded(&result, pg_server_to_any(value, strlen(value), PG_UTF8));
+	PG_RETURN_TEXT_P(cstring_to_text_with_len(result.data, result.len));
+}
+
+/* Append UTF-8, all but RFC 3986's unreserved characters percent-encoded. */
+void
+cwh_append_url_encoded(StringInfo out, const char *value)
+{
+	for (const char *c = value; *c; c++)
+	{
+		if ((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
+			(*c >= '0' && *c <= '9') || strchr("-._~", *c))
+			appendStringInfoChar(out, *c);
+		else
+			appendStringInfo(out, "%%%02X", (unsigned char) *c);
+	}
+}
+
+/* SQL: the request that a connector would make. */
+Datum
+chatwebhook_preview(PG_FUNCTION_ARGS)
+{
+	CwhWebhook *webhook;
+	CwhRender	render;
+	StringInfoData event;
+
+	memset(&render, 0, sizeof(render));
+	webhook = cwh_load_webhook(PG_GETARG_UUID_P(0));
+	initStringInfo(&event);
+	cwh_json_write(&event, PG_GETARG_JSONB_P(1));
+	render.webhook = webhook;
+	render.event = event.data;
+	render.replies = PG_GETARG_JSONB_P(2);
+	render.context = CurrentMemoryContext;
+	(void) cwh_connector_render(&render, 1);
+	cwh_webhook_free(webhook);
+	if (render.error)
+		ereport(ERROR,
+				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+				 errmsg("%s", render.error)));
+	if (render.request == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(render.row);
+}

@@ -1,0 +1,209 @@
+--
+-- The connector salesforce: the requests of every step for every type of event, and
+-- what must hold of any event.
+--
+\set SHOW_CONTEXT never
+SET client_min_messages = error;
+DROP EXTENSION IF EXISTS chatwebhook CASCADE;
+CREATE EXTENSION chatwebhook;
+RESET client_min_messages;
+\pset format unaligned
+\pset tuples_only on
+
+CREATE FUNCTION event(type text, data jsonb) RETURNS jsonb LANGUAGE sql AS $$
+    SELECT jsonb_build_object('id', '01a20943-c46f-7995-a698-9f20430569ac', 'type', type, 'timestamp', '2026-01-02T03:04:05.678Z',
+                              'chatbotId', 'shop', 'conversationId', 'c-17', 'data', data)
+$$;
+-- the requests of a delivery whose requests get these replies
+CREATE FUNCTION requests(event jsonb, settings jsonb DEFAULT '{}', replies jsonb DEFAULT '[]') RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+    request chatwebhook.request;
+BEGIN
+    FOR made IN 0 .. jsonb_array_length(replies) LOOP
+        request := chatwebhook.salesforce(event, jsonb_build_object('id', 'd3b07384-d113-4ec6-a7d5-38dbb8f2c0a1', 'name', 'crm', 'url', 'https://salesforce.example/',
+                                                              'chatbotId', null, 'settings', settings),
+            (SELECT COALESCE(jsonb_agg(r.reply ORDER BY r.place), '[]') FROM jsonb_array_elements(replies) WITH ORDINALITY AS r(reply, place) WHERE place <= made));
+        IF request.url IS NULL THEN
+            RETURN NEXT '(nothing)';
+            RETURN;
+        END IF;
+        RETURN NEXT concat_ws(' ', request.method, request.url, request.headers, CASE WHEN request.last THEN '(last)' END);
+        IF request.body IS NOT NULL THEN
+            RETURN NEXT jsonb_pretty(request.body);
+        END IF;
+        EXIT WHEN request.last;
+    END LOOP;
+END
+$$;
+
+SELECT name, function, shipped FROM chatwebhook.connector WHERE name = 'salesforce';
+SELECT jsonb_pretty(replies) FROM chatwebhook.connector WHERE name = 'salesforce';
+
+-- with a field for the event's id: an upsert of the Lead, which is all
+SELECT requests(event('lead.captured', '{"email": "zoe@example.com", "name": "Zoë van der Berg", "phone": "+49 30 1234", "company": "Berg & Co", "source": "pricing page", "conversationSummary": "Wants 50 seats.\r\nAsked for <b>prices</b>."}'),
+    '{"external_id_field": "Chat_Event__c"}');
+-- 300: several have that id
+SELECT requests(event('lead.captured', '{"email": "zoe@example.com"}'), '{"external_id_field": "Chat_Event__c", "owner_id": "005000000000001AAA"}', '[{"status": 300, "body": ["/services/data/v68.0/sobjects/Lead/00Q1"]}]');
+-- without it: a Task for the Contact of that address
+SELECT requests(event('lead.captured', '{"email": "zoe@example.com", "name": "Zoë van der Berg", "phone": "+49 30 1234", "company": "Berg & Co", "source": "pricing page", "conversationSummary": "Wants 50 seats."}'), '{}',
+    '[{"status": 200, "body": {"totalSize": 1, "done": true, "records": [{"attributes": {"type": "Contact"}, "Id": "003000000000001AAA"}]}}]');
+-- or a new Lead and a Task for it
+SELECT requests(event('lead.captured', '{"email": "zoe@example.com"}'), '{"lead_source": "Web", "company": "None given", "last_name": "Visitor", "api_version": "v70.0", "task_status": "Open"}',
+    '[{"status": 200, "body": {"totalSize": 0, "done": true, "records": []}}, {"status": 201, "body": {"id": "00Q000000000001AAA", "success": true, "errors": []}}]');
+SELECT requests(event('lead.captured', '{"email": "'' OR Name != ''", "name": "<!channel> @everyone\u0001\r\n''; --", "phone": {"a": 1}, "company": "\\", "source": "</p><script>alert(''1'')</script>", "conversationSummary": "\\ ''; -- \" &amp; </p><script>😀\r\n@everyone <!channel>"}'),
+    '{"task_external_id_field": "Chat_Event__c"}',
+    '[{"status": 200, "body": {"records": []}}, {"status": 201, "body": {"id": "00Q000000000001AAA"}}]');
+SELECT requests(event('lead.captured', '{"email": "o''brien\\@example.com"}'));
+-- no address, and one that is too long to be found
+SELECT requests(event('lead.captured', '{"name": "Zoë"}'), '{}', '[{"status": 201, "body": {"id": "00Q000000000001AAA"}}]');
+SELECT requests(event('lead.captured', jsonb_build_object('email', repeat('x', 80) || '@example.com')));
+-- replies of odd shapes
+SELECT requests(event('lead.captured', '{"email": "zoe@example.com"}'), '{"owner_id": ["x"]}', '[{"status": 200, "body": "OK"}, {"status": 201, "body": [1]}]');
+-- a hand-off and a sales opportunity: Tasks
+SELECT requests(event('handoff.requested', '{"reason": "Billing question", "urgency": "high", "visitorName": "Zoë Berg", "visitorEmail": "zoe@example.com", "conversationHistory": [{"role": "user", "content": "Help!"}, {"role": "assistant", "content": "How?"}, "…", {"content": 5}, null]}'),
+    '{"task_external_id_field": "Chat_Event__c"}');
+SELECT requests(event('handoff.requested', '{"reason": "help"}'));
+SELECT requests(event('handoff.requested', '{"reason": "''; --\r\n@everyone", "urgency": ["x"], "visitorName": "<!channel>", "conversationHistory": "</p><script>\r\n\\ ''😀"}'));
+SELECT requests(event('sales.opportunity', '{"visitorId": "v-9", "intent": "Wants 50 seats", "estimatedValue": 1200.50}'));
+SELECT requests(event('sales.opportunity', '{"intent": {"a": ["b"]}}'));
+-- the test reads one record; other events are nothing to Salesforce
+SELECT requests(event('webhook.test', '{"message": "test"}'));
+SELECT type, requests(event(type, '{"email": "zoe@example.com", "visitorId": "v-9", "reason": "help", "rating": 1, "message": "no"}'))
+  FROM unnest(ARRAY['conversation.started', 'conversation.ended', 'message.received', 'message.sent', 'sentiment.negative', 'feedback.received', 'webhook.alert', 'order.placed']) AS type;
+SELECT chatwebhook.salesforce(NULL, NULL, NULL) IS NULL, chatwebhook.salesforce('[1]', '"x"', '{}') IS NULL, chatwebhook.salesforce(event('lead.captured', '"x"'), '{}', '"x"') IS NULL;
+
+--
+-- 1,000 random events, settings and replies: no error, no limit passed, no
+-- escaping broken.
+--
+CREATE FUNCTION utf16(value text) RETURNS integer LANGUAGE sql AS $$
+    SELECT length(value) + length(value) - length(regexp_replace(value, U&'[\+010000-\+01FFFF]', '', 'g'))
+$$;
+CREATE FUNCTION random_text() RETURNS text LANGUAGE sql VOLATILE AS $$
+    SELECT repeat(string_agg((ARRAY['<!channel>', '@everyone', '''; --', ''' OR Name != ''', '\', '\\''', '"', '</p><script>alert(1)</script>', '&amp', '&', '<', '>',
+                                    E'\r\n', E'\n', E'\t', E'\x01', ' ', '  ', '{{ticket.id}}', '{{{', '{%', '%27', '%', '?a=b&c=d#e', '/../', ',', 'zoe@example.com',
+                                    'o''brien@example.com', 'Zoë', 'Ünal', '漢字', '😀', '👩‍👩‍👧', U&'\202E', U&'\0301', 'plain words', '"errors":[{', 'Existing ID: 7'])[1 + floor(random() * 37)::integer], ''),
+                  CASE WHEN random() < 0.05 THEN 2000 ELSE 1 END)
+      FROM generate_series(1, 1 + floor(random() * 8)::integer)
+$$;
+CREATE FUNCTION random_value(depth integer DEFAULT 0) RETURNS jsonb LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    kind float := random();
+BEGIN
+    RETURN CASE WHEN kind < 0.6 THEN to_jsonb(random_text())
+                WHEN kind < 0.65 THEN 'null'
+                WHEN kind < 0.7 THEN to_jsonb(random() < 0.5)
+                WHEN kind < 0.75 THEN to_jsonb(round((random() * 1000)::numeric, 2))
+                WHEN kind < 0.8 THEN (ARRAY['-1', '1e400', '1e-400', '123456789012345678901234567890', '0'])[1 + floor(random() * 5)::integer]::jsonb
+                WHEN kind < 0.85 OR depth > 2 THEN (ARRAY['""', '[]', '{}', '[null]', '{"":""}'])[1 + floor(random() * 5)::integer]::jsonb
+                WHEN kind < 0.92 THEN jsonb_build_array(random_value(depth + 1), jsonb_build_object('role', random_value(depth + 1), 'content', random_value(depth + 1)))
+                ELSE jsonb_build_object('content', random_value(depth + 1), 'name', random_value(depth + 1), random_text(), random_value(depth + 1)) END;
+END
+$$;
+-- an object of some of these keys
+CREATE FUNCTION random_object(VARIADIC keys text[]) RETURNS jsonb LANGUAGE sql VOLATILE AS $$
+    SELECT CASE WHEN random() < 0.03 THEN random_value() ELSE COALESCE(jsonb_object_agg(key, random_value()) FILTER (WHERE random() < 0.7), '{}') END FROM unnest(keys) AS key
+$$;
+CREATE FUNCTION random_event(VARIADIC types text[]) RETURNS jsonb LANGUAGE sql VOLATILE AS $$
+    SELECT jsonb_build_object('id', CASE WHEN random() < 0.9 THEN to_jsonb(md5(random()::text)::uuid) ELSE random_value() END,
+                              'type', types[1 + floor(random() * cardinality(types))::integer], 'timestamp', '2026-01-02T03:04:05.678Z',
+                              'chatbotId', random_value(), 'conversationId', CASE WHEN random() < 0.2 THEN 'null' WHEN random() < 0.3 THEN to_jsonb(random_text()) ELSE '"c-17"' END,
+                              'data', random_object('email', 'name', 'phone', 'company', 'source', 'conversationSummary', 'visitorId', 'intent', 'estimatedValue',
+                                                    'reason', 'urgency', 'visitorName', 'visitorEmail', 'conversationHistory', 'rating', 'comment', 'message'))
+$$;
+-- as a server reads it
+CREATE FUNCTION url_decode(value text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    bytes bytea := '';
+    place integer := 1;
+BEGIN
+    WHILE place <= length(value) LOOP
+        IF substr(value, place, 1) = '%' THEN
+            bytes := bytes || decode(substr(value, place + 1, 2), 'hex');
+            place := place + 3;
+        ELSE
+            bytes := bytes || convert_to(substr(value, place, 1), 'UTF8');
+            place := place + 1;
+        END IF;
+    END LOOP;
+    RETURN convert_from(bytes, 'UTF8');
+END
+$$;
+DO $$ BEGIN PERFORM setseed(0.42); END $$;
+-- the value of the query's one literal, read by SOQL's rules; null if the query is another
+CREATE FUNCTION soql_value(query text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    opening text := 'SELECT Id FROM Contact WHERE Email = ''';
+    place integer := length(opening) + 1;
+    value text := '';
+BEGIN
+    IF left(query, length(opening)) <> opening THEN
+        RETURN NULL;
+    END IF;
+    LOOP
+        CASE substr(query, place, 1)
+        WHEN '' THEN RETURN NULL;
+        WHEN '''' THEN EXIT;
+        WHEN E'\\' THEN
+            place := place + 1;
+            IF substr(query, place, 1) NOT IN (E'\\', '''') THEN
+                RETURN NULL;
+            END IF;
+        ELSE NULL;
+        END CASE;
+        value := value || substr(query, place, 1);
+        place := place + 1;
+    END LOOP;
+    RETURN CASE WHEN substr(query, place + 1) = ' LIMIT 1' THEN value END;
+END
+$$;
+CREATE FUNCTION violations(count integer) RETURNS TABLE (requests bigint, queries bigint, errors bigint, limits bigint, escaping bigint) LANGUAGE plpgsql AS $$
+DECLARE
+    event jsonb;
+    webhook jsonb;
+    replies jsonb;
+    request chatwebhook.request;
+BEGIN
+    requests := 0; queries := 0; errors := 0; limits := 0; escaping := 0;
+    FOR i IN 1 .. count LOOP
+        event := random_event('lead.captured', 'lead.captured', 'lead.captured', 'sales.opportunity', 'handoff.requested', 'webhook.test', 'message.sent');
+        webhook := jsonb_build_object('url', 'https://salesforce.example/', 'settings',
+            random_object('api_version', 'lead_source', 'last_name', 'company', 'task_status', 'owner_id')
+            || CASE WHEN random() < 0.2 THEN random_object('external_id_field', 'task_external_id_field') ELSE '{}' END);
+        replies := '[]';
+        FOR step IN 1 .. 5 LOOP
+            BEGIN
+                request := chatwebhook.salesforce(event, webhook, replies);
+            EXCEPTION WHEN OTHERS THEN
+                RAISE WARNING '% of %', SQLERRM, left(event::text, 500);
+                errors := errors + 1;
+                EXIT;
+            END;
+            EXIT WHEN request.url IS NULL;
+            requests := requests + 1;
+            escaping := escaping + (request.url !~ '^https://salesforce[.]example/services/data/[A-Za-z0-9._~%-]+/(query[?]q=[A-Za-z0-9._~%-]+|sobjects/(Lead|Task)(/[A-Za-z0-9._~%-]+/[A-Za-z0-9._~%-]+)?)$')::integer;
+            IF request.url ~ 'Contact' THEN
+                queries := queries + 1;
+                escaping := escaping + (soql_value(url_decode(split_part(request.url, '?q=', 2)))
+                    IS DISTINCT FROM btrim(regexp_replace(event->'data'->>'email', E'[\\s\x01]+', ' ', 'g')))::integer;
+            END IF;
+            -- the limits of the fields, and no field but these
+            limits := limits + (SELECT count(*) FROM jsonb_each(request.body) AS f(name, value)
+                                 WHERE jsonb_typeof(f.value) <> 'string'
+                                    OR f.value #>> '{}' = ''
+                                    OR NOT COALESCE(utf16(f.value #>> '{}') <=
+                                           CASE f.name WHEN 'LastName' THEN 80 WHEN 'FirstName' THEN 40 WHEN 'Company' THEN 255 WHEN 'Email' THEN 80 WHEN 'Phone' THEN 40
+                                                       WHEN 'LeadSource' THEN 40 WHEN 'Description' THEN 32000 WHEN 'Subject' THEN 255 WHEN 'OwnerId' THEN 18 WHEN 'WhoId' THEN 18
+                                                       WHEN 'Status' THEN 255 WHEN 'Priority' THEN 6 END, false))
+                             + (request.body IS NOT NULL AND request.url ~ '/Lead' AND NOT request.body ?& '{LastName,Company}')::integer
+                             + (request.body IS NOT NULL AND request.url ~ '/Task' AND NOT request.body ?& '{Subject,Status,Priority}')::integer
+                             + COALESCE(request.body->>'Email' !~ '^\S+@\S+[.]\S+$', false)::integer;
+            EXIT WHEN request.last;
+            replies := replies || jsonb_build_array(jsonb_build_object('status', 200, 'body',
+                CASE WHEN random() < 0.4 THEN '{"id": "00Q000000000001AAA"}' WHEN random() < 0.4 THEN '{"records": [{"Id": "003000000000001AAA"}]}' ELSE random_value() END));
+        END LOOP;
+    END LOOP;
+    RETURN NEXT;
+END
+$$;
+SELECT requests > 1000 AS enough, queries > 200 AS enough_queries, errors, limits, escaping FROM violations(1000);

@@ -1,0 +1,250 @@
+--
+-- Slack: the message of every event, and 1,000 random ones held to its limits.
+--
+\set SHOW_CONTEXT never
+SET client_min_messages = error;
+DROP EXTENSION IF EXISTS chatwebhook CASCADE;
+CREATE EXTENSION chatwebhook;
+RESET client_min_messages;
+\pset format unaligned
+\pset tuples_only on
+
+-- What is delivered: for each type data as a chat has them, the least, and hostile ones.
+\set hostile '<!channel> @everyone <@U1> [x](http://e) `a` ```b``` *c* _d_ ~e~ |f| & &amp; \\ " ''; -- 😀'
+CREATE TEMP TABLE sample (n serial, type text, kind text, data jsonb);
+INSERT INTO sample (type, kind, data) VALUES
+    ('conversation.started', 'ordinary', '{"visitorId": "v-1", "pageUrl": "https://shop.example/prices?plan=pro_2&x=1", "referrer": "https://search.example/", "userAgent": "Mozilla/5.0"}'),
+    ('conversation.started', 'minimal', '{}'),
+    ('conversation.ended', 'ordinary', '{"durationSeconds": 312, "messages": 14}'),
+    ('conversation.ended', 'minimal', '{}'),
+    ('message.received', 'ordinary', '{"role": "user", "content": "Do you ship to Norway?\nAnd when?", "sentiment": "neutral"}'),
+    ('message.received', 'minimal', '{"role": "user", "content": ""}'),
+    ('message.sent', 'ordinary', '{"role": "assistant", "content": "Yes, in three days."}'),
+    ('message.sent', 'minimal', '{}'),
+    ('lead.captured', 'ordinary', '{"email": "zoe@example.com", "name": "Zoë Nuñez", "phone": "+47 555 0100", "company": "Ex & Co", "source": "widget", "conversationSummary": "Asked for prices.\nWants a call."}'),
+    ('lead.captured', 'minimal', '{"email": "zoe@example.com", "source": "widget", "conversationSummary": "Asked for prices."}'),
+    ('handoff.requested', 'ordinary', '{"reason": "Wants a refund", "urgency": "high", "visitorName": "Zoë", "visitorEmail": "zoe@example.com", "conversationHistory": [{"role": "user", "content": "Hi"}]}'),
+    ('handoff.requested', 'low', '{"reason": "Wants a refund", "urgency": "low"}'),
+    ('handoff.requested', 'minimal', '{"reason": "Wants a refund"}'),
+    ('sentiment.negative', 'ordinary', '{"message": "This is the third time!", "sentimentScore": 0.92}'),
+    ('sentiment.negative', 'minimal', '{"message": "No.", "sentimentScore": null}'),
+    ('feedback.received', 'ordinary', '{"rating": 4, "comment": "Quick answer"}'),
+    ('feedback.received', 'minimal', '{"rating": 11}'),
+    ('sales.opportunity', 'ordinary', '{"visitorId": "v-1", "intent": "Wants 50 seats", "estimatedValue": 12500.5}'),
+    ('sales.opportunity', 'minimal', '{"visitorId": "v-1", "intent": "Wants 50 seats"}'),
+    ('webhook.test', 'ordinary', '{"message": "This is a test"}'),
+    ('webhook.test', 'minimal', '{}'),
+    ('webhook.alert', 'ordinary', '{"state": "opened", "alertId": "7", "kind": "consecutive_failures", "message": "5 deliveries in a row have failed", "webhookId": "0190a7c8-0000-4000-8000-00000000000a", "webhookName": "crm", "openedAt": "2026-01-02T03:04:05.678Z", "closedAt": null}'),
+    ('webhook.alert', 'closed', '{"state": "closed", "alertId": "7", "kind": "consecutive_failures", "message": "5 deliveries in a row have failed", "webhookId": "0190a7c8-0000-4000-8000-00000000000a", "webhookName": "crm", "openedAt": "2026-01-02T03:04:05.678Z", "closedAt": "2026-01-02T04:04:05.678Z"}'),
+    ('webhook.alert', 'minimal', '{}'),
+    ('order.placed', 'ordinary', '{"total": 49, "paid": true, "items": [{"sku": "a"}], "note": null}'),
+    ('order.placed', 'minimal', '{}');
+INSERT INTO sample (type, kind, data)
+SELECT t, 'hostile', jsonb_object_agg(k, :'hostile')
+  FROM unnest('{conversation.started,conversation.ended,message.received,message.sent,lead.captured,handoff.requested,sentiment.negative,feedback.received,sales.opportunity,webhook.test,webhook.alert}'::text[]) AS t,
+       unnest(CASE t WHEN 'conversation.started' THEN '{visitorId,pageUrl,referrer,userAgent}'
+                     WHEN 'conversation.ended' THEN '{reason}'
+                     WHEN 'message.received' THEN '{role,content}'
+                     WHEN 'message.sent' THEN '{role,content}'
+                     WHEN 'lead.captured' THEN '{email,name,phone,company,source,conversationSummary}'
+                     WHEN 'handoff.requested' THEN '{reason,visitorName,visitorEmail}'
+                     WHEN 'sentiment.negative' THEN '{message,sentimentScore}'
+                     WHEN 'feedback.received' THEN '{rating,comment}'
+                     WHEN 'sales.opportunity' THEN '{visitorId,intent,estimatedValue}'
+                     WHEN 'webhook.test' THEN '{message}'
+                     ELSE '{kind,message,webhookName,webhookId,alertId,openedAt}' END::text[]) AS k
+ GROUP BY t ORDER BY t;
+INSERT INTO sample (type, kind, data) VALUES ('<!channel> @everyone', 'hostile', jsonb_build_object('<!here> & *k*', :'hostile', '', :'hostile'));
+
+-- a call as the worker makes it
+CREATE FUNCTION pg_temp.envelope(type text, data jsonb) RETURNS jsonb
+    LANGUAGE sql AS $$
+    SELECT jsonb_build_object('id', '0190a7c8-0000-7000-8000-000000000001', 'type', type,
+               'timestamp', '2026-01-02T03:04:05.678Z', 'chatbotId', 'shop', 'conversationId', 'c-17/ü', 'data', data)
+$$;
+CREATE FUNCTION pg_temp.call(event jsonb, webhook jsonb, replies jsonb DEFAULT '[]') RETURNS chatwebhook.request
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT chatwebhook.slack(event, webhook, replies)
+$$;
+CREATE FUNCTION pg_temp.webhook(settings jsonb DEFAULT '{}') RETURNS jsonb
+    LANGUAGE sql AS $$
+    SELECT jsonb_build_object('id', '0190a7c8-0000-4000-8000-00000000000b', 'name', 'desk',
+               'url', 'https://hooks.slack.example/services/T/B/x', 'chatbotId', null, 'settings', settings)
+$$;
+
+SELECT format(E'%s, %s:\n%s', type, kind, jsonb_pretty(to_jsonb(pg_temp.call(pg_temp.envelope(type, data), pg_temp.webhook('{"app_url": "https://app.example/desk/", "mention": "<!here>"}')))))
+  FROM sample ORDER BY n;
+
+-- without settings there is no button and no mention
+SELECT jsonb_pretty((pg_temp.call(pg_temp.envelope('handoff.requested', '{"reason": "x"}'), pg_temp.webhook())).body->'blocks');
+-- settings of odd types are as none
+SELECT count(DISTINCT pg_temp.call(pg_temp.envelope('handoff.requested', '{"reason": "x"}'), pg_temp.webhook(s)))
+  FROM unnest('{"{}",null,"[]","1","\"x\"","{\"app_url\": 1, \"mention\": null}","{\"app_url\": \"javascript:alert(1)\", \"mention\": \"\"}"}'::jsonb[]) AS s;
+-- one request, and then no more
+SELECT pg_temp.call(pg_temp.envelope('lead.captured', '{}'), pg_temp.webhook(), '[{"status": 200, "body": "ok"}]') IS NULL;
+-- a cut goes through no entity
+SELECT DISTINCT regexp_replace(chatwebhook._slack_text(repeat('x', n) || '&&&', 12), 'x', '', 'g') FROM generate_series(0, 12) AS n ORDER BY 1;
+SELECT name, function, shipped, jsonb_pretty(replies) FROM chatwebhook.connector WHERE name = 'slack';
+
+--
+-- Random events: 1,000 that nobody would send.
+--
+CREATE FUNCTION pg_temp.pick(VARIADIC choices text[]) RETURNS text
+    LANGUAGE sql VOLATILE AS $$ SELECT choices[1 + floor(random() * cardinality(choices))::integer] $$;
+CREATE FUNCTION pg_temp.random_text() RETURNS text
+    LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    result text := '';
+    wanted integer := pg_temp.pick('0', '1', '3', '10', '40', '150', '400')::integer;
+BEGIN
+    FOR i IN 1 .. wanted LOOP
+        result := result || pg_temp.pick('a', 'word ', 'Zoë', '😀', '👩‍👩‍👧', '<!channel>', '<!here|x>', '<@U1>', '<#C1>', '@everyone', '@here',
+            '[x](http://e)', 'https://e.example/a_b?c=d&e=f', '<http://e|x>', '`', '```', '*', '_', '~', '|', '||', '&', '&amp;', '&lt;!channel&gt;', '&am',
+            '<', '>', '\', '\\', '"', '''; --', '{{token}}', E'\n', E'\n> ', E'\n- ', E'\n# ', E'\t', E'\r\n', E'\u0001', E'\u00a0', E'\u202e', '%s', '$1', ':tada:', repeat('x', 300), repeat('&', 200), repeat('😀', 90), repeat(E'\n', 50), repeat('"', 400));
+    END LOOP;
+    RETURN pg_temp.pick(result, result, result, 'https://e.example/' || result, repeat(result, 3),
+                        repeat('&', 20 * wanted), repeat('<', wanted), repeat('😀', 7 * wanted), repeat('a&', wanted), repeat(E'x\n', 9 * wanted), repeat('"', 9 * wanted), repeat('\', 9 * wanted), 'https://e.example/?' || repeat('&', wanted), 'https://e.example/_' || repeat('a', wanted), repeat(E'\u3000', wanted));
+END
+$$;
+CREATE FUNCTION pg_temp.random_value() RETURNS jsonb
+    LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    RETURN CASE pg_temp.pick('text', 'text', 'text', 'text', 'text', 'number', 'null', 'true', 'array', 'object')
+        WHEN 'text' THEN to_jsonb(pg_temp.random_text())
+        WHEN 'number' THEN pg_temp.pick('0', '1', '4', '0.5', '0.925', '-3', '1e300', '1e-300', '12345678.905', '999999999999.999', repeat('9', 500))::jsonb
+        WHEN 'true' THEN 'true'
+        WHEN 'null' THEN 'null'
+        WHEN 'array' THEN jsonb_build_array(1, pg_temp.random_text(), jsonb_build_array(), pg_temp.random_text())
+        ELSE jsonb_build_object(pg_temp.random_text(), pg_temp.random_text(), 'a', jsonb_build_object('b', NULL)) END;
+END
+$$;
+CREATE FUNCTION pg_temp.random_event() RETURNS jsonb
+    LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    result jsonb := '{}';
+    data   jsonb := '{}';
+    key    text;
+BEGIN
+    FOREACH key IN ARRAY '{visitorId,pageUrl,userAgent,referrer,metadata,role,content,sentiment,email,name,phone,company,source,conversationSummary,reason,urgency,visitorName,visitorEmail,conversationHistory,message,sentimentScore,rating,comment,intent,estimatedValue,state,alertId,kind,webhookId,webhookName,openedAt,closedAt}'::text[] LOOP
+        IF random() < 0.6 THEN
+            data := data || jsonb_build_object(key, pg_temp.random_value());
+        END IF;
+    END LOOP;
+    IF random() < 0.5 THEN
+        data := data || jsonb_build_object('urgency', pg_temp.pick('low', 'HIGH', 'urgent', 'critical'), 'state', pg_temp.pick('opened', 'closed', 'Closed'));
+    END IF;
+    FOR i IN 1 .. pg_temp.pick('0', '0', '1', '20')::integer LOOP
+        data := data || jsonb_build_object(pg_temp.random_text(), pg_temp.random_value());
+    END LOOP;
+    IF random() < 0.05 THEN
+        data := pg_temp.random_value();
+    END IF;
+    result := jsonb_build_object('type', pg_temp.pick('conversation.started', 'conversation.ended', 'message.received', 'message.sent', 'lead.captured', 'handoff.requested', 'sentiment.negative', 'feedback.received', 'sales.opportunity', 'webhook.test', 'webhook.alert', 'order.placed', pg_temp.random_text()));
+    IF random() < 0.95 THEN result := result || jsonb_build_object('id', gen_random_uuid(), 'timestamp', pg_temp.pick('2026-01-02T03:04:05.678Z', 'yesterday')); END IF;
+    IF random() < 0.95 THEN result := result || jsonb_build_object('data', data); END IF;
+    IF random() < 0.8 THEN result := result || jsonb_build_object('chatbotId', pg_temp.pick('shop', pg_temp.random_text(), NULL)); END IF;
+    IF random() < 0.8 THEN result := result || jsonb_build_object('conversationId', pg_temp.pick('c-17', pg_temp.random_text(), NULL)); END IF;
+    RETURN result;
+END
+$$;
+CREATE FUNCTION pg_temp.random_settings() RETURNS jsonb
+    LANGUAGE sql VOLATILE AS $$
+    SELECT pg_temp.pick('{}', 'null', '[]', '{"app_url": "https://app.example/desk"}', '{"app_url": "https://app.example/desk/", "mention": "<!here>"}', '{"mention": "<@U123>", "currency": "EUR "}')::jsonb
+$$;
+
+-- characters as JavaScript counts them
+CREATE FUNCTION pg_temp.units(value text) RETURNS integer
+    LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(length(value) + length(regexp_replace(value, '[\u0001-\uFFFF]', '', 'g')), 0)
+$$;
+
+-- markup in which no more than the owner's mention and plain links are special
+CREATE FUNCTION pg_temp.unsafe(markup text, mention text) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF mention IS NOT NULL AND starts_with(markup, mention || ' ') THEN
+        markup := substr(markup, length(mention) + 2);
+    END IF;
+    markup := regexp_replace(markup, '<https?://[!-;=?-{}~]+>', '', 'g');
+    markup := regexp_replace(markup, '^>', '', 'gn');
+    RETURN markup ~ '[<>]' OR markup ~ '&(?!(amp|lt|gt);)' OR markup ~ '[\u0001-\u0008\u000B-\u001F]' OR markup = '';
+END
+$$;
+CREATE FUNCTION pg_temp.violation(event jsonb, settings jsonb, request chatwebhook.request) RETURNS text
+    LANGUAGE plpgsql AS $$
+DECLARE
+    block jsonb;
+    part  jsonb;
+    total integer := pg_temp.units(request.body->>'text');
+    mention text := settings->>'mention';
+BEGIN
+    IF request.last IS NOT TRUE OR request.url IS NOT NULL OR request.headers IS NOT NULL OR request.body IS NULL THEN
+        RETURN 'request';
+    ELSIF request.body - '{text,blocks,unfurl_links,unfurl_media}'::text[] <> '{}' THEN
+        RETURN 'unknown key of the message';
+    ELSIF coalesce(request.body->>'text', '') = '' OR pg_temp.unsafe(request.body->>'text', NULL) THEN
+        RETURN 'fallback';
+    ELSIF jsonb_array_length(request.body->'blocks') NOT BETWEEN 1 AND 50 THEN
+        RETURN 'number of blocks';
+    ELSIF pg_temp.units(request.body::text) > 12000 THEN
+        RETURN 'the whole is too long: ' || pg_temp.units(request.body::text);
+    END IF;
+    FOR block IN SELECT jsonb_array_elements(request.body->'blocks') LOOP
+        CASE block->>'type'
+        WHEN 'header' THEN
+            IF block - '{type,text}'::text[] <> '{}' OR block #>> '{text,type}' <> 'plain_text' THEN RETURN 'header'; END IF;
+            IF pg_temp.units(block #>> '{text,text}') NOT BETWEEN 1 AND 150 THEN RETURN 'header length'; END IF;
+            IF pg_temp.unsafe(block #>> '{text,text}', NULL) THEN RETURN 'header escaping'; END IF;
+            total := total + pg_temp.units(block #>> '{text,text}');
+        WHEN 'section', 'context' THEN
+            IF block - '{type,text,fields,elements}'::text[] <> '{}' THEN RETURN 'section'; END IF;
+            IF NOT block ?| '{text,fields,elements}' THEN RETURN 'empty section'; END IF;
+            IF block ? 'fields' AND jsonb_array_length(block->'fields') NOT BETWEEN 1 AND 10 THEN RETURN 'number of fields'; END IF;
+            FOR part IN SELECT block->'text' WHERE block ? 'text' UNION ALL SELECT jsonb_array_elements(block->'fields') UNION ALL SELECT jsonb_array_elements(block->'elements') LOOP
+                IF part - '{type,text,verbatim}'::text[] <> '{}' OR part->>'type' <> 'mrkdwn' OR part->'verbatim' <> 'true' THEN RETURN 'text object'; END IF;
+                IF pg_temp.units(part->>'text') NOT BETWEEN 1 AND (CASE WHEN block ? 'text' THEN 3000 ELSE 2000 END) THEN RETURN 'text length'; END IF;
+                IF pg_temp.unsafe(part->>'text', mention) THEN RETURN 'escaping: ' || (part->>'text'); END IF;
+                total := total + pg_temp.units(part->>'text');
+            END LOOP;
+        WHEN 'actions' THEN
+            part := block #> '{elements,0}';
+            IF settings->>'app_url' IS NULL OR jsonb_array_length(block->'elements') <> 1 OR part - '{type,text,url,style}'::text[] <> '{}' THEN RETURN 'button'; END IF;
+            IF pg_temp.units(part #>> '{text,text}') NOT BETWEEN 1 AND 75 THEN RETURN 'button text'; END IF;
+            IF pg_temp.units(part->>'url') > 3000 OR part->>'url' !~ '^https://app\.example/desk/conversations/[A-Za-z0-9._~%-]+(/takeover)?$' THEN RETURN 'button url'; END IF;
+        END CASE;
+    END LOOP;
+    IF total > 12000 THEN RETURN 'texts are too long'; END IF;
+    RETURN NULL;
+END
+$$;
+
+SELECT setseed(0.42);
+DO $$
+DECLARE
+    event    jsonb;
+    settings jsonb;
+    request  chatwebhook.request;
+    found    text;
+    bad      integer := 0;
+    sent     integer := 0;
+BEGIN
+    FOR i IN 1 .. 1000 LOOP
+        event := pg_temp.random_event();
+        settings := pg_temp.random_settings();
+        BEGIN
+            request := pg_temp.call(event, pg_temp.webhook(settings));
+            found := pg_temp.violation(event, settings, request);
+        EXCEPTION WHEN OTHERS THEN
+            found := SQLERRM;
+        END;
+        IF found IS NOT NULL THEN
+            bad := bad + 1;
+            IF bad <= 5 THEN
+                RAISE NOTICE 'event %: %', i, left(found, 300);
+            END IF;
+        END IF;
+        sent := sent + 1;
+    END LOOP;
+    RAISE NOTICE '% | % violations', sent, bad;
+END
+$$;
