@@ -394,7 +394,7 @@ CREATE TRIGGER a_find BEFORE INSERT OR UPDATE OF function ON chatwebhook.connect
     EXECUTE FUNCTION chatwebhook._find_connector();
 
 CREATE FUNCTION chatwebhook._rule_problem(rules jsonb) RETURNS text
-    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
     AS $$
     SELECT CASE WHEN jsonb_typeof(rules) <> 'array' THEN 'they are not an array'
            ELSE (
@@ -487,7 +487,7 @@ $$;
 COMMENT ON FUNCTION chatwebhook._check_connector() IS 'Trigger: checks a connector.';
 
 CREATE FUNCTION chatwebhook._auth_problem(auth jsonb) RETURNS text
-    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     kind    text;

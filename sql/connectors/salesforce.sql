@@ -116,8 +116,8 @@ CREATE FUNCTION chatwebhook._salesforce_write(base text, object text, field text
     AS $$
     -- the field of the key may not be in the body
     SELECT CASE WHEN field IS NULL OR key IS NULL
-                THEN ROW('POST', concat(base, '/sobjects/', object), NULL, fields, object = 'Task')::chatwebhook.request
-                ELSE ROW('PATCH', concat(base, '/sobjects/', object, '/', chatwebhook.url_encode(field), '/', chatwebhook.url_encode(key)),
+                THEN ROW('POST', base || '/sobjects/' || object, NULL, fields, object = 'Task')::chatwebhook.request
+                ELSE ROW('PATCH', base || '/sobjects/' || object || '/' || chatwebhook.url_encode(field) || '/' || chatwebhook.url_encode(key),
                          NULL, fields - field, true)::chatwebhook.request
            END
 $$;
@@ -142,7 +142,7 @@ CREATE FUNCTION chatwebhook.salesforce(event jsonb, webhook jsonb, replies jsonb
         SELECT given.*,
                CASE WHEN type = 'webhook.test' THEN ARRAY['test']
                     WHEN type IN ('handoff.requested', 'sales.opportunity') THEN ARRAY['task']
-                    WHEN type <> 'lead.captured' THEN '{}'
+                    WHEN type IS DISTINCT FROM 'lead.captured' THEN '{}'
                     WHEN lead_field IS NOT NULL AND event_id IS NOT NULL THEN ARRAY['lead']
                     WHEN email IS NULL OR chatwebhook.cut(email, 80) <> email THEN ARRAY['lead', 'task']
                     WHEN contact_id IS NOT NULL THEN ARRAY['query', 'task']

@@ -221,7 +221,7 @@ CREATE FUNCTION chatwebhook.slack(event jsonb, webhook jsonb, replies jsonb)
             chatwebhook._slack_quote('Message', data->>'message'))
         ELSE chatwebhook._slack_message(
             concat_ws(': ', coalesce(nullif(btrim(type), ''), 'Event'), nullif(main, '')),
-            chatwebhook._slack_header(coalesce(chatwebhook._slack_line(type, 150), 'Event')),
+            chatwebhook._slack_header(coalesce(nullif(btrim(type, E' \t\r\n'), ''), 'Event')),
             chatwebhook._slack_quote('Message', main),
             (SELECT chatwebhook._slack_fields(array_agg(f.key), array_agg(f.value))
                FROM (SELECT key, value

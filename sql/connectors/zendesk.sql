@@ -140,7 +140,7 @@ CREATE FUNCTION chatwebhook.zendesk(event jsonb, webhook jsonb, replies jsonb) R
         SELECT found.*,
                CASE WHEN type = 'webhook.test' THEN ARRAY['test']
                     WHEN type = 'handoff.requested' AND external_id IS NULL THEN ARRAY['ticket']
-                    WHEN type NOT IN ('handoff.requested', 'conversation.ended', 'feedback.received') OR external_id IS NULL THEN '{}'
+                    WHEN COALESCE(type NOT IN ('handoff.requested', 'conversation.ended', 'feedback.received'), true) OR external_id IS NULL THEN '{}'
                     -- what this event said is there already
                     WHEN strpos(ticket->>'description', 'Event: ' || event_id) > 0 THEN ARRAY['find']
                     WHEN ticket->>'status' IS DISTINCT FROM 'closed' AND ticket IS NOT NULL THEN ARRAY['find', 'comment']
@@ -155,7 +155,7 @@ CREATE FUNCTION chatwebhook.zendesk(event jsonb, webhook jsonb, replies jsonb) R
            WHEN 'find' THEN
                ROW('GET', base || '.json?external_id=' || chatwebhook.url_encode(external_id), NULL, NULL, false)::chatwebhook.request
            WHEN 'comment' THEN
-               ROW('PUT', concat(base, '/', ticket->>'id', '.json'), NULL,
+               ROW('PUT', base || '/' || (ticket->>'id') || '.json', NULL,
                    jsonb_build_object('ticket', jsonb_build_object(
                        'comment', jsonb_build_object('body', chatwebhook._zendesk_body(event, true), 'public', false))),
                    true)::chatwebhook.request

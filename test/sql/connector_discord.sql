@@ -79,7 +79,8 @@ SELECT format(E'%s, %s:\n%s', type, kind, jsonb_pretty(to_jsonb(pg_temp.call(pg_
 SELECT s, type, r.body->'content' AS content, r.body->'allowed_mentions' AS allowed
   FROM unnest('{"{\"mention_here\": true}","{\"mention_here\": false}","{\"mention_here\": \"true\"}","{}"}'::jsonb[]) AS s,
        unnest('{sales.opportunity,lead.captured}'::text[]) AS type,
-       LATERAL pg_temp.call(pg_temp.envelope(type, '{"intent": "@here"}'), pg_temp.webhook(s)) AS r;
+       LATERAL pg_temp.call(pg_temp.envelope(type, '{"intent": "@here"}'), pg_temp.webhook(s)) AS r
+ ORDER BY type DESC, s::text;
 -- names that Discord refuses are left out, and pictures that are no URL
 SELECT s, r.body->>'username' AS username, r.body->>'avatar_url' AS avatar
   FROM unnest(ARRAY['{"username": "Desk", "avatar_url": "https://e.example/a.png"}', '{"username": "My Discord bot", "avatar_url": "x"}', '{"username": " Clyde "}', '{"username": ""}', '{"username": 1}',

@@ -7,6 +7,8 @@ SET client_min_messages = error;
 DROP EXTENSION IF EXISTS chatwebhook CASCADE;
 CREATE EXTENSION chatwebhook;
 RESET client_min_messages;
+CREATE SCHEMA hubspot_test;
+SET search_path = hubspot_test;
 \pset format unaligned
 \pset tuples_only on
 
@@ -157,3 +159,6 @@ BEGIN
 END
 $$;
 SELECT requests > 1000 AS enough, errors, limits, escaping FROM violations(1000);
+
+SET client_min_messages = error;
+DROP SCHEMA hubspot_test CASCADE;

@@ -7,6 +7,8 @@ SET client_min_messages = error;
 DROP EXTENSION IF EXISTS chatwebhook CASCADE;
 CREATE EXTENSION chatwebhook;
 RESET client_min_messages;
+CREATE SCHEMA zendesk_test;
+SET search_path = zendesk_test;
 \pset format unaligned
 \pset tuples_only on
 
@@ -185,3 +187,6 @@ BEGIN
 END
 $$;
 SELECT requests > 1000 AS enough, tickets > 200 AS enough_tickets, comments > 100 AS enough_comments, errors, limits, escaping FROM violations(1000);
+
+SET client_min_messages = error;
+DROP SCHEMA zendesk_test CASCADE;

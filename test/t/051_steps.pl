@@ -22,7 +22,7 @@ use Time::HiRes qw(sleep time);
 
 my $services = start_services();
 my $node = new_node('main', 'restart_after_crash' => 'on');
-my $json = JSON::PP->new->canonical;
+my $json = JSON::PP->new->canonical->ascii;
 
 # Run SQL and return its output.
 sub sql
@@ -120,13 +120,13 @@ sub columns
 			client_id => $known->{client_id},
 			@scope };
 	};
-	return (
+	my %columns = (
 		hubspot => [ '', { type => 'bearer', token => '{{access_token}}' }, 'access_token' ],
 		salesforce => [ '', $oauth->('/services/oauth2/token'), 'client_secret' ],
 		zendesk => [ '', $oauth->('/oauth/tokens', scope => 'read write'), 'client_secret' ],
 		pagerduty => [ '/v2/enqueue',
-			{ type => 'body', name => 'routing_key', value => '{{routing_key}}' }, 'routing_key' ]
-	  )[ { hubspot => 1, salesforce => 3, zendesk => 5, pagerduty => 7 }->{$service} ];
+			{ type => 'body', name => 'routing_key', value => '{{routing_key}}' }, 'routing_key' ]);
+	return @{ $columns{$service} };
 }
 
 # A new account and a webhook for it, which alone gets the events of the chatbot
@@ -137,7 +137,7 @@ sub prepare
 	my $scenario = $scenarios{$name};
 	my $label = "$name-$suffix";
 	my ($service) = $label =~ /^(\w+)/;
-	my ($path, $auth, $credential) = @{ columns($label) };
+	my ($path, $auth, $credential) = columns($label);
 
 	$services->control($label, 'configure', settings => $scenario->{configure} // {});
 	$scenario->{seed}->($label) if $scenario->{seed};
@@ -145,6 +145,7 @@ sub prepare
 		$node,
 		name => $label,
 		chatbot_id => $label,
+		events => [ $scenario->{event}[0] ],
 		url => $services->url("/$label$path"),
 		connector => $service,
 		settings => $scenario->{settings} // {},
