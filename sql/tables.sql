@@ -202,6 +202,7 @@ CREATE TABLE chatwebhook.queue (
     vacuum_truncate = off
 );
 CREATE INDEX queue_claim_idx ON chatwebhook.queue (webhook_id, next_attempt_at, id);
+CREATE INDEX queue_event_idx ON chatwebhook.queue (event_id);
 COMMENT ON TABLE chatwebhook.queue IS
     'The deliveries that are pending. Read the view delivery instead.';
 COMMENT ON COLUMN chatwebhook.queue.first_attempt IS
@@ -231,6 +232,7 @@ CREATE TABLE chatwebhook.history (
     replies          jsonb
 );
 CREATE INDEX history_webhook_idx ON chatwebhook.history (webhook_id, id);
+CREATE INDEX history_event_idx ON chatwebhook.history (event_id);
 CREATE INDEX history_id_idx ON chatwebhook.history USING brin (id) WITH (pages_per_range = 16);
 COMMENT ON TABLE chatwebhook.history IS
     'The deliveries that were delivered or canceled. Read the view delivery instead.';
@@ -239,7 +241,8 @@ CREATE TABLE chatwebhook.dead (
     LIKE chatwebhook.history,
     PRIMARY KEY (id)
 );
-CREATE INDEX dead_webhook_idx ON chatwebhook.dead (webhook_id, completed_at);
+CREATE INDEX dead_webhook_idx ON chatwebhook.dead (webhook_id, id);
+CREATE INDEX dead_event_idx ON chatwebhook.dead (event_id);
 COMMENT ON TABLE chatwebhook.dead IS
     'The deliveries that were given up. Read the views dead_letter and delivery instead.';
 
@@ -283,13 +286,72 @@ CREATE TABLE chatwebhook.health (
     last_success_at      timestamptz,
     last_failure_at      timestamptz,
     last_error           text,
-    recent               integer[] NOT NULL DEFAULT '{}'
+    failing_since        timestamptz,
+    recent               integer[] NOT NULL DEFAULT '{}',
+    latency_sum_ms       bigint NOT NULL DEFAULT 0,
+    latency_counts       bigint[] NOT NULL DEFAULT '{0,0,0,0,0,0,0,0,0,0,0,0}',
+    given_up             bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 40, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
         autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
 COMMENT ON TABLE chatwebhook.health IS
     'How each webhook has done. Read the view webhook_health instead.';
 COMMENT ON COLUMN chatwebhook.health.recent IS
     'The last 100 attempts, newest first: the latency in ms, or -1 less the latency of one that failed.';
+
+COMMENT ON COLUMN chatwebhook.health.failing_since IS
+    'When the first of the failures in a row ended; null: the last attempt succeeded.';
+COMMENT ON COLUMN chatwebhook.health.latency_sum_ms IS 'Milliseconds that all attempts took.';
+COMMENT ON COLUMN chatwebhook.health.latency_counts IS
+    'Attempts ever made by what they took: up to 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000 ms, and longer.';
+COMMENT ON COLUMN chatwebhook.health.given_up IS 'Deliveries ever given up.';
+
+/*
+ * What was done, in ten minutes each, a row for each worker, so that none waits
+ * for another.
+ */
+CREATE TABLE chatwebhook.activity (
+    since     timestamptz NOT NULL,
+    worker    integer NOT NULL,
+    succeeded bigint NOT NULL DEFAULT 0,
+    failed    bigint NOT NULL DEFAULT 0,
+    given_up  bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (since, worker)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
+        autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
+COMMENT ON TABLE chatwebhook.activity IS
+    'Attempts in steps of ten minutes, for the dashboard; kept as long as finished deliveries.';
+COMMENT ON COLUMN chatwebhook.activity.since IS 'The beginning of the ten minutes.';
+COMMENT ON COLUMN chatwebhook.activity.worker IS 'The worker''s number, from 1.';
+COMMENT ON COLUMN chatwebhook.activity.succeeded IS 'Attempts that succeeded.';
+COMMENT ON COLUMN chatwebhook.activity.failed IS 'Attempts that failed.';
+COMMENT ON COLUMN chatwebhook.activity.given_up IS 'Deliveries that were given up.';
+
+/*
+ * What an operator should see to.  The worker opens and closes them.
+ */
+CREATE TABLE chatwebhook.alert (
+    id           uuid PRIMARY KEY,
+    webhook_id   uuid NOT NULL,
+    chatbot_id   text,
+    webhook_name text NOT NULL,
+    kind         text NOT NULL,
+    message      text NOT NULL,
+    opened_at    timestamptz NOT NULL,
+    closed_at    timestamptz
+);
+CREATE UNIQUE INDEX alert_open_idx ON chatwebhook.alert (webhook_id, kind) WHERE closed_at IS NULL;
+CREATE INDEX alert_webhook_idx ON chatwebhook.alert (webhook_id, kind, closed_at);
+COMMENT ON TABLE chatwebhook.alert IS
+    'Trouble with webhooks, from its beginning to its end; at most one open for each webhook and kind. Opening and closing emit webhook.alert to the other webhooks.';
+COMMENT ON COLUMN chatwebhook.alert.id IS 'Identifies the alert; its webhook.alert events have it as alertId.';
+COMMENT ON COLUMN chatwebhook.alert.webhook_id IS 'The webhook in trouble.';
+COMMENT ON COLUMN chatwebhook.alert.chatbot_id IS 'That webhook''s chatbot; null: it serves every chatbot.';
+COMMENT ON COLUMN chatwebhook.alert.webhook_name IS 'That webhook''s name, as it was then.';
+COMMENT ON COLUMN chatwebhook.alert.kind IS
+    'consecutive_failures: at least chatwebhook.alert_failures attempts in a row failed, until one succeeds; low_success_rate: of the last 100 attempts, and at least 20, fewer than chatwebhook.alert_success_rate succeeded, until it is half-way between that and 1; webhook_disabled: the extension disabled it, until it is enabled; backlog: a delivery was due more than chatwebhook.alert_backlog ago and is not sent, until none is.';
+COMMENT ON COLUMN chatwebhook.alert.message IS 'What is wrong, for people.';
+COMMENT ON COLUMN chatwebhook.alert.opened_at IS 'When it began.';
+COMMENT ON COLUMN chatwebhook.alert.closed_at IS 'When it ended; null: it goes on.';
 
 /*
  * Dump and restore.  A restore turns check_function_bodies off, because things
@@ -308,6 +370,8 @@ SELECT pg_catalog.pg_extension_config_dump('chatwebhook.history', '');
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.dead', '');
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.attempt', '');
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.health', '');
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.activity', '');
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.alert', '');
 
 CREATE FUNCTION chatwebhook._restoring() RETURNS boolean
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp

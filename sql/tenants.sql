@@ -107,11 +107,12 @@ ALTER TABLE chatwebhook.queue ENABLE ROW LEVEL SECURITY;
 ALTER TABLE chatwebhook.history ENABLE ROW LEVEL SECURITY;
 ALTER TABLE chatwebhook.dead ENABLE ROW LEVEL SECURITY;
 ALTER TABLE chatwebhook.attempt ENABLE ROW LEVEL SECURITY;
+ALTER TABLE chatwebhook.alert ENABLE ROW LEVEL SECURITY;
 DO $$
 DECLARE
     relation text;
 BEGIN
-    FOREACH relation IN ARRAY '{webhook,event}'::text[] LOOP
+    FOREACH relation IN ARRAY '{webhook,event,alert}'::text[] LOOP
         EXECUTE pg_catalog.format('CREATE POLICY tenant ON chatwebhook.%I USING '
             '((SELECT chatwebhook._chatbots()) IS NULL OR chatbot_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._chatbots())::text[]))', relation);
     END LOOP;

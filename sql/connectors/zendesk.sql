@@ -86,11 +86,11 @@ CREATE FUNCTION chatwebhook._zendesk_body(event jsonb, again boolean) RETURNS te
                       FROM jsonb_each(CASE WHEN jsonb_typeof(d.data) = 'object' THEN d.data ELSE '{}' END) WITH ORDINALITY AS e(key, value, place)
                      WHERE e.value <> 'null'),
                    'Event: ' || chatwebhook._zendesk_line(event, 'id', 255))
-           END, 60000)
+           END, 21000)
       FROM (SELECT event->'data' AS data) AS d
 $$;
 COMMENT ON FUNCTION chatwebhook._zendesk_body(jsonb, boolean) IS
-    'The text of a ticket, or of a comment on it, within the service''s 65,535 characters.';
+    'The text of a ticket, or of a comment on it, within the 65,535 bytes that the service takes.';
 
 CREATE FUNCTION chatwebhook._zendesk_new(event jsonb, settings jsonb, external_id text) RETURNS jsonb
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
