@@ -14,6 +14,7 @@ OBJS = \
 	src/launcher.o \
 	src/outbox.o \
 	src/request.o \
+	src/retention.o \
 	src/retry.o \
 	src/secrets.o \
 	src/shared.o \
@@ -31,7 +32,9 @@ SQL_PARTS = \
 	sql/tables.sql \
 	sql/tenants.sql \
 	sql/emit.sql \
+	sql/alerts.sql \
 	sql/delivery.sql \
+	sql/manage.sql \
 	sql/health.sql \
 	$(sort $(wildcard sql/connectors/*.sql)) \
 	sql/privileges.sql

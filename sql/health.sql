@@ -102,8 +102,8 @@ CREATE VIEW chatwebhook.webhook_health WITH (security_barrier) AS
     SELECT w.id AS webhook_id, w.name, chatwebhook._redact(w.url) AS url,
            CASE WHEN NOT w.enabled THEN 'disabled'
                 WHEN h.total = 0 THEN 'idle'
-                WHEN h.consecutive_failures >= 5 THEN 'failing'
-                WHEN r.success_rate < 0.9 OR h.consecutive_failures > 0 THEN 'degraded'
+                WHEN h.consecutive_failures >= s.failures AND s.failures > 0 THEN 'failing'
+                WHEN r.success_rate < s.rate OR h.consecutive_failures > 0 THEN 'degraded'
                 ELSE 'healthy'
            END AS state,
            h.total, h.successes, h.failures,
@@ -113,6 +113,8 @@ CREATE VIEW chatwebhook.webhook_health WITH (security_barrier) AS
       FROM chatwebhook.webhook w
       JOIN chatwebhook.health h ON h.webhook_id = w.id
       LEFT JOIN chatwebhook._in_flight() f ON f.webhook_id = w.id
+      CROSS JOIN (SELECT chatwebhook._alert_failures() AS failures,
+                         chatwebhook._alert_success_rate() AS rate OFFSET 0) s
       CROSS JOIN LATERAL (
           SELECT pg_catalog.round(pg_catalog.avg((latency >= 0)::integer), 4) AS success_rate,
                  pg_catalog.round(pg_catalog.avg(ms), 1) AS avg_latency_ms,
@@ -143,7 +145,7 @@ COMMENT ON COLUMN chatwebhook.webhook_health.last_success_at IS 'When the last o
 COMMENT ON COLUMN chatwebhook.webhook_health.last_failure_at IS 'When the last one that failed ended.';
 COMMENT ON COLUMN chatwebhook.webhook_health.last_error IS 'Why that one failed.';
 COMMENT ON COLUMN chatwebhook.webhook_health.state IS
-    'disabled; idle: nothing was sent yet; failing: 5 or more failures in a row; degraded: fewer, or under 90 % of the last 100 succeeded; healthy.';
+    'disabled; idle: nothing was sent yet; failing: chatwebhook.alert_failures (5) or more failures in a row; degraded: fewer, or under chatwebhook.alert_success_rate (0.9) of the last 100 succeeded; healthy.';
 COMMENT ON COLUMN chatwebhook.webhook_health.success_rate IS 'Of the last 100 attempts, 0 to 1.';
 COMMENT ON COLUMN chatwebhook.webhook_health.avg_latency_ms IS 'Of the last 100 attempts.';
 COMMENT ON COLUMN chatwebhook.webhook_health.p95_latency_ms IS

@@ -768,8 +768,17 @@ BEGIN
         IF NEW.signing <> OLD.signing THEN
             PERFORM chatwebhook._make_secret(NEW.id, NEW.signing);
         END IF;
+        IF NEW.enabled AND NOT OLD.enabled THEN
+            -- it gets all of its time again
+            UPDATE chatwebhook.health SET failing_since = NULL WHERE webhook_id = NEW.id;
+        END IF;
+        IF NEW.enabled <> OLD.enabled THEN
+            PERFORM chatwebhook._check_alerts(ARRAY[NEW.id]);
+        END IF;
         PERFORM chatwebhook._wake(NEW.id);
     ELSE
+        PERFORM chatwebhook._set_alert(OLD.id, a.kind, false, NULL)
+           FROM chatwebhook.alert a WHERE a.webhook_id = OLD.id AND a.closed_at IS NULL;
         DELETE FROM chatwebhook.vault WHERE webhook_id = OLD.id;
         DELETE FROM chatwebhook.health WHERE webhook_id = OLD.id;
         WITH gone AS (

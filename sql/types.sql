@@ -94,6 +94,12 @@ CREATE FUNCTION chatwebhook._header_problem(headers jsonb) RETURNS text
 COMMENT ON FUNCTION chatwebhook._header_problem(jsonb) IS
     'Why this object cannot be sent as request headers, or null if it can.';
 
+CREATE FUNCTION chatwebhook._add(a bigint[], b bigint[]) RETURNS bigint[]
+    AS 'MODULE_PATHNAME', 'chatwebhook_add'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION chatwebhook._add(bigint[], bigint[]) IS
+    'Adds the numbers of two arrays one by one; the first is as long as the result.';
+
 CREATE FUNCTION chatwebhook._changed() RETURNS trigger
     AS 'MODULE_PATHNAME', 'chatwebhook_changed'
     LANGUAGE C;

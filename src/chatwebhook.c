@@ -49,6 +49,16 @@ static bool policy_stale = true;	/* the last three have changed */
 int			cwh_max_payload_size = 1024 * 1024;
 int			cwh_max_response_size = 16 * 1024;
 int			cwh_connector_timeout = 500;
+int			cwh_retention = 0;
+int			cwh_attempt_retention = 0;
+int			cwh_dead_letter_retention = 0;
+static char *retention = NULL;
+static char *attempt_retention = NULL;
+static char *dead_letter_retention = NULL;
+static char *disable_after = NULL;
+static int	alert_failures = 5;
+static double alert_success_rate = 0.9;
+int			cwh_alert_backlog = 300;
 char	   *cwh_ca_file = NULL;
 char	   *cwh_proxy = NULL;
 int			cwh_log_attempts = CWH_LOG_FAILURES;
@@ -124,6 +134,61 @@ check_header_value(char **newval, void **extra, GucSource source)
 		}
 	}
 	return true;
+}
+
+/*
+ * A length of time in seconds, -1 for "infinite".  False if it is neither that
+ * nor a time with a unit.
+ */
+static bool
+parse_period(const char *value, int *seconds, const char **hint)
+{
+	*hint = NULL;
+	if (pg_strcasecmp(value, "infinite") == 0)
+	{
+		*seconds = -1;
+		return true;
+	}
+	return parse_int(value, seconds, GUC_UNIT_S, hint) && *seconds >= 0;
+}
+
+/* Check a length of time. */
+static bool
+check_period(char **newval, void **extra, GucSource source)
+{
+	int			seconds;
+	const char *hint;
+
+	if (*newval && parse_period(*newval, &seconds, &hint))
+		return true;
+	GUC_check_errdetail("The value is neither a time nor \"infinite\".");
+	GUC_check_errhint("Write a number with a unit (s, min, h, d), such as 30d, or infinite.");
+	return false;
+}
+
+/* Understand lengths of time, once for each change. */
+static void
+assign_retention(const char *newval, void *extra)
+{
+	const char *hint;
+
+	(void) parse_period(newval, &cwh_retention, &hint);
+}
+
+static void
+assign_attempt_retention(const char *newval, void *extra)
+{
+	const char *hint;
+
+	(void) parse_period(newval, &cwh_attempt_retention, &hint);
+}
+
+static void
+assign_dead_letter_retention(const char *newval, void *extra)
+{
+	const char *hint;
+
+	(void) parse_period(newval, &cwh_dead_letter_retention, &hint);
 }
 
 /* A setting of the address policy has changed. */
@@ -248,6 +313,47 @@ define_settings(void)
 							"One that takes longer fails its delivery's attempt.",
 							&cwh_connector_timeout, 500, 1, 60000, PGC_SIGHUP,
 							GUC_UNIT_MS, NULL, NULL, NULL);
+
+	/* So that the tables do not grow for ever. */
+	DefineCustomStringVariable("chatwebhook.retention",
+							   "Sets how long delivered and canceled deliveries are kept, and events without others.",
+							   "A time such as 30d, or infinite. Closed alerts and the activity go likewise.",
+							   &retention, "30d", PGC_SIGHUP, 0,
+							   check_period, assign_retention, NULL);
+	DefineCustomStringVariable("chatwebhook.attempt_retention",
+							   "Sets how long attempts are kept.",
+							   "A time such as 30d, or infinite.",
+							   &attempt_retention, "30d", PGC_SIGHUP, 0,
+							   check_period, assign_attempt_retention, NULL);
+	DefineCustomStringVariable("chatwebhook.dead_letter_retention",
+							   "Sets how long dead letters are kept, with their events.",
+							   "A time such as 90d, or infinite.",
+							   &dead_letter_retention, "90d", PGC_SIGHUP, 0,
+							   check_period, assign_dead_letter_retention, NULL);
+
+	/* An endpoint that is gone for good need not be tried for ever. */
+	DefineCustomStringVariable("chatwebhook.disable_after",
+							   "Sets after how long a time of nothing but failures a webhook is disabled.",
+							   "A time such as 5d, or infinite. What is pending waits until it is enabled again.",
+							   &disable_after, "5d", PGC_SIGHUP, 0,
+							   check_period, NULL, NULL);
+
+	/* When somebody should have a look. */
+	DefineCustomIntVariable("chatwebhook.alert_failures",
+							"Sets how many failed attempts in a row open an alert.",
+							"With that many, a webhook's state is failing. 0: no such alert.",
+							&alert_failures, 5, 0, 1000000, PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+	DefineCustomRealVariable("chatwebhook.alert_success_rate",
+							 "Sets the success rate of the last 100 attempts under which an alert is opened.",
+							 "Under it, a webhook's state is degraded. 0: no such alert.",
+							 &alert_success_rate, 0.9, 0, 1, PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("chatwebhook.alert_backlog",
+							"Sets how long a delivery may be due without being sent before an alert is opened.",
+							"0: no such alert.",
+							&cwh_alert_backlog, 300, 0, 30 * 86400, PGC_SIGHUP,
+							GUC_UNIT_S, NULL, NULL, NULL);
 
 	/* So that a dump or a stolen backup gives no secret away. */
 	DefineCustomStringVariable("chatwebhook.secret_key_file",

@@ -304,6 +304,10 @@ extern bool cwh_allow_http;
 extern int	cwh_max_payload_size;
 extern int	cwh_max_response_size;
 extern int	cwh_connector_timeout;
+extern int	cwh_retention;		/* seconds; -1: infinite */
+extern int	cwh_attempt_retention;
+extern int	cwh_dead_letter_retention;
+extern int	cwh_alert_backlog;	/* seconds */
 extern char *cwh_ca_file;
 extern char *cwh_proxy;
 extern int	cwh_log_attempts;
@@ -378,6 +382,7 @@ extern void cwh_unbar_workers(void);
 extern void cwh_hint(const pg_uuid_t *webhook_id, TimestampTz due, int64 id);
 extern void cwh_sweep_all(void);
 
+extern int64 cwh_id_at(TimestampTz at);
 extern int64 cwh_next_id(TimestampTz now);
 extern void cwh_id_seen(int64 id);
 
@@ -548,7 +553,7 @@ typedef struct CwhResult
 	int64		wait_ms;		/* for a retry */
 	Jsonb	   *replies;		/* for a step */
 	bool		settled;		/* out: the row has been seen to */
-	bool		gone;			/* out, for a step: there is no row any more */
+	bool		gone;			/* out: there was no row any more */
 } CwhResult;
 
 /* A try, for the table attempt. */
@@ -568,6 +573,11 @@ typedef struct CwhAttempt
 
 #define CWH_RECENT		100
 
+/* Latencies are counted up to each of these, in ms, and beyond the last. */
+#define CWH_LATENCY_BOUNDS \
+	{5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000}
+#define CWH_LATENCIES	12
+
 /* What a webhook's health has gained since it was last written. */
 typedef struct CwhHealthGain
 {
@@ -578,11 +588,24 @@ typedef struct CwhHealthGain
 	int64		streak;			/* failures since the last success */
 	TimestampTz last_success_at;
 	TimestampTz last_failure_at;
+	TimestampTz failing_since;	/* the first failure of the streak */
 	char		last_error[CWH_ERROR_LEN];
 	int			nrecent;
 	int32		recent[CWH_RECENT]; /* newest first, as in the table */
+	int64		latency_sum_ms;
+	int64		latency_counts[CWH_LATENCIES];
+	int64		given_up;
 	bool		written;		/* out */
+	bool		alerting;		/* out: alerts may have to be opened or closed */
 } CwhHealthGain;
+
+/* What was done, for the table activity. */
+typedef struct CwhActivity
+{
+	int64		succeeded;
+	int64		failed;
+	int64		given_up;
+} CwhActivity;
 
 extern Oid	cwh_outbox_present(char **version);
 extern int64 cwh_outbox_last_id(void);
@@ -601,9 +624,19 @@ extern void cwh_outbox_next_due(const pg_uuid_t *ids, int n, TimestampTz now,
 extern void cwh_outbox_settle(CwhResult *results, int n, bool careful);
 extern void cwh_outbox_log_attempts(const CwhAttempt *attempts, int n);
 extern void cwh_outbox_add_health(CwhHealthGain **gains, int n);
+extern void cwh_outbox_add_activity(int worker, TimestampTz now,
+									const CwhActivity *activity);
+extern void cwh_outbox_check_alerts(const pg_uuid_t *ids, int n);
+extern void cwh_outbox_check_backlog(const pg_uuid_t *ids,
+									 const TimestampTz *dues, int n);
 extern bool cwh_outbox_disable(const pg_uuid_t *webhook_id, const char *reason);
 extern void cwh_outbox_begin(void);
 extern void cwh_outbox_commit(void);
+
+/*
+ * retention.c: what is finished leaves after a time
+ */
+extern int	cwh_retention_step(TimestampTz now, bool *pass_done);
 
 /*
  * connector.c: calls connectors, within a transaction, and says what replies

@@ -44,6 +44,8 @@
 
 PG_FUNCTION_INFO_V1(chatwebhook_emit);
 PG_FUNCTION_INFO_V1(chatwebhook_emit_trigger);
+PG_FUNCTION_INFO_V1(chatwebhook_emit_to);
+PG_FUNCTION_INFO_V1(chatwebhook_emit_but);
 
 /* The columns of chatwebhook.event. */
 enum
@@ -870,11 +872,34 @@ check_keys(const CwhEventType *type, Jsonb *data)
 	}
 }
 
-/* SQL: emit an event. */
-Datum
-chatwebhook_emit(PG_FUNCTION_ARGS)
+/* These webhooks but one. */
+static List *
+leave_out(List *subscriptions, const pg_uuid_t *webhook_id)
 {
+	List	   *result = NIL;
+	ListCell   *cell;
+
+	foreach(cell, subscriptions)
+	{
+		CwhSubscription *subscription = lfirst(cell);
+
+		if (memcmp(&subscription->webhook_id, webhook_id, UUID_LEN) != 0)
+			result = lappend(result, subscription);
+	}
+	return result;
+}
+
+/*
+ * Emit the event that a call's arguments from this one on describe: to this
+ * webhook alone, whatever it is subscribed to; or to all that want it, but one.
+ */
+static Datum
+emit_arguments(FunctionCallInfo fcinfo, int first, const pg_uuid_t *only,
+			   const pg_uuid_t *but)
+{
+	NullableDatum *args = &fcinfo->args[first];
 	const CwhEventType *type;
+	CwhSubscription one;
 	List	   *subscriptions;
 	CwhEvent	event;
 	Writer		writer;
@@ -882,18 +907,17 @@ chatwebhook_emit(PG_FUNCTION_ARGS)
 
 	PreventCommandDuringRecovery("chatwebhook.emit()");
 	PreventCommandIfReadOnly("chatwebhook.emit()");
-	if (PG_ARGISNULL(0))
+	if (args[0].isnull)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("the event type is null")));
-	event.type = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	event.chatbot_id = PG_ARGISNULL(1) ? NULL :
-		text_to_cstring(PG_GETARG_TEXT_PP(1));
-	event.conversation_id = PG_ARGISNULL(2) ? NULL :
-		text_to_cstring(PG_GETARG_TEXT_PP(2));
-	event.data = PG_ARGISNULL(3) ?
+	event.type = TextDatumGetCString(args[0].value);
+	event.chatbot_id = args[1].isnull ? NULL : TextDatumGetCString(args[1].value);
+	event.conversation_id = args[2].isnull ? NULL :
+		TextDatumGetCString(args[2].value);
+	event.data = args[3].isnull ?
 		DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"))) :
-		PG_GETARG_JSONB_P(3);
+		DatumGetJsonbP(args[3].value);
 	/* hear of webhooks that others have committed within our transaction */
 	AcceptInvalidationMessages();
 	type = check_type(event.type);
@@ -903,8 +927,17 @@ chatwebhook_emit(PG_FUNCTION_ARGS)
 				 errmsg("the data of event \"%s\" is not an object", event.type),
 				 errhint("Wrap it, such as jsonb_build_object('value', ...).")));
 	check_keys(type, event.data);
-	subscriptions = type->wanted ?
-		cwh_subscriptions(event.type, event.chatbot_id) : NIL;
+	if (only)
+	{
+		memset(&one, 0, sizeof(one));
+		one.webhook_id = *only;
+		subscriptions = list_make1(&one);
+	}
+	else
+		subscriptions = type->wanted ?
+			cwh_subscriptions(event.type, event.chatbot_id) : NIL;
+	if (but)
+		subscriptions = leave_out(subscriptions, but);
 	if (subscriptions == NIL)
 		PG_RETURN_NULL();
 	writer.open = false;
@@ -914,4 +947,29 @@ chatwebhook_emit(PG_FUNCTION_ARGS)
 	id = palloc(sizeof(pg_uuid_t));
 	*id = event.id;
 	PG_RETURN_UUID_P(id);
+}
+
+/* SQL: emit an event. */
+Datum
+chatwebhook_emit(PG_FUNCTION_ARGS)
+{
+	return emit_arguments(fcinfo, 0, NULL, NULL);
+}
+
+/* SQL: emit an event to one webhook. */
+Datum
+chatwebhook_emit_to(PG_FUNCTION_ARGS)
+{
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	return emit_arguments(fcinfo, 1, PG_GETARG_UUID_P(0), NULL);
+}
+
+/* SQL: emit an event to all that want it but one. */
+Datum
+chatwebhook_emit_but(PG_FUNCTION_ARGS)
+{
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	return emit_arguments(fcinfo, 1, NULL, PG_GETARG_UUID_P(0));
 }

@@ -15,6 +15,7 @@
 #include "pgstat.h"
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
@@ -36,6 +37,7 @@ PG_FUNCTION_INFO_V1(chatwebhook_wait_until_idle);
 PG_FUNCTION_INFO_V1(chatwebhook_claim);
 PG_FUNCTION_INFO_V1(chatwebhook_settle);
 PG_FUNCTION_INFO_V1(chatwebhook_release);
+PG_FUNCTION_INFO_V1(chatwebhook_add);
 
 /*
  * Signatures.  They are made over UTF-8, whatever the database's encoding.
@@ -578,4 +580,24 @@ chatwebhook_release(PG_FUNCTION_ARGS)
 {
 	cwh_claim_release_all();
 	PG_RETURN_VOID();
+}
+
+/* SQL: add the numbers of an array to those of another. */
+Datum
+chatwebhook_add(PG_FUNCTION_ARGS)
+{
+	ArrayType  *sum = PG_GETARG_ARRAYTYPE_P_COPY(0);
+	ArrayType  *other = PG_GETARG_ARRAYTYPE_P(1);
+	int			n = Min(ArrayGetNItems(ARR_NDIM(sum), ARR_DIMS(sum)),
+						ArrayGetNItems(ARR_NDIM(other), ARR_DIMS(other)));
+	int64	   *to = (int64 *) ARR_DATA_PTR(sum);
+	int64	   *from = (int64 *) ARR_DATA_PTR(other);
+
+	if (ARR_HASNULL(sum) || ARR_HASNULL(other))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("cannot add arrays with nulls")));
+	for (int i = 0; i < n; i++)
+		to[i] += from[i];
+	PG_RETURN_ARRAYTYPE_P(sum);
 }

@@ -133,7 +133,8 @@ static const char next_due_sql[] =
 	" SELECT id, webhook_id, event_id, created_at," \
 	"        pg_catalog.clock_timestamp(), attempted_at, attempts, latency_ms," \
 	"        status_code, chatbot_id, extra, status, error, replies" \
-	"   FROM gone"
+	"   FROM gone" \
+	" RETURNING id"
 
 static const char finish_sql[] = FINISH("history");
 static const char bury_sql[] = FINISH("dead");
@@ -153,7 +154,8 @@ static const char postpone_sql[] =
 	"                  pg_catalog.unnest($7), pg_catalog.unnest($8))"
 	"       AS o(id, tried, wait, attempted_at, latency_ms, status_code, error,"
 	"            wait_ms)"
-	" WHERE q.id" EQ "o.id";
+	" WHERE q.id" EQ "o.id"
+	" RETURNING q.id";
 
 static const char step_sql[] =
 	"UPDATE chatwebhook.queue q SET replies = o.replies"
@@ -196,9 +198,12 @@ static const char add_health_sql[] =
 	"                   pg_catalog.unnest($3), pg_catalog.unnest($4),"
 	"                   pg_catalog.unnest($5), pg_catalog.unnest($6),"
 	"                   pg_catalog.unnest($7), pg_catalog.unnest($8),"
-	"                   pg_catalog.unnest($9))"
+	"                   pg_catalog.unnest($9), pg_catalog.unnest($10),"
+	"                   pg_catalog.unnest($11), pg_catalog.unnest($12),"
+	"                   pg_catalog.unnest($13))"
 	"        AS g(webhook_id, successes, failures, succeeded, streak,"
-	"             last_success_at, last_failure_at, last_error, recent)"
+	"             last_success_at, last_failure_at, last_error, recent,"
+	"             failing_since, latency_sum_ms, latency_counts, given_up)"
 	"), mine AS MATERIALIZED ("
 	"   SELECT h.webhook_id FROM chatwebhook.health h"
 	"    WHERE h.webhook_id" EQ "ANY ($1)"
@@ -212,10 +217,32 @@ static const char add_health_sql[] =
 	"       last_success_at = COALESCE(g.last_success_at, h.last_success_at),"
 	"       last_failure_at = COALESCE(g.last_failure_at, h.last_failure_at),"
 	"       last_error = COALESCE(g.last_error, h.last_error),"
-	"       recent = (g.recent::pg_catalog.int4[]" CAT "h.recent)[1:100]"
+	"       recent = (g.recent::pg_catalog.int4[]" CAT "h.recent)[1:100],"
+	"       failing_since = CASE WHEN g.streak" EQ "0 THEN NULL"
+	"           WHEN g.succeeded THEN g.failing_since"
+	"           ELSE COALESCE(h.failing_since, g.failing_since) END,"
+	"       latency_sum_ms = h.latency_sum_ms" ADD "g.latency_sum_ms,"
+	"       latency_counts = chatwebhook._add(h.latency_counts, g.latency_counts::pg_catalog.int8[]),"
+	"       given_up = h.given_up" ADD "g.given_up"
 	"  FROM gain g, mine"
 	" WHERE g.webhook_id" EQ "mine.webhook_id AND h.webhook_id" EQ "mine.webhook_id"
-	" RETURNING h.webhook_id";
+	" RETURNING h.webhook_id, g.failures" GT "0 OR EXISTS ("
+	"     SELECT FROM chatwebhook.alert a"
+	"      WHERE a.webhook_id" EQ "h.webhook_id AND a.closed_at IS NULL)";
+
+static const char add_activity_sql[] =
+	"INSERT INTO chatwebhook.activity AS a (since, worker, succeeded, failed, given_up)"
+	" VALUES (pg_catalog.to_timestamp(pg_catalog.floor(pg_catalog.date_part("
+	"             'epoch', $1) OPERATOR(pg_catalog./) 600) OPERATOR(pg_catalog.*) 600), $2, $3, $4, $5)"
+	" ON CONFLICT (since, worker) DO UPDATE"
+	"    SET succeeded = a.succeeded" ADD "EXCLUDED.succeeded,"
+	"        failed = a.failed" ADD "EXCLUDED.failed,"
+	"        given_up = a.given_up" ADD "EXCLUDED.given_up";
+
+static const char check_alerts_sql[] =
+	"SELECT chatwebhook._check_alerts($1)";
+static const char check_backlog_sql[] =
+	"SELECT chatwebhook._check_backlog($1, $2)";
 
 static const char disable_sql[] =
 	"UPDATE chatwebhook.webhook w"
@@ -228,7 +255,7 @@ static const char disable_sql[] =
 /*
  * Plans, prepared at first use and kept for the life of the process.
  */
-#define MAX_PARAMETERS 10
+#define MAX_PARAMETERS 13
 
 typedef struct Statement
 {
@@ -264,10 +291,16 @@ static Statement log_attempts_st = {log_attempts_sql, 10,
 	{INT8ARRAYOID, INT4ARRAYOID, UUIDARRAYOID, TEXTARRAYOID,
 	TIMESTAMPTZARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID,
 	TEXTARRAYOID, TEXTARRAYOID}, NULL};
-static Statement add_health_st = {add_health_sql, 9,
+static Statement add_health_st = {add_health_sql, 13,
 	{UUIDARRAYOID, INT8ARRAYOID, INT8ARRAYOID, BOOLARRAYOID, INT8ARRAYOID,
-	TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID},
+	TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+	TIMESTAMPTZARRAYOID, INT8ARRAYOID, TEXTARRAYOID, INT8ARRAYOID},
 	NULL};
+static Statement add_activity_st = {add_activity_sql, 5,
+	{TIMESTAMPTZOID, INT4OID, INT8OID, INT8OID, INT8OID}, NULL};
+static Statement check_alerts_st = {check_alerts_sql, 1, {UUIDARRAYOID}, NULL};
+static Statement check_backlog_st = {check_backlog_sql, 2,
+	{UUIDARRAYOID, TIMESTAMPTZARRAYOID}, NULL};
 static Statement disable_st = {disable_sql, 2, {UUIDOID, TEXTOID}, NULL};
 
 /* Run a statement; its rows are in SPI_tuptable. */
@@ -880,9 +913,29 @@ ms_interval(int64 ms)
 	return IntervalPGetDatum(interval);
 }
 
+/*
+ * Mark those of the results with one of these outcomes that are not in the last
+ * result: they were canceled while they were under way.
+ */
+static void
+mark_gone(CwhResult *results, int n, CwhOutcome one, CwhOutcome other)
+{
+	for (int i = 0; i < n; i++)
+	{
+		bool		found = false;
+
+		if (results[i].settled ||
+			(results[i].outcome != one && results[i].outcome != other))
+			continue;
+		for (uint64 j = 0; j < SPI_processed && !found; j++)
+			found = DatumGetInt64(field(j, 1, NULL)) == results[i].id;
+		results[i].gone = !found;
+	}
+}
+
 /* Settle those of the results that have one of these outcomes. */
 static void
-settle_some(Statement *statement, const CwhResult *results, int n,
+settle_some(Statement *statement, CwhResult *results, int n,
 			CwhOutcome one, CwhOutcome other)
 {
 	static const char *const status_names[] = {
@@ -939,7 +992,8 @@ settle_some(Statement *statement, const CwhResult *results, int n,
 		count++;
 	}
 	finish_arrays(arrays, 8, args);
-	(void) run(statement, args);
+	if (run(statement, args) < (uint64) count)
+		mark_gone(results, n, one, other);
 }
 
 /* Mark the results whose ids are in the last result, or those that are not. */
@@ -964,7 +1018,6 @@ settle_steps(CwhResult *results, int n)
 	Array		arrays[2];
 	Datum		args[2];
 	int			count = 0;
-	uint64		found;
 
 	for (int i = 0; i < n; i++)
 		if (!results[i].settled && results[i].outcome == CWH_OUTCOME_STEP)
@@ -982,15 +1035,8 @@ settle_steps(CwhResult *results, int n)
 		count++;
 	}
 	finish_arrays(arrays, 2, args);
-	found = run(&step_st, args);
-	for (int i = 0; i < n; i++)
-	{
-		if (results[i].settled || results[i].outcome != CWH_OUTCOME_STEP)
-			continue;
-		results[i].gone = true;
-		for (uint64 j = 0; j < found && results[i].gone; j++)
-			results[i].gone = DatumGetInt64(field(j, 1, NULL)) != results[i].id;
-	}
+	if (run(&step_st, args) < (uint64) count)
+		mark_gone(results, n, CWH_OUTCOME_STEP, CWH_OUTCOME_STEP);
 }
 
 /*
@@ -1100,23 +1146,30 @@ cwh_outbox_log_attempts(const CwhAttempt *attempts, int n)
 void
 cwh_outbox_add_health(CwhHealthGain **gains, int n)
 {
-	Array		arrays[9];
-	Datum		args[9];
+	Array		arrays[13];
+	Datum		args[13];
 	uint64		found;
 
 	if (n == 0)
 		return;
-	make_arrays(arrays, &add_health_st, 9, n);
+	make_arrays(arrays, &add_health_st, 13, n);
 	for (int i = 0; i < n; i++)
 	{
 		const CwhHealthGain *gain = gains[i];
 		StringInfoData recent;
+		StringInfoData counts;
 
 		initStringInfo(&recent);
 		appendStringInfoChar(&recent, '{');
 		for (int j = 0; j < gain->nrecent; j++)
 			appendStringInfo(&recent, j ? ",%d" : "%d", gain->recent[j]);
 		appendStringInfoChar(&recent, '}');
+		initStringInfo(&counts);
+		appendStringInfoChar(&counts, '{');
+		for (int j = 0; j < CWH_LATENCIES; j++)
+			appendStringInfo(&counts, j ? "," INT64_FORMAT : INT64_FORMAT,
+							 gain->latency_counts[j]);
+		appendStringInfoChar(&counts, '}');
 
 		set(&arrays[0], i, UUIDPGetDatum(&gain->webhook_id));
 		set(&arrays[1], i, Int64GetDatum(gain->successes));
@@ -1131,14 +1184,70 @@ cwh_outbox_add_health(CwhHealthGain **gains, int n)
 			set_text(&arrays[7], i, gain->last_error);
 		}
 		set_text(&arrays[8], i, recent.data);
+		if (gain->streak > 0)
+			set(&arrays[9], i, TimestampTzGetDatum(gain->failing_since));
+		set(&arrays[10], i, Int64GetDatum(gain->latency_sum_ms));
+		set_text(&arrays[11], i, counts.data);
+		set(&arrays[12], i, Int64GetDatum(gain->given_up));
 	}
-	finish_arrays(arrays, 9, args);
+	finish_arrays(arrays, 13, args);
 	found = run(&add_health_st, args);
 	for (int i = 0; i < n; i++)
 	{
 		gains[i]->written = false;
 		for (uint64 j = 0; j < found && !gains[i]->written; j++)
+		{
 			gains[i]->written = memcmp(DatumGetUUIDP(field(j, 1, NULL)),
 									   &gains[i]->webhook_id, UUID_LEN) == 0;
+			gains[i]->alerting = DatumGetBool(field(j, 2, NULL));
+		}
 	}
+}
+
+/* Add to what was done in these ten minutes. */
+void
+cwh_outbox_add_activity(int worker, TimestampTz now,
+						const CwhActivity *activity)
+{
+	Datum		args[5];
+
+	args[0] = TimestampTzGetDatum(now);
+	args[1] = Int32GetDatum(worker);
+	args[2] = Int64GetDatum(activity->succeeded);
+	args[3] = Int64GetDatum(activity->failed);
+	args[4] = Int64GetDatum(activity->given_up);
+	(void) run(&add_activity_st, args);
+}
+
+/*
+ * Alerts
+ */
+
+/* Open and close the alerts of these webhooks, as their health now is. */
+void
+cwh_outbox_check_alerts(const pg_uuid_t *ids, int n)
+{
+	Datum		arg = uuid_array(ids, n);
+
+	(void) run(&check_alerts_st, &arg);
+}
+
+/*
+ * The same for their backlogs: these webhooks have had something due since
+ * then, and no others.
+ */
+void
+cwh_outbox_check_backlog(const pg_uuid_t *ids, const TimestampTz *dues, int n)
+{
+	Array		arrays[2];
+	Datum		args[2];
+
+	make_arrays(arrays, &check_backlog_st, 2, n);
+	for (int i = 0; i < n; i++)
+	{
+		set(&arrays[0], i, UUIDPGetDatum(&ids[i]));
+		set(&arrays[1], i, TimestampTzGetDatum(dues[i]));
+	}
+	finish_arrays(arrays, 2, args);
+	(void) run(&check_backlog_st, args);
 }

@@ -616,6 +616,16 @@ cwh_unbar_workers(void)
 	LWLockRelease(slots_lock);
 }
 
+/* The id that a delivery of this time has at least. */
+int64
+cwh_id_at(TimestampTz at)
+{
+	/* 2026-01-01 UTC in PostgreSQL's reckoning, from 2000-01-01 */
+	static const TimestampTz start = INT64CONST(9497) * USECS_PER_DAY;
+
+	return at > start ? at - start : 0;
+}
+
 /*
  * An id for a delivery: microseconds since 2026-01-01, or one more than the
  * last one's if that is not less.  So ids ascend over all sessions, whatever
@@ -624,9 +634,7 @@ cwh_unbar_workers(void)
 int64
 cwh_next_id(TimestampTz now)
 {
-	/* 2026-01-01 UTC in PostgreSQL's reckoning, from 2000-01-01 */
-	static const TimestampTz start = INT64CONST(9497) * USECS_PER_DAY;
-	uint64		clock = now > start ? (uint64) (now - start) : 0;
+	uint64		clock = (uint64) cwh_id_at(now);
 	uint64		last = pg_atomic_read_u64(&shared->last_id);
 	uint64		id;
 

@@ -95,6 +95,16 @@
  */
 #define SLOW_SHARE			20
 
+/* Alerts are looked at this often at most. */
+#define ALERTS_MS			500
+
+/* What is old is removed in one part in so many of the time, and slower still */
+#define UPKEEP_SHARE		7
+/* from one pass to the next, which is not to come sooner or later than this. */
+#define PASS_SHARE			50
+#define MIN_PASS_MS			1000
+#define MAX_PASS_MS			300000
+
 /* After a locked row was met, settles are careful for this long. */
 #define CAREFUL_MS			10000
 
@@ -202,6 +212,19 @@ static bool refresh_due = false;	/* some webhook may have to be read again */
 static bool look_again = false; /* at the extension, for it may have gone */
 static bool told_plain = false; /* that secrets are not encrypted */
 static TimestampTz starved_until = 0;
+static int	worker_number;		/* of this database's, from 0 */
+static CwhActivity activity;	/* not yet written */
+static pg_uuid_t *alerting = NULL;	/* webhooks whose alerts are to be checked */
+static int	nalerting = 0;
+static int	max_alerting = 0;
+static TimestampTz next_alerts = 0;
+static pg_uuid_t *backlogs = NULL;	/* webhooks with something long due, */
+static TimestampTz *backlog_dues = NULL;	/* since when, */
+static int	nbacklogs = 0;		/* as the last sweep found them */
+static int	max_backlogs = 0;
+static bool check_backlogs = false;
+static TimestampTz next_upkeep = 0;
+static TimestampTz pass_started = 0;
 static CwhWorkerStats stats;
 static bool stats_changed = true;
 static uint64 seen_generation = 0;
@@ -481,6 +504,18 @@ touch(Endpoint *endpoint)
 	ntouched++;
 }
 
+/* The place of a latency among those that are counted. */
+static int
+latency_class(int ms)
+{
+	static const int bounds[] = CWH_LATENCY_BOUNDS;
+	int			i = 0;
+
+	while (i < lengthof(bounds) && ms > bounds[i])
+		i++;
+	return i;
+}
+
 /* What an endpoint's health gains from an attempt. */
 static void
 add_gain(Endpoint *endpoint, const Delivery *delivery, bool success,
@@ -496,8 +531,11 @@ add_gain(Endpoint *endpoint, const Delivery *delivery, bool success,
 		endpoint->gain = gain;
 	}
 	touch(endpoint);
+	gain->latency_sum_ms += latency;
+	gain->latency_counts[latency_class(latency)]++;
 	if (success)
 	{
+		activity.succeeded++;
 		gain->successes++;
 		gain->succeeded = true;
 		gain->streak = 0;
@@ -505,8 +543,15 @@ add_gain(Endpoint *endpoint, const Delivery *delivery, bool success,
 	}
 	else
 	{
+		activity.failed++;
 		gain->failures++;
-		gain->streak++;
+		if (gain->streak++ == 0)
+			gain->failing_since = now;
+		if (delivery->outcome == CWH_OUTCOME_DEAD)
+		{
+			activity.given_up++;
+			gain->given_up++;
+		}
 		gain->last_failure_at = now;
 		strlcpy(gain->last_error, delivery->error ? delivery->error : "",
 				sizeof(gain->last_error));
@@ -985,11 +1030,51 @@ refresh_endpoints(void)
 	}
 }
 
+/* Remember a webhook whose alerts are to be checked. */
+static void
+add_alerting(const pg_uuid_t *webhook_id)
+{
+	for (int i = 0; i < nalerting; i++)
+		if (memcmp(&alerting[i], webhook_id, UUID_LEN) == 0)
+			return;
+	if (nalerting == max_alerting)
+	{
+		max_alerting = Max(64, 2 * max_alerting);
+		alerting = alerting ?
+			repalloc(alerting, max_alerting * sizeof(pg_uuid_t)) :
+			MemoryContextAlloc(worker_context, max_alerting * sizeof(pg_uuid_t));
+	}
+	alerting[nalerting++] = *webhook_id;
+}
+
+/* Remember a webhook that has had something due for long. */
+static void
+add_backlog(const pg_uuid_t *webhook_id, TimestampTz due)
+{
+	if (nbacklogs == max_backlogs)
+	{
+		max_backlogs = Max(64, 2 * max_backlogs);
+		backlogs = backlogs ?
+			repalloc(backlogs, max_backlogs * sizeof(pg_uuid_t)) :
+			MemoryContextAlloc(worker_context, max_backlogs * sizeof(pg_uuid_t));
+		backlog_dues = backlog_dues ?
+			repalloc(backlog_dues, max_backlogs * sizeof(TimestampTz)) :
+			MemoryContextAlloc(worker_context, max_backlogs * sizeof(TimestampTz));
+	}
+	backlogs[nbacklogs] = *webhook_id;
+	backlog_dues[nbacklogs++] = due;
+}
+
 /* A webhook that has something pending was found. */
 static void
 on_swept(const pg_uuid_t *webhook_id, TimestampTz first_due)
 {
 	Endpoint   *endpoint = get_endpoint(webhook_id);
+
+	if (cwh_alert_backlog > 0 &&
+		TimestampDifferenceExceeds(first_due, GetCurrentTimestamp(),
+								   cwh_alert_backlog * 1000))
+		add_backlog(webhook_id, first_due);
 
 	endpoint->later = true;
 	if (first_due <= GetCurrentTimestamp())
@@ -1259,6 +1344,7 @@ typedef struct Settle
 	CwhResult  *results;
 	int			ngains;
 	CwhHealthGain **gains;
+	CwhActivity activity;
 } Settle;
 
 /* Take results off the queue and settle them. */
@@ -1301,7 +1387,7 @@ settle(Settle *work)
 		Delivery   *delivery = work->deliveries[i];
 		CwhAttempt *attempt = &attempts[nattempts];
 
-		if (!delivery->log || !work->results[i].settled)
+		if (!delivery->log || !work->results[i].settled || work->results[i].gone)
 			continue;
 		attempt->delivery_id = delivery->id;
 		attempt->attempt = delivery->attempts + 1;
@@ -1342,6 +1428,10 @@ settle_endpoints(Settle *work)
 			endpoint->disabled = true;
 	}
 	cwh_outbox_add_health(work->gains, work->ngains);
+	work->activity = activity;
+	if (activity.succeeded + activity.failed + activity.given_up > 0)
+		cwh_outbox_add_activity(worker_number + 1, GetCurrentTimestamp(),
+								&activity);
 }
 
 /* The settle was committed: let go of what is done with. */
@@ -1399,10 +1489,16 @@ keep_settle(Settle *work)
 		oldest_result = nresults < before ? now :
 			TimestampTzPlusMilliseconds(now, LOCKED_DELAY_MS);
 
+	activity.succeeded -= work->activity.succeeded;
+	activity.failed -= work->activity.failed;
+	activity.given_up -= work->activity.given_up;
 	dlist_foreach_modify(iter, &touched_list)
 	{
 		Endpoint   *endpoint = dlist_container(Endpoint, touched_node, iter.cur);
 
+		if (endpoint->disabled || (endpoint->gain && endpoint->gain->written &&
+								   endpoint->gain->alerting))
+			add_alerting(&endpoint->id);
 		if (endpoint->gain && (endpoint->gain->written || endpoint->gone))
 		{
 			pfree(endpoint->gain);
@@ -1524,7 +1620,9 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 		}
 		if (do_sweep)
 		{
+			nbacklogs = 0;
 			cwh_outbox_sweep(on_swept);
+			check_backlogs = true;
 			refresh_endpoints();
 		}
 		if (do_claim)
@@ -1601,6 +1699,99 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 	pgstat_report_activity(STATE_IDLE, NULL);
 	/* a wait for a lock may have eaten it, and what it had to tell */
 	SetLatch(MyLatch);
+}
+
+/*
+ * Upkeep
+ */
+
+/* Run something in a transaction of its own, whose failure harms nothing else. */
+static bool
+run_apart(const char *what, void (*work) (void))
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(transaction_context);
+	volatile bool ok = false;
+
+	pgstat_report_activity(STATE_RUNNING, what);
+	PG_TRY();
+	{
+		work();
+		ok = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(transaction_context);
+		error = CopyErrorData();
+		HOLD_INTERRUPTS();
+		if (!is_absence(error->sqlerrcode))
+		{
+			note_error(error->message);
+			EmitErrorReport();
+		}
+		AbortOutOfAnyTransaction();
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextReset(transaction_context);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	/* a wait for a lock may have eaten it */
+	SetLatch(MyLatch);
+	return ok;
+}
+
+/* Open and close alerts. */
+static void
+check_alerts(void)
+{
+	cwh_outbox_begin();
+	if (nalerting > 0)
+		cwh_outbox_check_alerts(alerting, nalerting);
+	if (check_backlogs)
+		cwh_outbox_check_backlog(backlogs, backlog_dues, nbacklogs);
+	cwh_outbox_commit();
+}
+
+/* Remove some of what is old. */
+static void
+remove_old(void)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	TimestampTz now;
+	bool		pass_done;
+
+	if (pass_started == 0)
+		pass_started = start;
+	(void) cwh_retention_step(start, &pass_done);
+	now = GetCurrentTimestamp();
+	next_upkeep = now + (now - start) * (UPKEEP_SHARE - 1);
+	if (pass_done)
+	{
+		int64		shortest = cwh_retention < 0 ? MAX_PASS_MS :
+			Max(MIN_PASS_MS, Min(MAX_PASS_MS, (int64) cwh_retention * 100));
+
+		next_upkeep = now + Max((now - pass_started) * PASS_SHARE, shortest * 1000);
+		pass_started = 0;
+	}
+}
+
+/* See to alerts, and to what is old, if it is time. */
+static void
+keep_up(TimestampTz now)
+{
+	if ((nalerting > 0 || check_backlogs) && now >= next_alerts)
+	{
+		(void) run_apart("checking alerts", check_alerts);
+		nalerting = 0;
+		check_backlogs = false;
+		next_alerts = TimestampTzPlusMilliseconds(now, ALERTS_MS);
+	}
+	if (worker_number == 0 && now >= next_upkeep &&
+		!run_apart("removing what is old", remove_old))
+		next_upkeep = TimestampTzPlusMilliseconds(now, MAX_PASS_MS);
 }
 
 /*
@@ -1843,6 +2034,7 @@ reload(void)
 	cwh_transport_options(&options);
 	options.max_connections = in_flight_limit();
 	cwh_transport_configure(&options);
+	next_upkeep = 0;
 	if (cwh_enabled)
 		return;
 	hash_seq_init(&status, endpoints);
@@ -1899,6 +2091,10 @@ time_to_wait(TimestampTz now)
 	if (ntouched > 0)
 		next = Min(next, touched_retry_at);
 	next = Max(next, paused_until);
+	if (nalerting > 0 || check_backlogs)
+		next = Min(next, next_alerts);
+	if (worker_number == 0)
+		next = Min(next, next_upkeep);
 	if (starved_until > now)
 		next = Min(next, starved_until);
 	/* others than slow ones are called at once */
@@ -1953,6 +2149,7 @@ deliver(void)
 			start_deliveries();
 		if (nto_render > 0)
 			render_deliveries(GetCurrentTimestamp());
+		keep_up(now);
 		(void) cwh_transport_drive();
 		while ((transfer = cwh_transport_reap()) != NULL)
 		{
@@ -1970,6 +2167,8 @@ deliver(void)
 	/* what has been answered need not be repeated */
 	for (int i = 0; nresults > 0 && i < 5; i++)
 		transact(true, false, false);
+	if (nalerting > 0)
+		(void) run_apart("checking alerts", check_alerts);
 }
 
 /* Settings that this process needs, whatever the database's say. */
@@ -2053,7 +2252,6 @@ void
 cwh_worker_main(Datum arg)
 {
 	Oid			database;
-	int			number;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, on_sigterm);
@@ -2062,7 +2260,7 @@ cwh_worker_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 
 	/* attached first: from here on commits leave hints, so none is missed */
-	if (!cwh_slot_attach(DatumGetInt32(arg), &database, &number))
+	if (!cwh_slot_attach(DatumGetInt32(arg), &database, &worker_number))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	fix_settings();
@@ -2075,7 +2273,7 @@ cwh_worker_main(Datum arg)
 	stats.started_at = GetCurrentTimestamp();
 	transact(false, false, false);
 	cwh_slot_announce();
-	ereport(LOG, (errmsg("chatwebhook worker %d started", number + 1)));
+	ereport(LOG, (errmsg("chatwebhook worker %d started", worker_number + 1)));
 	deliver();
 	cwh_transport_close();
 	proc_exit(0);
