@@ -4,33 +4,39 @@
  * UNION ALL at the top of a view would be none.
  */
 CREATE VIEW chatwebhook.delivery WITH (security_barrier) AS
-    SELECT u.* FROM (
-        SELECT q.id, q.event_id, e.type AS event_type, q.chatbot_id, q.conversation_id,
-               q.webhook_id, w.name AS webhook_name, 'pending'::text AS status, q.attempts,
+    SELECT u.id, u.event_id, e.type AS event_type, u.chatbot_id,
+           COALESCE(u.conversation_id, e.conversation_id) AS conversation_id,
+           u.webhook_id, COALESCE(u.webhook_name, w.name) AS webhook_name, u.status, u.attempts,
+           u.created_at, u.next_attempt_at, u.last_attempt_at, u.completed_at,
+           u.last_status_code, u.last_error, u.latency_ms
+      FROM (
+        -- each part a plain table, so that they can be merged in the order of an index
+        SELECT q.id, q.event_id, q.chatbot_id, q.conversation_id, q.webhook_id,
+               NULL::text AS webhook_name, 'pending'::text AS status, q.attempts,
                q.created_at, q.next_attempt_at, q.last_attempt_at,
                NULL::timestamptz AS completed_at, q.last_status_code, q.last_error, q.latency_ms
           FROM chatwebhook.queue q
-          LEFT JOIN chatwebhook.event e ON e.id = q.event_id
-          LEFT JOIN chatwebhook.webhook w ON w.id = q.webhook_id
         UNION ALL
-        SELECT h.id, h.event_id, e.type, h.chatbot_id, e.conversation_id,
-               h.webhook_id, h.webhook_name, h.status, h.attempts,
+        SELECT h.id, h.event_id, h.chatbot_id, NULL, h.webhook_id,
+               h.webhook_name, h.status, h.attempts,
                h.created_at, NULL, h.last_attempt_at,
                h.completed_at, h.last_status_code, h.last_error, h.latency_ms
           FROM chatwebhook.history h
-          LEFT JOIN chatwebhook.event e ON e.id = h.event_id
         UNION ALL
-        SELECT d.id, d.event_id, e.type, d.chatbot_id, e.conversation_id,
-               d.webhook_id, d.webhook_name, d.status, d.attempts,
+        SELECT d.id, d.event_id, d.chatbot_id, NULL, d.webhook_id,
+               d.webhook_name, d.status, d.attempts,
                d.created_at, NULL, d.last_attempt_at,
                d.completed_at, d.last_status_code, d.last_error, d.latency_ms
           FROM chatwebhook.dead d
-          LEFT JOIN chatwebhook.event e ON e.id = d.event_id
     ) u
+      LEFT JOIN chatwebhook.event e ON e.id = u.event_id
+      LEFT JOIN chatwebhook.webhook w ON w.id = u.webhook_id
      WHERE (SELECT chatwebhook._chatbots()) IS NULL
         OR u.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[])
-           AND u.webhook_id = ANY ((SELECT chatwebhook._webhooks())::uuid[]);
-COMMENT ON VIEW chatwebhook.delivery IS 'Every event owed to a webhook, and what became of it.';
+           AND u.webhook_id = ANY ((SELECT chatwebhook._webhooks())::uuid[])
+     -- no order from outside gets into a security barrier; this one comes from indexes
+     ORDER BY u.id DESC;
+COMMENT ON VIEW chatwebhook.delivery IS 'Every event owed to a webhook, and what became of it; the newest first.';
 COMMENT ON COLUMN chatwebhook.delivery.id IS 'Identifies the delivery: X-Webhook-Delivery; for retry() and cancel().';
 COMMENT ON COLUMN chatwebhook.delivery.event_id IS 'The event that is owed: webhook-id.';
 COMMENT ON COLUMN chatwebhook.delivery.event_type IS 'The event''s type.';

@@ -152,7 +152,7 @@ CREATE TABLE chatwebhook.event (
     conversation_id text,
     created_at      timestamptz NOT NULL,
     data            jsonb NOT NULL
-);
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000);
 COMMENT ON TABLE chatwebhook.event IS
     'Something that happened in a chat, and that at least one webhook wanted. Immutable.';
 COMMENT ON COLUMN chatwebhook.event.id IS
@@ -216,7 +216,7 @@ COMMENT ON COLUMN chatwebhook.queue.last_wait_ms IS
  * The cold part: what is finished.  Insert only.
  */
 CREATE TABLE chatwebhook.history (
-    id               bigint NOT NULL,
+    id               bigint PRIMARY KEY,
     webhook_id       uuid NOT NULL,
     event_id         uuid NOT NULL,
     created_at       timestamptz NOT NULL,
@@ -230,10 +230,9 @@ CREATE TABLE chatwebhook.history (
     status           text NOT NULL,
     last_error       text,
     replies          jsonb
-);
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000);
 CREATE INDEX history_webhook_idx ON chatwebhook.history (webhook_id, id);
 CREATE INDEX history_event_idx ON chatwebhook.history (event_id);
-CREATE INDEX history_id_idx ON chatwebhook.history USING brin (id) WITH (pages_per_range = 16);
 COMMENT ON TABLE chatwebhook.history IS
     'The deliveries that were delivered or canceled. Read the view delivery instead.';
 
@@ -258,7 +257,7 @@ CREATE TABLE chatwebhook.attempt (
     response_headers jsonb,
     response_body    text,
     PRIMARY KEY (delivery_id, attempt)
-);
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000);
 COMMENT ON TABLE chatwebhook.attempt IS
     'Single tries at deliveries: those that failed, or all, or none, as chatwebhook.log_attempts says.';
 COMMENT ON COLUMN chatwebhook.attempt.delivery_id IS 'The delivery that was tried.';

@@ -1117,6 +1117,17 @@ on_next_due(const pg_uuid_t *webhook_id, TimestampTz due)
 	set_timer(endpoint, due);
 }
 
+/* Say in the server's log what an error is about. */
+static void
+name_delivery(void *arg)
+{
+	Delivery   *delivery = arg;
+	CwhWebhook *webhook = delivery->endpoint->webhook;
+
+	errcontext("delivery " INT64_FORMAT " to webhook \"%s\"", delivery->id,
+			   webhook ? webhook->name : "");
+}
+
 /*
  * Write the body of a request.  An event that cannot be written is that
  * delivery's trouble alone; nothing in here holds anything but memory, so an
@@ -1126,7 +1137,12 @@ static void
 write_body(Delivery *delivery, const CwhEvent *event)
 {
 	MemoryContext context = CurrentMemoryContext;
+	ErrorContextCallback callback;
 
+	callback.callback = name_delivery;
+	callback.arg = delivery;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
 	PG_TRY();
 	{
 		cwh_envelope_write(&delivery->body, event);
@@ -1140,6 +1156,7 @@ write_body(Delivery *delivery, const CwhEvent *event)
 		delivery->problem = "the event could not be written as JSON; see the server's log";
 	}
 	PG_END_TRY();
+	error_context_stack = callback.previous;
 }
 
 /* A delivery that is due was found. */
