@@ -10,6 +10,7 @@ OBJS = \
 	src/emit.o \
 	src/envelope.o \
 	src/functions.o \
+	src/gate.o \
 	src/json.o \
 	src/launcher.o \
 	src/outbox.o \

@@ -59,6 +59,7 @@ static char *disable_after = NULL;
 static int	alert_failures = 5;
 static double alert_success_rate = 0.9;
 int			cwh_alert_backlog = 300;
+int			cwh_breaker_threshold = 10;
 char	   *cwh_ca_file = NULL;
 char	   *cwh_proxy = NULL;
 int			cwh_log_attempts = CWH_LOG_FAILURES;
@@ -337,6 +338,13 @@ define_settings(void)
 							   "A time such as 5d, or infinite. What is pending waits until it is enabled again.",
 							   &disable_after, "5d", PGC_SIGHUP, 0,
 							   check_period, NULL, NULL);
+
+	/* What is down is not to be hammered, nor to use up attempts. */
+	DefineCustomIntVariable("chatwebhook.breaker_threshold",
+							"Sets how many failures in a row pause a webhook.",
+							"While it is paused, one request at a time is tried, after waits that grow like those of retries, until one succeeds. Failures are those that are tried again. 0: never.",
+							&cwh_breaker_threshold, 10, 0, 1000000, PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
 
 	/* When somebody should have a look. */
 	DefineCustomIntVariable("chatwebhook.alert_failures",

@@ -308,6 +308,7 @@ extern int	cwh_retention;		/* seconds; -1: infinite */
 extern int	cwh_attempt_retention;
 extern int	cwh_dead_letter_retention;
 extern int	cwh_alert_backlog;	/* seconds */
+extern int	cwh_breaker_threshold;
 extern char *cwh_ca_file;
 extern char *cwh_proxy;
 extern int	cwh_log_attempts;
@@ -481,6 +482,9 @@ typedef struct CwhWebhook
 	CwhRetryPolicy retry;
 	long		timeout_ms;
 	int			max_in_flight;
+	double		rate_limit;		/* requests a second; 0: no limit */
+	bool		proven;			/* the last attempt at it succeeded */
+	TimestampTz updated_at;
 	CwhSigner  *signer;			/* null: there is no secret */
 	CwhSigner  *previous;		/* null: no secret overlaps */
 	TimestampTz previous_until;
@@ -632,6 +636,21 @@ extern void cwh_outbox_check_backlog(const pg_uuid_t *ids,
 extern bool cwh_outbox_disable(const pg_uuid_t *webhook_id, const char *reason);
 extern void cwh_outbox_begin(void);
 extern void cwh_outbox_commit(void);
+
+/*
+ * gate.c: whether a request to a webhook may start now
+ */
+struct LWLock;
+
+extern Size cwh_gate_size(void);
+extern void cwh_gate_startup(struct LWLock *gate_lock);
+extern bool cwh_gate_pass(const pg_uuid_t *webhook_id, double rate,
+						  int64 probe_ms, TimestampTz now, TimestampTz *again);
+extern bool cwh_gate_failed(const pg_uuid_t *webhook_id,
+							const CwhRetryPolicy *policy, double random01,
+							int64 retry_after_ms, TimestampTz now);
+extern bool cwh_gate_succeeded(const pg_uuid_t *webhook_id);
+extern void cwh_gate_reset(const pg_uuid_t *webhook_id);
 
 /*
  * retention.c: what is finished leaves after a time

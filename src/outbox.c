@@ -60,8 +60,11 @@ static const char load_sql[] =
 	"       w.max_in_flight, v.names, v.vals, v.previous_until, w.auth,"
 	"       w.connector, c.function, c.replies,"
 	"       pg_catalog.jsonb_build_object('id', w.id, 'name', w.name,"
-	"           'url', w.url, 'chatbotId', w.chatbot_id, 'settings', w.settings)"
+	"           'url', w.url, 'chatbotId', w.chatbot_id, 'settings', w.settings),"
+	"       COALESCE(h.consecutive_failures" EQ "0 AND h.successes" GT "0, false),"
+	"       w.updated_at"
 	"  FROM chatwebhook.webhook w"
+	"  LEFT JOIN chatwebhook.health h ON h.webhook_id" EQ "w.id"
 	"  LEFT JOIN chatwebhook.connector c ON c.name" EQ "w.connector"
 	" CROSS JOIN LATERAL ("
 	"       SELECT pg_catalog.array_agg(s.name) AS names,"
@@ -758,6 +761,8 @@ cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 		webhook->retry.max_backoff_ms = interval_ms(field(i, 9, NULL));
 		webhook->timeout_ms = (long) interval_ms(field(i, 10, NULL));
 		webhook->max_in_flight = DatumGetInt32(field(i, 11, NULL));
+		webhook->proven = DatumGetBool(field(i, 20, NULL));
+		webhook->updated_at = DatumGetTimestampTz(field(i, 21, NULL));
 		webhook->signer = make_signer(secrets, nsecrets, "signing_secret");
 		webhook->previous = make_signer(secrets, nsecrets,
 										"previous_signing_secret");

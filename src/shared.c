@@ -119,7 +119,8 @@ static bool pending_sweep = false;
 
 #define slots_lock		(&locks[0].lock)
 #define claims_lock		(&locks[1].lock)
-#define slot_lock(s)	(&locks[2 + ((s) - shared->slots)].lock)
+#define gates_lock		(&locks[2].lock)
+#define slot_lock(s)	(&locks[3 + ((s) - shared->slots)].lock)
 
 /* Bytes of shared memory for the slots. */
 static Size
@@ -139,7 +140,8 @@ request_memory(void)
 #endif
 	RequestAddinShmemSpace(add_size(slots_size(),
 									hash_estimate_size(MAX_CLAIMS, sizeof(Claim))));
-	RequestNamedLWLockTranche("chatwebhook", 2 + max_worker_processes);
+	RequestAddinShmemSpace(cwh_gate_size());
+	RequestNamedLWLockTranche("chatwebhook", 3 + max_worker_processes);
 }
 
 /* Make or find our shared memory. */
@@ -169,6 +171,7 @@ startup(void)
 	claims = ShmemInitHash("chatwebhook claims", MAX_CLAIMS, MAX_CLAIMS,
 						   &info, HASH_ELEM | HASH_BLOBS | HASH_FIXED_SIZE);
 	locks = GetNamedLWLockTranche("chatwebhook");
+	cwh_gate_startup(gates_lock);
 	LWLockRelease(AddinShmemInitLock);
 }
 

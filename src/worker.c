@@ -12,7 +12,9 @@
  * queue has been read, what is claimed, and how many requests it may have
  * under way (its window).  A window starts at two and grows by one with each
  * success; a failure halves it.  So an endpoint that never answers holds one
- * or two of the worker's slots, whatever its backlog.
+ * or two of the worker's slots, whatever its backlog.  Endpoints whose last
+ * attempt did not succeed (unproven ones) may together hold no more than half
+ * of the slots; so there are two of each of the lists of endpoints below.
  *
  * A claim starts where the last one ended, and not at the head of the queue,
  * so rows that are finished but cannot be vacuumed yet are not read again and
@@ -60,6 +62,19 @@
 
 /* Rows that somebody else has locked are tried again after this. */
 #define LOCKED_DELAY_MS		500
+
+/*
+ * Unproven endpoints may hold one slot in so many, all of them together; and
+ * one in so many is theirs before all others.
+ */
+#define UNPROVEN_SHARE		2
+#define UNPROVEN_RESERVE	8
+
+/* A probe whose end was not heard of is over so long after its timeout. */
+#define PROBE_GRACE_MS		1000
+
+/* What waits longer than this for its webhook to be let through is given back. */
+#define LONG_BLOCK_MS		1000
 
 /*
  * Deliveries of a webhook that is not there are canceled after this: it may
@@ -171,6 +186,10 @@ struct Endpoint
 	bool		is_hungry;		/* ready, with a free slot and none waiting */
 	bool		in_startable;
 	dlist_node	startable_node;
+	bool		tried;			/* by this worker */
+	bool		proven;			/* the last attempt succeeded */
+	bool		blocked;		/* no request may start, until then: see gate.c */
+	TimestampTz blocked_until;
 	char	   *token;			/* for OAuth 2.0, or null */
 	uint64		token_number;	/* counts them */
 	TimestampTz token_until;
@@ -187,9 +206,12 @@ struct Endpoint
 static MemoryContext worker_context;
 static MemoryContext transaction_context;
 static HTAB *endpoints;
-static dlist_head ready_list;	/* endpoints that are ready and have room */
-static dlist_head startable_list;	/* those with waiting ones and window */
-static int	nhungry = 0;		/* endpoints that could start more if they had it */
+/* by whether they are proven: */
+static dlist_head ready_list[2];	/* endpoints that are ready and have room */
+static dlist_head startable_list[2];	/* those with waiting ones and window */
+static int	nhungry[2];			/* those that could start more if they had it */
+static int	nheld[2];			/* requests under way and deliveries waiting */
+static int	nstarted[2];		/* requests under way */
 static pairingheap *timers;
 static slist_head spare_deliveries;
 static slist_head results;		/* ended, to be settled, oldest first */
@@ -324,6 +346,25 @@ set_timer(Endpoint *endpoint, TimestampTz at)
  * Endpoints
  */
 
+/* A request starts or ends. */
+static void
+count_in_flight(Endpoint *endpoint, int more)
+{
+	endpoint->in_flight += more;
+	in_flight += more;
+	nstarted[endpoint->proven] += more;
+	nheld[endpoint->proven] += more;
+}
+
+/* A delivery waits, or does so no more. */
+static void
+count_waiting(Endpoint *endpoint, int more)
+{
+	endpoint->nwaiting += more;
+	nwaiting += more;
+	nheld[endpoint->proven] += more;
+}
+
 /* The endpoint of a webhook, made if needed. */
 static Endpoint *
 get_endpoint(const pg_uuid_t *id)
@@ -357,7 +398,8 @@ room(const Endpoint *endpoint)
 {
 	int			prefetch = 0;
 
-	if (endpoint->disable || (is_missed(endpoint) && !endpoint->changed) ||
+	if (endpoint->disable || endpoint->blocked ||
+		(is_missed(endpoint) && !endpoint->changed) ||
 		(endpoint->webhook && !endpoint->webhook->enabled && !endpoint->changed))
 		return 0;
 	if (endpoint->window > FIRST_WINDOW)
@@ -372,16 +414,18 @@ reconsider(Endpoint *endpoint)
 {
 	bool		ready = endpoint->ready && room(endpoint) > 0;
 	bool		startable = endpoint->nwaiting > 0 && !endpoint->disable &&
-		!endpoint->fetching && endpoint->in_flight < endpoint->window;
+		!endpoint->fetching && !endpoint->blocked &&
+		endpoint->in_flight < endpoint->window;
 	bool		hungry = ready && endpoint->nwaiting == 0 &&
 		endpoint->in_flight < endpoint->window;
 
-	nhungry += (int) hungry - (int) endpoint->is_hungry;
+	nhungry[endpoint->proven] += (int) hungry - (int) endpoint->is_hungry;
 	endpoint->is_hungry = hungry;
 	if (ready != endpoint->in_ready)
 	{
 		if (ready)
-			dlist_push_tail(&ready_list, &endpoint->ready_node);
+			dlist_push_tail(&ready_list[endpoint->proven],
+							&endpoint->ready_node);
 		else
 			dlist_delete(&endpoint->ready_node);
 		endpoint->in_ready = ready;
@@ -389,11 +433,44 @@ reconsider(Endpoint *endpoint)
 	if (startable != endpoint->in_startable)
 	{
 		if (startable)
-			dlist_push_tail(&startable_list, &endpoint->startable_node);
+			dlist_push_tail(&startable_list[endpoint->proven],
+							&endpoint->startable_node);
 		else
 			dlist_delete(&endpoint->startable_node);
 		endpoint->in_startable = startable;
 	}
+}
+
+/* An attempt has succeeded, or has not: the endpoint belongs to the one kind. */
+static void
+set_proven(Endpoint *endpoint, bool proven)
+{
+	if (endpoint->proven == proven)
+		return;
+	if (endpoint->in_ready)
+		dlist_delete(&endpoint->ready_node);
+	if (endpoint->in_startable)
+		dlist_delete(&endpoint->startable_node);
+	nhungry[endpoint->proven] -= endpoint->is_hungry;
+	nstarted[endpoint->proven] -= endpoint->in_flight;
+	nheld[endpoint->proven] -= endpoint->in_flight + endpoint->nwaiting;
+	endpoint->in_ready = endpoint->in_startable = endpoint->is_hungry = false;
+	endpoint->proven = proven;
+	nstarted[proven] += endpoint->in_flight;
+	nheld[proven] += endpoint->in_flight + endpoint->nwaiting;
+	reconsider(endpoint);
+}
+
+/* No request of an endpoint may start before then. */
+static void
+block(Endpoint *endpoint, TimestampTz until, TimestampTz now)
+{
+	endpoint->blocked = true;
+	endpoint->blocked_until = until;
+	set_timer(endpoint, until);
+	if (TimestampDifferenceExceeds(now, until, LONG_BLOCK_MS))
+		release_waiting(endpoint);
+	reconsider(endpoint);
 }
 
 /* There may be deliveries to claim from this position on. */
@@ -633,8 +710,7 @@ send_request(Delivery *delivery)
 static void
 start_delivery(Endpoint *endpoint, Delivery *delivery)
 {
-	endpoint->in_flight++;
-	in_flight++;
+	count_in_flight(endpoint, 1);
 	if (delivery->started_at == 0)
 		delivery->started_at = GetCurrentTimestamp();
 	if (delivery->request && delivery->rendered != endpoint->generation)
@@ -659,22 +735,53 @@ in_flight_limit(void)
 	return Max(1, Min(cwh_max_in_flight, max_safe_fds / 3 - 8));
 }
 
+/* The next endpoint to start a request of, or null. */
+static Endpoint *
+next_startable(void)
+{
+	int			limit = in_flight_limit();
+	bool		proven = true;
+
+	if (in_flight >= limit)
+		return NULL;
+	if (!dlist_is_empty(&startable_list[false]) &&
+		nstarted[false] < Max(1, limit / UNPROVEN_RESERVE))
+		proven = false;
+	else if (dlist_is_empty(&startable_list[true]))
+	{
+		if (dlist_is_empty(&startable_list[false]) ||
+			nstarted[false] >= Max(1, limit / UNPROVEN_SHARE))
+			return NULL;
+		proven = false;
+	}
+	return dlist_head_element(Endpoint, startable_node, &startable_list[proven]);
+}
+
 /* Fill free slots, an endpoint after the other, one request each. */
 static void
 start_deliveries(void)
 {
-	while (in_flight < in_flight_limit() && !dlist_is_empty(&startable_list))
-	{
-		Endpoint   *endpoint = dlist_head_element(Endpoint, startable_node,
-												  &startable_list);
-		Delivery   *delivery = slist_container(Delivery, node,
-											   slist_pop_head_node(&endpoint->waiting));
+	Endpoint   *endpoint;
 
-		endpoint->nwaiting--;
-		nwaiting--;
+	while ((endpoint = next_startable()) != NULL)
+	{
+		CwhWebhook *webhook = endpoint->webhook;
+		TimestampTz now = GetCurrentTimestamp();
+		TimestampTz again;
+		Delivery   *delivery;
+
 		/* to the end of the list, or out of it */
 		dlist_delete(&endpoint->startable_node);
 		endpoint->in_startable = false;
+		if (!cwh_gate_pass(&endpoint->id, webhook->rate_limit,
+						   webhook->timeout_ms + PROBE_GRACE_MS, now, &again))
+		{
+			block(endpoint, again, now);
+			continue;
+		}
+		delivery = slist_container(Delivery, node,
+								   slist_pop_head_node(&endpoint->waiting));
+		count_waiting(endpoint, -1);
 		start_delivery(endpoint, delivery);
 		reconsider(endpoint);
 	}
@@ -689,8 +796,7 @@ put_back(Endpoint *endpoint, Delivery *delivery)
 					&delivery->node);
 	else
 		slist_push_head(&endpoint->waiting, &delivery->node);
-	endpoint->nwaiting++;
-	nwaiting++;
+	count_waiting(endpoint, 1);
 }
 
 /* A token is not to be used any more. */
@@ -783,6 +889,23 @@ step_number(const Delivery *delivery)
 	return 1 + (delivery->replies ? JB_ROOT_COUNT(delivery->replies) : 0);
 }
 
+/* An endpoint is in trouble, or wants to be left alone. */
+static void
+note_failure(Endpoint *endpoint, const CwhTransfer *transfer, int64 wait_s,
+			 TimestampTz now)
+{
+	int64		pause_s = wait_s;
+
+	if (transfer->status == 429 || transfer->status == 503)
+		pause_s = Max(pause_s, transfer->retry_after_s);
+	pause_s = Min(pause_s, CWH_RETRY_AFTER_CAP_S);
+	if (cwh_gate_failed(&endpoint->id, &endpoint->webhook->retry,
+						cwh_random01(), pause_s * 1000, now))
+		ereport(LOG,
+				(errmsg("chatwebhook pauses webhook \"%s\": %d requests in a row have failed",
+						endpoint->webhook->name, cwh_breaker_threshold)));
+}
+
 /* What an attempt that has ended means, or a request of it. */
 static void
 judge_transfer(Delivery *delivery)
@@ -796,8 +919,7 @@ judge_transfer(Delivery *delivery)
 	CwhOutcome	outcome;
 	char	   *error;
 
-	in_flight--;
-	endpoint->in_flight--;
+	count_in_flight(endpoint, -1);
 	stats.last_activity_at = now;
 	stats_changed = true;
 
@@ -842,10 +964,19 @@ judge_transfer(Delivery *delivery)
 		verdict = cwh_retry_verdict(transfer->status);
 	if (verdict == CWH_DELIVERED && delivery->request && !delivery->request->last)
 	{
+		(void) cwh_gate_succeeded(&endpoint->id);
 		end_step(delivery);
 		reconsider(endpoint);
 		return;
 	}
+
+	endpoint->tried = true;
+	set_proven(endpoint, verdict == CWH_DELIVERED);
+	if (verdict == CWH_RETRY)
+		note_failure(endpoint, transfer, wait_s, now);
+	else if (!transfer->failed && cwh_gate_succeeded(&endpoint->id))
+		ereport(LOG, (errmsg("chatwebhook goes on with webhook \"%s\": it answers again",
+							 endpoint->webhook->name)));
 
 	error = verdict == CWH_DELIVERED ? NULL : cwh_outcome_error(transfer);
 	if (error == NULL && verdict != CWH_DELIVERED)
@@ -916,6 +1047,7 @@ judge(Delivery *delivery)
 /* Deliveries that the current transaction has claimed. */
 static int	claim_width = INT_MAX;	/* endpoints to claim for at a time */
 static int	claim_asked = 0;	/* in the claim that was made */
+static pg_uuid_t claim_first;	/* the first of them */
 static bool settle_alone = false;	/* the last claim has failed */
 static Delivery **claimed_now = NULL;
 static int	nclaimed_now = 0;
@@ -939,6 +1071,12 @@ on_webhook(CwhWebhook *webhook)
 	{
 		if (endpoint->disable == endpoint->webhook->problem)
 			endpoint->disable = NULL;
+		if (endpoint->webhook->updated_at != webhook->updated_at)
+		{
+			/* somebody may have mended it */
+			cwh_gate_reset(&webhook->id);
+			endpoint->blocked = false;
+		}
 		if (!same_token(endpoint->webhook, webhook))
 		{
 			forget_token(endpoint);
@@ -951,6 +1089,8 @@ on_webhook(CwhWebhook *webhook)
 	endpoint->gone = false;
 	endpoint->changed = false;
 	endpoint->window = Min(endpoint->window, webhook->max_in_flight);
+	if (!endpoint->tried)
+		set_proven(endpoint, webhook->proven);
 
 	/* what cannot be sent is not tried, and waits until that is put right */
 	if (webhook->enabled && webhook->problem)
@@ -973,8 +1113,7 @@ release_waiting(Endpoint *endpoint)
 		Delivery   *delivery = slist_container(Delivery, node,
 											   slist_pop_head_node(&endpoint->waiting));
 
-		endpoint->nwaiting--;
-		nwaiting--;
+		count_waiting(endpoint, -1);
 		cwh_claim_release(&delivery->id, 1);
 		free_delivery(delivery);
 		endpoint->after.due = DT_NOBEGIN;
@@ -1205,16 +1344,31 @@ on_claimed(const CwhClaimed *claimed)
 	}
 }
 
-/* How many deliveries may be claimed now. */
+/* How many deliveries may be claimed now, in all and for unproven endpoints. */
 static int
-claim_budget(void)
+claim_budget(int *unproven)
 {
-	int			budget = in_flight_limit() + MAX_PREFETCH - in_flight - nwaiting;
+	int			limit = in_flight_limit();
+	int			budget = limit + MAX_PREFETCH - in_flight - nwaiting;
 
-	if (!cwh_enabled || dlist_is_empty(&ready_list) ||
-		body_bytes >= MAX_BODY_BYTES)
+	*unproven = 0;
+	if (!cwh_enabled || body_bytes >= MAX_BODY_BYTES ||
+		(dlist_is_empty(&ready_list[false]) && dlist_is_empty(&ready_list[true])))
 		return 0;
-	return Min(budget, 1 + (int) (MAX_BODY_BYTES / (average_body + 1)));
+	budget = Min(budget, 1 + (int) (MAX_BODY_BYTES / (average_body + 1)));
+	*unproven = Min(budget, Max(1, limit / UNPROVEN_SHARE) +
+					MAX_PREFETCH / UNPROVEN_SHARE - nheld[false]);
+	return budget;
+}
+
+/* Would a slot stay empty that a claim could fill? */
+static bool
+is_claim_wanted(void)
+{
+	int			unproven;
+	int			budget = claim_budget(&unproven);
+
+	return budget > 0 && (nhungry[true] > 0 || (nhungry[false] > 0 && unproven > 0));
 }
 
 /*
@@ -1225,10 +1379,9 @@ claim_budget(void)
 static void
 claim_failed(void)
 {
-	if (claim_asked == 1 && !dlist_is_empty(&ready_list))
+	if (claim_asked == 1)
 	{
-		Endpoint   *endpoint = dlist_head_element(Endpoint, ready_node,
-												  &ready_list);
+		Endpoint   *endpoint = get_endpoint(&claim_first);
 
 		endpoint->ready = false;
 		endpoint->later = true;
@@ -1245,7 +1398,9 @@ claim_failed(void)
 static void
 claim(void)
 {
-	int			budget = claim_budget();
+	int			unproven;
+	int			budget = claim_budget(&unproven);
+	int			left[2];
 	int			nready = 0;
 	int			share;
 	int			n = 0;
@@ -1257,25 +1412,42 @@ claim(void)
 
 	if (budget <= 0)
 		return;
-	dlist_foreach(iter, &ready_list)
-		if (++nready == Min(budget, claim_width))
-			break;
-	claim_asked = nready;
+	for (int proven = 0; proven < 2; proven++)
+		if (proven || unproven > 0)
+			dlist_foreach(iter, &ready_list[proven])
+				if (++nready >= Min(budget, claim_width))
+					break;
+	if (nready == 0)
+		return;
+	nready = Min(nready, Min(budget, claim_width));
 	share = Max(1, budget / nready);
+	left[true] = budget;
+	left[false] = unproven;
 	wants = palloc(nready * sizeof(CwhWant));
-	dlist_foreach(iter, &ready_list)
+	for (int proven = 0; proven < 2; proven++)
 	{
-		Endpoint   *endpoint = dlist_container(Endpoint, ready_node, iter.cur);
+		dlist_foreach(iter, &ready_list[proven])
+		{
+			Endpoint   *endpoint = dlist_container(Endpoint, ready_node, iter.cur);
 
-		if (n == nready)
-			break;
-		endpoint->wanted = Min(share, room(endpoint));
-		endpoint->got = 0;
-		wants[n].webhook_id = endpoint->id;
-		wants[n].after = endpoint->after;
-		wants[n].n = endpoint->wanted;
-		n++;
+			if (n == nready || left[proven] <= 0 || left[true] <= 0)
+				break;
+			endpoint->wanted = Min(Min(share, room(endpoint)),
+								   Min(left[proven], left[true]));
+			endpoint->got = 0;
+			left[true] -= endpoint->wanted;
+			if (!proven)
+				left[false] -= endpoint->wanted;
+			wants[n].webhook_id = endpoint->id;
+			wants[n].after = endpoint->after;
+			wants[n].n = endpoint->wanted;
+			n++;
+		}
 	}
+	if (n == 0)
+		return;
+	claim_asked = n;
+	claim_first = wants[0].webhook_id;
 	claimed_now = palloc(budget * sizeof(Delivery *));
 	now = GetCurrentTimestamp();
 	cwh_outbox_claim(wants, n, now, on_claimed);
@@ -1291,7 +1463,7 @@ claim(void)
 
 		/* the next claim begins with those that were not asked in this one */
 		dlist_delete(&endpoint->ready_node);
-		dlist_push_tail(&ready_list, &endpoint->ready_node);
+		dlist_push_tail(&ready_list[endpoint->proven], &endpoint->ready_node);
 		if (endpoint->got == endpoint->wanted)
 			continue;
 		endpoint->ready = false;
@@ -1324,8 +1496,7 @@ keep_claims(void)
 		{
 			append_node(&endpoint->waiting, &endpoint->waiting_tail,
 						&delivery->node);
-			endpoint->nwaiting++;
-			nwaiting++;
+			count_waiting(endpoint, 1);
 			continue;
 		}
 	}
@@ -1844,8 +2015,7 @@ take_to_render(Delivery **deliveries, TimestampTz now)
 		{
 			/* it has become a plain one meanwhile */
 			nto_render--;
-			in_flight--;
-			endpoint->in_flight--;
+			count_in_flight(endpoint, -1);
 			go_on(delivery);
 		}
 		else if (n == RENDER_BATCH || (slow && slow_done))
@@ -1899,8 +2069,7 @@ on_rendered(Delivery *delivery, const CwhRender *render, TimestampTz now)
 		/* another may be asking for the token that this one needs, too */
 		if (endpoint->fetching && !has_token(endpoint))
 		{
-			in_flight--;
-			endpoint->in_flight--;
+			count_in_flight(endpoint, -1);
 			go_on(delivery);
 		}
 		else
@@ -1908,8 +2077,7 @@ on_rendered(Delivery *delivery, const CwhRender *render, TimestampTz now)
 	}
 	else
 	{
-		in_flight--;
-		endpoint->in_flight--;
+		count_in_flight(endpoint, -1);
 		/* nothing (more) to send: not an attempt if nothing was sent */
 		if (delivery->replies == NULL)
 			delivery->started_at = 0;
@@ -2034,6 +2202,10 @@ run_timers(TimestampTz now)
 			break;
 		pairingheap_remove_first(timers);
 		endpoint->in_timers = false;
+		if (endpoint->blocked && endpoint->blocked_until > now)
+			set_timer(endpoint, endpoint->blocked_until);
+		else
+			endpoint->blocked = false;
 		make_ready(endpoint, endpoint->look_at, 1);
 	}
 }
@@ -2071,14 +2243,14 @@ transact_if_due(TimestampTz now)
 		return;
 	do_settle = nresults >= SETTLE_BATCH ||
 		(nresults > 0 &&
-		 ((in_flight == 0 && dlist_is_empty(&startable_list) &&
+		 ((in_flight == 0 && next_startable() == NULL &&
 		   oldest_result <= now) ||
 		  TimestampDifferenceExceeds(oldest_result, now, SETTLE_DELAY_MS))) ||
 		(ntouched > 0 && nresults == 0 && now >= touched_retry_at);
 	do_sweep = cwh_enabled && now >= next_sweep;
 	/* a claim can wait for the next settle, unless a slot would stay empty */
 	do_claim = cwh_enabled &&
-		(do_settle || do_sweep || (nhungry > 0 && claim_budget() > 0));
+		(do_settle || do_sweep || is_claim_wanted());
 	/* what has ended is not to wait for a claim that may fail again */
 	if (settle_alone && do_settle)
 		do_claim = false;
@@ -2243,8 +2415,11 @@ set_up(void)
 							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	MemoryContextSwitchTo(worker_context);
 	timers = pairingheap_allocate(compare_timers, NULL);
-	dlist_init(&ready_list);
-	dlist_init(&startable_list);
+	for (int i = 0; i < 2; i++)
+	{
+		dlist_init(&ready_list[i]);
+		dlist_init(&startable_list[i]);
+	}
 	dlist_init(&touched_list);
 	slist_init(&results);
 	slist_init(&to_render);
