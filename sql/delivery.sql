@@ -420,6 +420,7 @@ BEGIN
             'X-Webhook-Signature', 'sha256=...', 'webhook-id', whole->>'id',
             'webhook-timestamp', '...', 'webhook-signature', 'v1,...'), whole, true);
     ELSE
+        PERFORM chatwebhook._check_connector_access(hook.connector);
         request := chatwebhook._preview(webhook_id, whole, replies);
         IF num_nonnulls(request.method, request.url, request.headers, request.body, request.last) = 0 THEN
             RETURN NULL;
@@ -431,7 +432,8 @@ BEGIN
     request.headers := coalesce(request.headers, '{}')
         || CASE WHEN request.body IS NOT NULL THEN '{"Content-Type": "application/json"}' ELSE '{}' END::jsonb;
     base := rtrim(hook.url, '/');
-    IF request.url IS NULL OR request.url = hook.url OR starts_with(request.url, base) THEN
+    IF request.url IS NULL OR request.url = hook.url
+       OR starts_with(request.url, base) AND substr(request.url, length(base) + 1, 1) IN ('', '/', '?', '&') THEN
         -- as the worker does: nothing of the webhook's own goes elsewhere
         request.url := chatwebhook._redact(hook.url)
             || CASE WHEN request.url <> hook.url THEN substr(request.url, length(base) + 1) ELSE '' END;

@@ -42,7 +42,7 @@ BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA chatwebhook TO %I', role);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook, chatwebhook.event_type, chatwebhook.connector TO %I', role);
     EXECUTE format('GRANT SELECT ON chatwebhook.event, chatwebhook.attempt, chatwebhook.delivery, chatwebhook.dead_letter, chatwebhook.webhook_health, chatwebhook.alert, chatwebhook.worker_status, chatwebhook.tenant TO %I', role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.emit(), chatwebhook.emit(text, text, text, jsonb), chatwebhook.watch, chatwebhook.unwatch, chatwebhook.create_webhook, chatwebhook.secret, chatwebhook.public_key, chatwebhook.rotate_secret, chatwebhook.set_credential, chatwebhook.test_webhook, chatwebhook.preview, chatwebhook.retry, chatwebhook.cancel, chatwebhook.retry_dead, chatwebhook.replay, chatwebhook.purge_dead_letters, chatwebhook.erase_conversation, chatwebhook.backfill, chatwebhook._emit_to, chatwebhook.wait_until_idle, chatwebhook.sign(text, text), chatwebhook.sign(text, timestamptz, text, text), chatwebhook.verify(text, text, text), chatwebhook.verify(jsonb, text, text, interval), chatwebhook.uuidv7 TO %I', role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.emit(), chatwebhook.emit(text, text, text, jsonb), chatwebhook.watch, chatwebhook.unwatch, chatwebhook.create_webhook, chatwebhook.secret, chatwebhook.public_key, chatwebhook.rotate_secret, chatwebhook.set_credential, chatwebhook.slack, chatwebhook.discord, chatwebhook.hubspot, chatwebhook.salesforce, chatwebhook.zendesk, chatwebhook.pagerduty, chatwebhook.test_webhook, chatwebhook.preview, chatwebhook.retry, chatwebhook.cancel, chatwebhook.retry_dead, chatwebhook.replay, chatwebhook.purge_dead_letters, chatwebhook.erase_conversation, chatwebhook.backfill, chatwebhook._emit_to, chatwebhook.wait_until_idle, chatwebhook.sign(text, text), chatwebhook.sign(text, timestamptz, text, text), chatwebhook.verify(text, text, text), chatwebhook.verify(jsonb, text, text, interval), chatwebhook.uuidv7 TO %I', role);
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.grant_admin(name) IS
@@ -75,7 +75,7 @@ BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA chatwebhook TO %I', role);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook TO %I', role);
     EXECUTE format('GRANT SELECT ON chatwebhook.event_type, chatwebhook.connector, chatwebhook.event, chatwebhook.attempt, chatwebhook.delivery, chatwebhook.dead_letter, chatwebhook.webhook_health, chatwebhook.alert TO %I', role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.create_webhook, chatwebhook.secret, chatwebhook.public_key, chatwebhook.rotate_secret, chatwebhook.set_credential, chatwebhook.test_webhook, chatwebhook.preview, chatwebhook.retry, chatwebhook.cancel, chatwebhook.retry_dead, chatwebhook.replay, chatwebhook.purge_dead_letters, chatwebhook.erase_conversation TO %I', role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.create_webhook, chatwebhook.secret, chatwebhook.public_key, chatwebhook.rotate_secret, chatwebhook.set_credential, chatwebhook.slack, chatwebhook.discord, chatwebhook.hubspot, chatwebhook.salesforce, chatwebhook.zendesk, chatwebhook.pagerduty, chatwebhook.test_webhook, chatwebhook.preview, chatwebhook.retry, chatwebhook.cancel, chatwebhook.retry_dead, chatwebhook.replay, chatwebhook.purge_dead_letters, chatwebhook.erase_conversation TO %I', role);
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.add_tenant(name, text) IS

@@ -549,6 +549,23 @@ END
 $$;
 COMMENT ON FUNCTION chatwebhook._check_connector() IS 'Trigger: checks a connector.';
 
+CREATE FUNCTION chatwebhook._check_connector_access(connector text) RETURNS void
+    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    signature text := (SELECT c.function FROM chatwebhook.connector c WHERE c.name = connector);
+BEGIN
+    IF to_regprocedure(signature) IS NOT NULL
+       AND NOT has_function_privilege(chatwebhook._invoker(), to_regprocedure(signature), 'EXECUTE') THEN
+        RAISE EXCEPTION 'permission denied for connector "%"', connector
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = format('Its owner can GRANT EXECUTE ON FUNCTION %s.', signature);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._check_connector_access(text) IS
+    'An error if the role on whose behalf this runs may not execute this connector''s function.';
+
 CREATE FUNCTION chatwebhook._auth_problem(auth jsonb) RETURNS text
     LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp
     AS $$
@@ -661,11 +678,15 @@ BEGIN
             USING ERRCODE = 'check_violation',
                   HINT = 'See the table chatwebhook.connector.';
     END IF;
+    -- it runs as its owner: whoever chooses it must be allowed to call it
+    IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.connector <> OLD.connector) THEN
+        PERFORM chatwebhook._check_connector_access(NEW.connector);
+    END IF;
     IF jsonb_typeof(NEW.settings) <> 'object' THEN
         RAISE EXCEPTION 'the settings of webhook "%" are not an object', NEW.name
             USING ERRCODE = 'check_violation';
     END IF;
-    IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.auth IS DISTINCT FROM OLD.auth) THEN
+    IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.auth IS DISTINCT FROM OLD.auth OR NEW.connector <> OLD.connector) THEN
         problem := CASE WHEN NEW.connector = 'webhook' AND NEW.auth->>'type' = 'body'
                         THEN 'the body of an event is not to be added to'
                         ELSE chatwebhook._auth_problem(NEW.auth) END;
@@ -766,6 +787,12 @@ BEGIN
     ELSIF TG_OP = 'UPDATE' THEN
         IF NEW.signing <> OLD.signing THEN
             PERFORM chatwebhook._make_secret(NEW.id, NEW.signing);
+        END IF;
+        IF NEW.connector <> OLD.connector THEN
+            -- another's replies say nothing to it
+            UPDATE chatwebhook.queue SET replies = NULL WHERE webhook_id = NEW.id AND replies IS NOT NULL;
+            UPDATE chatwebhook.dead SET replies = NULL WHERE webhook_id = NEW.id AND replies IS NOT NULL;
+            UPDATE chatwebhook.history SET replies = NULL WHERE webhook_id = NEW.id AND replies IS NOT NULL;
         END IF;
         IF NEW.enabled AND NOT OLD.enabled THEN
             -- it gets all of its time again

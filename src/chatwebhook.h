@@ -270,6 +270,8 @@ extern void cwh_transfer_release(CwhTransfer *transfer);
 
 #ifdef POSTGRES_H
 
+#include <signal.h>
+
 #include "datatype/timestamp.h"
 #include "lib/stringinfo.h"
 #include "nodes/pg_list.h"
@@ -503,6 +505,10 @@ typedef struct CwhWebhook
 	CwhRule    *rules;
 	char	   *url_template;	/* the url as its owner wrote it */
 	Jsonb	   *argument;		/* the webhook as the function gets it */
+
+	/* the worker's */
+	int			users;			/* transfers that point into it */
+	bool		retired;		/* another has taken its place */
 } CwhWebhook;
 
 /* A place in a webhook's queue, behind which to look. */
@@ -650,6 +656,7 @@ extern bool cwh_gate_failed(const pg_uuid_t *webhook_id,
 							const CwhRetryPolicy *policy, double random01,
 							int64 retry_after_ms, TimestampTz now);
 extern bool cwh_gate_succeeded(const pg_uuid_t *webhook_id);
+extern void cwh_gate_pause(const pg_uuid_t *webhook_id, TimestampTz until);
 extern void cwh_gate_reset(const pg_uuid_t *webhook_id);
 
 /*
@@ -699,6 +706,10 @@ typedef struct CwhRender
 	int			took_ms;
 } CwhRender;
 
+/* Somebody else's code is running, for this webhook; SIGTERM must end it. */
+extern volatile sig_atomic_t cwh_connector_running;
+extern const CwhWebhook *cwh_connector_of;
+
 extern int	cwh_connector_render(CwhRender *renders, int n);
 extern void cwh_connector_parse_rules(Jsonb *rules, CwhWebhook *webhook);
 extern CwhVerdict cwh_connector_verdict(const CwhWebhook *webhook, int step,
@@ -739,6 +750,7 @@ extern void cwh_request_cleanse(CwhRequest *request);
 extern void cwh_transport_options(CwhTransportOptions *options);
 extern char *cwh_reply_text(const CwhBytes *bytes);
 extern char *cwh_reply_headers(const CwhBytes *bytes);
+extern void cwh_copy_text(char *to, const char *from, size_t size);
 extern char *cwh_outcome_error(const CwhTransfer *transfer);
 
 /*

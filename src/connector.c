@@ -26,7 +26,9 @@
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "postmaster/bgworker.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -52,11 +54,18 @@ PG_FUNCTION_INFO_V1(chatwebhook_preview);
 /* More requests than this for one delivery are taken for a loop. */
 #define MAX_STEPS		20
 
-/* A connector that does not give up is asked to again after this. */
+/*
+ * A connector that does not give up is asked to again after this, so many
+ * times; then its process ends, which it cannot catch.
+ */
 #define INSIST_MS		100
+#define MAX_INSISTENCE	10
 
 static TimeoutId time_limit = MAX_TIMEOUTS;
 static volatile sig_atomic_t overdue = false;
+static volatile sig_atomic_t insistence = 0;
+volatile sig_atomic_t cwh_connector_running = false;
+const CwhWebhook *cwh_connector_of = NULL;
 
 /* The time limit is over: have CHECK_FOR_INTERRUPTS() raise an error. */
 static void
@@ -64,6 +73,8 @@ on_overdue(void)
 {
 	overdue = true;
 	QueryCancelPending = true;
+	if (++insistence > MAX_INSISTENCE)
+		ProcDiePending = true;
 	InterruptPending = true;
 	SetLatch(MyLatch);
 	/* it may have caught that */
@@ -107,7 +118,9 @@ find_function(const CwhWebhook *webhook, Oid *owner)
 		elog(ERROR, "cache lookup failed for function %u", function);
 	form = (Form_pg_proc) GETSTRUCT(tuple);
 	*owner = form->proowner;
-	if (form->pronargs != 3 || form->proretset || form->provolatile == PROVOLATILE_VOLATILE ||
+	if (form->pronargs != 3 || form->proargtypes.values[0] != JSONBOID ||
+		form->proargtypes.values[1] != JSONBOID ||
+		form->proargtypes.values[2] != JSONBOID || form->proretset || form->provolatile == PROVOLATILE_VOLATILE ||
 		form->prorettype != request_type())
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
@@ -319,11 +332,14 @@ call(CwhRender *render, FmgrInfo *function, Oid owner)
 
 /* The time limit begins. */
 static void
-start_clock(void)
+start_clock(const CwhWebhook *webhook)
 {
 	if (time_limit == MAX_TIMEOUTS)
 		time_limit = RegisterTimeout(USER_TIMEOUT, on_overdue);
 	overdue = false;
+	insistence = 0;
+	cwh_connector_of = webhook;
+	cwh_connector_running = true;
 	enable_timeout_after(time_limit, cwh_connector_timeout);
 }
 
@@ -331,12 +347,17 @@ start_clock(void)
 static bool
 stop_clock(void)
 {
-	if (time_limit == MAX_TIMEOUTS)
+	bool		late;
+
+	if (!cwh_connector_running)
 		return false;
 	disable_timeout(time_limit, false);
-	if (overdue)
+	cwh_connector_running = false;
+	late = overdue;
+	overdue = false;
+	if (late)
 		QueryCancelPending = false;
-	return overdue;
+	return late;
 }
 
 /*
@@ -349,6 +370,7 @@ render_some(CwhRender *renders, int n)
 {
 	MemoryContext oldcontext = CurrentMemoryContext;
 	ResourceOwner oldowner = CurrentResourceOwner;
+	ErrorData  *volatile cancel = NULL;
 	volatile int done = 0;
 
 	BeginInternalSubTransaction(NULL);
@@ -372,7 +394,7 @@ render_some(CwhRender *renders, int n)
 			CwhRender  *render = &renders[done];
 			TimestampTz start = GetCurrentTimestamp();
 
-			start_clock();
+			start_clock(render->webhook);
 			call(render, &function, owner);
 			if (stop_clock())
 				elog(ERROR, "overdue");
@@ -393,6 +415,10 @@ render_some(CwhRender *renders, int n)
 		MemoryContextSwitchTo(render->context);
 		error = CopyErrorData();
 		FlushErrorState();
+		/* a session's own cancel is no trouble of the connector's */
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && !late &&
+			MyBgworkerEntry == NULL)
+			cancel = error;
 		render->request = NULL;
 		render->took_ms = late ? cwh_connector_timeout : 0;
 		render->error = late ?
@@ -406,6 +432,11 @@ render_some(CwhRender *renders, int n)
 	RollbackAndReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(oldcontext);
 	CurrentResourceOwner = oldowner;
+	if (cancel)
+		ReThrowError(cancel);
+	/* what outlives transactions; in a session they may be its own */
+	if (MyBgworkerEntry)
+		LockReleaseSession(USER_LOCKMETHOD);
 	return done;
 }
 

@@ -423,6 +423,9 @@ chatwebhook_test_webhook(PG_FUNCTION_ARGS)
 		nulls[2] = problem == NULL;
 		if (transfer.status != 0)
 		{
+			/* for a connector, more was read */
+			transfer.response_body.len = Min(transfer.response_body.len,
+											 cwh_max_response_size);
 			values[1] = Int32GetDatum(transfer.status);
 			values[4] = CStringGetTextDatum(cwh_reply_text(&transfer.response_body));
 			nulls[1] = nulls[4] = false;

@@ -249,6 +249,19 @@ cwh_gate_succeeded(const pg_uuid_t *webhook_id)
 	return closed;
 }
 
+/* Nothing is to be sent to a webhook before then. */
+void
+cwh_gate_pause(const pg_uuid_t *webhook_id, TimestampTz until)
+{
+	Gate	   *gate;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	gate = get_gate(webhook_id, true, GetCurrentTimestamp());
+	if (gate)
+		gate->paused_until = Max(gate->paused_until, until);
+	LWLockRelease(lock);
+}
+
 /* Whoever changes a webhook wants to see what that does: forget its past. */
 void
 cwh_gate_reset(const pg_uuid_t *webhook_id)

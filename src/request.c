@@ -251,6 +251,21 @@ cwh_request_prepare(CwhTransfer *transfer, const CwhWebhook *webhook,
 	prepare(transfer, webhook, webhook->url, headers, body->data, body->len);
 }
 
+/* Does the webhook, or its auth, set a header of this line's name? */
+static bool
+is_own_header(const CwhWebhook *webhook, const char *line)
+{
+	size_t		len = strcspn(line, ":") + 1;
+
+	for (int i = 0; i < webhook->nheaders; i++)
+		if (pg_strncasecmp(webhook->headers[i], line, len) == 0)
+			return true;
+	if (webhook->auth == CWH_AUTH_HEADER)
+		return pg_strncasecmp(webhook->auth_line, line, len) == 0;
+	return webhook->auth == CWH_AUTH_OAUTH2 &&
+		pg_strncasecmp("Authorization:", line, len) == 0;
+}
+
 /*
  * The URL of a connector's request.  What the webhook's url and what comes
  * behind it may both have is a query.
@@ -303,13 +318,14 @@ cwh_request_prepare_step(CwhTransfer *transfer, const CwhWebhook *webhook,
 								   strlen(request->sent_url), &target);
 	if (problem)
 		return problem;
-	if (body)
-		add_line(&headers, "Content-Type: application/json");
+	/* without a body, libcurl would make up a type */
+	add_line(&headers, body ? "Content-Type: application/json" : "Content-Type:");
 	add_header(&headers, "User-Agent: %s", cwh_user_agent);
 	add_line(&headers, "Accept: application/json");
 	add_line(&headers, "Expect:");
 	for (int i = 0; i < request->nheaders; i++)
-		add_line(&headers, request->headers[i]);
+		if (!request->own_url || !is_own_header(webhook, request->headers[i]))
+			add_line(&headers, request->headers[i]);
 	if (request->own_url)
 	{
 		add_own_headers(&headers, webhook, token);
@@ -450,6 +466,16 @@ cwh_reply_headers(const CwhBytes *bytes)
 	}
 	appendStringInfoChar(&json, '}');
 	return json.data;
+}
+
+/* Copy a text, or as much of it as fits, and no part of a character. */
+void
+cwh_copy_text(char *to, const char *from, size_t size)
+{
+	int			len = pg_mbcliplen(from, strlen(from), size - 1);
+
+	memcpy(to, from, len);
+	to[len] = '\0';
 }
 
 /* What went wrong, or null if nothing did. */

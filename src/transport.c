@@ -648,7 +648,8 @@ set_method(CURL *easy, const CwhTransfer *transfer)
 	const char *method = transfer->method ? transfer->method : "POST";
 	bool		post = strcmp(method, "POST") == 0;
 
-	if (transfer->body || post)
+	if (transfer->body || post ||
+		strcmp(method, "PUT") == 0 || strcmp(method, "PATCH") == 0)
 	{
 		curl_easy_setopt(easy, CURLOPT_POST, 1L);
 		curl_easy_setopt(easy, CURLOPT_POSTFIELDS,

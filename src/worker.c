@@ -70,6 +70,15 @@
 #define UNPROVEN_SHARE		2
 #define UNPROVEN_RESERVE	8
 
+/* A token is used for this long, whatever its endpoint says. */
+#define MIN_TOKEN_LIFE_S	10
+
+/* Where new tokens are refused, too, another is asked for so often at most. */
+#define REFUSED_TOKEN_MS	60000
+
+/* Room for the name of a connector's function. */
+#define FUNCTION_KEY		256
+
 /* A probe whose end was not heard of is over so long after its timeout. */
 #define PROBE_GRACE_MS		1000
 
@@ -100,6 +109,9 @@
 
 /* After a socket could not be had. */
 #define STARVED_MS			100
+
+/* A webhook whose connector cannot be stopped is left alone for this long. */
+#define UNSTOPPABLE_PAUSE_MS 600000
 
 /* Connectors are called for this many deliveries in a transaction. */
 #define RENDER_BATCH		50
@@ -141,6 +153,8 @@ typedef struct Delivery
 	int64		last_wait_ms;
 	StringInfoData body;
 	TimestampTz started_at;		/* 0: nothing was sent */
+
+	CwhWebhook *webhook;		/* that the transfer points into, or null */
 
 	/* for a connector */
 	MemoryContext context;		/* of what follows, or null */
@@ -186,6 +200,8 @@ struct Endpoint
 	bool		is_hungry;		/* ready, with a free slot and none waiting */
 	bool		in_startable;
 	dlist_node	startable_node;
+	bool		called;			/* its connector was, by this worker */
+	bool		slow;			/* and took long the last time */
 	bool		tried;			/* by this worker */
 	bool		proven;			/* the last attempt succeeded */
 	bool		blocked;		/* no request may start, until then: see gate.c */
@@ -193,6 +209,8 @@ struct Endpoint
 	char	   *token;			/* for OAuth 2.0, or null */
 	uint64		token_number;	/* counts them */
 	TimestampTz token_until;
+	TimestampTz token_at;		/* when it came */
+	bool		token_refused;	/* a new one was, the last time */
 	bool		fetching;		/* one is being asked for */
 	const char *disable;		/* why the webhook is to be disabled, or null */
 	bool		disabled;		/* done, in the transaction under way */
@@ -269,6 +287,12 @@ on_sigterm(SIGNAL_ARGS)
 	int			save_errno = errno;
 
 	terminate = true;
+	/* a connector may run for ever */
+	if (cwh_connector_running)
+	{
+		ProcDiePending = true;
+		InterruptPending = true;
+	}
 	SetLatch(MyLatch);
 	errno = save_errno;
 }
@@ -303,7 +327,7 @@ append_node(slist_head *head, slist_node **tail, slist_node *node)
 static void
 note_error(const char *message)
 {
-	strlcpy(stats.last_error, message, sizeof(stats.last_error));
+	cwh_copy_text(stats.last_error, message, sizeof(stats.last_error));
 	stats_changed = true;
 }
 
@@ -630,8 +654,8 @@ add_gain(Endpoint *endpoint, const Delivery *delivery, bool success,
 			gain->given_up++;
 		}
 		gain->last_failure_at = now;
-		strlcpy(gain->last_error, delivery->error ? delivery->error : "",
-				sizeof(gain->last_error));
+		cwh_copy_text(gain->last_error, delivery->error ? delivery->error : "",
+					  sizeof(gain->last_error));
 	}
 	/* newest first */
 	memmove(&gain->recent[1], &gain->recent[0],
@@ -654,7 +678,7 @@ fail_delivery(Delivery *delivery, const char *problem, bool refused)
 	transfer->retry_after_s = -1;
 	transfer->response_headers.len = 0;
 	transfer->response_body.len = 0;
-	strlcpy(transfer->error, problem, sizeof(transfer->error));
+	cwh_copy_text(transfer->error, problem, sizeof(transfer->error));
 	judge(delivery);
 }
 
@@ -701,6 +725,8 @@ send_request(Delivery *delivery)
 	}
 	/* one asks for all */
 	endpoint->fetching = delivery->fetching;
+	delivery->webhook = webhook;
+	webhook->users++;
 	if (!cwh_transport_start(&delivery->transfer))
 		fail_delivery(delivery, "could not start the request: out of memory",
 					  false);
@@ -733,6 +759,18 @@ static int
 in_flight_limit(void)
 {
 	return Max(1, Min(cwh_max_in_flight, max_safe_fds / 3 - 8));
+}
+
+/* Is its connector one that takes long? */
+static bool
+is_slow(const Endpoint *endpoint)
+{
+	const char *function = endpoint->webhook->function;
+
+	if (endpoint->slow)
+		return true;
+	return function && hash_get_num_entries(slow_functions) > 0 &&
+		hash_search(slow_functions, function, HASH_FIND, NULL) != NULL;
 }
 
 /* The next endpoint to start a request of, or null. */
@@ -773,6 +811,11 @@ start_deliveries(void)
 		/* to the end of the list, or out of it */
 		dlist_delete(&endpoint->startable_node);
 		endpoint->in_startable = false;
+		if (is_slow(endpoint) && slow_until > now)
+		{
+			block(endpoint, slow_until, now);
+			continue;
+		}
 		if (!cwh_gate_pass(&endpoint->id, webhook->rate_limit,
 						   webhook->timeout_ms + PROBE_GRACE_MS, now, &again))
 		{
@@ -819,7 +862,6 @@ take_token(Delivery *delivery)
 	const char *problem = NULL;
 	char	   *token;
 	int64		expires_in = 0;
-	char		error[sizeof(transfer->error)];
 
 	endpoint->fetching = false;
 	if (transfer->failed)
@@ -837,19 +879,28 @@ take_token(Delivery *delivery)
 		}
 	}
 	/* what a token endpoint says is for nobody to read */
-	transfer->response_body.len = 0;
+	transfer->response_body.len = transfer->response_headers.len = 0;
+	transfer->status = 0;
+	/* one for the webhook as it was is for nobody to send */
+	if (delivery->token != endpoint->token_number)
+	{
+		forget_token(endpoint);
+		return true;
+	}
 	if (problem)
 	{
-		snprintf(error, sizeof(error), "could not get an access token: %s", problem);
-		strlcpy(transfer->error, error, sizeof(transfer->error));
+		char	   *error = psprintf("could not get an access token: %s", problem);
+
+		cwh_copy_text(transfer->error, error, sizeof(transfer->error));
 		transfer->failed = true;
 	}
 	else
 	{
-		/* not to the last second */
+		/* not to the last second, but long enough to be used at all */
+		expires_in = Max(expires_in - Min(expires_in / 2, 30), MIN_TOKEN_LIFE_S);
 		endpoint->token_until =
-			TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-										(expires_in - Min(expires_in / 2, 30)) * 1000);
+			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), expires_in * 1000);
+		endpoint->token_at = GetCurrentTimestamp();
 		endpoint->token_number++;
 	}
 	return problem == NULL;
@@ -859,8 +910,12 @@ take_token(Delivery *delivery)
 static void
 go_on(Delivery *delivery)
 {
-	put_back(delivery->endpoint, delivery);
-	reconsider(delivery->endpoint);
+	Endpoint   *endpoint = delivery->endpoint;
+
+	put_back(endpoint, delivery);
+	if (endpoint->gone || !endpoint->webhook->enabled)
+		release_waiting(endpoint);
+	reconsider(endpoint);
 }
 
 /*
@@ -887,6 +942,26 @@ static int
 step_number(const Delivery *delivery)
 {
 	return 1 + (delivery->replies ? JB_ROOT_COUNT(delivery->replies) : 0);
+}
+
+/* A webhook is not an endpoint's any more. */
+static void
+retire(CwhWebhook *webhook)
+{
+	webhook->retired = true;
+	if (webhook->users == 0)
+		cwh_webhook_free(webhook);
+}
+
+/* A transfer has ended, and does not point into its webhook any more. */
+static void
+stop_using(Delivery *delivery)
+{
+	CwhWebhook *webhook = delivery->webhook;
+
+	delivery->webhook = NULL;
+	if (webhook && --webhook->users == 0 && webhook->retired)
+		cwh_webhook_free(webhook);
 }
 
 /* An endpoint is in trouble, or wants to be left alone. */
@@ -920,6 +995,7 @@ judge_transfer(Delivery *delivery)
 	char	   *error;
 
 	count_in_flight(endpoint, -1);
+	stop_using(delivery);
 	stats.last_activity_at = now;
 	stats_changed = true;
 
@@ -943,7 +1019,12 @@ judge_transfer(Delivery *delivery)
 		}
 	}
 	if (transfer->status == 401 && endpoint->webhook->auth == CWH_AUTH_OAUTH2 &&
-		!transfer->failed && !delivery->renewed)
+		!transfer->failed && delivery->renewed)
+		endpoint->token_refused = true;
+	if (transfer->status == 401 && endpoint->webhook->auth == CWH_AUTH_OAUTH2 &&
+		!transfer->failed && !delivery->renewed &&
+		(!endpoint->token_refused ||
+		 TimestampDifferenceExceeds(endpoint->token_at, now, REFUSED_TOKEN_MS)))
 	{
 		/* the token has expired, or was revoked: another, once */
 		delivery->renewed = true;
@@ -972,6 +1053,8 @@ judge_transfer(Delivery *delivery)
 
 	endpoint->tried = true;
 	set_proven(endpoint, verdict == CWH_DELIVERED);
+	if (verdict == CWH_DELIVERED)
+		endpoint->token_refused = false;
 	if (verdict == CWH_RETRY)
 		note_failure(endpoint, transfer, wait_s, now);
 	else if (!transfer->failed && cwh_gate_succeeded(&endpoint->id))
@@ -1052,6 +1135,13 @@ static bool settle_alone = false;	/* the last claim has failed */
 static Delivery **claimed_now = NULL;
 static int	nclaimed_now = 0;
 
+/* The name of a webhook's connector. */
+static const char *
+connector_name(const CwhWebhook *webhook)
+{
+	return webhook->connector ? webhook->connector : "webhook";
+}
+
 /* Do both ask for the same token? */
 static bool
 same_token(const CwhWebhook *a, const CwhWebhook *b)
@@ -1082,7 +1172,9 @@ on_webhook(CwhWebhook *webhook)
 			forget_token(endpoint);
 			endpoint->token_number++;
 		}
-		cwh_webhook_free(endpoint->webhook);
+		if (strcmp(connector_name(endpoint->webhook), connector_name(webhook)) != 0)
+			release_waiting(endpoint);	/* another's replies are of no use */
+		retire(endpoint->webhook);
 	}
 	endpoint->webhook = webhook;
 	endpoint->generation = seen_generation;
@@ -1590,6 +1682,9 @@ settle(Settle *work)
 		{
 			attempt->response_headers =
 				cwh_reply_headers(&delivery->transfer.response_headers);
+			/* for a connector, more was read */
+			delivery->transfer.response_body.len =
+				Min(delivery->transfer.response_body.len, cwh_max_response_size);
 			attempt->response_body =
 				cwh_reply_text(&delivery->transfer.response_body);
 		}
@@ -1649,10 +1744,7 @@ keep_settle(Settle *work)
 		endpoint->unsettled--;
 		if (delivery->outcome == CWH_OUTCOME_STEP && !work->results[i].gone)
 		{
-			/* on with it, unless the webhook is not there any more */
 			go_on(delivery);
-			if (endpoint->gone || !endpoint->webhook->enabled)
-				release_waiting(endpoint);
 			continue;
 		}
 		ids[nids++] = delivery->id;
@@ -1986,15 +2078,10 @@ keep_up(TimestampTz now)
  * Connectors
  */
 
-/* Did this connector take long the last time? */
-static bool
-is_slow(const char *function)
-{
-	return function && hash_get_num_entries(slow_functions) > 0 &&
-		hash_search(slow_functions, function, HASH_FIND, NULL) != NULL;
-}
-
-/* Take deliveries off the list whose connectors may be called now. */
+/*
+ * Take deliveries off the list whose connectors may be called now; the others
+ * give their places back.
+ */
 static int
 take_to_render(Delivery **deliveries, TimestampTz now)
 {
@@ -2009,16 +2096,18 @@ take_to_render(Delivery **deliveries, TimestampTz now)
 		slist_node *node = slist_pop_head_node(&to_render);
 		Delivery   *delivery = slist_container(Delivery, node, node);
 		Endpoint   *endpoint = delivery->endpoint;
-		bool		slow = is_slow(endpoint->webhook->function);
+		bool		slow = is_slow(endpoint);
 
-		if (endpoint->webhook->connector == NULL)
+		if (endpoint->gone || !endpoint->webhook->enabled ||
+			endpoint->webhook->connector == NULL || (slow && slow_done))
 		{
-			/* it has become a plain one meanwhile */
 			nto_render--;
 			count_in_flight(endpoint, -1);
 			go_on(delivery);
+			if (slow && slow_until > now && !endpoint->blocked)
+				block(endpoint, slow_until, now);
 		}
-		else if (n == RENDER_BATCH || (slow && slow_done))
+		else if (n == RENDER_BATCH)
 			append_node(&later, &later_tail, node);
 		else
 		{
@@ -2032,20 +2121,25 @@ take_to_render(Delivery **deliveries, TimestampTz now)
 	return n;
 }
 
-/* Remember whether a connector was slow. */
+/*
+ * Remember whether a connector was slow: for this webhook, or if it ran out of
+ * time, for all.  The first call may be slow without meaning anything.
+ */
 static void
-note_time(const CwhWebhook *webhook, int took_ms, TimestampTz now)
+note_time(Endpoint *endpoint, int took_ms, TimestampTz now)
 {
-	char		key[NAMEDATALEN * 3];
+	char		key[FUNCTION_KEY];
+	bool		first = !endpoint->called;
 
-	if (webhook->function == NULL)
-		return;
-	strlcpy(key, webhook->function, sizeof(key));
-	if (took_ms >= CWH_SLOW_CONNECTOR_MS)
-	{
-		(void) hash_search(slow_functions, key, HASH_ENTER, NULL);
+	endpoint->called = true;
+	endpoint->slow = took_ms >= (first ? 5 : 1) * CWH_SLOW_CONNECTOR_MS;
+	if (endpoint->slow)
 		slow_until = TimestampTzPlusMilliseconds(now, (int64) took_ms * SLOW_SHARE);
-	}
+	if (endpoint->webhook->function == NULL)
+		return;
+	strlcpy(key, endpoint->webhook->function, sizeof(key));
+	if (took_ms >= cwh_connector_timeout)
+		(void) hash_search(slow_functions, key, HASH_ENTER, NULL);
 	else if (hash_get_num_entries(slow_functions) > 0)
 		(void) hash_search(slow_functions, key, HASH_REMOVE, NULL);
 }
@@ -2056,7 +2150,7 @@ on_rendered(Delivery *delivery, const CwhRender *render, TimestampTz now)
 {
 	Endpoint   *endpoint = delivery->endpoint;
 
-	note_time(endpoint->webhook, render->took_ms, now);
+	note_time(endpoint, render->took_ms, now);
 	/* what holds the worker up gets few places */
 	if (render->took_ms >= CWH_SLOW_CONNECTOR_MS)
 		endpoint->window = Min(endpoint->window, FIRST_WINDOW);
@@ -2097,6 +2191,19 @@ on_rendered(Delivery *delivery, const CwhRender *render, TimestampTz now)
 		}
 	}
 	reconsider(endpoint);
+}
+
+/*
+ * The process ends within a connector that could not be stopped otherwise: its
+ * webhook is not to end the next one, too, at once.
+ */
+static void
+on_exit_rendering(int code, Datum arg)
+{
+	if (cwh_connector_running && !terminate)
+		cwh_gate_pause(&cwh_connector_of->id,
+					   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												   UNSTOPPABLE_PAUSE_MS));
 }
 
 /* Ask connectors for the next requests of deliveries, in one transaction. */
@@ -2286,9 +2393,8 @@ time_to_wait(TimestampTz now)
 		next = Min(next, next_upkeep);
 	if (starved_until > now)
 		next = Min(next, starved_until);
-	/* others than slow ones are called at once */
 	if (nto_render > 0)
-		next = Min(next, Max(slow_until, now));
+		next = Min(next, now);
 	if (next == DT_NOEND)
 		return transport;
 	ms = next <= now ? 0 : (long) ((next - now + 999) / 1000);
@@ -2425,12 +2531,13 @@ set_up(void)
 	slist_init(&to_render);
 	slist_init(&spare_deliveries);
 	memset(&info, 0, sizeof(info));
-	info.keysize = NAMEDATALEN * 3;
-	info.entrysize = NAMEDATALEN * 3;
+	info.keysize = FUNCTION_KEY;
+	info.entrysize = FUNCTION_KEY;
 	info.hcxt = worker_context;
 	slow_functions = hash_create("chatwebhook slow connectors", 16, &info,
 								 HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 
+	before_shmem_exit(on_exit_rendering, (Datum) 0);
 	cwh_transport_options(&options);
 	options.max_connections = in_flight_limit();
 	if (!cwh_transport_open(&options))
