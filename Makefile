@@ -37,6 +37,8 @@ SQL_PARTS = \
 	sql/delivery.sql \
 	sql/manage.sql \
 	sql/health.sql \
+	sql/metrics.sql \
+	sql/dashboard.sql \
 	$(sort $(wildcard sql/connectors/*.sql)) \
 	sql/privileges.sql
 

@@ -102,7 +102,7 @@ CREATE VIEW chatwebhook.webhook_health WITH (security_barrier) AS
     SELECT w.id AS webhook_id, w.name, chatwebhook._redact(w.url) AS url,
            CASE WHEN NOT w.enabled THEN 'disabled'
                 WHEN h.total = 0 THEN 'idle'
-                WHEN h.consecutive_failures >= s.failures AND s.failures > 0 THEN 'failing'
+                WHEN h.consecutive_failures >= s.failures THEN 'failing'
                 WHEN r.success_rate < s.rate OR h.consecutive_failures > 0 THEN 'degraded'
                 ELSE 'healthy'
            END AS state,
@@ -113,13 +113,13 @@ CREATE VIEW chatwebhook.webhook_health WITH (security_barrier) AS
       FROM chatwebhook.webhook w
       JOIN chatwebhook.health h ON h.webhook_id = w.id
       LEFT JOIN chatwebhook._in_flight() f ON f.webhook_id = w.id
-      CROSS JOIN (SELECT chatwebhook._alert_failures() AS failures,
+      CROSS JOIN (SELECT coalesce(nullif(chatwebhook._alert_failures(), 0), 5) AS failures,
                          chatwebhook._alert_success_rate() AS rate OFFSET 0) s
       CROSS JOIN LATERAL (
           SELECT pg_catalog.round(pg_catalog.avg((latency >= 0)::integer), 4) AS success_rate,
                  pg_catalog.round(pg_catalog.avg(ms), 1) AS avg_latency_ms,
                  pg_catalog.percentile_disc(0.95) WITHIN GROUP (ORDER BY ms) AS p95_latency_ms
-            FROM pg_catalog.unnest(h.recent) AS latency,
+            FROM (SELECT pg_catalog.unnest(h.recent) AS latency) AS l,
                  LATERAL (SELECT CASE WHEN latency >= 0 THEN latency ELSE -1 - latency END) AS x(ms)
            ) r
       CROSS JOIN LATERAL (

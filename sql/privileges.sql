@@ -21,6 +21,7 @@ GRANT EXECUTE ON FUNCTION chatwebhook._encrypts() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._redact(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._alert_failures() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._alert_success_rate() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._count_pending(), chatwebhook._count_dead() TO PUBLIC;
 /* What those call who write a connector of their own. */
 GRANT EXECUTE ON FUNCTION chatwebhook.cut(text, integer) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook.url_encode(text) TO PUBLIC;
@@ -29,7 +30,8 @@ GRANT EXECUTE ON FUNCTION chatwebhook._missing_key(text, text[]) TO PUBLIC;
 
 /* Monitoring, without anybody's chats. */
 GRANT USAGE ON SCHEMA chatwebhook TO pg_monitor;
-GRANT SELECT ON chatwebhook.webhook_health, chatwebhook.worker_status, chatwebhook.alert TO pg_monitor;
+GRANT SELECT ON chatwebhook.webhook_health, chatwebhook.worker_status, chatwebhook.alert, chatwebhook.metrics TO pg_monitor;
+GRANT EXECUTE ON FUNCTION chatwebhook.metrics_text(), chatwebhook.dashboard() TO pg_monitor;
 
 /*
  * The grants of three kinds of role, in one call each.  Whoever calls them
@@ -41,8 +43,8 @@ CREATE FUNCTION chatwebhook.grant_admin(role name) RETURNS void
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA chatwebhook TO %I', role);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook, chatwebhook.event_type, chatwebhook.connector TO %I', role);
-    EXECUTE format('GRANT SELECT ON chatwebhook.event, chatwebhook.attempt, chatwebhook.delivery, chatwebhook.dead_letter, chatwebhook.webhook_health, chatwebhook.alert, chatwebhook.worker_status, chatwebhook.tenant TO %I', role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.emit(), chatwebhook.emit(text, text, text, jsonb), chatwebhook.watch, chatwebhook.unwatch, chatwebhook.create_webhook, chatwebhook.secret, chatwebhook.public_key, chatwebhook.rotate_secret, chatwebhook.set_credential, chatwebhook.slack, chatwebhook.discord, chatwebhook.hubspot, chatwebhook.salesforce, chatwebhook.zendesk, chatwebhook.pagerduty, chatwebhook.test_webhook, chatwebhook.preview, chatwebhook.retry, chatwebhook.cancel, chatwebhook.retry_dead, chatwebhook.replay, chatwebhook.purge_dead_letters, chatwebhook.erase_conversation, chatwebhook.backfill, chatwebhook._emit_to, chatwebhook.wait_until_idle, chatwebhook.sign(text, text), chatwebhook.sign(text, timestamptz, text, text), chatwebhook.verify(text, text, text), chatwebhook.verify(jsonb, text, text, interval), chatwebhook.uuidv7 TO %I', role);
+    EXECUTE format('GRANT SELECT ON chatwebhook.event, chatwebhook.attempt, chatwebhook.delivery, chatwebhook.dead_letter, chatwebhook.webhook_health, chatwebhook.alert, chatwebhook.metrics, chatwebhook.worker_status, chatwebhook.tenant TO %I', role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.emit(), chatwebhook.emit(text, text, text, jsonb), chatwebhook.watch, chatwebhook.unwatch, chatwebhook.create_webhook, chatwebhook.secret, chatwebhook.public_key, chatwebhook.rotate_secret, chatwebhook.set_credential, chatwebhook.slack, chatwebhook.discord, chatwebhook.hubspot, chatwebhook.salesforce, chatwebhook.zendesk, chatwebhook.pagerduty, chatwebhook.test_webhook, chatwebhook.preview, chatwebhook.metrics_text, chatwebhook.dashboard, chatwebhook.retry, chatwebhook.cancel, chatwebhook.retry_dead, chatwebhook.replay, chatwebhook.purge_dead_letters, chatwebhook.erase_conversation, chatwebhook.backfill, chatwebhook._emit_to, chatwebhook.wait_until_idle, chatwebhook.sign(text, text), chatwebhook.sign(text, timestamptz, text, text), chatwebhook.verify(text, text, text), chatwebhook.verify(jsonb, text, text, interval), chatwebhook.uuidv7 TO %I', role);
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.grant_admin(name) IS
@@ -53,7 +55,8 @@ CREATE FUNCTION chatwebhook.grant_reader(role name) RETURNS void
     AS $$
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA chatwebhook TO %I', role);
-    EXECUTE format('GRANT SELECT ON chatwebhook.delivery, chatwebhook.webhook_health, chatwebhook.alert, chatwebhook.worker_status TO %I', role);
+    EXECUTE format('GRANT SELECT ON chatwebhook.delivery, chatwebhook.webhook_health, chatwebhook.alert, chatwebhook.metrics, chatwebhook.worker_status TO %I', role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.metrics_text, chatwebhook.dashboard TO %I', role);
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.grant_reader(name) IS
@@ -74,8 +77,8 @@ BEGIN
     END IF;
     EXECUTE format('GRANT USAGE ON SCHEMA chatwebhook TO %I', role);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook TO %I', role);
-    EXECUTE format('GRANT SELECT ON chatwebhook.event_type, chatwebhook.connector, chatwebhook.event, chatwebhook.attempt, chatwebhook.delivery, chatwebhook.dead_letter, chatwebhook.webhook_health, chatwebhook.alert TO %I', role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.create_webhook, chatwebhook.secret, chatwebhook.public_key, chatwebhook.rotate_secret, chatwebhook.set_credential, chatwebhook.slack, chatwebhook.discord, chatwebhook.hubspot, chatwebhook.salesforce, chatwebhook.zendesk, chatwebhook.pagerduty, chatwebhook.test_webhook, chatwebhook.preview, chatwebhook.retry, chatwebhook.cancel, chatwebhook.retry_dead, chatwebhook.replay, chatwebhook.purge_dead_letters, chatwebhook.erase_conversation TO %I', role);
+    EXECUTE format('GRANT SELECT ON chatwebhook.event_type, chatwebhook.connector, chatwebhook.event, chatwebhook.attempt, chatwebhook.delivery, chatwebhook.dead_letter, chatwebhook.webhook_health, chatwebhook.alert, chatwebhook.metrics TO %I', role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.create_webhook, chatwebhook.secret, chatwebhook.public_key, chatwebhook.rotate_secret, chatwebhook.set_credential, chatwebhook.slack, chatwebhook.discord, chatwebhook.hubspot, chatwebhook.salesforce, chatwebhook.zendesk, chatwebhook.pagerduty, chatwebhook.test_webhook, chatwebhook.preview, chatwebhook.metrics_text, chatwebhook.dashboard, chatwebhook.retry, chatwebhook.cancel, chatwebhook.retry_dead, chatwebhook.replay, chatwebhook.purge_dead_letters, chatwebhook.erase_conversation TO %I', role);
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.add_tenant(name, text) IS

@@ -394,6 +394,9 @@ extern void cwh_claims_mine(const int64 *ids, int n, bool *mine);
 extern void cwh_claim_release(const int64 *ids, int n);
 extern void cwh_claim_release_all(void);
 
+extern void cwh_culprit_add(const pg_uuid_t *webhook_id);
+extern bool cwh_culprit_take(pg_uuid_t *webhook_id);
+
 extern void cwh_settled_broadcast(void);
 extern ConditionVariable *cwh_settled(void);
 
@@ -485,7 +488,7 @@ typedef struct CwhWebhook
 	long		timeout_ms;
 	int			max_in_flight;
 	double		rate_limit;		/* requests a second; 0: no limit */
-	bool		proven;			/* the last attempt at it succeeded */
+	bool		proven;			/* the last attempt at it did not fail */
 	TimestampTz updated_at;
 	CwhSigner  *signer;			/* null: there is no secret */
 	CwhSigner  *previous;		/* null: no secret overlaps */

@@ -61,7 +61,7 @@ static const char load_sql[] =
 	"       w.connector, c.function, c.replies,"
 	"       pg_catalog.jsonb_build_object('id', w.id, 'name', w.name,"
 	"           'url', w.url, 'chatbotId', w.chatbot_id, 'settings', w.settings),"
-	"       COALESCE(h.consecutive_failures" EQ "0 AND h.successes" GT "0, false),"
+	"       COALESCE(h.consecutive_failures" EQ "0, true),"
 	"       w.updated_at"
 	"  FROM chatwebhook.webhook w"
 	"  LEFT JOIN chatwebhook.health h ON h.webhook_id" EQ "w.id"

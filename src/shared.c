@@ -44,6 +44,15 @@
 /* How long DROP DATABASE and the like wait for our workers to leave. */
 #define STOP_TIMEOUT_MS	5000
 
+/* A webhook whose connector has taken a worker with it. */
+#define MAX_CULPRITS	16
+
+typedef struct Culprit
+{
+	Oid			database;
+	pg_uuid_t	webhook_id;
+} Culprit;
+
 typedef struct WorkerSlot
 {
 	Oid			database;		/* InvalidOid: free */
@@ -74,6 +83,8 @@ typedef struct Shared
 								 * each session that wants one */
 	ConditionVariable left;		/* a worker has left */
 	ConditionVariable settled;	/* some deliveries were settled */
+	int			nculprits;
+	Culprit		culprits[MAX_CULPRITS]; /* webhooks to be disabled, by slots_lock */
 	pg_atomic_uint64 last_id;	/* the last delivery's; see cwh_next_id() */
 	int			nslots;
 	WorkerSlot	slots[FLEXIBLE_ARRAY_MEMBER];
@@ -627,6 +638,40 @@ cwh_id_at(TimestampTz at)
 	static const TimestampTz start = INT64CONST(9497) * USECS_PER_DAY;
 
 	return at > start ? at - start : 0;
+}
+
+/* The next worker is to disable this webhook. */
+void
+cwh_culprit_add(const pg_uuid_t *webhook_id)
+{
+	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
+	if (shared->nculprits < MAX_CULPRITS)
+	{
+		Culprit    *culprit = &shared->culprits[shared->nculprits++];
+
+		culprit->database = MyDatabaseId;
+		culprit->webhook_id = *webhook_id;
+	}
+	LWLockRelease(slots_lock);
+}
+
+/* Take a webhook of this database that is to be disabled. */
+bool
+cwh_culprit_take(pg_uuid_t *webhook_id)
+{
+	bool		found = false;
+
+	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < shared->nculprits && !found; i++)
+	{
+		if (shared->culprits[i].database != MyDatabaseId)
+			continue;
+		*webhook_id = shared->culprits[i].webhook_id;
+		shared->culprits[i] = shared->culprits[--shared->nculprits];
+		found = true;
+	}
+	LWLockRelease(slots_lock);
+	return found;
 }
 
 /*

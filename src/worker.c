@@ -13,7 +13,7 @@
  * under way (its window).  A window starts at two and grows by one with each
  * success; a failure halves it.  So an endpoint that never answers holds one
  * or two of the worker's slots, whatever its backlog.  Endpoints whose last
- * attempt did not succeed (unproven ones) may together hold no more than half
+ * attempt failed (unproven ones) may together hold no more than half
  * of the slots; so there are two of each of the lists of endpoints below.
  *
  * A claim starts where the last one ended, and not at the head of the queue,
@@ -110,7 +110,7 @@
 /* After a socket could not be had. */
 #define STARVED_MS			100
 
-/* A webhook whose connector cannot be stopped is left alone for this long. */
+/* Until then, other workers leave it alone. */
 #define UNSTOPPABLE_PAUSE_MS 600000
 
 /* Connectors are called for this many deliveries in a transaction. */
@@ -203,7 +203,7 @@ struct Endpoint
 	bool		called;			/* its connector was, by this worker */
 	bool		slow;			/* and took long the last time */
 	bool		tried;			/* by this worker */
-	bool		proven;			/* the last attempt succeeded */
+	bool		proven;			/* the last attempt, if any, succeeded */
 	bool		blocked;		/* no request may start, until then: see gate.c */
 	TimestampTz blocked_until;
 	char	   *token;			/* for OAuth 2.0, or null */
@@ -2200,10 +2200,29 @@ on_rendered(Delivery *delivery, const CwhRender *render, TimestampTz now)
 static void
 on_exit_rendering(int code, Datum arg)
 {
-	if (cwh_connector_running && !terminate)
-		cwh_gate_pause(&cwh_connector_of->id,
-					   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												   UNSTOPPABLE_PAUSE_MS));
+	if (!cwh_connector_running || terminate)
+		return;
+	cwh_culprit_add(&cwh_connector_of->id);
+	cwh_gate_pause(&cwh_connector_of->id,
+				   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											   UNSTOPPABLE_PAUSE_MS));
+}
+
+/* Disable webhooks whose connectors have taken a worker with them. */
+static void
+disable_culprits(void)
+{
+	pg_uuid_t	id;
+
+	cwh_outbox_begin();
+	while (cwh_culprit_take(&id))
+	{
+		if (!cwh_outbox_disable(&id, "its connector could not be stopped"))
+			continue;
+		ereport(LOG, (errmsg("chatwebhook disabled a webhook: its connector could not be stopped")));
+		add_alerting(&id);
+	}
+	cwh_outbox_commit();
 }
 
 /* Ask connectors for the next requests of deliveries, in one transaction. */
@@ -2419,6 +2438,7 @@ deliver(void)
 	WaitEventSet *events = cwh_create_wait_event_set(3);
 	uint32		wait_event = cwh_wait_event("ChatwebhookWorkerMain");
 
+	(void) run_apart("disabling webhooks", disable_culprits);
 	AddWaitEventToSet(events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
 	AddWaitEventToSet(events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
 	AddWaitEventToSet(events, WL_SOCKET_READABLE, cwh_transport_fd(), NULL, NULL);

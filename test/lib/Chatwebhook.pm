@@ -58,7 +58,8 @@ my $json = JSON::PP->new->utf8(0)->canonical->allow_nonref;
 =item new_node($name, %settings)
 
 A running node in UTF-8, whatever the locale, with the extension in database
-postgres, which may send to receivers on this machine.  The settings go to postgresql.conf.  Two that begin
+postgres, which may send to receivers on this machine and opens no alerts but
+those of disabled webhooks.  The settings go to postgresql.conf.  Two that begin
 with a minus sign go elsewhere: C<-init> is an array of arguments for init(),
 C<< -extension => 0 >> leaves CREATE EXTENSION out.
 
@@ -73,6 +74,10 @@ sub new_node
 		'shared_preload_libraries' => 'chatwebhook',
 		'chatwebhook.allow_http' => 'on',
 		'chatwebhook.allowed_networks' => '127.0.0.0/8, ::1/128',
+		# nothing arrives but what a test emits
+		'chatwebhook.alert_failures' => 0,
+		'chatwebhook.alert_success_rate' => 0,
+		'chatwebhook.alert_backlog' => 0,
 		%given);
 
 	my $node = PostgreSQL::Test::Cluster->new($name);
