@@ -91,18 +91,19 @@ SELECT 'function', p.signature, a.privilege_type
 
 -- functions with more rights than their callers, or in a language that looks
 -- names up as it runs, without a search_path of their own that ends in
--- pg_temp: none (watch(), unwatch() and _find_connector() run with the caller's
--- rights, and connectors under the search_path that src/connector.c sets).  Of
--- other settings, one that keeps triggers off, with the owner's rights only.
+-- pg_temp: none (watch(), unwatch(), backfill() and _find_connector() run with
+-- the caller's rights, and connectors under the search_path that
+-- src/connector.c sets).  Of other settings, those that do no harm, and one that
+-- keeps triggers off, with the owner's rights only.
 SELECT p.signature, l.lanname, p.prosecdef, p.proconfig
   FROM functions p JOIN pg_language l ON l.oid = p.prolang
  WHERE (p.prosecdef OR l.lanname <> 'c')
    AND (p.proconfig IS NULL
         OR 'search_path=pg_catalog, pg_temp' <> ALL (p.proconfig)
         OR EXISTS (SELECT FROM unnest(p.proconfig) AS setting
-                    WHERE setting <> 'search_path=pg_catalog, pg_temp'
+                    WHERE setting NOT IN ('search_path=pg_catalog, pg_temp', 'jit=off', 'extra_float_digits=1')
                       AND (setting <> 'session_replication_role=replica' OR NOT p.prosecdef)))
-   AND p.proname NOT IN ('watch', 'unwatch', '_find_connector')
+   AND p.proname NOT IN ('watch', 'unwatch', 'backfill', '_find_connector')
    AND (p.prosecdef OR NOT EXISTS (
         SELECT FROM chatwebhook.connector c
          WHERE p.proname = c.name OR starts_with(p.proname::text, '_' || c.name || '_')))
