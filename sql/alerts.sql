@@ -16,6 +16,12 @@ CREATE FUNCTION chatwebhook._emit_to(webhook_id uuid, type text, chatbot_id text
 COMMENT ON FUNCTION chatwebhook._emit_to(uuid, text, text, text, jsonb) IS
     'emit() to this webhook alone, whatever it is subscribed to.';
 
+CREATE FUNCTION chatwebhook._log_alert(webhook_name text, message text, has_ended boolean) RETURNS void
+    AS 'MODULE_PATHNAME', 'chatwebhook_log_alert'
+    LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION chatwebhook._log_alert(text, text, boolean) IS
+    'Writes a line about an alert into the server''s log: WARNING when it opens, LOG when it ends.';
+
 CREATE FUNCTION chatwebhook._tell_alert(alert_id uuid) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -23,11 +29,7 @@ DECLARE
     a record;
 BEGIN
     SELECT * INTO a FROM chatwebhook.alert WHERE id = alert_id;
-    IF a.closed_at IS NULL THEN
-        RAISE WARNING 'chatwebhook alert on webhook "%": %', a.webhook_name, a.message;
-    ELSE
-        RAISE LOG 'chatwebhook alert on webhook "%" has ended: %', a.webhook_name, a.message;
-    END IF;
+    PERFORM chatwebhook._log_alert(a.webhook_name, a.message, a.closed_at IS NOT NULL);
     PERFORM chatwebhook._emit_but(a.webhook_id, 'webhook.alert', a.chatbot_id, NULL, jsonb_build_object(
         'state', CASE WHEN a.closed_at IS NULL THEN 'opened' ELSE 'closed' END,
         'alertId', a.id, 'kind', a.kind, 'message', a.message,
@@ -163,7 +165,9 @@ BEGIN
         UNION ALL
         SELECT a.webhook_id, false, NULL
           FROM chatwebhook.alert a
-         WHERE a.kind = 'backlog' AND a.closed_at IS NULL AND a.webhook_id <> ALL (webhook_ids)
+         WHERE a.kind = 'backlog' AND a.closed_at IS NULL
+           AND NOT EXISTS (SELECT FROM chatwebhook.webhook w
+                            WHERE w.id = a.webhook_id AND w.enabled AND w.id = ANY (webhook_ids))
          ORDER BY 1
     LOOP
         PERFORM chatwebhook._set_alert(change.id, 'backlog', change.wanted, change.message);

@@ -19,6 +19,24 @@ $$;
 COMMENT ON FUNCTION chatwebhook._in_flight() IS
     'The same, for the webhooks that the role on whose behalf this runs may see.';
 
+CREATE FUNCTION chatwebhook._all_gates(OUT webhook_id uuid, OUT paused_until timestamptz)
+    RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'chatwebhook_gates'
+    LANGUAGE C VOLATILE STRICT ROWS 10;
+COMMENT ON FUNCTION chatwebhook._all_gates() IS
+    'The webhooks of this database that nothing is sent to for now, but for a probe, and until when.';
+
+CREATE FUNCTION chatwebhook._gates(OUT webhook_id uuid, OUT paused_until timestamptz)
+    RETURNS SETOF record
+    LANGUAGE sql VOLATILE ROWS 10 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT g.webhook_id, g.paused_until
+      FROM chatwebhook._all_gates() g, chatwebhook._webhooks() AS own
+     WHERE own IS NULL OR g.webhook_id = ANY (own)
+$$;
+COMMENT ON FUNCTION chatwebhook._gates() IS
+    'The same, for the webhooks that the role on whose behalf this runs may see.';
+
 CREATE FUNCTION chatwebhook._claimed(delivery_id bigint) RETURNS boolean
     AS 'MODULE_PATHNAME', 'chatwebhook_claimed'
     LANGUAGE C STABLE STRICT COST 1;
@@ -101,6 +119,7 @@ COMMENT ON FUNCTION chatwebhook._redact(text) IS
 CREATE VIEW chatwebhook.webhook_health WITH (security_barrier) AS
     SELECT w.id AS webhook_id, w.name, chatwebhook._redact(w.url) AS url,
            CASE WHEN NOT w.enabled THEN 'disabled'
+                WHEN g.webhook_id IS NOT NULL THEN 'paused'
                 WHEN h.total = 0 THEN 'idle'
                 WHEN h.consecutive_failures >= s.failures THEN 'failing'
                 WHEN r.success_rate < s.rate OR h.consecutive_failures > 0 THEN 'degraded'
@@ -113,6 +132,7 @@ CREATE VIEW chatwebhook.webhook_health WITH (security_barrier) AS
       FROM chatwebhook.webhook w
       JOIN chatwebhook.health h ON h.webhook_id = w.id
       LEFT JOIN chatwebhook._in_flight() f ON f.webhook_id = w.id
+      LEFT JOIN chatwebhook._gates() g ON g.webhook_id = w.id
       CROSS JOIN (SELECT coalesce(nullif(chatwebhook._alert_failures(), 0), 5) AS failures,
                          chatwebhook._alert_success_rate() AS rate OFFSET 0) s
       CROSS JOIN LATERAL (
@@ -145,7 +165,7 @@ COMMENT ON COLUMN chatwebhook.webhook_health.last_success_at IS 'When the last o
 COMMENT ON COLUMN chatwebhook.webhook_health.last_failure_at IS 'When the last one that failed ended.';
 COMMENT ON COLUMN chatwebhook.webhook_health.last_error IS 'Why that one failed.';
 COMMENT ON COLUMN chatwebhook.webhook_health.state IS
-    'disabled; idle: nothing was sent yet; failing: chatwebhook.alert_failures (5) or more failures in a row; degraded: fewer, or under chatwebhook.alert_success_rate (0.9) of the last 100 succeeded; healthy.';
+    'disabled; paused: after chatwebhook.breaker_threshold (10) failures in a row, or because the receiver asked for it, nothing is sent for now but a probe from time to time; idle: nothing was sent yet; failing: chatwebhook.alert_failures (5) or more failures in a row; degraded: fewer, or under chatwebhook.alert_success_rate (0.9) of the last 100 succeeded; healthy.';
 COMMENT ON COLUMN chatwebhook.webhook_health.success_rate IS 'Of the last 100 attempts, 0 to 1.';
 COMMENT ON COLUMN chatwebhook.webhook_health.avg_latency_ms IS 'Of the last 100 attempts.';
 COMMENT ON COLUMN chatwebhook.webhook_health.p95_latency_ms IS

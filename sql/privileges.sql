@@ -16,6 +16,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chatwebhook FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._chatbots() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._webhooks() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._in_flight() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._gates() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._workers() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._encrypts() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._redact(text) TO PUBLIC;
@@ -30,7 +31,7 @@ GRANT EXECUTE ON FUNCTION chatwebhook._missing_key(text, text[]) TO PUBLIC;
 
 /* Monitoring, without anybody's chats. */
 GRANT USAGE ON SCHEMA chatwebhook TO pg_monitor;
-GRANT SELECT ON chatwebhook.webhook_health, chatwebhook.worker_status, chatwebhook.alert, chatwebhook.metrics TO pg_monitor;
+GRANT SELECT ON chatwebhook.webhook_health, chatwebhook.worker_status, chatwebhook.alert, chatwebhook.activity, chatwebhook.metrics TO pg_monitor;
 GRANT EXECUTE ON FUNCTION chatwebhook.metrics_text(), chatwebhook.dashboard() TO pg_monitor;
 
 /*
@@ -43,7 +44,7 @@ CREATE FUNCTION chatwebhook.grant_admin(role name) RETURNS void
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA chatwebhook TO %I', role);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook, chatwebhook.event_type, chatwebhook.connector TO %I', role);
-    EXECUTE format('GRANT SELECT ON chatwebhook.event, chatwebhook.attempt, chatwebhook.delivery, chatwebhook.dead_letter, chatwebhook.webhook_health, chatwebhook.alert, chatwebhook.metrics, chatwebhook.worker_status, chatwebhook.tenant TO %I', role);
+    EXECUTE format('GRANT SELECT ON chatwebhook.event, chatwebhook.attempt, chatwebhook.delivery, chatwebhook.dead_letter, chatwebhook.webhook_health, chatwebhook.alert, chatwebhook.activity, chatwebhook.metrics, chatwebhook.worker_status, chatwebhook.tenant TO %I', role);
     EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.emit(), chatwebhook.emit(text, text, text, jsonb), chatwebhook.watch, chatwebhook.unwatch, chatwebhook.create_webhook, chatwebhook.secret, chatwebhook.public_key, chatwebhook.rotate_secret, chatwebhook.set_credential, chatwebhook.slack, chatwebhook.discord, chatwebhook.hubspot, chatwebhook.salesforce, chatwebhook.zendesk, chatwebhook.pagerduty, chatwebhook.test_webhook, chatwebhook.preview, chatwebhook.metrics_text, chatwebhook.dashboard, chatwebhook.retry, chatwebhook.cancel, chatwebhook.retry_dead, chatwebhook.replay, chatwebhook.purge_dead_letters, chatwebhook.erase_conversation, chatwebhook.backfill, chatwebhook._emit_to, chatwebhook.wait_until_idle, chatwebhook.sign(text, text), chatwebhook.sign(text, timestamptz, text, text), chatwebhook.verify(text, text, text), chatwebhook.verify(jsonb, text, text, interval), chatwebhook.uuidv7 TO %I', role);
 END
 $$;
@@ -55,7 +56,7 @@ CREATE FUNCTION chatwebhook.grant_reader(role name) RETURNS void
     AS $$
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA chatwebhook TO %I', role);
-    EXECUTE format('GRANT SELECT ON chatwebhook.delivery, chatwebhook.webhook_health, chatwebhook.alert, chatwebhook.metrics, chatwebhook.worker_status TO %I', role);
+    EXECUTE format('GRANT SELECT ON chatwebhook.delivery, chatwebhook.webhook_health, chatwebhook.alert, chatwebhook.activity, chatwebhook.metrics, chatwebhook.worker_status TO %I', role);
     EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.metrics_text, chatwebhook.dashboard TO %I', role);
 END
 $$;

@@ -38,6 +38,7 @@ PG_FUNCTION_INFO_V1(chatwebhook_claim);
 PG_FUNCTION_INFO_V1(chatwebhook_settle);
 PG_FUNCTION_INFO_V1(chatwebhook_release);
 PG_FUNCTION_INFO_V1(chatwebhook_add);
+PG_FUNCTION_INFO_V1(chatwebhook_log_alert);
 
 /*
  * Signatures.  They are made over UTF-8, whatever the database's encoding.
@@ -603,4 +604,23 @@ chatwebhook_add(PG_FUNCTION_ARGS)
 	for (int i = 0; i < n; i++)
 		to[i] += from[i];
 	PG_RETURN_ARRAYTYPE_P(sum);
+}
+
+/* SQL: log an alert, in one line. */
+Datum
+chatwebhook_log_alert(PG_FUNCTION_ARGS)
+{
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *message = text_to_cstring(PG_GETARG_TEXT_PP(1));
+
+	if (PG_GETARG_BOOL(2))
+		ereport(LOG,
+				(errmsg("chatwebhook alert on webhook \"%s\" has ended: %s",
+						name, message),
+				 errhidecontext(true), errhidestmt(true)));
+	else
+		ereport(WARNING,
+				(errmsg("chatwebhook alert on webhook \"%s\": %s", name, message),
+				 errhidecontext(true), errhidestmt(true)));
+	PG_RETURN_VOID();
 }

@@ -25,6 +25,8 @@ my $receiver = start_receiver();
 my $node = new_node(
 	'main',
 	'chatwebhook.log_attempts' => 'all',
+	# every failure here is to be an attempt
+	'chatwebhook.breaker_threshold' => 0,
 	'chatwebhook.max_response_size' => '10kB');
 my $worker = sql_when('SELECT pid FROM chatwebhook.worker_status');
 
