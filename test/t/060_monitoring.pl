@@ -34,7 +34,10 @@ my $timeout = $PostgreSQL::Test::Utils::timeout_default;
 my $hostile = qq(a "b" \\ c {d="e",le="1"} #);
 
 my $receiver = start_receiver();
-my $node = new_node('main');
+my $node = new_node(
+	'main',
+	'chatwebhook.alert_failures' => 5,
+	'chatwebhook.alert_success_rate' => 0.9);
 $node->safe_psql('postgres', 'CREATE ROLE prometheus LOGIN IN ROLE pg_monitor');
 
 my ($exporter_pid, $port);

@@ -43,7 +43,12 @@ plan skip_all => 'there is no Node to speak to Chromium' if !defined $node_js;
 my $places = PostgreSQL::Test::Utils::tempdir('browser');
 my $shots = $PostgreSQL::Test::Utils::log_path;
 my $receiver = start_receiver();
-my $node = new_node('main', 'chatwebhook.poll_interval' => '1h');
+my $node = new_node(
+	'main',
+	'chatwebhook.poll_interval' => '1h',
+	'chatwebhook.breaker_threshold' => 0,
+	'chatwebhook.alert_failures' => 5,
+	'chatwebhook.alert_success_rate' => 0.9);
 my $dbname = 'postgres';
 
 my @widths = (360, 800, 1400);

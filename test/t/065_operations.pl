@@ -20,7 +20,11 @@ use Test::More;
 my $root = "$FindBin::Bin/../..";
 my $page = slurp_file("$root/docs/operations.md");
 my $receiver = start_receiver();
-my $node = new_node('main');
+my $node = new_node(
+	'main',
+	'chatwebhook.alert_failures' => 5,
+	'chatwebhook.alert_success_rate' => 0.9,
+	'chatwebhook.alert_backlog' => '5min');
 
 # Run SQL and return its output.
 sub sql
