@@ -118,10 +118,12 @@ BEGIN
         )
         INSERT INTO chatwebhook.queue (id, webhook_id, event_id, created_at, next_attempt_at,
                last_attempt_at, attempts, first_attempt, latency_ms, last_status_code,
-               chatbot_id, conversation_id, last_error, replies)
+               chatbot_id, conversation_id, last_error, replies, ordered)
         SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
                g.last_attempt_at, g.attempts, g.attempts, g.latency_ms, g.last_status_code,
-               g.chatbot_id, e.conversation_id, g.last_error, g.replies
+               g.chatbot_id, e.conversation_id, g.last_error, g.replies,
+               e.conversation_id IS NOT NULL
+                   AND EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = g.webhook_id AND w.ordered)
           FROM (SELECT * FROM dead UNION ALL SELECT * FROM canceled) g
           JOIN chatwebhook.event e ON e.id = g.event_id
         RETURNING webhook_id INTO webhook;
@@ -157,9 +159,10 @@ CREATE FUNCTION chatwebhook.cancel(delivery_id bigint) RETURNS boolean
                g.last_attempt_at, g.attempts, g.latency_ms, g.last_status_code, g.chatbot_id,
                w.name, 'canceled', g.last_error, g.replies
           FROM gone g LEFT JOIN chatwebhook.webhook w ON w.id = g.webhook_id
-        RETURNING 1
+        RETURNING webhook_id
     )
-    SELECT EXISTS (SELECT FROM kept)
+    -- others of its conversation may have waited for it
+    SELECT count(*) > 0 FROM kept, LATERAL chatwebhook._wake(kept.webhook_id)
 $$;
 COMMENT ON FUNCTION chatwebhook.cancel(bigint) IS
     'Gives up a pending delivery; false if it is not pending. A request that is under way may still arrive.';
@@ -191,6 +194,8 @@ CREATE FUNCTION chatwebhook.create_webhook(
     connector          text DEFAULT 'webhook',
     settings           jsonb DEFAULT '{}',
     auth               jsonb DEFAULT NULL,
+    rate_limit         double precision DEFAULT NULL,
+    ordered            boolean DEFAULT false,
     OUT id             uuid,
     INOUT secret       text DEFAULT NULL)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -210,10 +215,10 @@ BEGIN
     END IF;
     INSERT INTO chatwebhook.webhook AS w (name, url, events, chatbot_id, filter, enabled, headers,
            max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing,
-           connector, settings, auth)
+           connector, settings, auth, rate_limit, ordered)
     VALUES (name, url, events, chatbot_id, filter, enabled, headers,
            max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing,
-           connector, settings, auth)
+           connector, settings, auth, rate_limit, ordered)
     RETURNING w.id INTO id;
     IF secret IS NULL THEN
         secret := chatwebhook.secret(id);
@@ -222,7 +227,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text, text, jsonb, jsonb, text) IS
+COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text, text, jsonb, jsonb, double precision, boolean, text) IS
     'Creates a webhook, and gives its id and its signing secret. The arguments are the columns of the table webhook.';
 
 CREATE FUNCTION chatwebhook.secret(webhook_id uuid) RETURNS text

@@ -38,10 +38,12 @@ BEGIN
     ), queued AS (
         INSERT INTO chatwebhook.queue AS q (id, webhook_id, event_id, created_at, next_attempt_at,
                last_attempt_at, attempts, first_attempt, latency_ms, last_status_code,
-               chatbot_id, conversation_id, last_error, replies)
+               chatbot_id, conversation_id, last_error, replies, ordered)
         SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
                g.last_attempt_at, g.attempts, g.attempts, g.latency_ms, g.last_status_code,
-               g.chatbot_id, e.conversation_id, g.last_error, g.replies
+               g.chatbot_id, e.conversation_id, g.last_error, g.replies,
+               e.conversation_id IS NOT NULL
+                   AND EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = g.webhook_id AND w.ordered)
           FROM gone g JOIN chatwebhook.event e ON e.id = g.event_id
         RETURNING q.webhook_id
     )
@@ -84,10 +86,12 @@ BEGIN
     ), queued AS (
         INSERT INTO chatwebhook.queue (id, webhook_id, event_id, created_at, next_attempt_at,
                last_attempt_at, attempts, first_attempt, latency_ms, last_status_code,
-               chatbot_id, conversation_id)
+               chatbot_id, conversation_id, ordered)
         SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
                g.last_attempt_at, g.attempts, g.attempts, g.latency_ms, g.last_status_code,
-               g.chatbot_id, e.conversation_id
+               g.chatbot_id, e.conversation_id,
+               e.conversation_id IS NOT NULL
+                   AND EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = g.webhook_id AND w.ordered)
           FROM gone g JOIN chatwebhook.event e ON e.id = g.event_id
         RETURNING 1
     )

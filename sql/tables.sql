@@ -70,7 +70,9 @@ CREATE TABLE chatwebhook.webhook (
     backoff_multiplier double precision NOT NULL DEFAULT 2,
     max_backoff        interval NOT NULL DEFAULT '1 minute',
     timeout            interval NOT NULL DEFAULT '10 seconds',
+    rate_limit         double precision,
     max_in_flight      integer NOT NULL DEFAULT 32,
+    ordered            boolean NOT NULL DEFAULT false,
     signing            text NOT NULL DEFAULT 'v1',
     disabled_at        timestamptz,
     disabled_reason    text,
@@ -107,6 +109,10 @@ COMMENT ON COLUMN chatwebhook.webhook.backoff_multiplier IS
 COMMENT ON COLUMN chatwebhook.webhook.max_backoff IS 'No wait is longer, but for a Retry-After.';
 COMMENT ON COLUMN chatwebhook.webhook.timeout IS
     'Limit for a request, from the look-up of the name to the last byte of the reply; 100 ms to 5 minutes. A connector''s attempt can take several.';
+COMMENT ON COLUMN chatwebhook.webhook.rate_limit IS
+    'Requests a second, all workers together; 0.001 to 100000; null: no limit.';
+COMMENT ON COLUMN chatwebhook.webhook.ordered IS
+    'True: deliveries of one conversation go one after another, in the order in which the events were emitted; a retry holds back those behind it, a dead one does not.';
 COMMENT ON COLUMN chatwebhook.webhook.max_in_flight IS
     'Most requests to this webhook at one time, for each worker; 1 to 1024. Fewer are used until it has shown that it answers.';
 COMMENT ON COLUMN chatwebhook.webhook.signing IS
@@ -191,7 +197,8 @@ CREATE TABLE chatwebhook.queue (
     chatbot_id       text,
     conversation_id  text,
     last_error       text,
-    replies          jsonb
+    replies          jsonb,
+    ordered          boolean NOT NULL DEFAULT false
 ) WITH (
     autovacuum_vacuum_scale_factor = 0.01,
     autovacuum_vacuum_threshold = 5000,
@@ -203,12 +210,15 @@ CREATE TABLE chatwebhook.queue (
 );
 CREATE INDEX queue_claim_idx ON chatwebhook.queue (webhook_id, next_attempt_at, id);
 CREATE INDEX queue_event_idx ON chatwebhook.queue (event_id);
+CREATE INDEX queue_order_idx ON chatwebhook.queue (webhook_id, conversation_id, id) WHERE ordered;
 COMMENT ON TABLE chatwebhook.queue IS
     'The deliveries that are pending. Read the view delivery instead.';
 COMMENT ON COLUMN chatwebhook.queue.first_attempt IS
     'Attempts made before the last call of retry(): the retry policy counts from here.';
 COMMENT ON COLUMN chatwebhook.queue.replies IS
     'The replies to a connector''s requests that have succeeded: with them it goes on where it was.';
+COMMENT ON COLUMN chatwebhook.queue.ordered IS
+    'Whether it has to wait for those of its conversation that were emitted before it.';
 COMMENT ON COLUMN chatwebhook.queue.last_wait_ms IS
     'The wait before the retry that is due, from which the next one is reckoned.';
 
@@ -709,6 +719,8 @@ BEGIN
             THEN format('max_retries is %s, outside 0 to 100', NEW.max_retries)
         WHEN NEW.max_in_flight NOT BETWEEN 1 AND 1024
             THEN format('max_in_flight is %s, outside 1 to 1024', NEW.max_in_flight)
+        WHEN NOT NEW.rate_limit BETWEEN 0.001 AND 100000
+            THEN format('rate_limit is %s, outside 0.001 to 100000 requests a second', NEW.rate_limit)
         WHEN NOT NEW.backoff_multiplier BETWEEN 1 AND 10
             THEN format('backoff_multiplier is %s, outside 1 to 10', NEW.backoff_multiplier)
         WHEN NEW.backoff NOT BETWEEN '10 ms' AND '1 day'
@@ -787,6 +799,10 @@ BEGIN
     ELSIF TG_OP = 'UPDATE' THEN
         IF NEW.signing <> OLD.signing THEN
             PERFORM chatwebhook._make_secret(NEW.id, NEW.signing);
+        END IF;
+        IF NEW.ordered <> OLD.ordered THEN
+            UPDATE chatwebhook.queue q SET ordered = NEW.ordered
+             WHERE q.webhook_id = NEW.id AND q.conversation_id IS NOT NULL;
         END IF;
         IF NEW.connector <> OLD.connector THEN
             -- another's replies say nothing to it

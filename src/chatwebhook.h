@@ -418,6 +418,7 @@ typedef struct CwhSubscription
 	pg_uuid_t	webhook_id;
 	const char *chatbot_id;		/* null: every chatbot */
 	Datum		filter;			/* jsonpath, or 0 */
+	bool		ordered;		/* within a conversation, one after another */
 } CwhSubscription;
 
 extern const CwhEventType *cwh_event_type(const char *name);
@@ -540,6 +541,7 @@ typedef struct CwhClaimed
 	int			first_attempt;
 	int64		last_wait_ms;
 	Jsonb	   *replies;		/* of earlier requests, or null */
+	bool		ordered;		/* others of its conversation wait for it */
 	bool		has_event;		/* or it is gone */
 	CwhEvent	event;
 } CwhClaimed;
@@ -631,6 +633,9 @@ extern void cwh_outbox_sweep(void (*each) (const pg_uuid_t *webhook_id,
 										   TimestampTz first_due));
 extern void cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
 							 void (*each) (const CwhClaimed *claimed));
+extern void cwh_outbox_claim_next(const pg_uuid_t *webhook_ids,
+								  char **conversations, int n, TimestampTz now,
+								  void (*each) (const CwhClaimed *claimed));
 extern void cwh_outbox_next_due(const pg_uuid_t *ids, int n, TimestampTz now,
 								void (*each) (const pg_uuid_t *webhook_id,
 											  TimestampTz due));

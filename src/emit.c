@@ -61,7 +61,7 @@ enum
 	QUEUE_NEXT_ATTEMPT_AT, QUEUE_LAST_ATTEMPT_AT, QUEUE_ATTEMPTS,
 	QUEUE_FIRST_ATTEMPT, QUEUE_LAST_WAIT_MS, QUEUE_LATENCY_MS,
 	QUEUE_LAST_STATUS_CODE, QUEUE_CHATBOT_ID, QUEUE_CONVERSATION_ID,
-	QUEUE_LAST_ERROR, QUEUE_COLUMNS
+	QUEUE_LAST_ERROR, QUEUE_REPLIES, QUEUE_ORDERED, QUEUE_COLUMNS
 };
 
 /* Rows on their way into a table. */
@@ -303,6 +303,9 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 		set_column(slot, QUEUE_LAST_WAIT_MS, Int64GetDatum(0));
 		set_text(slot, QUEUE_CHATBOT_ID, event->chatbot_id);
 		set_text(slot, QUEUE_CONVERSATION_ID, event->conversation_id);
+		set_column(slot, QUEUE_ORDERED,
+				   BoolGetDatum(subscription->ordered &&
+								event->conversation_id != NULL));
 		ExecStoreVirtualTuple(slot);
 		cwh_hint(webhook_id, event->created_at, id);
 	}

@@ -39,6 +39,7 @@
 /* No operator that somebody else has made. */
 #define EQ	" OPERATOR(pg_catalog.=) "
 #define GT	" OPERATOR(pg_catalog.>) "
+#define LT	" OPERATOR(pg_catalog.<) "
 #define LE	" OPERATOR(pg_catalog.<=) "
 #define ADD " OPERATOR(pg_catalog.+) "
 #define CAT " OPERATOR(pg_catalog.||) "
@@ -62,7 +63,7 @@ static const char load_sql[] =
 	"       pg_catalog.jsonb_build_object('id', w.id, 'name', w.name,"
 	"           'url', w.url, 'chatbotId', w.chatbot_id, 'settings', w.settings),"
 	"       COALESCE(h.consecutive_failures" EQ "0, true),"
-	"       w.updated_at"
+	"       w.updated_at, w.rate_limit"
 	"  FROM chatwebhook.webhook w"
 	"  LEFT JOIN chatwebhook.health h ON h.webhook_id" EQ "w.id"
 	"  LEFT JOIN chatwebhook.connector c ON c.name" EQ "w.connector"
@@ -86,10 +87,14 @@ static const char sweep_sql[] =
 	"            ORDER BY q.webhook_id, q.next_attempt_at LIMIT 1) n"
 	") SELECT webhook_id, next_attempt_at FROM found";
 
+#define CLAIMED \
+	"SELECT q.id, q.webhook_id, q.next_attempt_at, q.attempts, q.first_attempt," \
+	"       q.last_wait_ms, q.replies, q.ordered, e.id, e.type, e.chatbot_id," \
+	"       e.conversation_id, e.created_at, e.data"
+
+/* What is ordered waits for those of its conversation that came before it. */
 static const char claim_sql[] =
-	"SELECT q.id, q.webhook_id, q.next_attempt_at, q.attempts, q.first_attempt,"
-	"       q.last_wait_ms, q.replies, e.id, e.type, e.chatbot_id, e.conversation_id,"
-	"       e.created_at, e.data"
+	CLAIMED
 	"  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
 	"                  pg_catalog.unnest($3), pg_catalog.unnest($4))"
 	"       AS want(webhook_id, due, id, n)"
@@ -99,8 +104,30 @@ static const char claim_sql[] =
 	"          AND ROW(p.next_attempt_at, p.id)" GT "ROW(want.due, want.id)"
 	"          AND p.next_attempt_at" LE "$5"
 	"          AND NOT chatwebhook._claimed(p.id)"
+	"          AND (NOT p.ordered OR NOT EXISTS ("
+	"               SELECT FROM chatwebhook.queue b"
+	"                WHERE b.webhook_id" EQ "p.webhook_id"
+	"                  AND b.conversation_id" EQ "p.conversation_id"
+	"                  AND b.ordered AND b.id" LT "p.id))"
 	"        ORDER BY p.next_attempt_at, p.id"
 	"        LIMIT want.n"
+	"          FOR UPDATE SKIP LOCKED) q"
+	"  LEFT JOIN chatwebhook.event e ON e.id" EQ "q.event_id";
+
+/* The first of each of these conversations, if it is due. */
+static const char claim_next_sql[] =
+	CLAIMED
+	"  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2))"
+	"       AS want(webhook_id, conversation_id)"
+	" CROSS JOIN LATERAL ("
+	"       SELECT p.id FROM chatwebhook.queue p"
+	"        WHERE p.webhook_id" EQ "want.webhook_id"
+	"          AND p.conversation_id" EQ "want.conversation_id AND p.ordered"
+	"        ORDER BY p.id LIMIT 1) f"
+	" CROSS JOIN LATERAL ("
+	"       SELECT * FROM chatwebhook.queue p"
+	"        WHERE p.id" EQ "f.id AND p.next_attempt_at" LE "$3"
+	"          AND NOT chatwebhook._claimed(p.id)"
 	"          FOR UPDATE SKIP LOCKED) q"
 	"  LEFT JOIN chatwebhook.event e ON e.id" EQ "q.event_id";
 
@@ -280,6 +307,8 @@ static Statement sweep_st = {sweep_sql, 0, {0}, NULL};
 static Statement claim_st = {claim_sql, 5,
 	{UUIDARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID, INT4ARRAYOID,
 	TIMESTAMPTZOID}, NULL};
+static Statement claim_next_st = {claim_next_sql, 3,
+	{UUIDARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}, NULL};
 static Statement next_due_st = {next_due_sql, 2,
 	{UUIDARRAYOID, TIMESTAMPTZOID}, NULL};
 static Statement finish_st = {finish_sql, OUTCOME_TYPES, NULL};
@@ -763,6 +792,8 @@ cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 		webhook->max_in_flight = DatumGetInt32(field(i, 11, NULL));
 		webhook->proven = DatumGetBool(field(i, 20, NULL));
 		webhook->updated_at = DatumGetTimestampTz(field(i, 21, NULL));
+		datum = field(i, 22, &isnull);
+		webhook->rate_limit = isnull ? 0 : DatumGetFloat8(datum);
 		webhook->signer = make_signer(secrets, nsecrets, "signing_secret");
 		webhook->previous = make_signer(secrets, nsecrets,
 										"previous_signing_secret");
@@ -836,27 +867,10 @@ cwh_outbox_sweep(void (*each) (const pg_uuid_t *webhook_id,
 			 DatumGetTimestampTz(field(i, 2, NULL)));
 }
 
-/* Claim deliveries that are due by now. */
-void
-cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
-				 void (*each) (const CwhClaimed *claimed))
+/* Claim the deliveries in the last result. */
+static void
+give_claimed(uint64 found, void (*each) (const CwhClaimed *claimed))
 {
-	Array		arrays[4];
-	Datum		args[5];
-	uint64		found;
-
-	make_arrays(arrays, &claim_st, 4, n);
-	for (int i = 0; i < n; i++)
-	{
-		set(&arrays[0], i, UUIDPGetDatum(&wants[i].webhook_id));
-		set(&arrays[1], i, TimestampTzGetDatum(wants[i].after.due));
-		set(&arrays[2], i, Int64GetDatum(wants[i].after.id));
-		set(&arrays[3], i, Int32GetDatum(wants[i].n));
-	}
-	finish_arrays(arrays, 4, args);
-	args[4] = TimestampTzGetDatum(now);
-	found = run(&claim_st, args);
-
 	for (uint64 i = 0; i < found; i++)
 	{
 		CwhClaimed	claimed;
@@ -871,21 +885,65 @@ cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
 		claimed.last_wait_ms = DatumGetInt64(field(i, 6, NULL));
 		datum = field(i, 7, &isnull);
 		claimed.replies = isnull ? NULL : DatumGetJsonbP(datum);
-		datum = field(i, 8, &isnull);
+		claimed.ordered = DatumGetBool(field(i, 8, NULL));
+		datum = field(i, 9, &isnull);
 		claimed.has_event = !isnull;
 		if (claimed.has_event)
 		{
 			claimed.event.id = *DatumGetUUIDP(datum);
-			claimed.event.type = field_text(i, 9);
-			claimed.event.chatbot_id = field_text(i, 10);
-			claimed.event.conversation_id = field_text(i, 11);
-			claimed.event.created_at = DatumGetTimestampTz(field(i, 12, NULL));
-			claimed.event.data = DatumGetJsonbP(field(i, 13, NULL));
+			claimed.event.type = field_text(i, 10);
+			claimed.event.chatbot_id = field_text(i, 11);
+			claimed.event.conversation_id = field_text(i, 12);
+			claimed.event.created_at = DatumGetTimestampTz(field(i, 13, NULL));
+			claimed.event.data = DatumGetJsonbP(field(i, 14, NULL));
 		}
 		/* last, so that no error leaves a claim that nobody knows of */
 		claimed.mine = cwh_claim(claimed.id, &claimed.webhook_id);
 		each(&claimed);
 	}
+}
+
+/* Claim deliveries that are due by now. */
+void
+cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
+				 void (*each) (const CwhClaimed *claimed))
+{
+	Array		arrays[4];
+	Datum		args[5];
+
+	make_arrays(arrays, &claim_st, 4, n);
+	for (int i = 0; i < n; i++)
+	{
+		set(&arrays[0], i, UUIDPGetDatum(&wants[i].webhook_id));
+		set(&arrays[1], i, TimestampTzGetDatum(wants[i].after.due));
+		set(&arrays[2], i, Int64GetDatum(wants[i].after.id));
+		set(&arrays[3], i, Int32GetDatum(wants[i].n));
+	}
+	finish_arrays(arrays, 4, args);
+	args[4] = TimestampTzGetDatum(now);
+	give_claimed(run(&claim_st, args), each);
+}
+
+/*
+ * Claim the first deliveries of these conversations, those before which are
+ * done with.
+ */
+void
+cwh_outbox_claim_next(const pg_uuid_t *webhook_ids, char **conversations, int n,
+					  TimestampTz now, void (*each) (const CwhClaimed *claimed))
+{
+	Array		arrays[2];
+	Datum		args[3];
+
+	make_arrays(arrays, &claim_next_st, 2, n);
+	for (int i = 0; i < n; i++)
+	{
+		set(&arrays[0], i, UUIDPGetDatum(&webhook_ids[i]));
+		set_text(&arrays[1], i, conversations[i]);
+	}
+	finish_arrays(arrays, 2, args);
+	args[2] = TimestampTzGetDatum(now);
+	give_claimed(run(&claim_next_st, args), each);
 }
 
 /* Tell when these webhooks have their next delivery due, if they have one. */

@@ -213,6 +213,8 @@ load_webhook(TupleTableSlot *slot)
 	subscriber = palloc0(sizeof(Subscriber));
 	subscriber->subscription.webhook_id =
 		*DatumGetUUIDP(column(slot, "id", &isnull));
+	subscriber->subscription.ordered =
+		DatumGetBool(column(slot, "ordered", &isnull));
 	datum = column(slot, "filter", &isnull);
 	if (!isnull)
 		subscriber->subscription.filter =

@@ -148,6 +148,7 @@ typedef struct Delivery
 	pg_uuid_t	event_id;
 	char	   *event_type;
 	char	   *chatbot_id;		/* or null */
+	char	   *conversation_id;	/* if others of it wait for this one, or null */
 	int			attempts;		/* made before */
 	int			first_attempt;
 	int64		last_wait_ms;
@@ -562,7 +563,10 @@ free_delivery(Delivery *delivery)
 		pfree(delivery->chatbot_id);
 	if (delivery->error)
 		pfree(delivery->error);
+	if (delivery->conversation_id)
+		pfree(delivery->conversation_id);
 	delivery->event_type = delivery->chatbot_id = delivery->error = NULL;
+	delivery->conversation_id = NULL;
 	drop_request(delivery);
 	if (delivery->context)
 		MemoryContextDelete(delivery->context);
@@ -1134,6 +1138,7 @@ static pg_uuid_t claim_first;	/* the first of them */
 static bool settle_alone = false;	/* the last claim has failed */
 static Delivery **claimed_now = NULL;
 static int	nclaimed_now = 0;
+static bool claiming_next = false;	/* in a conversation, not in the queue */
 
 /* The name of a webhook's connector. */
 static const char *
@@ -1398,9 +1403,12 @@ on_claimed(const CwhClaimed *claimed)
 	Delivery   *delivery;
 	MemoryContext oldcontext;
 
-	endpoint->got++;
-	endpoint->after.due = claimed->due;
-	endpoint->after.id = claimed->id;
+	if (!claiming_next)
+	{
+		endpoint->got++;
+		endpoint->after.due = claimed->due;
+		endpoint->after.id = claimed->id;
+	}
 	if (!claimed->mine)
 		return;
 	delivery = new_delivery();
@@ -1429,6 +1437,8 @@ on_claimed(const CwhClaimed *claimed)
 		delivery->event_type = pstrdup(claimed->event.type);
 		if (claimed->event.chatbot_id)
 			delivery->chatbot_id = pstrdup(claimed->event.chatbot_id);
+		if (claimed->ordered && claimed->event.conversation_id)
+			delivery->conversation_id = pstrdup(claimed->event.conversation_id);
 		MemoryContextSwitchTo(oldcontext);
 		write_body(delivery, &claimed->event);
 		body_bytes += delivery->body.len;
@@ -1540,12 +1550,10 @@ claim(void)
 		return;
 	claim_asked = n;
 	claim_first = wants[0].webhook_id;
-	claimed_now = palloc(budget * sizeof(Delivery *));
+	claimed_now = claimed_now == NULL ? palloc(budget * sizeof(Delivery *)) :
+		repalloc(claimed_now, (nclaimed_now + budget) * sizeof(Delivery *));
 	now = GetCurrentTimestamp();
 	cwh_outbox_claim(wants, n, now, on_claimed);
-	stats.claimed += nclaimed_now;
-	if (nclaimed_now > 0)
-		stats_changed = true;
 
 	/* those that gave less than was wanted have no more, for now */
 	later = palloc(n * sizeof(pg_uuid_t));
@@ -1575,6 +1583,9 @@ claim(void)
 static void
 keep_claims(void)
 {
+	stats.claimed += nclaimed_now;
+	if (nclaimed_now > 0)
+		stats_changed = true;
 	for (int i = 0; i < nclaimed_now; i++)
 	{
 		Delivery   *delivery = claimed_now[i];
@@ -1691,6 +1702,48 @@ settle(Settle *work)
 		nattempts++;
 	}
 	cwh_outbox_log_attempts(attempts, nattempts);
+}
+
+/*
+ * Where conversations are ordered, what follows a delivery that is done with is
+ * claimed in its place; the cursor of its webhook has passed it long ago.
+ */
+static void
+claim_next(Settle *work, bool may_claim)
+{
+	pg_uuid_t  *ids = palloc(Max(1, work->n) * sizeof(pg_uuid_t));
+	char	  **conversations = palloc(Max(1, work->n) * sizeof(char *));
+	int			n = 0;
+
+	for (int i = 0; i < work->n; i++)
+	{
+		Delivery   *delivery = work->deliveries[i];
+		Endpoint   *endpoint = delivery->endpoint;
+
+		if (delivery->conversation_id == NULL || !work->results[i].settled ||
+			delivery->outcome == CWH_OUTCOME_RETRY ||
+			delivery->outcome == CWH_OUTCOME_STEP)
+			continue;
+		if (may_claim && !endpoint->blocked && !endpoint->disable &&
+			!endpoint->gone && endpoint->webhook->enabled)
+		{
+			ids[n] = endpoint->id;
+			conversations[n++] = delivery->conversation_id;
+		}
+		else
+		{
+			/* found from the start, when it may be claimed again */
+			endpoint->after.due = DT_NOBEGIN;
+			endpoint->ready = true;
+			reconsider(endpoint);
+		}
+	}
+	if (n == 0)
+		return;
+	claimed_now = palloc(n * sizeof(Delivery *));
+	claiming_next = true;
+	cwh_outbox_claim_next(ids, conversations, n, GetCurrentTimestamp(), on_claimed);
+	claiming_next = false;
 }
 
 /* Write what the webhooks' health has gained, and disable who asked for it. */
@@ -1881,6 +1934,7 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 	volatile bool ok = false;
 	Settle	   *work;
 
+	claimed_now = NULL;
 	nclaimed_now = 0;
 	claim_asked = 0;
 	pgstat_report_activity(STATE_RUNNING,
@@ -1905,6 +1959,8 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 			check_backlogs = true;
 			refresh_endpoints();
 		}
+		if (do_settle)
+			claim_next(work, do_claim);
 		if (do_claim)
 			claim();
 		cwh_outbox_commit();
@@ -1942,6 +1998,7 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 	}
 	PG_END_TRY();
 
+	claiming_next = false;
 	MemoryContextSwitchTo(transaction_context);
 	if (ok)
 	{

@@ -125,7 +125,7 @@ sub is_clean
 #
 sql(q{CREATE ROLE reader; CREATE ROLE admin; CREATE ROLE tenant; CREATE ROLE monitor IN ROLE pg_monitor; CREATE ROLE nobody;
 	SELECT chatwebhook.grant_reader('reader'), chatwebhook.grant_admin('admin'), chatwebhook.add_tenant('tenant', 'bot')});
-my ($ok, $ok_secret) = create_webhook($node, name => 'ok');
+my ($ok, $ok_secret) = create_webhook($node, name => 'ok', events => ['message.sent']);
 my ($bad) = create_webhook($node, name => 'bad', path => '/status/400/-/bad/{{path_token}}?key={{query_token}}', enabled => 'f',
 	headers => { 'Authorization' => 'Bearer {{header_token}}', 'X-Api-Key' => '{{header_token}}' }, chatbot_id => 'bot');
 my ($echo) = create_webhook($node, name => 'closed', url => $closed->url('/{{path_token}}'), max_retries => 1, backoff => '10 ms', enabled => 'f');

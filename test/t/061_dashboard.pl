@@ -46,9 +46,7 @@ my $receiver = start_receiver();
 my $node = new_node(
 	'main',
 	'chatwebhook.poll_interval' => '1h',
-	'chatwebhook.breaker_threshold' => 0,
-	'chatwebhook.alert_failures' => 5,
-	'chatwebhook.alert_success_rate' => 0.9);
+	'chatwebhook.breaker_threshold' => 0);
 my $dbname = 'postgres';
 
 my @widths = (360, 800, 1400);
