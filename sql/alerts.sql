@@ -54,13 +54,14 @@ DECLARE
     changed uuid;
 BEGIN
     IF wanted THEN
-        -- one that comes and goes is told of once a minute
+        -- one that comes and goes is told of once a minute; but at a disabled
+        -- webhook nothing would make us look again
         INSERT INTO chatwebhook.alert (id, webhook_id, chatbot_id, webhook_name, kind, message, opened_at)
         SELECT chatwebhook.uuidv7(), w.id, w.chatbot_id, w.name, kind, message, clock_timestamp()
           FROM chatwebhook.webhook w
          WHERE w.id = hook
            AND NOT EXISTS (SELECT FROM chatwebhook.alert a
-                            WHERE a.webhook_id = hook AND a.kind = kind
+                            WHERE a.webhook_id = hook AND a.kind = kind AND kind <> 'webhook_disabled'
                               AND a.closed_at > clock_timestamp() - interval '1 minute')
         ON CONFLICT DO NOTHING
         RETURNING id INTO changed;

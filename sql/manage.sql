@@ -182,8 +182,12 @@ BEGIN
     SELECT array_agg(f.id), array_agg(DISTINCT f.webhook_id) INTO deliveries, hooks
       FROM (SELECT * FROM finished UNION ALL SELECT * FROM dead) f;
     DELETE FROM chatwebhook.attempt a WHERE a.delivery_id = ANY (deliveries);
+    -- the delivery that a last error is of may have left before
     UPDATE chatwebhook.health h SET last_error = NULL
-     WHERE h.webhook_id = ANY (hooks) AND h.last_error !~ '^(request \d+: )?HTTP status \d+$';
+      FROM chatwebhook.webhook w
+     WHERE w.id = h.webhook_id
+       AND (w.chatbot_id IS NULL OR w.chatbot_id = chatbot_id OR w.id = ANY (hooks))
+       AND h.last_error !~ '^(request \d+: )?HTTP status \d+$';
     DELETE FROM chatwebhook.event e WHERE e.id = ANY (events);
     RETURN cardinality(events);
 END

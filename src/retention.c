@@ -37,7 +37,8 @@
 /*
  * The next events, their deliveries of each kind that are old enough, and
  * those events that are left without any.  What this statement deletes itself
- * is still to be seen by it, so the rest is counted without it.
+ * is still to be seen by it; an event goes only if all that can be seen of its
+ * deliveries was deleted here, and not by somebody who tries them again.
  */
 static const char events_sql[] =
 	"WITH batch AS MATERIALIZED ("
@@ -57,10 +58,10 @@ static const char events_sql[] =
 	"      AND NOT EXISTS (SELECT FROM chatwebhook.queue q WHERE q.event_id" EQ "b.id)"
 	"      AND NOT EXISTS (SELECT FROM chatwebhook.history h"
 	"                       WHERE h.event_id" EQ "b.id"
-	"                         AND NOT (h.completed_at" LT "$3))"
+	"                         AND NOT (h.id" EQ "ANY (SELECT f.id FROM finished f)))"
 	"      AND NOT EXISTS (SELECT FROM chatwebhook.dead d"
 	"                       WHERE d.event_id" EQ "b.id"
-	"                         AND NOT (d.completed_at" LT "$4))"
+	"                         AND NOT (d.id" EQ "ANY (SELECT x.id FROM dead x)))"
 	"   RETURNING e.id"
 	") SELECT (SELECT pg_catalog.count(*) FROM batch),"
 	"         (SELECT b.id FROM batch b ORDER BY b.id DESC LIMIT 1),"
@@ -86,7 +87,7 @@ static const char rest_sql[] =
 	"WITH closed AS ("
 	"   DELETE FROM chatwebhook.alert a WHERE a.closed_at" LT "$1 RETURNING 1"
 	"), past AS ("
-	"   DELETE FROM chatwebhook.activity a WHERE a.since" LT "$1 RETURNING 1"
+	"   DELETE FROM chatwebhook.activity a WHERE a.since" LT "($1 OPERATOR(pg_catalog.-) '10 minutes'::pg_catalog.interval) RETURNING 1"
 	") SELECT 1";
 
 static SPIPlanPtr events_plan = NULL;

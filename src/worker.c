@@ -124,6 +124,7 @@
 
 /* Alerts are looked at this often at most. */
 #define ALERTS_MS			500
+#define FAILED_ALERTS_MS	2000
 
 /* What is old is removed in one part in so many of the time, and slower still */
 #define UPKEEP_SHARE		7
@@ -1308,8 +1309,8 @@ on_swept(const pg_uuid_t *webhook_id, TimestampTz first_due)
 	Endpoint   *endpoint = get_endpoint(webhook_id);
 
 	if (cwh_alert_backlog > 0 &&
-		TimestampDifferenceExceeds(first_due, GetCurrentTimestamp(),
-								   cwh_alert_backlog * 1000))
+		first_due < GetCurrentTimestamp() -
+		(TimestampTz) cwh_alert_backlog * USECS_PER_SEC)
 		add_backlog(webhook_id, first_due);
 
 	endpoint->later = true;
@@ -1672,6 +1673,18 @@ settle(Settle *work)
 		result->replies = delivery->replies;
 	}
 	cwh_outbox_settle(work->results, work->n, careful);
+
+	/* what was erased meanwhile leaves its error nowhere */
+	for (int i = 0; i < work->n; i++)
+	{
+		CwhHealthGain *gain = work->deliveries[i]->endpoint->gain;
+
+		if (work->results[i].gone && work->results[i].error && gain &&
+			strncmp(gain->last_error, work->results[i].error,
+					strlen(gain->last_error)) == 0)
+			strlcpy(gain->last_error, "the delivery was canceled while it was under way",
+					sizeof(gain->last_error));
+	}
 
 	for (int i = 0; i < work->n; i++)
 	{
@@ -2110,7 +2123,9 @@ remove_old(void)
 		int64		shortest = cwh_retention < 0 ? MAX_PASS_MS :
 			Max(MIN_PASS_MS, Min(MAX_PASS_MS, (int64) cwh_retention * 100));
 
-		next_upkeep = now + Max((now - pass_started) * PASS_SHARE, shortest * 1000);
+		next_upkeep = now + Max(Min((now - pass_started) * PASS_SHARE,
+									(int64) MAX_PASS_MS * 1000),
+								shortest * 1000);
 		pass_started = 0;
 	}
 }
@@ -2121,10 +2136,15 @@ keep_up(TimestampTz now)
 {
 	if ((nalerting > 0 || check_backlogs) && now >= next_alerts)
 	{
-		(void) run_apart("checking alerts", check_alerts);
-		nalerting = 0;
-		check_backlogs = false;
-		next_alerts = TimestampTzPlusMilliseconds(now, ALERTS_MS);
+		if (run_apart("checking alerts", check_alerts))
+		{
+			nalerting = 0;
+			check_backlogs = false;
+			next_alerts = TimestampTzPlusMilliseconds(now, ALERTS_MS);
+		}
+		else
+			/* somebody has locked one of them, say */
+			next_alerts = TimestampTzPlusMilliseconds(now, FAILED_ALERTS_MS);
 	}
 	if (worker_number == 0 && now >= next_upkeep &&
 		!run_apart("removing what is old", remove_old))
