@@ -126,9 +126,13 @@
 #define ALERTS_MS			500
 #define FAILED_ALERTS_MS	2000
 
-/* What is old is removed in one part in so many of the time, and slower still */
-#define UPKEEP_SHARE		7
-/* from one pass to the next, which is not to come sooner or later than this. */
+/*
+ * What is old is removed in one part in so many of the time.  One pass begins
+ * when the last one ended so many times its length ago, but not sooner or
+ * later than this.
+ */
+#define BUSY_UPKEEP_SHARE	12
+#define IDLE_UPKEEP_SHARE	2
 #define PASS_SHARE			50
 #define MIN_PASS_MS			1000
 #define MAX_PASS_MS			300000
@@ -2117,7 +2121,8 @@ remove_old(void)
 		pass_started = start;
 	(void) cwh_retention_step(start, &pass_done);
 	now = GetCurrentTimestamp();
-	next_upkeep = now + (now - start) * (UPKEEP_SHARE - 1);
+	next_upkeep = now + (now - start) *
+		((in_flight > 0 ? BUSY_UPKEEP_SHARE : IDLE_UPKEEP_SHARE) - 1);
 	if (pass_done)
 	{
 		int64		shortest = cwh_retention < 0 ? MAX_PASS_MS :
