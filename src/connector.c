@@ -120,7 +120,8 @@ find_function(const CwhWebhook *webhook, Oid *owner)
 	*owner = form->proowner;
 	if (form->pronargs != 3 || form->proargtypes.values[0] != JSONBOID ||
 		form->proargtypes.values[1] != JSONBOID ||
-		form->proargtypes.values[2] != JSONBOID || form->proretset || form->provolatile == PROVOLATILE_VOLATILE ||
+		form->proargtypes.values[2] != JSONBOID || form->proretset ||
+		form->provolatile == PROVOLATILE_VOLATILE ||
 		form->prorettype != request_type())
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
@@ -372,6 +373,7 @@ render_some(CwhRender *renders, int n)
 	ResourceOwner oldowner = CurrentResourceOwner;
 	ErrorData  *volatile cancel = NULL;
 	volatile int done = 0;
+	volatile bool late = false;
 
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
@@ -396,7 +398,8 @@ render_some(CwhRender *renders, int n)
 
 			start_clock(render->webhook);
 			call(render, &function, owner);
-			if (stop_clock())
+			late = stop_clock();
+			if (late)
 				elog(ERROR, "overdue");
 			render->took_ms = (int) ((GetCurrentTimestamp() - start) / 1000);
 			done++;
@@ -409,9 +412,9 @@ render_some(CwhRender *renders, int n)
 	PG_CATCH();
 	{
 		CwhRender  *render = &renders[done];
-		bool		late = stop_clock();
 		ErrorData  *error;
 
+		late = stop_clock() || late;
 		MemoryContextSwitchTo(render->context);
 		error = CopyErrorData();
 		FlushErrorState();
