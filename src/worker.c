@@ -167,6 +167,7 @@ typedef struct Delivery
 	CwhRequest *request;		/* the next, or null: to be made */
 	uint64		rendered;		/* generation of the configuration then */
 	Jsonb	   *replies;		/* to the requests before, or null */
+	uint64		connector_number;	/* the connector that has asked for them */
 	int			earlier_ms;		/* that those of this attempt took */
 
 	/* for a webhook that needs a token */
@@ -212,6 +213,7 @@ struct Endpoint
 	bool		proven;			/* the last attempt, if any, succeeded */
 	bool		blocked;		/* no request may start, until then: see gate.c */
 	TimestampTz blocked_until;
+	uint64		connector_number;	/* counts its connectors */
 	char	   *token;			/* for OAuth 2.0, or null */
 	uint64		token_number;	/* counts them */
 	TimestampTz token_until;
@@ -741,6 +743,21 @@ send_request(Delivery *delivery)
 					  false);
 }
 
+/*
+ * What another connector has asked for, and the replies to it, are of no use to
+ * the one that the webhook has now.  True if there was another.
+ */
+static bool
+forget_former(Delivery *delivery)
+{
+	if (delivery->connector_number == delivery->endpoint->connector_number)
+		return false;
+	delivery->connector_number = delivery->endpoint->connector_number;
+	delivery->replies = NULL;
+	drop_request(delivery);
+	return true;
+}
+
 /* Start the attempt at a delivery that was waiting, or go on with it. */
 static void
 start_delivery(Endpoint *endpoint, Delivery *delivery)
@@ -748,6 +765,7 @@ start_delivery(Endpoint *endpoint, Delivery *delivery)
 	count_in_flight(endpoint, 1);
 	if (delivery->started_at == 0)
 		delivery->started_at = GetCurrentTimestamp();
+	forget_former(delivery);
 	if (delivery->request && delivery->rendered != endpoint->generation)
 		drop_request(delivery);
 	if (endpoint->webhook->connector && delivery->request == NULL)
@@ -978,8 +996,11 @@ static void
 note_failure(Endpoint *endpoint, const CwhTransfer *transfer, int64 wait_s,
 			 TimestampTz now)
 {
-	int64		pause_s = wait_s;
+	int64		pause_s = -1;
 
+	/* what is asked of all requests, and not of this one */
+	if (transfer->status == 429)
+		pause_s = wait_s;
 	if (transfer->status == 429 || transfer->status == 503)
 		pause_s = Max(pause_s, transfer->retry_after_s);
 	pause_s = Min(pause_s, CWH_RETRY_AFTER_CAP_S);
@@ -1055,7 +1076,10 @@ judge_transfer(Delivery *delivery)
 	if (verdict == CWH_DELIVERED && delivery->request && !delivery->request->last)
 	{
 		(void) cwh_gate_succeeded(&endpoint->id);
-		end_step(delivery);
+		if (forget_former(delivery))
+			go_on(delivery);
+		else
+			end_step(delivery);
 		reconsider(endpoint);
 		return;
 	}
@@ -1183,7 +1207,10 @@ on_webhook(CwhWebhook *webhook)
 			endpoint->token_number++;
 		}
 		if (strcmp(connector_name(endpoint->webhook), connector_name(webhook)) != 0)
+		{
+			endpoint->connector_number++;
 			release_waiting(endpoint);	/* another's replies are of no use */
+		}
 		retire(endpoint->webhook);
 	}
 	endpoint->webhook = webhook;
@@ -1427,6 +1454,7 @@ on_claimed(const CwhClaimed *claimed)
 	delivery->started_at = 0;
 	delivery->earlier_ms = 0;
 	delivery->fetching = delivery->renewed = false;
+	delivery->connector_number = endpoint->connector_number;
 	if (claimed->replies)
 	{
 		need_context(delivery);

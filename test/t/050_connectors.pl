@@ -129,7 +129,7 @@ sub outcome
 {
 	my ($name) = @_;
 	return sql(qq{SELECT concat_ws(' ', status, 'after', attempts, last_error)
-		FROM chatwebhook.delivery WHERE webhook_name = '$name' ORDER BY id});
+		FROM chatwebhook.delivery WHERE webhook_name = '$name' AND event_type <> 'webhook.alert' ORDER BY id});
 }
 
 # The requests of an account, but for those for tokens.
