@@ -134,7 +134,7 @@ CREATE VIEW chatwebhook.webhook_health WITH (security_barrier) AS
       LEFT JOIN chatwebhook._in_flight() f ON f.webhook_id = w.id
       LEFT JOIN chatwebhook._gates() g ON g.webhook_id = w.id
       CROSS JOIN (SELECT coalesce(nullif(chatwebhook._alert_failures(), 0), 5) AS failures,
-                         coalesce(nullif(chatwebhook._alert_success_rate(), 0), 0.9) AS rate OFFSET 0) s
+                         chatwebhook._alert_success_rate() AS rate OFFSET 0) s
       CROSS JOIN LATERAL (
           SELECT pg_catalog.round(pg_catalog.avg((latency >= 0)::integer), 4) AS success_rate,
                  pg_catalog.round(pg_catalog.avg(ms), 1) AS avg_latency_ms,

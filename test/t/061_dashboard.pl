@@ -46,7 +46,8 @@ my $receiver = start_receiver();
 my $node = new_node(
 	'main',
 	'chatwebhook.poll_interval' => '1h',
-	'chatwebhook.breaker_threshold' => 0);
+	'chatwebhook.breaker_threshold' => 0,
+	'chatwebhook.alert_success_rate' => 0.9);
 my $dbname = 'postgres';
 
 my @widths = (360, 800, 1400);
