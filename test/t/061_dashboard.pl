@@ -328,6 +328,16 @@ subtest 'an ordinary day' => sub {
 		 VALUES ('00000000-0000-0000-0000-000000000001', '$down', null, 'ops pager', 'maintenance',
 		         'A delivery has been due for 10 minutes', now() - interval '12 minutes')");
 	add_activity();
+	# those that the worker opens come half a second after what they are of
+	ok( $node->poll_query_until($dbname, q{
+			SELECT NOT EXISTS (
+				SELECT FROM chatwebhook.health h
+				 WHERE cardinality(h.recent) >= 20
+				   AND (SELECT avg((r >= 0)::int) FROM unnest(h.recent) r) < 0.9
+				   AND NOT EXISTS (SELECT FROM chatwebhook.alert a
+				                    WHERE a.webhook_id = h.webhook_id
+				                      AND a.kind = 'low_success_rate' AND a.closed_at IS NULL))}),
+		'the alerts are there');
 
 	wait_for_quiet_minute();
 	make_page('ordinary');
