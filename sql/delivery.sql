@@ -196,6 +196,8 @@ CREATE FUNCTION chatwebhook.create_webhook(
     auth               jsonb DEFAULT NULL,
     rate_limit         double precision DEFAULT NULL,
     ordered            boolean DEFAULT false,
+    batch_size         integer DEFAULT 1,
+    batch_window       interval DEFAULT '0',
     OUT id             uuid,
     INOUT secret       text DEFAULT NULL)
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -215,10 +217,10 @@ BEGIN
     END IF;
     INSERT INTO chatwebhook.webhook AS w (name, url, events, chatbot_id, filter, enabled, headers,
            max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing,
-           connector, settings, auth, rate_limit, ordered)
+           connector, settings, auth, rate_limit, ordered, batch_size, batch_window)
     VALUES (name, url, events, chatbot_id, filter, enabled, headers,
            max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing,
-           connector, settings, auth, rate_limit, ordered)
+           connector, settings, auth, rate_limit, ordered, batch_size, batch_window)
     RETURNING w.id INTO id;
     IF secret IS NULL THEN
         secret := chatwebhook.secret(id);
@@ -227,7 +229,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text, text, jsonb, jsonb, double precision, boolean, text) IS
+COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text, text, jsonb, jsonb, double precision, boolean, integer, interval, text) IS
     'Creates a webhook, and gives its id and its signing secret. The arguments are the columns of the table webhook.';
 
 CREATE FUNCTION chatwebhook.secret(webhook_id uuid) RETURNS text

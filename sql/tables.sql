@@ -77,7 +77,9 @@ CREATE TABLE chatwebhook.webhook (
     disabled_at        timestamptz,
     disabled_reason    text,
     created_at         timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    updated_at         timestamptz NOT NULL DEFAULT pg_catalog.now()
+    updated_at         timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    batch_size         integer NOT NULL DEFAULT 1,
+    batch_window       interval NOT NULL DEFAULT '0'
 );
 COMMENT ON TABLE chatwebhook.webhook IS
     'Where, and how, events are to be delivered. Plain INSERT, UPDATE and DELETE manage it; a row gets a signing secret by itself.';
@@ -110,13 +112,17 @@ COMMENT ON COLUMN chatwebhook.webhook.max_backoff IS 'No wait is longer, but for
 COMMENT ON COLUMN chatwebhook.webhook.timeout IS
     'Limit for a request, from the look-up of the name to the last byte of the reply; 100 ms to 5 minutes. A connector''s attempt can take several.';
 COMMENT ON COLUMN chatwebhook.webhook.rate_limit IS
-    'Requests a second, all workers together; 0.001 to 100000; null: no limit.';
+    'Deliveries a second, all workers together; 0.001 to 100000; null: no limit.';
 COMMENT ON COLUMN chatwebhook.webhook.ordered IS
     'True: deliveries of one conversation go one after another, in the order in which the events were emitted; a retry holds back those behind it, a dead one does not.';
 COMMENT ON COLUMN chatwebhook.webhook.max_in_flight IS
     'Most requests to this webhook at one time, for each worker; 1 to 1024. Fewer are used until it has shown that it answers.';
 COMMENT ON COLUMN chatwebhook.webhook.signing IS
     'v1: HMAC-SHA256 with a secret that both sides know; v1a: Ed25519, for receivers that should not be able to sign; public_key() is what they verify with. A change makes a new secret.';
+COMMENT ON COLUMN chatwebhook.webhook.batch_size IS
+    'Most events in one request, 1 to 100; over 1, the body is an array of them, and connector is webhook. What comes in faster than it is answered goes together.';
+COMMENT ON COLUMN chatwebhook.webhook.batch_window IS
+    'How long the first event of a batch waits for others, unless the batch is full before; 0 to 1 minute.';
 COMMENT ON COLUMN chatwebhook.webhook.disabled_at IS
     'When the extension disabled it by itself; null if it did not.';
 COMMENT ON COLUMN chatwebhook.webhook.disabled_reason IS 'Why the extension disabled it.';
@@ -720,7 +726,13 @@ BEGIN
         WHEN NEW.max_in_flight NOT BETWEEN 1 AND 1024
             THEN format('max_in_flight is %s, outside 1 to 1024', NEW.max_in_flight)
         WHEN NOT NEW.rate_limit BETWEEN 0.001 AND 100000
-            THEN format('rate_limit is %s, outside 0.001 to 100000 requests a second', NEW.rate_limit)
+            THEN format('rate_limit is %s, outside 0.001 to 100000 deliveries a second', NEW.rate_limit)
+        WHEN NEW.batch_size NOT BETWEEN 1 AND 100
+            THEN format('batch_size is %s, outside 1 to 100', NEW.batch_size)
+        WHEN NEW.batch_size > 1 AND NEW.connector <> 'webhook'
+            THEN format('batch_size is %s, but connector %s sends events one by one', NEW.batch_size, NEW.connector)
+        WHEN NEW.batch_window NOT BETWEEN '0' AND '1 minute'
+            THEN format('batch_window is %s, outside 0 to 1 minute', NEW.batch_window)
         WHEN NOT NEW.backoff_multiplier BETWEEN 1 AND 10
             THEN format('backoff_multiplier is %s, outside 1 to 10', NEW.backoff_multiplier)
         WHEN NEW.backoff NOT BETWEEN '10 ms' AND '1 day'

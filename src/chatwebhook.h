@@ -344,9 +344,13 @@ typedef struct CwhHint
 	pg_uuid_t	webhook_id;
 	TimestampTz due;
 	int64		id;
+	int			n;				/* how many there are, if they are new */
 } CwhHint;
 
 #define CWH_MAX_HINTS	64
+
+/* The most deliveries in a request: the limit of webhook.batch_size. */
+#define CWH_MAX_BATCH	100
 
 /* A worker's figures, as worker_status shows them. */
 typedef struct CwhWorkerStats
@@ -488,7 +492,9 @@ typedef struct CwhWebhook
 	CwhRetryPolicy retry;
 	long		timeout_ms;
 	int			max_in_flight;
-	double		rate_limit;		/* requests a second; 0: no limit */
+	double		rate_limit;		/* deliveries a second; 0: no limit */
+	int			batch_size;		/* deliveries in a request; 1: no batches */
+	int64		batch_window_ms;	/* the first waits so long for others */
 	bool		proven;			/* the last attempt at it did not fail */
 	TimestampTz updated_at;
 	CwhSigner  *signer;			/* null: there is no secret */
@@ -658,7 +664,7 @@ struct LWLock;
 
 extern Size cwh_gate_size(void);
 extern void cwh_gate_startup(struct LWLock *gate_lock);
-extern bool cwh_gate_pass(const pg_uuid_t *webhook_id, double rate,
+extern bool cwh_gate_pass(const pg_uuid_t *webhook_id, double rate, int n,
 						  int64 probe_ms, TimestampTz now, TimestampTz *again);
 extern bool cwh_gate_failed(const pg_uuid_t *webhook_id,
 							const CwhRetryPolicy *policy, double random01,
@@ -748,6 +754,12 @@ extern void cwh_request_prepare(CwhTransfer *transfer,
 								int attempt, int64 delivery_id,
 								StringInfo body, TimestampTz now,
 								const char *token);
+extern void cwh_request_prepare_batch(CwhTransfer *transfer,
+									  const CwhWebhook *webhook,
+									  const pg_uuid_t *event_ids,
+									  const int64 *delivery_ids, int n,
+									  int attempt, StringInfo body,
+									  TimestampTz now, const char *token);
 extern const char *cwh_request_prepare_step(CwhTransfer *transfer,
 											const CwhWebhook *webhook,
 											CwhRequest *request,

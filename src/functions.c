@@ -331,8 +331,12 @@ send_event(CwhTransfer *transfer, const CwhWebhook *webhook,
 	CwhRender	render;
 	char	   *token = NULL;
 	int			latency_ms = 0;
+	int64		no_delivery = 0;
+	StringInfoData batch;
 	const char *problem;
 
+	initStringInfo(&batch);
+	appendStringInfo(&batch, "[%s]", body->data);
 	memset(&render, 0, sizeof(render));
 	render.webhook = webhook;
 	render.event = body->data;
@@ -360,9 +364,12 @@ send_event(CwhTransfer *transfer, const CwhWebhook *webhook,
 			if (problem)
 				return problem;
 		}
+		else if (webhook->batch_size > 1)
+			cwh_request_prepare_batch(transfer, webhook, &event->id, &no_delivery,
+									  1, 1, &batch, event->created_at, token);
 		else
-			cwh_request_prepare(transfer, webhook, event->type, &event->id, 1, 0,
-								body, event->created_at, token);
+			cwh_request_prepare(transfer, webhook, event->type, &event->id, 1,
+								no_delivery, body, event->created_at, token);
 		send_and_wait(transfer);
 		latency_ms += transfer->latency_ms;
 		transfer->latency_ms = latency_ms;

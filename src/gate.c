@@ -149,7 +149,7 @@ get_gate(const pg_uuid_t *webhook_id, bool make, TimestampTz now)
  * of any more, since its worker died, is given up after probe_ms.
  */
 bool
-cwh_gate_pass(const pg_uuid_t *webhook_id, double rate, int64 probe_ms,
+cwh_gate_pass(const pg_uuid_t *webhook_id, double rate, int n, int64 probe_ms,
 			  TimestampTz now, TimestampTz *again)
 {
 	Gate	   *gate;
@@ -175,7 +175,7 @@ cwh_gate_pass(const pg_uuid_t *webhook_id, double rate, int64 probe_ms,
 				(TimestampTz) ((depth - 1) / rate * USECS_PER_SEC);
 
 			if (Max(ok_at, wait_until) <= now)
-				gate->full_at = full_at + (TimestampTz) (USECS_PER_SEC / rate);
+				gate->full_at = full_at + (TimestampTz) (n / rate * USECS_PER_SEC);
 			wait_until = Max(wait_until, ok_at);
 		}
 		if (broken && wait_until <= now)

@@ -63,7 +63,7 @@ static const char load_sql[] =
 	"       pg_catalog.jsonb_build_object('id', w.id, 'name', w.name,"
 	"           'url', w.url, 'chatbotId', w.chatbot_id, 'settings', w.settings),"
 	"       COALESCE(h.consecutive_failures" EQ "0, true),"
-	"       w.updated_at, w.rate_limit"
+	"       w.updated_at, w.rate_limit, w.batch_size, w.batch_window"
 	"  FROM chatwebhook.webhook w"
 	"  LEFT JOIN chatwebhook.health h ON h.webhook_id" EQ "w.id"
 	"  LEFT JOIN chatwebhook.connector c ON c.name" EQ "w.connector"
@@ -794,6 +794,8 @@ cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 		webhook->updated_at = DatumGetTimestampTz(field(i, 21, NULL));
 		datum = field(i, 22, &isnull);
 		webhook->rate_limit = isnull ? 0 : DatumGetFloat8(datum);
+		webhook->batch_size = DatumGetInt32(field(i, 23, NULL));
+		webhook->batch_window_ms = interval_ms(field(i, 24, NULL));
 		webhook->signer = make_signer(secrets, nsecrets, "signing_secret");
 		webhook->previous = make_signer(secrets, nsecrets,
 										"previous_signing_secret");

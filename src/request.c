@@ -8,6 +8,7 @@
 
 #include <curl/curl.h>
 
+#include "common/hashfn.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -212,15 +213,12 @@ prepare(CwhTransfer *transfer, const CwhWebhook *webhook, const char *url,
 	transfer->client_key = webhook->client_key;
 }
 
-/*
- * Make a transfer ready to be started: where to, with which headers, signed as
- * of now.  The body must stay as it is until the transfer has ended.
- */
-void
-cwh_request_prepare(CwhTransfer *transfer, const CwhWebhook *webhook,
-					const char *event_type, const pg_uuid_t *event_id,
-					int attempt, int64 delivery_id, StringInfo body,
-					TimestampTz now, const char *token)
+/* Make a signed request, of one event or of several. */
+static void
+prepare_signed(CwhTransfer *transfer, const CwhWebhook *webhook,
+			   const char *event_type, const pg_uuid_t *message_id, int attempt,
+			   const char *deliveries, StringInfo body, TimestampTz now,
+			   const char *token)
 {
 	struct curl_slist *headers = NULL;
 	int64		unix_time = (int64) timestamptz_to_time_t(now);
@@ -228,7 +226,7 @@ cwh_request_prepare(CwhTransfer *transfer, const CwhWebhook *webhook,
 	char		signature[CWH_ASYMMETRIC_SIGNATURE_LEN + 1];
 	char		previous[CWH_ASYMMETRIC_SIGNATURE_LEN + 2] = "";
 
-	cwh_uuid_text(event_id, id);
+	cwh_uuid_text(message_id, id);
 	add_header(&headers, "Content-Type: application/json");
 	add_header(&headers, "User-Agent: %s", cwh_user_agent);
 	add_header(&headers, "X-Webhook-Event: %s", event_type);
@@ -244,11 +242,59 @@ cwh_request_prepare(CwhTransfer *transfer, const CwhWebhook *webhook,
 	add_header(&headers, "webhook-timestamp: " INT64_FORMAT, unix_time);
 	add_header(&headers, "webhook-signature: %s%s", signature, previous);
 	add_header(&headers, "X-Webhook-Attempt: %d", attempt);
-	add_header(&headers, "X-Webhook-Delivery: " INT64_FORMAT, delivery_id);
+	add_header(&headers, "X-Webhook-Delivery: %s", deliveries);
 	/* no wait for "100 Continue" before a large body */
 	add_header(&headers, "Expect:");
 	add_own_headers(&headers, webhook, token);
 	prepare(transfer, webhook, webhook->url, headers, body->data, body->len);
+}
+
+/*
+ * Make a transfer ready to be started: where to, with which headers, signed as
+ * of now.  The body must stay as it is until the transfer has ended.
+ */
+void
+cwh_request_prepare(CwhTransfer *transfer, const CwhWebhook *webhook,
+					const char *event_type, const pg_uuid_t *event_id,
+					int attempt, int64 delivery_id, StringInfo body,
+					TimestampTz now, const char *token)
+{
+	char		delivery[32];
+
+	snprintf(delivery, sizeof(delivery), INT64_FORMAT, delivery_id);
+	prepare_signed(transfer, webhook, event_type, event_id, attempt, delivery,
+				   body, now, token);
+}
+
+/*
+ * The same for a batch, whose body is an array of events.  Its webhook-id comes
+ * from theirs, so that it stays the same when the same events are tried again
+ * together.  It has the form of a UUID of version 8 (RFC 9562), which is for
+ * such uses.
+ */
+void
+cwh_request_prepare_batch(CwhTransfer *transfer, const CwhWebhook *webhook,
+						  const pg_uuid_t *event_ids, const int64 *delivery_ids,
+						  int n, int attempt, StringInfo body, TimestampTz now,
+						  const char *token)
+{
+	StringInfoData deliveries;
+	uint64		hash[2];
+	pg_uuid_t	id;
+
+	for (int i = 0; i < 2; i++)
+		hash[i] = DatumGetUInt64(hash_any_extended((const unsigned char *) event_ids,
+												   n * sizeof(pg_uuid_t), i));
+	memcpy(id.data, hash, UUID_LEN);
+	id.data[6] = (id.data[6] & 0x0f) | 0x80;
+	id.data[8] = (id.data[8] & 0x3f) | 0x80;
+	initStringInfo(&deliveries);
+	for (int i = 0; i < n; i++)
+		appendStringInfo(&deliveries, "%s" INT64_FORMAT, i > 0 ? "," : "",
+						 delivery_ids[i]);
+	prepare_signed(transfer, webhook, "batch", &id, attempt, deliveries.data,
+				   body, now, token);
+	pfree(deliveries.data);
 }
 
 /* Does the webhook, or its auth, set a header of this line's name? */

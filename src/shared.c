@@ -213,6 +213,7 @@ add_hint(CwhHint *hints, int *nhints, bool *sweep, const CwhHint *hint)
 			hints[i].due = hint->due;
 			hints[i].id = hint->id;
 		}
+		hints[i].n += hint->n;
 		return;
 	}
 	if (*nhints < CWH_MAX_HINTS)
@@ -236,6 +237,7 @@ cwh_hint(const pg_uuid_t *webhook_id, TimestampTz due, int64 id)
 	hint.webhook_id = *webhook_id;
 	hint.due = due;
 	hint.id = id;
+	hint.n = 1;
 	add_hint(pending_hints, &npending_hints, &pending_sweep, &hint);
 }
 

@@ -91,6 +91,9 @@
  */
 #define ORPHAN_GRACE_MS		600000
 
+/* A batch is closed when its body is larger than this. */
+#define MAX_BATCH_BYTES		(1024 * 1024)
+
 /* One settle takes no more than this, and fewer after one has failed. */
 #define MAX_SETTLE			1000
 
@@ -162,6 +165,11 @@ typedef struct Delivery
 
 	CwhWebhook *webhook;		/* that the transfer points into, or null */
 
+	/* for the first of a batch: the others, which share its transfer */
+	slist_head	others;
+	slist_node *others_tail;
+	StringInfoData batch;		/* what is sent; its data is null: no batch */
+
 	/* for a connector */
 	MemoryContext context;		/* of what follows, or null */
 	CwhRequest *request;		/* the next, or null: to be made */
@@ -199,6 +207,8 @@ struct Endpoint
 	CwhPosition after;			/* claims look behind this */
 	bool		ready;			/* there may be something to claim */
 	bool		later;			/* there may be something due later */
+	TimestampTz ready_since;
+	int			expected;		/* hints have told of so many since then */
 	TimestampTz look_at;		/* when it becomes ready by itself */
 	bool		in_timers;
 	pairingheap_node timer;
@@ -429,6 +439,7 @@ static int
 room(const Endpoint *endpoint)
 {
 	int			prefetch = 0;
+	int			batch = endpoint->webhook ? endpoint->webhook->batch_size : 1;
 
 	if (endpoint->disable || endpoint->blocked ||
 		(is_missed(endpoint) && !endpoint->changed) ||
@@ -436,15 +447,35 @@ room(const Endpoint *endpoint)
 		return 0;
 	if (endpoint->window > FIRST_WINDOW)
 		prefetch = Min(4 * endpoint->window, MAX_PREFETCH);
-	return endpoint->window + prefetch -
-		endpoint->in_flight - endpoint->nwaiting;
+	return (endpoint->window - endpoint->in_flight) * batch + prefetch -
+		endpoint->nwaiting;
+}
+
+/* Does it wait for more, to make a full batch? */
+static bool
+is_gathering(Endpoint *endpoint)
+{
+	CwhWebhook *webhook = endpoint->webhook;
+	TimestampTz until;
+
+	if (webhook == NULL || webhook->batch_size == 1 ||
+		webhook->batch_window_ms == 0 ||
+		endpoint->expected >= webhook->batch_size)
+		return false;
+	until = TimestampTzPlusMilliseconds(endpoint->ready_since,
+										webhook->batch_window_ms);
+	if (until <= GetCurrentTimestamp())
+		return false;
+	set_timer(endpoint, until);
+	return true;
 }
 
 /* Put an endpoint into the lists that it belongs to. */
 static void
 reconsider(Endpoint *endpoint)
 {
-	bool		ready = endpoint->ready && room(endpoint) > 0;
+	bool		ready = endpoint->ready && room(endpoint) > 0 &&
+		!is_gathering(endpoint);
 	bool		startable = endpoint->nwaiting > 0 && !endpoint->disable &&
 		!endpoint->fetching && !endpoint->blocked &&
 		endpoint->in_flight < endpoint->window;
@@ -505,9 +536,9 @@ block(Endpoint *endpoint, TimestampTz until, TimestampTz now)
 	reconsider(endpoint);
 }
 
-/* There may be deliveries to claim from this position on. */
+/* There may be deliveries to claim from this position on, n more than before. */
 static void
-make_ready(Endpoint *endpoint, TimestampTz due, int64 id)
+make_ready(Endpoint *endpoint, TimestampTz due, int64 id, int n)
 {
 	if (due < endpoint->after.due ||
 		(due == endpoint->after.due && id <= endpoint->after.id))
@@ -515,6 +546,12 @@ make_ready(Endpoint *endpoint, TimestampTz due, int64 id)
 		endpoint->after.due = due;
 		endpoint->after.id = id - 1;
 	}
+	if (!endpoint->ready)
+	{
+		endpoint->ready_since = GetCurrentTimestamp();
+		endpoint->expected = 0;
+	}
+	endpoint->expected += Min(n, CWH_MAX_BATCH);
 	endpoint->ready = true;
 	if (endpoint->changed || endpoint->generation != seen_generation)
 		refresh_due = true;
@@ -579,6 +616,7 @@ free_delivery(Delivery *delivery)
 		MemoryContextDelete(delivery->context);
 	delivery->context = NULL;
 	delivery->replies = NULL;
+	delivery->batch.data = NULL;
 	cwh_transfer_release(&delivery->transfer);
 	if (delivery->body.maxlen > 64 * 1024)
 	{
@@ -628,13 +666,11 @@ latency_class(int ms)
 	return i;
 }
 
-/* What an endpoint's health gains from an attempt. */
+/* Count an attempt. */
 static void
-add_gain(Endpoint *endpoint, const Delivery *delivery, bool success,
-		 TimestampTz now)
+count_attempt(Endpoint *endpoint, const Delivery *delivery, bool success)
 {
 	CwhHealthGain *gain = endpoint->gain;
-	int			latency = delivery->transfer.latency_ms;
 
 	if (gain == NULL)
 	{
@@ -643,27 +679,48 @@ add_gain(Endpoint *endpoint, const Delivery *delivery, bool success,
 		endpoint->gain = gain;
 	}
 	touch(endpoint);
-	gain->latency_sum_ms += latency;
-	gain->latency_counts[latency_class(latency)]++;
 	if (success)
 	{
 		activity.succeeded++;
 		gain->successes++;
+		stats.delivered++;
+	}
+	else
+	{
+		activity.failed++;
+		gain->failures++;
+		stats.failed++;
+		if (delivery->outcome == CWH_OUTCOME_DEAD)
+		{
+			activity.given_up++;
+			gain->given_up++;
+		}
+	}
+	stats_changed = true;
+}
+
+/* What an endpoint's health gains from a request that was an attempt. */
+static void
+add_gain(Endpoint *endpoint, const Delivery *delivery, bool success,
+		 TimestampTz now)
+{
+	CwhHealthGain *gain;
+	int			latency = delivery->transfer.latency_ms;
+
+	count_attempt(endpoint, delivery, success);
+	gain = endpoint->gain;
+	gain->latency_sum_ms += latency;
+	gain->latency_counts[latency_class(latency)]++;
+	if (success)
+	{
 		gain->succeeded = true;
 		gain->streak = 0;
 		gain->last_success_at = now;
 	}
 	else
 	{
-		activity.failed++;
-		gain->failures++;
 		if (gain->streak++ == 0)
 			gain->failing_since = now;
-		if (delivery->outcome == CWH_OUTCOME_DEAD)
-		{
-			activity.given_up++;
-			gain->given_up++;
-		}
 		gain->last_failure_at = now;
 		cwh_copy_text(gain->last_error, delivery->error ? delivery->error : "",
 					  sizeof(gain->last_error));
@@ -702,6 +759,29 @@ has_token(Endpoint *endpoint)
 	return endpoint->token != NULL;
 }
 
+/* Write the request for the deliveries of a batch. */
+static void
+prepare_batch(Delivery *first, Endpoint *endpoint)
+{
+	pg_uuid_t	events[CWH_MAX_BATCH];
+	int64		ids[CWH_MAX_BATCH];
+	int			n = 1;
+	slist_iter	iter;
+
+	events[0] = first->event_id;
+	ids[0] = first->id;
+	slist_foreach(iter, &first->others)
+	{
+		Delivery   *delivery = slist_container(Delivery, node, iter.cur);
+
+		events[n] = delivery->event_id;
+		ids[n++] = delivery->id;
+	}
+	cwh_request_prepare_batch(&first->transfer, endpoint->webhook, events, ids,
+							  n, first->attempts + 1, &first->batch,
+							  first->started_at, endpoint->token);
+}
+
 /* Send the request of a delivery, or ask for the token that it needs first. */
 static void
 send_request(Delivery *delivery)
@@ -724,6 +804,8 @@ send_request(Delivery *delivery)
 										   delivery->request, endpoint->token);
 		MemoryContextSwitchTo(oldcontext);
 	}
+	else if (problem == NULL && delivery->batch.data)
+		prepare_batch(delivery, endpoint);
 	else if (problem == NULL)
 		cwh_request_prepare(&delivery->transfer, webhook, delivery->event_type,
 							&delivery->event_id, delivery->attempts + 1,
@@ -822,6 +904,60 @@ next_startable(void)
 	return dlist_head_element(Endpoint, startable_node, &startable_list[proven]);
 }
 
+/* How many of those that wait go into the next request. */
+static int
+batch_length(Endpoint *endpoint)
+{
+	int			most = endpoint->webhook->batch_size;
+	int			n = 0;
+	Size		len = 0;
+	slist_iter	iter;
+
+	if (most == 1)
+		return 1;
+	slist_foreach(iter, &endpoint->waiting)
+	{
+		len += slist_container(Delivery, node, iter.cur)->body.len + 1;
+		if (n == most || (n > 0 && len > MAX_BATCH_BYTES))
+			break;
+		n++;
+	}
+	return n;
+}
+
+/* Take the first of those that wait. */
+static Delivery *
+next_waiting(Endpoint *endpoint)
+{
+	count_waiting(endpoint, -1);
+	return slist_container(Delivery, node,
+						   slist_pop_head_node(&endpoint->waiting));
+}
+
+/* Put as many of those that wait into one request with the first. */
+static void
+make_batch(Endpoint *endpoint, Delivery *first, int n)
+{
+	MemoryContext oldcontext;
+
+	need_context(first);
+	oldcontext = MemoryContextSwitchTo(first->context);
+	initStringInfo(&first->batch);
+	MemoryContextSwitchTo(oldcontext);
+	slist_init(&first->others);
+	appendStringInfoChar(&first->batch, '[');
+	appendBinaryStringInfo(&first->batch, first->body.data, first->body.len);
+	while (--n > 0)
+	{
+		Delivery   *other = next_waiting(endpoint);
+
+		append_node(&first->others, &first->others_tail, &other->node);
+		appendStringInfoChar(&first->batch, ',');
+		appendBinaryStringInfo(&first->batch, other->body.data, other->body.len);
+	}
+	appendStringInfoChar(&first->batch, ']');
+}
+
 /* Fill free slots, an endpoint after the other, one request each. */
 static void
 start_deliveries(void)
@@ -834,6 +970,7 @@ start_deliveries(void)
 		TimestampTz now = GetCurrentTimestamp();
 		TimestampTz again;
 		Delivery   *delivery;
+		int			n;
 
 		/* to the end of the list, or out of it */
 		dlist_delete(&endpoint->startable_node);
@@ -843,15 +980,17 @@ start_deliveries(void)
 			block(endpoint, slow_until, now);
 			continue;
 		}
-		if (!cwh_gate_pass(&endpoint->id, webhook->rate_limit,
-						   webhook->timeout_ms + PROBE_GRACE_MS, now, &again))
+		n = batch_length(endpoint);
+		if (!cwh_gate_pass(&endpoint->id, webhook->rate_limit, n,
+						   webhook->timeout_ms + PROBE_GRACE_MS,
+						   now, &again))
 		{
 			block(endpoint, again, now);
 			continue;
 		}
-		delivery = slist_container(Delivery, node,
-								   slist_pop_head_node(&endpoint->waiting));
-		count_waiting(endpoint, -1);
+		delivery = next_waiting(endpoint);
+		if (webhook->batch_size > 1)
+			make_batch(endpoint, delivery, n);
 		start_delivery(endpoint, delivery);
 		reconsider(endpoint);
 	}
@@ -933,12 +1072,34 @@ take_token(Delivery *delivery)
 	return problem == NULL;
 }
 
+/* Have the others of a batch wait again, before all else. */
+static void
+undo_batch(Delivery *first)
+{
+	Endpoint   *endpoint = first->endpoint;
+	slist_iter	iter;
+
+	if (first->batch.data == NULL)
+		return;
+	pfree(first->batch.data);
+	first->batch.data = NULL;
+	if (slist_is_empty(&first->others))
+		return;
+	slist_foreach(iter, &first->others)
+		count_waiting(endpoint, 1);
+	if (slist_is_empty(&endpoint->waiting))
+		endpoint->waiting_tail = first->others_tail;
+	first->others_tail->next = endpoint->waiting.head.next;
+	endpoint->waiting.head.next = first->others.head.next;
+}
+
 /* Go on with a delivery at the next turn, in the same attempt. */
 static void
 go_on(Delivery *delivery)
 {
 	Endpoint   *endpoint = delivery->endpoint;
 
+	undo_batch(delivery);
 	put_back(endpoint, delivery);
 	if (endpoint->gone || !endpoint->webhook->enabled)
 		release_waiting(endpoint);
@@ -1011,17 +1172,56 @@ note_failure(Endpoint *endpoint, const CwhTransfer *transfer, int64 wait_s,
 						endpoint->webhook->name, cwh_breaker_threshold)));
 }
 
+/* What becomes of a delivery that was attempted. */
+static CwhOutcome
+decide(Delivery *delivery, CwhVerdict verdict, int64 wait_s, double random01)
+{
+	const CwhRetryPolicy *policy = &delivery->endpoint->webhook->retry;
+
+	delivery->wait_ms = 0;
+	delivery->log = cwh_log_attempts == CWH_LOG_ALL ||
+		(cwh_log_attempts == CWH_LOG_FAILURES && verdict != CWH_DELIVERED);
+	if (verdict == CWH_DELIVERED)
+		return CWH_OUTCOME_DELIVERED;
+	if (verdict != CWH_RETRY ||
+		delivery->attempts + 1 - delivery->first_attempt > policy->max_retries)
+		return CWH_OUTCOME_DEAD;
+	delivery->wait_ms = cwh_retry_wait(policy, delivery->last_wait_ms, random01,
+									   wait_s);
+	return CWH_OUTCOME_RETRY;
+}
+
+/* The request of a batch has ended: what holds for the first does for all. */
+static void
+judge_others(Delivery *first, CwhVerdict verdict, int64 wait_s, double random01,
+			 const char *error)
+{
+	while (!slist_is_empty(&first->others))
+	{
+		Delivery   *delivery = slist_container(Delivery, node,
+											   slist_pop_head_node(&first->others));
+
+		delivery->started_at = first->started_at;
+		delivery->transfer.status = first->transfer.status;
+		delivery->transfer.latency_ms = first->transfer.latency_ms;
+		/* what the receiver said is logged with the first */
+		delivery->transfer.response_headers.len = 0;
+		delivery->transfer.response_body.len = 0;
+		add_result(delivery, decide(delivery, verdict, wait_s, random01), error);
+		count_attempt(delivery->endpoint, delivery, verdict == CWH_DELIVERED);
+	}
+}
+
 /* What an attempt that has ended means, or a request of it. */
 static void
 judge_transfer(Delivery *delivery)
 {
 	Endpoint   *endpoint = delivery->endpoint;
 	CwhTransfer *transfer = &delivery->transfer;
-	const CwhRetryPolicy *policy = &endpoint->webhook->retry;
 	TimestampTz now = GetCurrentTimestamp();
 	int64		wait_s = -1;
+	double		random01 = cwh_random01();
 	CwhVerdict	verdict;
-	CwhOutcome	outcome;
 	char	   *error;
 
 	count_in_flight(endpoint, -1);
@@ -1100,45 +1300,30 @@ judge_transfer(Delivery *delivery)
 	if (error && step_number(delivery) > 1)
 		error = psprintf("request %d: %s", step_number(delivery), error);
 	transfer->latency_ms += delivery->earlier_ms;
-	delivery->wait_ms = 0;
 	switch (verdict)
 	{
 		case CWH_DELIVERED:
-			outcome = CWH_OUTCOME_DELIVERED;
 			endpoint->window = Min(endpoint->window + 1,
 								   endpoint->webhook->max_in_flight);
-			stats.delivered++;
 			break;
 		case CWH_RETRY:
-			outcome = CWH_OUTCOME_RETRY;
 			endpoint->window = Max(1, endpoint->window / 2);
-			if (delivery->attempts + 1 - delivery->first_attempt >
-				policy->max_retries)
-				outcome = CWH_OUTCOME_DEAD;
-			else
-				delivery->wait_ms =
-					cwh_retry_wait(policy, delivery->last_wait_ms,
-								   cwh_random01(),
-								   Max(wait_s, transfer->status == 429 ||
-									   transfer->status == 503 ?
-									   transfer->retry_after_s : -1));
-			stats.failed++;
+			if (transfer->status == 429 || transfer->status == 503)
+				wait_s = Max(wait_s, transfer->retry_after_s);
 			break;
 		case CWH_DISABLE:
 			endpoint->disable = transfer->status == 410 ?
 				"the receiver answered 410 Gone" :
 				"the receiver's answer means that there will be no other";
 			touch(endpoint);
-			/* fall through */
+			break;
 		default:
-			outcome = CWH_OUTCOME_DEAD;
-			stats.failed++;
 			break;
 	}
-	delivery->log = cwh_log_attempts == CWH_LOG_ALL ||
-		(cwh_log_attempts == CWH_LOG_FAILURES && verdict != CWH_DELIVERED);
-	add_result(delivery, outcome, error);
+	add_result(delivery, decide(delivery, verdict, wait_s, random01), error);
 	add_gain(endpoint, delivery, verdict == CWH_DELIVERED, now);
+	if (delivery->batch.data)
+		judge_others(delivery, verdict, wait_s, random01, error);
 	if (error)
 		ereport(DEBUG1,
 				(errmsg_internal("delivery " INT64_FORMAT " to webhook \"%s\" failed: %s",
@@ -1239,10 +1424,8 @@ release_waiting(Endpoint *endpoint)
 {
 	while (!slist_is_empty(&endpoint->waiting))
 	{
-		Delivery   *delivery = slist_container(Delivery, node,
-											   slist_pop_head_node(&endpoint->waiting));
+		Delivery   *delivery = next_waiting(endpoint);
 
-		count_waiting(endpoint, -1);
 		cwh_claim_release(&delivery->id, 1);
 		free_delivery(delivery);
 		endpoint->after.due = DT_NOBEGIN;
@@ -1346,7 +1529,7 @@ on_swept(const pg_uuid_t *webhook_id, TimestampTz first_due)
 
 	endpoint->later = true;
 	if (first_due <= GetCurrentTimestamp())
-		make_ready(endpoint, DT_NOBEGIN, 1);
+		make_ready(endpoint, DT_NOBEGIN, 1, 0);
 	else
 		set_timer(endpoint, first_due);
 }
@@ -1734,7 +1917,7 @@ settle(Settle *work)
 		attempt->status = delivery->transfer.status;
 		attempt->error = delivery->error;
 		attempt->response_headers = attempt->response_body = NULL;
-		if (attempt->status != 0)
+		if (delivery->transfer.response_headers.len > 0)
 		{
 			attempt->response_headers =
 				cwh_reply_headers(&delivery->transfer.response_headers);
@@ -1856,7 +2039,7 @@ keep_settle(Settle *work)
 			if (due > now)
 				set_timer(endpoint, due);
 			else
-				make_ready(endpoint, due, delivery->id);
+				make_ready(endpoint, due, delivery->id, 0);
 		}
 		free_delivery(delivery);
 	}
@@ -2296,8 +2479,6 @@ on_rendered(Delivery *delivery, const CwhRender *render, TimestampTz now)
 			add_gain(endpoint, delivery, true, now);
 			endpoint->window = Min(endpoint->window + 1,
 								   endpoint->webhook->max_in_flight);
-			stats.delivered++;
-			stats_changed = true;
 		}
 	}
 	reconsider(endpoint);
@@ -2416,7 +2597,7 @@ take_hints(void)
 
 		if (hints[i].due == DT_NOBEGIN)
 			endpoint->later = endpoint->changed = true;
-		make_ready(endpoint, hints[i].due, hints[i].id);
+		make_ready(endpoint, hints[i].due, hints[i].id, hints[i].n);
 	}
 	if (sweep)
 	{
@@ -2442,7 +2623,7 @@ run_timers(TimestampTz now)
 			set_timer(endpoint, endpoint->blocked_until);
 		else
 			endpoint->blocked = false;
-		make_ready(endpoint, endpoint->look_at, 1);
+		make_ready(endpoint, endpoint->look_at, 1, 0);
 	}
 }
 
