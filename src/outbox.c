@@ -148,27 +148,37 @@ static const char next_due_sql[] =
 	"           pg_catalog.unnest($7), pg_catalog.unnest($8))" \
 	" AS o(id, tried, status, attempted_at, latency_ms, status_code, error, extra)"
 
-/* Move finished deliveries; for one that was not tried, nothing is counted. */
+/*
+ * Move finished deliveries; for one that was not tried, nothing is counted.
+ *
+ * Plans are kept, and those that are made while the queue is empty must serve
+ * when it is full.  A join of the queue to the ids might then read all of it,
+ * or compare each with each: hence the subquery for each id, and the full join,
+ * which cannot be a nested loop and is kept full by the COALESCE.
+ */
 #define FINISH(table) \
 	"WITH o AS MATERIALIZED (SELECT * FROM " OUTCOMES "), gone AS (" \
-	"   DELETE FROM chatwebhook.queue q USING o WHERE q.id" EQ "o.id" \
-	"   RETURNING q.id, q.webhook_id, q.event_id, q.created_at," \
-	"             COALESCE(o.attempted_at, q.last_attempt_at) AS attempted_at," \
-	"             q.attempts" ADD "o.tried AS attempts," \
-	"             o.latency_ms, o.status_code, q.chatbot_id, o.extra, o.status, o.error," \
-	"             CASE WHEN o.status OPERATOR(pg_catalog.<>) 'delivered' THEN q.replies END AS replies)" \
+	"   DELETE FROM chatwebhook.queue d" \
+	"    WHERE d.ctid" EQ "ANY (ARRAY(SELECT (SELECT q.ctid FROM chatwebhook.queue q" \
+	"                                         WHERE q.id" EQ "o.id) FROM o))" \
+	"   RETURNING d.*)" \
 	" INSERT INTO chatwebhook." table " (id, webhook_id, event_id, created_at," \
 	"       completed_at, last_attempt_at, attempts, latency_ms," \
 	"       last_status_code, chatbot_id, webhook_name, status, last_error, replies)" \
-	" SELECT id, webhook_id, event_id, created_at," \
-	"        pg_catalog.clock_timestamp(), attempted_at, attempts, latency_ms," \
-	"        status_code, chatbot_id, extra, status, error, replies" \
-	"   FROM gone" \
+	" SELECT g.id, g.webhook_id, g.event_id, g.created_at," \
+	"        pg_catalog.clock_timestamp()," \
+	"        COALESCE(o.attempted_at, g.last_attempt_at)," \
+	"        g.attempts" ADD "o.tried, o.latency_ms, o.status_code, g.chatbot_id," \
+	"        o.extra, o.status, o.error," \
+	"        CASE WHEN o.status OPERATOR(pg_catalog.<>) 'delivered' THEN g.replies END" \
+	"   FROM gone g FULL JOIN o ON g.id" EQ "o.id" \
+	"  WHERE COALESCE(g.id, 0)" GT "0" \
 	" RETURNING id"
 
 static const char finish_sql[] = FINISH("history");
 static const char bury_sql[] = FINISH("dead");
 
+/* The ids stand here twice so that the queue is never read whole. */
 static const char postpone_sql[] =
 	"UPDATE chatwebhook.queue q"
 	"   SET attempts = q.attempts" ADD "o.tried,"
@@ -184,14 +194,14 @@ static const char postpone_sql[] =
 	"                  pg_catalog.unnest($7), pg_catalog.unnest($8))"
 	"       AS o(id, tried, wait, attempted_at, latency_ms, status_code, error,"
 	"            wait_ms)"
-	" WHERE q.id" EQ "o.id"
+	" WHERE q.id" EQ "o.id AND q.id" EQ "ANY ($1)"
 	" RETURNING q.id";
 
 static const char step_sql[] =
 	"UPDATE chatwebhook.queue q SET replies = o.replies"
 	"  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2))"
 	"       AS o(id, replies)"
-	" WHERE q.id" EQ "o.id"
+	" WHERE q.id" EQ "o.id AND q.id" EQ "ANY ($1)"
 	" RETURNING q.id";
 
 /* When a settle met a locked row: those that can be had, and those there are. */
@@ -256,6 +266,7 @@ static const char add_health_sql[] =
 	"       given_up = h.given_up" ADD "g.given_up"
 	"  FROM gain g, mine"
 	" WHERE g.webhook_id" EQ "mine.webhook_id AND h.webhook_id" EQ "mine.webhook_id"
+	"   AND h.webhook_id" EQ "ANY ($1)"
 	" RETURNING h.webhook_id, g.failures" GT "0 OR EXISTS ("
 	"     SELECT FROM chatwebhook.alert a"
 	"      WHERE a.webhook_id" EQ "h.webhook_id AND a.closed_at IS NULL)";

@@ -1,0 +1,642 @@
+#!/usr/bin/env python3
+"""Measure the extension against its ceilings: what "make bench" runs.
+
+    bench.py [PART]...      of: drain latency insert copy growth snapshot https memory hosts
+
+Starts a private cluster with durable settings and an nginx on loopback, and
+stops both at the end.  Whatever is compared runs in turn in the same run, RUNS
+times (5), and the medians make the ratios: machines are shared, and what a
+figure is worth on its own another day, nobody knows.
+
+In the environment: PG_CONFIG; RUNS; EVENTS (50000), how many a drain has;
+SCALE (1), a factor for the sizes of growth and snapshot.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+BENCH = os.path.dirname(os.path.abspath(__file__))
+TOP = os.path.dirname(BENCH)
+AS_POSTGRES = os.path.join(TOP, "scripts", "as-postgres")
+RUNS = int(os.environ.get("RUNS", "5"))
+EVENTS = int(os.environ.get("EVENTS", "50000"))
+SCALE = float(os.environ.get("SCALE", "1"))
+TRANSFERS = 100
+
+PG_CONFIG = os.environ.get("PG_CONFIG", "pg_config")
+BINDIR = subprocess.check_output([PG_CONFIG, "--bindir"], text=True).strip()
+
+# 1 KB as a request's body
+CONTENT = "x" * 760
+
+CONF = """
+listen_addresses = ''
+shared_buffers = 512MB
+max_wal_size = 8GB
+checkpoint_timeout = 30min
+autovacuum_naptime = 10s
+max_files_per_process = 8000
+shared_preload_libraries = 'chatwebhook'
+chatwebhook.allow_http = on
+chatwebhook.allowed_networks = '127.0.0.0/8'
+chatwebhook.alert_backlog = 0
+chatwebhook.max_in_flight = 100
+"""
+
+NGINX = """
+worker_processes 1;
+pid {dir}/nginx.pid;
+error_log {dir}/nginx.log;
+daemon off;
+worker_rlimit_nofile 65536;
+events {{ worker_connections 16384; }}
+http {{
+    access_log off;
+    keepalive_requests 100000000;
+    client_body_temp_path {dir}/body;
+    proxy_temp_path {dir}/proxy;
+    fastcgi_temp_path {dir}/fastcgi;
+    uwsgi_temp_path {dir}/uwsgi;
+    scgi_temp_path {dir}/scgi;
+    client_body_buffer_size 64k;
+    ssl_certificate {dir}/certificate;
+    ssl_certificate_key {dir}/key;
+    server {{
+        listen 0.0.0.0:{http} backlog=16384;
+        location / {{ return 200 "ok"; }}
+    }}
+    server {{
+        listen 127.0.0.1:{https} ssl http2 backlog=4096;
+        http2_max_requests 100000000;
+        location / {{ return 200 "ok"; }}
+    }}
+}}
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for_port(port):
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+class Bench:
+    """The cluster and the sink, and what is asked of them."""
+
+    def __init__(self):
+        self.dir = subprocess.check_output(
+            [AS_POSTGRES, "mktemp", "-d", "/tmp/chatwebhook-bench.XXXXXX"], text=True, cwd="/").strip()
+        self.tools = tempfile.mkdtemp()
+        self.nginx = None
+        self.running = False
+
+    def as_postgres(self, *command, **options):
+        options.setdefault("check", True)
+        return subprocess.run([AS_POSTGRES, *command], cwd=self.dir, text=True, **options)
+
+    def start(self):
+        for name, libraries in (("raw", ["-lcurl", "-lcrypto"]), ("latency", ["-lpq", "-lpthread"])):
+            include = subprocess.check_output([PG_CONFIG, "--includedir"], text=True).strip()
+            subprocess.run(["cc", "-D_GNU_SOURCE", "-O2", "-I" + include, os.path.join(BENCH, name + ".c"),
+                            "-o", os.path.join(self.tools, name), *libraries], check=True)
+        self.as_postgres(os.path.join(BINDIR, "initdb"), "-D", "data", "-U", "postgres", "-A", "trust",
+                         "-E", "UTF8", "--no-locale", stdout=subprocess.DEVNULL)
+        self.as_postgres("tee", "-a", "data/postgresql.conf", stdout=subprocess.DEVNULL,
+                         input=CONF + f"unix_socket_directories = '{self.dir}'\n")
+        self.as_postgres(os.path.join(BINDIR, "pg_ctl"), "-D", "data", "-l", "server.log", "-w", "start",
+                         stdout=subprocess.DEVNULL)
+        self.running = True
+        os.environ.update(PGHOST=self.dir, PGUSER="postgres", PGDATABASE="postgres")
+        self.http, self.https = free_port(), free_port()
+        self.tls_files = os.path.join(self.tools, "tls")
+        os.mkdir(self.tls_files)
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+                        "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+                        "-keyout", self.tls_files + "/key", "-out", self.tls_files + "/certificate"],
+                       check=True, stderr=subprocess.DEVNULL)
+        configuration = os.path.join(self.tls_files, "nginx.conf")
+        with open(configuration, "w") as file:
+            file.write(NGINX.format(dir=self.tls_files, http=self.http, https=self.https))
+        self.nginx = subprocess.Popen(["nginx", "-c", configuration], stderr=subprocess.DEVNULL)
+        wait_for_port(self.http)
+        self.url = f"http://127.0.0.1:{self.http}/"
+        self.sql("CREATE EXTENSION chatwebhook")
+        self.sql("INSERT INTO chatwebhook.event_type (name) VALUES ('bench.none'), ('bench.one'), "
+                 "('bench.five'), ('bench.twenty'), ('bench.other')")
+        with open(self.tools + "/body", "w") as file:
+            file.write("x" * 1000)
+
+    def stop(self):
+        if self.nginx:
+            self.nginx.terminate()
+            self.nginx.wait()
+        if self.running:
+            self.as_postgres(os.path.join(BINDIR, "pg_ctl"), "-D", "data", "-m", "fast", "-w", "stop",
+                             stdout=subprocess.DEVNULL, check=False)
+        self.as_postgres("rm", "-rf", self.dir, check=False)
+        shutil.rmtree(self.tools, ignore_errors=True)
+
+    def sql(self, *statements):
+        command = [os.path.join(BINDIR, "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]
+        for statement in statements:
+            command += ["-c", statement]
+        return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout.strip()
+
+    def set(self, **settings):
+        statements = [f"ALTER SYSTEM SET chatwebhook.{name} = '{value}'" for name, value in settings.items()]
+        self.sql(*statements, "SELECT pg_reload_conf()")
+
+    def workers(self, n):
+        """Have n workers, at rest."""
+        self.set(workers=n)
+        self.wait(f"SELECT count(*) = {n} FROM chatwebhook.worker_status WHERE in_flight = 0")
+
+    def wait(self, query, timeout=600):
+        deadline = time.monotonic() + timeout
+        while self.sql(query) != "t":
+            if time.monotonic() > deadline:
+                raise TimeoutError(query)
+            time.sleep(0.05)
+
+    def webhook(self, name, event, url=None, **columns):
+        names = "".join(f", {column} => '{value}'" for column, value in columns.items())
+        self.sql(f"SELECT chatwebhook.create_webhook('{name}', '{url or self.url}', events => '{{{event}}}', "
+                 f"max_in_flight => {TRANSFERS}{names})")
+
+    def only(self, name, event, url=None, **columns):
+        self.sql("DELETE FROM chatwebhook.webhook")
+        self.webhook(name, event, url, **columns)
+
+    def emit(self, event, n):
+        self.sql(f"SELECT count(chatwebhook.emit('{event}', 'bot', 'c' || i % 1000, "
+                 f"jsonb_build_object('content', '{CONTENT}', 'n', i))) FROM generate_series(1, {n}) i")
+
+    def pids(self):
+        return [int(pid) for pid in self.sql("SELECT pid FROM chatwebhook.worker_status").split()]
+
+    def cpu(self, pids):
+        """Seconds of CPU that processes have used."""
+        ticks = 0
+        for pid in pids:
+            with open(f"/proc/{pid}/stat") as file:
+                fields = file.read().rsplit(")", 1)[1].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def rss(self, pid, what="VmHWM"):
+        """Megabytes of a process, without what is shared."""
+        found = {}
+        with open(f"/proc/{pid}/status") as file:
+            for line in file:
+                match = re.match(r"(\w+):\s+(\d+) kB", line)
+                if match:
+                    found[match.group(1)] = int(match.group(2)) / 1024
+        return found["RssAnon"], found[what]
+
+    def drain(self, n, event="bench.one", workers=1, prepare=True):
+        """Queue n events, let the workers have them, give deliveries a second and CPU of a delivery."""
+        if prepare:
+            self.set(enabled="off")
+            self.wait("SELECT coalesce(sum(in_flight), 0) = 0 FROM chatwebhook.worker_status")
+            self.emit(event, n)
+        self.workers(workers)
+        last = self.sql("SELECT coalesce(max(completed_at), '-infinity') FROM chatwebhook.history")
+        wal = self.sql("CHECKPOINT", "SELECT pg_current_wal_insert_lsn()")
+        pids = self.pids()
+        cpu = self.cpu(pids)
+        self.set(enabled="on")
+        self.wait("SELECT chatwebhook.wait_until_idle('10 minutes')")
+        cpu = self.cpu(pids) - cpu
+        rate, wal = self.sql(
+            f"SELECT count(*) / extract(epoch FROM max(completed_at) - min(last_attempt_at)), "
+            f"pg_current_wal_insert_lsn() - '{wal}'::pg_lsn FROM chatwebhook.history "
+            f"WHERE completed_at > '{last}'").split("|")
+        return float(rate), cpu * 1e6 / n, float(wal) / n
+
+    def forget(self):
+        """Leave the tables as after CREATE EXTENSION."""
+        self.sql("TRUNCATE chatwebhook.history, chatwebhook.event, chatwebhook.queue, chatwebhook.attempt, "
+                 "chatwebhook.dead")
+
+    def raw(self, n, url=None):
+        out = subprocess.check_output([self.tools + "/raw", str(n), str(TRANSFERS), url or self.url,
+                                       self.tools + "/body"], text=True)
+        return tuple(float(value) for value in out.split())
+
+    def latency(self, port, n, rate, per_commit, sql):
+        out = subprocess.check_output([self.tools + "/latency", "", str(port), str(n), str(rate),
+                                       str(per_commit), sql], text=True)
+        return tuple(float(value) for value in out.split())
+
+    def pgbench(self, script, clients, seconds):
+        path = self.tools + "/script.sql"
+        with open(path, "w") as file:
+            file.write(script)
+        out = subprocess.check_output([os.path.join(BINDIR, "pgbench"), "-n", "-f", path, "-c", str(clients),
+                                       "-j", "1", "-M", "prepared", "-T", str(seconds)],
+                                      text=True, stderr=subprocess.DEVNULL)
+        return float(re.search(r"^tps = ([\d.]+)", out, re.M).group(1))
+
+
+def spread(values, form="{:,.0f}"):
+    return f"{form.format(statistics.median(values))} ({form.format(min(values))} to {form.format(max(values))})"
+
+
+def in_turn(kinds, runs=RUNS):
+    """Run each of the kinds in turn, runs times; the results of each."""
+    results = {kind: [] for kind in kinds}
+    for _ in range(runs):
+        for kind, run in kinds.items():
+            results[kind].append(run())
+    return results
+
+
+def say(*lines):
+    print(*lines, flush=True)
+
+
+def rule(name, ratio, limit, least=True):
+    good = ratio >= limit if least else ratio <= limit
+    say(f"| {name} | **{ratio:.2f}** | {'at least' if least else 'at most'} {limit} | {'ok' if good else 'missed'} |")
+
+
+def drain(bench):
+    bench.only("sink", "bench.one")
+    bench.drain(EVENTS // 5)
+    bench.sql("VACUUM ANALYZE")
+
+    def run(workers):
+        result = bench.drain(EVENTS, workers=workers)
+        bench.forget()
+        return result
+
+    results = in_turn({"raw": lambda: bench.raw(EVENTS), "one": lambda: run(1), "two": lambda: run(2)})
+    rate = {kind: statistics.median(r[0] for r in results[kind]) for kind in results}
+    rule("drain, one worker, to bare libcurl", rate["one"] / rate["raw"], 0.5)
+    rule("drain, two workers, to bare libcurl", rate["two"] / rate["raw"], 0.6)
+    for kind in results:
+        line = f"    {kind}: {spread([r[0] for r in results[kind]])} a second, " \
+               f"{spread([r[1] for r in results[kind]], '{:.0f}')} us of CPU each"
+        if kind != "raw":
+            line += f", {spread([r[2] for r in results[kind]])} bytes of WAL each"
+        say(line)
+    bench.workers(1)
+    return rate["one"]
+
+
+def latency(bench):
+    port = free_port()
+    bench.set(enabled="on")
+    bench.workers(1)
+    bench.sql("DROP TABLE IF EXISTS chat; CREATE TABLE chat (id bigserial PRIMARY KEY, n bigint, content text)",
+              "CREATE TRIGGER emit AFTER INSERT ON chat FOR EACH ROW EXECUTE FUNCTION "
+              "chatwebhook.emit('bench.one', 'content', 'n')")
+    bench.only("sink", "bench.one", f"http://127.0.0.1:{port}/")
+    sql = f"INSERT INTO chat (n, content) SELECT i, '{CONTENT}' FROM generate_series(%1$ld, %2$ld) i"
+    bench.latency(port, 100, 50, 1, sql)
+    rest = [bench.latency(port, 200, 20, 1, sql) for _ in range(RUNS)]
+    median, p99 = (statistics.median(r[i] for r in rest) for i in (0, 1))
+    rule("latency at rest, median, ms", median, 1, least=False)
+    rule("latency at rest, 99th percentile, ms", p99, 3, least=False)
+    # half of what a drain reaches here, ten events a commit
+    bench.only("sink", "bench.one")
+    half = bench.drain(EVENTS)[0] / 2
+    bench.forget()
+    bench.only("sink", "bench.one", f"http://127.0.0.1:{port}/")
+    bench.latency(port, 1000, half / 10, 10, sql)
+    load = [bench.latency(port, int(half * 3), half / 10, 10, sql) for _ in range(RUNS)]
+    rule(f"latency at {half:,.0f} a second, 99th percentile, ms", statistics.median(r[1] for r in load), 50, least=False)
+    say(f"    at rest: {spread([r[0] for r in rest], '{:.2f}')} median, {spread([r[1] for r in rest], '{:.2f}')} p99",
+        f"\n    half load: {spread([r[0] for r in load], '{:.2f}')} median, {spread([r[1] for r in load], '{:.2f}')} p99")
+    bench.sql("DROP TABLE chat")
+    bench.forget()
+
+
+KINDS = {"none": 0, "one": 1, "five": 5, "twenty": 20}
+
+PLPGSQL = """
+DROP SCHEMA IF EXISTS outbox CASCADE;
+CREATE SCHEMA outbox;
+CREATE TABLE outbox.webhook (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), event text, url text);
+CREATE INDEX ON outbox.webhook (event);
+CREATE TABLE outbox.event (id uuid PRIMARY KEY, type text, created_at timestamptz, data jsonb);
+CREATE TABLE outbox.delivery (id bigserial PRIMARY KEY, webhook_id uuid, event_id uuid,
+    status text DEFAULT 'pending', attempts integer DEFAULT 0, next_attempt_at timestamptz);
+CREATE INDEX ON outbox.delivery (webhook_id, next_attempt_at) WHERE status = 'pending';
+CREATE FUNCTION outbox.emit() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    event uuid;
+BEGIN
+    IF EXISTS (SELECT FROM outbox.webhook w WHERE w.event = TG_ARGV[0]) THEN
+        event := gen_random_uuid();
+        INSERT INTO outbox.event VALUES (event, TG_ARGV[0], now(),
+            jsonb_build_object('role', NEW.role, 'content', NEW.content));
+        INSERT INTO outbox.delivery (webhook_id, event_id, next_attempt_at)
+        SELECT w.id, event, now() FROM outbox.webhook w WHERE w.event = TG_ARGV[0];
+        PERFORM pg_notify('outbox', '');
+    END IF;
+    RETURN NULL;
+END
+$$;
+INSERT INTO outbox.webhook (event, url) SELECT 'bench.' || k, 'http://127.0.0.1/' || i
+  FROM (VALUES ('one', 1), ('five', 5), ('twenty', 20)) v (k, n), generate_series(1, n) i;
+"""
+
+
+def make_chats(bench):
+    """Chat tables: without a trigger, with ours by row and by statement, and with the outbox in PL/pgSQL."""
+    bench.set(enabled="off")
+    bench.sql("DELETE FROM chatwebhook.webhook", PLPGSQL)
+    for kind, n in KINDS.items():
+        for i in range(n):
+            bench.webhook(f"{kind} {i}", f"bench.{kind}")
+    bench.webhook("other", "bench.other")
+    for table in ["plain"] + [f"{how}_{kind}" for how in ("row", "statement", "plpgsql") for kind in KINDS]:
+        how, _, kind = table.partition("_")
+        bench.sql(f"DROP TABLE IF EXISTS {table}; CREATE TABLE {table} (id bigserial PRIMARY KEY, "
+                  "conversation text, role text, content text, created_at timestamptz DEFAULT now())")
+        function = f"chatwebhook.emit('bench.{kind}', 'conversationId=conversation', 'role', 'content')"
+        if how == "row":
+            bench.sql(f"CREATE TRIGGER emit AFTER INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {function}")
+        elif how == "statement":
+            bench.sql(f"CREATE TRIGGER emit AFTER INSERT ON {table} REFERENCING NEW TABLE AS new "
+                      f"FOR EACH STATEMENT EXECUTE FUNCTION {function}")
+        elif how == "plpgsql":
+            bench.sql(f"CREATE TRIGGER emit AFTER INSERT ON {table} FOR EACH ROW "
+                      f"EXECUTE FUNCTION outbox.emit('bench.{kind}')")
+
+
+def insert(bench):
+    make_chats(bench)
+    tables = ["plain"] + [f"{how}_{kind}" for how in ("row", "statement", "plpgsql") for kind in KINDS]
+    limits = {"none": 0.97, "one": 0.83, "five": 0.75, "twenty": 0.5}
+    seconds = float(os.environ.get("SECONDS", "3"))
+    for clients in (1, 4):
+        def run(table):
+            script = f"INSERT INTO {table} (conversation, role, content) VALUES ('c1', 'user', '{CONTENT}');\n"
+            rate = bench.pgbench(script, clients, max(1, int(seconds)))
+            bench.forget()
+            bench.sql(f"TRUNCATE {table}, outbox.event, outbox.delivery", "CHECKPOINT")
+            return rate
+
+        results = in_turn({table: (lambda table=table: run(table)) for table in tables})
+        rate = {table: statistics.median(results[table]) for table in tables}
+        for how in ("row", "statement"):
+            for kind, limit in limits.items():
+                rule(f"insert, {clients} client(s), {how} trigger, fan-out {KINDS[kind]}",
+                     rate[f"{how}_{kind}"] / rate["plain"], limit)
+        for kind in ("one", "five"):
+            added = {how: 1 / rate[f"{how}_{kind}"] - 1 / rate["plain"] for how in ("row", "plpgsql")}
+            rule(f"time added, {clients} client(s), fan-out {KINDS[kind]}, to the outbox in PL/pgSQL",
+                 added["row"] / added["plpgsql"], 0.5, least=False)
+        for table in tables:
+            say(f"    {table}: {spread(results[table])} a second")
+
+
+def copy(bench):
+    make_chats(bench)
+    path = bench.tools + "/rows"
+    with open(path, "w") as file:
+        for i in range(100000):
+            file.write(f"c{i % 1000}\tuser\t{CONTENT}\n")
+
+    def run(table):
+        bench.sql("CHECKPOINT")
+        start = time.monotonic()
+        bench.sql(f"\\copy {table} (conversation, role, content) FROM '{path}'")
+        took = time.monotonic() - start
+        bench.forget()
+        bench.sql(f"TRUNCATE {table}")
+        return took
+
+    results = in_turn({table: (lambda table=table: run(table)) for table in ("plain", "statement_one", "row_one")})
+    plain = statistics.median(results["plain"])
+    rule("COPY of 100,000 rows, statement trigger, fan-out 1, time", statistics.median(results["statement_one"]) / plain, 2.5, least=False)
+    for table, times in results.items():
+        say(f"    {table}: {spread(times, '{:.2f}')} s")
+
+
+def sizes(bench):
+    return bench.sql("SELECT string_agg(c.relname || ' ' || pg_size_pretty(pg_total_relation_size(c.oid)), ', ' "
+                     "ORDER BY c.relname) FROM pg_class c WHERE c.relnamespace = 'chatwebhook'::regnamespace "
+                     "AND c.relname IN ('queue', 'event', 'history', 'health')")
+
+
+def growth(bench):
+    n = int(20000 * SCALE)
+    runs = max(1, RUNS)
+    bench.only("sink", "bench.one")
+
+    def rate_now():
+        return statistics.median(bench.drain(n)[0] for _ in range(runs))
+
+    def fresh():
+        bench.forget()
+        bench.sql("VACUUM ANALYZE")
+        return rate_now()
+
+    say(f"    fresh: {fresh():,.0f} a second")
+
+    # finished ones
+    base = fresh()
+    finished = int(5e6 * SCALE)
+    bench.sql(f"""
+        WITH w AS (SELECT id, name FROM chatwebhook.webhook LIMIT 1)
+        INSERT INTO chatwebhook.history (id, webhook_id, webhook_name, event_id, status, created_at, completed_at,
+               last_attempt_at, attempts, latency_ms, last_status_code)
+        SELECT i, w.id, w.name, gen_random_uuid(), 'delivered', now() - interval '1 day', now() - interval '1 day',
+               now() - interval '1 day', 1, 1, 200
+          FROM w, generate_series(1, {finished}) i""", "VACUUM ANALYZE chatwebhook.history")
+    rule(f"growth: {finished:,} finished in history, to {n:,} in fresh tables", rate_now() / base, 0.85)
+
+    # 10,000 webhooks
+    base = fresh()
+    bench.sql(f"INSERT INTO chatwebhook.webhook (name, url, chatbot_id, events) SELECT 'w' || i, '{bench.url}' || i, "
+              f"'bot ' || i, '{{bench.other}}' FROM generate_series(1, {int(10000 * SCALE)}) i")
+    rule(f"growth: {int(10000 * SCALE):,} webhooks", rate_now() / base, 0.85)
+    bench.only("sink", "bench.one")
+
+    # pending: the rate over the first n of them
+    base = fresh()
+    pending = int(2e6 * SCALE)
+    bench.set(enabled="off")
+    for _ in range(10):
+        bench.emit("bench.one", pending // 10)
+    bench.sql("VACUUM ANALYZE chatwebhook.queue", "CHECKPOINT")
+    bench.set(enabled="on")
+    bench.wait("SELECT chatwebhook.wait_until_idle('60 minutes')", 3600)
+    rates = [float(x) for x in bench.sql(
+        "SELECT count(*) / extract(epoch FROM max(completed_at) - min(completed_at)) FROM (SELECT completed_at, "
+        "ntile(10) OVER (ORDER BY completed_at) t FROM chatwebhook.history) x GROUP BY t ORDER BY t").split()]
+    rule(f"growth: {pending:,} pending, over all of them", len(rates) / sum(1 / r for r in rates) / base, 0.85)
+    say("    by tenths: " + " ".join(f"{r:,.0f}" for r in rates))
+
+    # a steady load
+    base = fresh()
+    cycles = []
+    for cycle in range(20):
+        cycles.append(bench.drain(int(100000 * SCALE))[0])
+        bench.sql("DELETE FROM chatwebhook.history", "DELETE FROM chatwebhook.event")
+        if cycle in (4, 9, 14, 19):
+            say(f"    after {cycle + 1} cycles: {sizes(bench)}")
+    rule("growth: the last 5 of 20 cycles of 100,000", statistics.median(cycles[-5:]) / statistics.median(cycles[:5]), 0.85)
+    rule("growth: the same, to 20,000 in fresh tables", statistics.median(cycles[-5:]) / base, 0.85)
+    bench.forget()
+
+
+def snapshot(bench):
+    n = int(200000 * SCALE)
+    bench.only("sink", "bench.one")
+
+    def run(held):
+        bench.forget()
+        bench.sql("VACUUM ANALYZE")
+        if not held:
+            return bench.drain(n)[0]
+        holder = subprocess.Popen([os.path.join(BINDIR, "psql"), "-X", "-q", "-A", "-t"], text=True,
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        holder.stdin.write("BEGIN ISOLATION LEVEL REPEATABLE READ;\nSELECT 1;\n")
+        holder.stdin.flush()
+        holder.stdout.readline()
+        rate = bench.drain(n)[0]
+        holder.stdin.close()
+        holder.wait()
+        return rate
+
+    results = in_turn({"free": lambda: run(False), "held": lambda: run(True)})
+    rule(f"draining {n:,} beside an old snapshot", statistics.median(results["held"]) / statistics.median(results["free"]), 0.7)
+    for kind, rates in results.items():
+        say(f"    {kind}: {spread(rates)} a second")
+    bench.forget()
+
+
+def connections_to(port, pids):
+    """Established connections of processes to a port."""
+    out = subprocess.check_output(["ss", "-Htnp", "state", "established", f"( dport = :{port} )"], text=True)
+    return sum(any(f"pid={pid}," in line for pid in pids) for line in out.splitlines())
+
+
+def https(bench):
+    n = int(10000 * SCALE)
+    bench.set(ca_file=bench.tls_files + "/certificate")
+    bench.only("sink", "bench.one", f"https://localhost:{bench.https}/")
+    most = [0]
+
+    def ours():
+        rate = bench.drain(n)[0]
+        most[0] = max(most[0], connections_to(bench.https, bench.pids()))
+        bench.forget()
+        return rate
+
+    def h2load():
+        out = subprocess.check_output(["h2load", "-n", str(n), "-c", str(max(1, most[0])), "-m", str(TRANSFERS),
+                                       "-d", bench.tools + "/body", f"https://localhost:{bench.https}/"], text=True)
+        return float(re.search(r"([\d.]+) req/s", out).group(1))
+
+    results = in_turn({"ours": ours, "h2load": h2load})
+    rule(f"HTTPS with HTTP/2, {n:,} deliveries, to h2load", statistics.median(results["ours"]) / statistics.median(results["h2load"]), 0.5)
+    rule("HTTPS connections", most[0], 8, least=False)
+    for kind, rates in results.items():
+        say(f"    {kind}: {spread(rates)} a second")
+    bench.set(ca_file="")
+
+
+def hang_server():
+    """A listener that accepts, reads and never answers."""
+    return subprocess.Popen([sys.executable, "-c", """
+import asyncio, sys
+async def serve(reader, writer):
+    while await reader.read(65536):
+        pass
+async def main():
+    server = await asyncio.start_server(serve, sys.argv[1], 0, backlog=4096)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+""", "127.0.0.1"], stdout=subprocess.PIPE, text=True)
+
+
+def memory(bench):
+    # as many as may be under way at once, none of which is answered
+    server = hang_server()
+    try:
+        port = int(server.stdout.readline())
+        bench.set(max_in_flight=1024, enabled="on")
+        bench.sql("DELETE FROM chatwebhook.webhook")
+        bench.sql("INSERT INTO chatwebhook.webhook (name, url, events, timeout, max_retries) SELECT 'w' || i, "
+                  f"'http://127.0.0.1:{port}/' || i, '{{bench.one}}', '30 seconds', 0 FROM generate_series(1, 1024) i")
+        bench.emit("bench.one", 2)
+        bench.wait("SELECT max(in_flight) >= 1024 FROM chatwebhook.worker_status", 25)
+        anonymous, peak = bench.rss(bench.pids()[0])
+        rule("MB of a worker's own with 1,024 transfers in flight", anonymous, 64, least=False)
+        say(f"    {anonymous:.0f} MB of its own, {peak:.0f} MB at most with shared memory and libraries")
+        bench.sql("DELETE FROM chatwebhook.webhook")
+        bench.wait("SELECT chatwebhook.wait_until_idle('2 minutes')")
+    finally:
+        server.kill()
+        server.wait()
+    bench.set(max_in_flight=100)
+    bench.forget()
+
+
+def hosts(bench):
+    bench.set(max_in_flight=2048, enabled="on")
+    bench.sql("DELETE FROM chatwebhook.webhook")
+    bench.sql("INSERT INTO chatwebhook.webhook (name, url, events) SELECT 'h' || i, format('http://127.1.%s.%s:%s/', "
+              f"i / 250, 1 + i % 250, {bench.http}), '{{bench.one}}' FROM generate_series(1, 2000) i")
+    start = time.monotonic()
+    bench.emit("bench.one", 5)
+    bench.wait("SELECT chatwebhook.wait_until_idle('2 minutes')")
+    took = time.monotonic() - start
+    delivered = int(bench.sql("SELECT count(*) FROM chatwebhook.history WHERE status = 'delivered'"))
+    rule("2,000 hosts, 5 events each: delivered", delivered / 10000, 1)
+    say(f"    {took:.1f} s, {connections_to(bench.http, bench.pids())} connections kept")
+    bench.set(max_in_flight=100)
+    bench.sql("DELETE FROM chatwebhook.webhook")
+    bench.forget()
+
+
+PARTS = {"drain": drain, "latency": latency, "insert": insert, "copy": copy, "growth": growth,
+         "snapshot": snapshot, "https": https, "memory": memory, "hosts": hosts}
+
+
+def main():
+    wanted = sys.argv[1:] or list(PARTS)
+    for part in wanted:
+        if part not in PARTS:
+            sys.exit(__doc__)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    bench = Bench()
+    try:
+        bench.start()
+        say(f"{bench.sql('SHOW server_version')}, {os.cpu_count()} cores, medians of {RUNS}",
+            "\n\n| what | ratio | wanted | |\n|---|---|---|---|")
+        for part in wanted:
+            PARTS[part](bench)
+    finally:
+        bench.stop()
+
+
+if __name__ == "__main__":
+    main()
