@@ -245,6 +245,9 @@ manage(void)
 		{
 			RunningWorker *worker = &database->workers[i];
 
+			/* no delay is that long: the clock has been set back */
+			if (worker->not_before > now + 10 * RESTART_DELAY_MS * 1000L)
+				worker->not_before = now;
 			if (worker->slot < 0 && i < wanted)
 			{
 				if (worker->not_before > now)
