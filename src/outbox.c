@@ -50,6 +50,7 @@ static const char present_sql[] =
 
 static const char last_id_sql[] =
 	"SELECT GREATEST((SELECT pg_catalog.max(id) FROM chatwebhook.queue),"
+	"                (SELECT pg_catalog.max(id) FROM chatwebhook.history),"
 	"                (SELECT pg_catalog.max(id) FROM chatwebhook.dead), 0)";
 
 static const char any_webhook_sql[] =
@@ -519,7 +520,7 @@ cwh_outbox_present(char **version)
 	return DatumGetObjectId(field(0, 1, NULL));
 }
 
-/* The highest id of a delivery that is not yet history. */
+/* The highest id of a delivery. */
 int64
 cwh_outbox_last_id(void)
 {
