@@ -2681,6 +2681,7 @@ fix_settings(void)
 		{"search_path", "pg_catalog, pg_temp"},
 		{"default_transaction_isolation", "read committed"},
 		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
 		{"statement_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
 		/* see cwh_outbox_settle() */
@@ -2692,12 +2693,15 @@ fix_settings(void)
 		{"row_security", "off"},
 		/* tables that are empty now and full in a minute mislead the planner */
 		{"plan_cache_mode", "force_generic_plan"},
+		{"enable_indexscan", "on"},
+		{"enable_nestloop", "on"},
 		{"enable_seqscan", "off"},
 		{"enable_bitmapscan", "off"},
 		{"enable_hashjoin", "off"},
 		{"enable_mergejoin", "off"},
 		{"enable_material", "off"},
 		{"jit", "off"},
+		{"max_parallel_workers_per_gather", "0"},
 	};
 
 	for (int i = 0; i < lengthof(settings); i++)
