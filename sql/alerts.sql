@@ -92,8 +92,8 @@ CREATE FUNCTION chatwebhook._seconds(period text) RETURNS double precision
     LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT SET search_path = pg_catalog, pg_temp
     AS $$
     SELECT CASE WHEN lower(period) = 'infinite' THEN 'infinity'
-                ELSE (regexp_match(period, '^\s*([0-9.]+)'))[1]::double precision
-                     * CASE (regexp_match(period, '([a-z]*)\s*$'))[1]
+                ELSE (regexp_match(period, E'^\\s*([0-9.]+)'))[1]::double precision
+                     * CASE (regexp_match(period, E'([a-z]*)\\s*$'))[1]
                        WHEN 'd' THEN 86400 WHEN 'h' THEN 3600 WHEN 'min' THEN 60
                        WHEN 'ms' THEN 0.001 WHEN 'us' THEN 0.000001 ELSE 1 END END
 $$;

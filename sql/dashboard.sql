@@ -21,7 +21,7 @@ DECLARE
 BEGIN
     IF c IN (E'\t', E'\n', E'\r') THEN
         RETURN ' ';
-    ELSIF c ~ '[\x01-\x7f]' OR getdatabaseencoding() = 'SQL_ASCII' THEN
+    ELSIF c ~ E'[\\x01-\\x7f]' OR getdatabaseencoding() = 'SQL_ASCII' THEN
         RETURN '&#65533;';
     END IF;
     utf8 := convert_to(c, 'UTF8');
@@ -53,8 +53,8 @@ BEGIN
     value := replace(value, '>', '&gt;');
     value := replace(value, '"', '&quot;');
     value := replace(value, '''', '&#39;');
-    IF value ~ '[^\x20-\x7e]' THEN
-        value := (SELECT string_agg(CASE WHEN c ~ '[\x20-\x7e]' THEN c
+    IF value ~ E'[^\\x20-\\x7e]' THEN
+        value := (SELECT string_agg(CASE WHEN c ~ E'[\\x20-\\x7e]' THEN c
                                          ELSE chatwebhook._dashboard_character(c) END, '' ORDER BY n)
                     FROM regexp_split_to_table(value, '') WITH ORDINALITY AS s(c, n));
     END IF;

@@ -320,7 +320,7 @@ BEGIN
     IF value IS NULL THEN
         DELETE FROM chatwebhook.vault v WHERE v.webhook_id = webhook_id AND v.name = name;
     ELSIF value = '' OR length(value) > 65536
-          OR name NOT IN ('client_certificate', 'client_key') AND value !~ '^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$' THEN
+          OR name NOT IN ('client_certificate', 'client_key') AND value !~ E'^[\\x21-\\x7e]([\\x20-\\x7e]*[\\x21-\\x7e])?$' THEN
         -- the value itself stays out of the message
         RAISE EXCEPTION 'unusable value for the credential "%"', name
             USING ERRCODE = 'invalid_parameter_value',

@@ -110,8 +110,8 @@ COMMENT ON COLUMN chatwebhook.worker_status.secrets_encrypted IS
 CREATE FUNCTION chatwebhook._redact(url text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT regexp_replace(regexp_replace(url, '\?.*$', '?...'),
-                          '/(?!\{\{)[^/?]{16,}(?=[/?]|$)', '/...', 'g')
+    SELECT regexp_replace(regexp_replace(url, E'\\?.*$', '?...'),
+                          E'/(?!\\{\\{)[^/?]{16,}(?=[/?]|$)', '/...', 'g')
 $$;
 COMMENT ON FUNCTION chatwebhook._redact(text) IS
     'A URL without its query and without long words in its path, which may be tokens.';

@@ -187,7 +187,7 @@ BEGIN
       FROM chatwebhook.webhook w
      WHERE w.id = h.webhook_id
        AND (w.chatbot_id IS NULL OR w.chatbot_id = chatbot_id OR w.id = ANY (hooks))
-       AND h.last_error !~ '^(request \d+: )?HTTP status \d+$';
+       AND h.last_error !~ E'^(request \\d+: )?HTTP status \\d+$';
     DELETE FROM chatwebhook.event e WHERE e.id = ANY (events);
     RETURN cardinality(events);
 END

@@ -427,7 +427,7 @@ CREATE FUNCTION chatwebhook._check_event_type() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    IF NEW.name !~ '^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$' OR length(NEW.name) > 255 THEN
+    IF NEW.name !~ E'^[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)*$' OR length(NEW.name) > 255 THEN
         RAISE EXCEPTION 'invalid event type name: "%"', left(NEW.name, 100)
             USING ERRCODE = 'check_violation',
                   HINT = 'Use words of letters, digits, _ and -, joined by dots, such as order.placed; at most 255 characters.';
@@ -619,11 +619,11 @@ BEGIN
     IF jsonb_typeof(auth->'scope') <> 'string' THEN
         RETURN 'scope is not a text';
     END IF;
-    IF secret IS NOT NULL AND auth->>secret !~ '\{\{[a-z][a-z0-9_]*\}\}' THEN
+    IF secret IS NOT NULL AND auth->>secret !~ E'\\{\\{[a-z][a-z0-9_]*\\}\\}' THEN
         RETURN format('"%s" has the secret itself: write {{name}}, and give it to set_credential()', secret);
     END IF;
     IF EXISTS (SELECT FROM jsonb_each_text(auth) AS e(k, v)
-                WHERE v !~ '^[\x20-\x7e]*$' OR length(v) > 2000) THEN
+                WHERE v !~ E'^[\\x20-\\x7e]*$' OR length(v) > 2000) THEN
         RETURN 'its texts are not printable ASCII of at most 2000 characters';
     END IF;
     RETURN CASE kind
@@ -654,7 +654,7 @@ BEGIN
                   HINT = 'Use 1 to 255 characters, without control characters.';
     END IF;
     IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.url <> OLD.url) THEN
-        problem := CASE WHEN NEW.url !~ '^\{\{[a-z0-9_]+\}\}$' THEN chatwebhook._url_problem(NEW.url) END;
+        problem := CASE WHEN NEW.url !~ E'^\\{\\{[a-z0-9_]+\\}\\}$' THEN chatwebhook._url_problem(NEW.url) END;
         IF problem IS NOT NULL THEN
             RAISE EXCEPTION 'cannot deliver to the URL of webhook "%": %', NEW.name, problem
                 USING ERRCODE = 'check_violation',
@@ -671,7 +671,7 @@ BEGIN
         END IF;
         FOREACH pattern IN ARRAY NEW.events LOOP
             IF pattern IS NULL OR length(pattern) > 255
-               OR pattern !~ '^(\*|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.\*)?)$' THEN
+               OR pattern !~ E'^(\\*|[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)*(\\.\\*)?)$' THEN
                 RAISE EXCEPTION 'invalid event pattern "%" in webhook "%"',
                         coalesce(left(pattern, 100), 'null'), NEW.name
                     USING ERRCODE = 'check_violation',

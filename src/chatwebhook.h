@@ -637,6 +637,7 @@ extern CwhWebhook *cwh_load_webhook(const pg_uuid_t *id);
 extern void cwh_webhook_free(CwhWebhook *webhook);
 extern void cwh_outbox_sweep(void (*each) (const pg_uuid_t *webhook_id,
 										   TimestampTz first_due));
+extern int64 cwh_outbox_catch_up(TimestampTz now, int64 limit);
 extern void cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
 							 void (*each) (const CwhClaimed *claimed));
 extern void cwh_outbox_claim_next(const pg_uuid_t *webhook_ids,
@@ -672,6 +673,11 @@ extern bool cwh_gate_failed(const pg_uuid_t *webhook_id,
 extern bool cwh_gate_succeeded(const pg_uuid_t *webhook_id);
 extern void cwh_gate_pause(const pg_uuid_t *webhook_id, TimestampTz until);
 extern void cwh_gate_reset(const pg_uuid_t *webhook_id);
+
+/* A clock that has moved so much against the monotonic one was set. */
+#define CWH_CLOCK_STEP	USECS_PER_SEC
+
+extern void cwh_gate_set_clock(int64 clock);
 
 /*
  * retention.c: what is finished leaves after a time

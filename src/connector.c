@@ -391,6 +391,9 @@ render_some(CwhRender *renders, int n)
 		SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_USERSET,
 						PGC_S_SESSION);
 		SetConfigOption("row_security", "on", PGC_USERSET, PGC_S_SESSION);
+		/* a function's strings are as whoever wrote it meant them */
+		SetConfigOption("standard_conforming_strings", "on", PGC_USERSET,
+						PGC_S_SESSION);
 		do
 		{
 			CwhRender  *render = &renders[done];

@@ -64,6 +64,7 @@ typedef struct Gate
 typedef struct Gates
 {
 	pg_atomic_uint32 n;			/* how many there are */
+	int64		clock;			/* that their times were last put right for */
 } Gates;
 
 static Gates *gates = NULL;
@@ -86,7 +87,10 @@ cwh_gate_startup(LWLock *gate_lock)
 
 	gates = ShmemInitStruct("chatwebhook gates", sizeof(Gates), &found);
 	if (!found)
+	{
 		pg_atomic_init_u32(&gates->n, 0);
+		gates->clock = 0;
+	}
 	memset(&info, 0, sizeof(info));
 	info.keysize = sizeof(GateKey);
 	info.entrysize = sizeof(Gate);
@@ -273,6 +277,35 @@ cwh_gate_reset(const pg_uuid_t *webhook_id)
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	if (hash_search(table, &key, HASH_REMOVE, NULL))
 		pg_atomic_fetch_sub_u32(&gates->n, 1);
+	LWLockRelease(lock);
+}
+
+/*
+ * A worker begins, or has seen that the clock was set: by how many microseconds
+ * it is ahead of the monotonic one.  All workers tell of a step, and the first
+ * to do so has the gates' times follow it.
+ */
+void
+cwh_gate_set_clock(int64 clock)
+{
+	HASH_SEQ_STATUS status;
+	Gate	   *gate;
+	int64		step;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	step = gates->clock == 0 ? 0 : clock - gates->clock;
+	if (gates->clock == 0 || Abs(step) >= CWH_CLOCK_STEP)
+	{
+		gates->clock = clock;
+		hash_seq_init(&status, table);
+		while ((gate = hash_seq_search(&status)) != NULL)
+		{
+			if (gate->full_at > 0)
+				gate->full_at += step;
+			gate->paused_until += step;
+			gate->probe_at += step;
+		}
+	}
 	LWLockRelease(lock);
 }
 

@@ -64,6 +64,7 @@ typedef struct Database
 static HTAB *databases = NULL;
 static bool relist = false;		/* databases may not be as we know them */
 static bool complained = false; /* of too few worker processes */
+static TimestampTz none_before = 0; /* no process was free; try again then */
 
 /* Is this database one that chatwebhook.databases names? */
 static bool
@@ -124,9 +125,9 @@ list_databases(void)
 	CommitTransactionCommand();
 }
 
-/* Start a worker. */
+/* Start a worker; another may be about to end and make room for it. */
 static void
-start_worker(Database *database, int number)
+start_worker(Database *database, int number, bool room_follows)
 {
 	RunningWorker *running = &database->workers[number];
 	BackgroundWorker worker;
@@ -164,14 +165,14 @@ start_worker(Database *database, int number)
 
 		cwh_slot_free(slot, &how, &has_extension);
 	}
-	if (!complained)
+	if (!complained && !room_follows)
 		ereport(WARNING,
 				(errmsg("chatwebhook could not start a worker: no background worker process is free"),
 				 errhint("Increase max_worker_processes, now %d, and restart the server.",
 						 max_worker_processes)));
-	complained = true;
-	running->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													  10 * RESTART_DELAY_MS);
+	complained = complained || !room_follows;
+	none_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+											  10 * RESTART_DELAY_MS);
 }
 
 /* See whether a worker has ended, and what follows from that. */
@@ -194,7 +195,7 @@ check_worker(Database *database, int number)
 	pfree(running->handle);
 	running->handle = NULL;
 	running->slot = -1;
-	complained = false;
+	none_before = 0;			/* there is a free one now */
 	if (how == CWH_EXIT_CRASHED)
 	{
 		/* it may have been kept from its database */
@@ -221,6 +222,9 @@ manage(void)
 	TimestampTz next = DT_NOEND;
 	int			probes = 0;
 
+	/* no delay is that long: the clock has been set back */
+	if (none_before > now + 10 * RESTART_DELAY_MS * 1000)
+		none_before = 0;
 	hash_seq_init(&status, databases);
 	while ((database = hash_seq_search(&status)) != NULL)
 	{
@@ -245,19 +249,25 @@ manage(void)
 		{
 			RunningWorker *worker = &database->workers[i];
 
+			/* no delay is that long: the clock has been set back */
+			if (worker->not_before > now + RESTART_DELAY_MS * 1000)
+				worker->not_before = now;
 			if (worker->slot < 0 && i < wanted)
 			{
-				if (worker->not_before > now)
-					next = Min(next, worker->not_before);
+				TimestampTz not_before = Max(worker->not_before, none_before);
+
+				if (not_before > now)
+					next = Min(next, not_before);
 				else if (database->has_extension)
-					start_worker(database, i);
+					start_worker(database, i, probes > 0);
 				else if (probes < MAX_PROBES)
 				{
-					start_worker(database, i);
-					probes++;
+					start_worker(database, i, probes > 0);
+					if (worker->slot >= 0)
+						probes++;
 				}
-				if (worker->slot < 0 && worker->not_before > now)
-					next = Min(next, worker->not_before);
+				if (worker->slot < 0 && none_before > now)
+					next = Min(next, none_before);
 			}
 			else if (worker->slot >= 0 && i >= wanted &&
 					 (database->has_extension || !database->listed))
@@ -268,7 +278,10 @@ manage(void)
 			hash_search(databases, &database->oid, HASH_REMOVE, NULL);
 	}
 	if (next == DT_NOEND)
+	{
+		complained = false;		/* all that should run does */
 		return -1;
+	}
 	return Max(1, (next - now) / 1000);
 }
 

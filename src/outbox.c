@@ -50,6 +50,7 @@ static const char present_sql[] =
 
 static const char last_id_sql[] =
 	"SELECT GREATEST((SELECT pg_catalog.max(id) FROM chatwebhook.queue),"
+	"                (SELECT pg_catalog.max(id) FROM chatwebhook.history),"
 	"                (SELECT pg_catalog.max(id) FROM chatwebhook.dead), 0)";
 
 static const char any_webhook_sql[] =
@@ -86,6 +87,22 @@ static const char sweep_sql[] =
 	"            WHERE q.webhook_id" GT "found.webhook_id"
 	"            ORDER BY q.webhook_id, q.next_attempt_at LIMIT 1) n"
 	") SELECT webhook_id, next_attempt_at FROM found";
+
+/*
+ * What is due later although it was never put off, or was tried later than now:
+ * the clock has been set back since, and it is due now.
+ */
+static const char catch_up_sql[] =
+	"UPDATE chatwebhook.queue q SET next_attempt_at = $1"
+	"  FROM (SELECT a.id FROM chatwebhook.webhook w"
+	"         CROSS JOIN LATERAL ("
+	"               SELECT p.id FROM chatwebhook.queue p"
+	"                WHERE p.webhook_id" EQ "w.id AND p.next_attempt_at" GT "$1"
+	"                  AND (p.last_wait_ms" EQ "0 OR p.last_attempt_at" GT "$1)"
+	"                  FOR UPDATE SKIP LOCKED) a"
+	"         LIMIT $2) ahead"
+	" WHERE q.id" EQ "ahead.id"
+	" RETURNING q.id";
 
 #define CLAIMED \
 	"SELECT q.id, q.webhook_id, q.next_attempt_at, q.attempts, q.first_attempt," \
@@ -315,6 +332,7 @@ static Statement last_id_st = {last_id_sql, 0, {0}, NULL};
 static Statement any_webhook_st = {any_webhook_sql, 0, {0}, NULL};
 static Statement load_st = {load_sql, 1, {UUIDARRAYOID}, NULL};
 static Statement sweep_st = {sweep_sql, 0, {0}, NULL};
+static Statement catch_up_st = {catch_up_sql, 2, {TIMESTAMPTZOID, INT8OID}, NULL};
 static Statement claim_st = {claim_sql, 5,
 	{UUIDARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID, INT4ARRAYOID,
 	TIMESTAMPTZOID}, NULL};
@@ -513,7 +531,7 @@ cwh_outbox_present(char **version)
 	return DatumGetObjectId(field(0, 1, NULL));
 }
 
-/* The highest id of a delivery that is not yet history. */
+/* The highest id of a delivery. */
 int64
 cwh_outbox_last_id(void)
 {
@@ -878,6 +896,20 @@ cwh_outbox_sweep(void (*each) (const pg_uuid_t *webhook_id,
 	for (uint64 i = 0; i < n; i++)
 		each(DatumGetUUIDP(field(i, 1, NULL)),
 			 DatumGetTimestampTz(field(i, 2, NULL)));
+}
+
+/*
+ * Have so many of those that wait only because the clock was set back be due
+ * now.  Returns how many there were.
+ */
+int64
+cwh_outbox_catch_up(TimestampTz now, int64 limit)
+{
+	Datum		args[2];
+
+	args[0] = TimestampTzGetDatum(now);
+	args[1] = Int64GetDatum(limit);
+	return (int64) run(&catch_up_st, args);
 }
 
 /* Claim the deliveries in the last result. */

@@ -33,6 +33,7 @@
 #include "lib/pairingheap.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "portability/instr_time.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/fd.h"
@@ -109,6 +110,9 @@
 
 /* An endpoint whose queue cannot be read is asked again after this. */
 #define FAILED_CLAIM_MS		60000
+
+/* After the clock was set back, so many deliveries are changed at a time. */
+#define CATCH_UP_BATCH		10000
 
 /* After a socket could not be had. */
 #define STARVED_MS			100
@@ -267,6 +271,9 @@ static TimestampTz paused_until = 0;
 static int	pause_ms = 0;
 static TimestampTz next_sweep = 0;
 static bool refresh_due = false;	/* some webhook may have to be read again */
+static int64 clock_ahead = 0;	/* of the monotonic one, in microseconds */
+static TimestampTz clock_lost = 0;	/* it has been set back from there */
+static bool clock_unknown = true;	/* it may have been, while no worker ran */
 static bool look_again = false; /* at the extension, for it may have gone */
 static bool told_plain = false; /* that secrets are not encrypted */
 static TimestampTz starved_until = 0;
@@ -1861,7 +1868,8 @@ settle(Settle *work)
 	CwhAttempt *attempts;
 	int			nattempts = 0;
 	int			n = Min(nresults, settle_limit);
-	bool		careful = careful_until > GetCurrentTimestamp();
+	TimestampTz now = GetCurrentTimestamp();
+	bool		careful = careful_until > now;
 	slist_iter	iter;
 
 	work->deliveries = palloc(Max(1, n) * sizeof(Delivery *));
@@ -1875,6 +1883,8 @@ settle(Settle *work)
 		if (work->n == n)
 			break;
 		work->deliveries[work->n++] = delivery;
+		/* unless the clock has been set back, it is */
+		delivery->started_at = Min(delivery->started_at, now);
 		result->id = delivery->id;
 		result->outcome = delivery->outcome;
 		result->webhook_name = delivery->endpoint->webhook ?
@@ -2160,6 +2170,7 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 {
 	MemoryContext oldcontext = MemoryContextSwitchTo(transaction_context);
 	volatile bool ok = false;
+	volatile int64 ncaught_up = 0;
 	Settle	   *work;
 
 	claimed_now = NULL;
@@ -2182,6 +2193,13 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 		}
 		if (do_sweep)
 		{
+			/* one for all, and for transactions that are still open later, too */
+			if (worker_number == 0 &&
+				(clock_unknown || GetCurrentTimestamp() < clock_lost))
+				ncaught_up = cwh_outbox_catch_up(GetCurrentTimestamp(),
+												 CATCH_UP_BATCH);
+			if (ncaught_up > 0)
+				cwh_sweep_all();
 			nbacklogs = 0;
 			cwh_outbox_sweep(on_swept);
 			check_backlogs = true;
@@ -2257,6 +2275,7 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 	{
 		next_sweep = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 												 cwh_poll_interval);
+		clock_unknown = ncaught_up == CATCH_UP_BATCH;
 		forget_endpoints();
 	}
 	MemoryContextSwitchTo(oldcontext);
@@ -2590,6 +2609,7 @@ take_hints(void)
 	CwhHint		hints[CWH_MAX_HINTS];
 	bool		sweep;
 	int			n = cwh_slot_take_hints(hints, &sweep);
+	TimestampTz now = GetCurrentTimestamp();
 
 	for (int i = 0; i < n; i++)
 	{
@@ -2598,11 +2618,65 @@ take_hints(void)
 		if (hints[i].due == DT_NOBEGIN)
 			endpoint->later = endpoint->changed = true;
 		make_ready(endpoint, hints[i].due, hints[i].id, hints[i].n);
+		/* emitted before the clock was set back */
+		if (hints[i].due > now)
+		{
+			clock_lost = Max(clock_lost, hints[i].due);
+			next_sweep = 0;
+		}
 	}
 	if (sweep)
 	{
 		next_sweep = 0;
 		look_again = true;
+	}
+}
+
+/*
+ * If the clock was set, what we wait for goes with it, as if it had not been.
+ * If it was set back, the queue holds what is due later than it should be.
+ */
+static void
+follow_clock(TimestampTz now)
+{
+	static TimestampTz *const times[] = {
+		&oldest_result, &touched_retry_at, &careful_until, &paused_until,
+		&next_sweep, &starved_until, &next_alerts, &next_upkeep, &pass_started,
+		&slow_until
+	};
+	HASH_SEQ_STATUS status;
+	Endpoint   *endpoint;
+	instr_time	monotonic;
+	int64		before = clock_ahead;
+	int64		step;
+
+	INSTR_TIME_SET_CURRENT(monotonic);
+	clock_ahead = now - (int64) INSTR_TIME_GET_MICROSEC(monotonic);
+	step = clock_ahead - before;
+	if (Abs(step) < CWH_CLOCK_STEP)
+		return;
+	cwh_gate_set_clock(clock_ahead);
+	if (before == 0)
+		return;					/* the first look */
+	for (int i = 0; i < lengthof(times); i++)
+		if (*times[i] > 0)
+			*times[i] += step;
+	hash_seq_init(&status, endpoints);
+	while ((endpoint = hash_seq_search(&status)) != NULL)
+	{
+		/* all of them, so that their order in the heap stays */
+		endpoint->look_at += step;
+		endpoint->blocked_until += step;
+		endpoint->gone_since += step;
+		endpoint->token_until += step;
+		endpoint->token_at += step;
+	}
+	if (step < 0)
+	{
+		ereport(LOG, (errmsg("chatwebhook follows the clock, which was set back by %.1f s",
+							 -step / 1e6)));
+		clock_lost = Max(clock_lost, now - step);
+		next_sweep = 0;
 	}
 }
 
@@ -2749,6 +2823,7 @@ deliver(void)
 			reload();
 		take_hints();
 		now = GetCurrentTimestamp();
+		follow_clock(now);
 		run_timers(now);
 		transact_if_due(now);
 		if (cwh_enabled && now >= starved_until)
@@ -2787,6 +2862,7 @@ fix_settings(void)
 		{"search_path", "pg_catalog, pg_temp"},
 		{"default_transaction_isolation", "read committed"},
 		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
 		{"statement_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
 		/* see cwh_outbox_settle() */
@@ -2798,12 +2874,15 @@ fix_settings(void)
 		{"row_security", "off"},
 		/* tables that are empty now and full in a minute mislead the planner */
 		{"plan_cache_mode", "force_generic_plan"},
+		{"enable_indexscan", "on"},
+		{"enable_nestloop", "on"},
 		{"enable_seqscan", "off"},
 		{"enable_bitmapscan", "off"},
 		{"enable_hashjoin", "off"},
 		{"enable_mergejoin", "off"},
 		{"enable_material", "off"},
 		{"jit", "off"},
+		{"max_parallel_workers_per_gather", "0"},
 	};
 
 	for (int i = 0; i < lengthof(settings); i++)

@@ -10,9 +10,9 @@ CREATE FUNCTION chatwebhook._discord_plain(value text, size integer) RETURNS tex
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
     -- Discord refuses a text of blanks alone, Unicode's among them
-    SELECT CASE WHEN visible ~ '[^\s\u00A0\u1680\u180E\u2000-\u200F\u2028-\u202F\u205F-\u206F\u3000\uFEFF]' THEN visible END
+    SELECT CASE WHEN visible ~ E'[^\\s\\u00A0\\u1680\\u180E\\u2000-\\u200F\\u2028-\\u202F\\u205F-\\u206F\\u3000\\uFEFF]' THEN visible END
       FROM (SELECT btrim(regexp_replace(chatwebhook.cut(value, size),
-                                        '[\u0001-\u0008\u000B-\u001F\u007F]', '', 'g'), E' \t\n') AS visible) AS v
+                                        E'[\\u0001-\\u0008\\u000B-\\u001F\\u007F]', '', 'g'), E' \t\n') AS visible) AS v
 $$;
 COMMENT ON FUNCTION chatwebhook._discord_plain(text, integer) IS
     'As much of the text, without control characters, where Discord knows no markdown; null if nothing is left.';
@@ -23,9 +23,9 @@ CREATE FUNCTION chatwebhook._discord_text(value text, size integer) RETURNS text
     -- an escaped :// is no link
     SELECT chatwebhook.cut(regexp_replace(replace(regexp_replace(
                chatwebhook._discord_plain(value, size),
-               '([\\*_~`|<>@#\[\]])', '\\\1', 'g'),
-               '://', '\://'),
-               '^([ \t]*)-', '\1\\-', 'gn'), size)
+               E'([\\\\*_~`|<>@#\\[\\]])', E'\\\\\\1', 'g'),
+               '://', E'\\://'),
+               E'^([ \\t]*)-', E'\\1\\\\-', 'gn'), size)
 $$;
 COMMENT ON FUNCTION chatwebhook._discord_text(text, integer) IS
     'The text with its markdown escaped, in at most that many characters; null if nothing is left.';
@@ -157,7 +157,7 @@ CREATE FUNCTION chatwebhook.discord(event jsonb, webhook jsonb, replies jsonb)
                         THEN chatwebhook._discord_plain(webhook #>> '{settings,username}', 80) END AS username,
                    substring(left(webhook #>> '{settings,avatar_url}', 2048) FROM '^https?://[!-~]+$') AS avatar_url,
                    substring(event->>'timestamp'
-                             FROM '^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$') AS sent_at,
+                             FROM E'^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d(?:\\.\\d+)?(?:Z|[+-]\\d\\d:\\d\\d)$') AS sent_at,
                    concat_ws(', ', 'Chatbot: ' || chatwebhook._discord_plain(event->>'chatbotId', 100),
                                    'Conversation: ' || chatwebhook._discord_plain(event->>'conversationId', 100))
                        AS footer) AS e

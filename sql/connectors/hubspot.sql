@@ -169,8 +169,8 @@ COMMENT ON FUNCTION chatwebhook.hubspot(jsonb, jsonb, jsonb) IS
 INSERT INTO chatwebhook.connector (name, function, description, replies, shipped) VALUES
     ('hubspot', 'chatwebhook.hubspot(jsonb,jsonb,jsonb)',
      'HubSpot: contacts with notes and deals, by a private app''s token or a service key.',
-     '[{"status": [207, 409], "step": 1, "contains": "Existing ID: ", "means": "success"},
-       {"status": 207, "step": 1, "contains": "\"errors\":[{", "means": "dead"},
+     E'[{"status": [207, 409], "step": 1, "contains": "Existing ID: ", "means": "success"},
+       {"status": 207, "step": 1, "contains": "\\"errors\\":[{", "means": "dead"},
        {"status": [400, 409], "contains": "CONFLICTING_UNIQUE_VALUE", "means": "success"},
        {"status": 409, "means": "retry", "wait": 1},
        {"status": 423, "means": "retry", "wait": 2},

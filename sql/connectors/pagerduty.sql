@@ -8,7 +8,7 @@
 CREATE FUNCTION chatwebhook._pagerduty_text(value text, size integer) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
-    SELECT nullif(btrim(regexp_replace(chatwebhook.cut(value, size), '[\s\u0001-\u001F\u007F]+', ' ', 'g')), '')
+    SELECT nullif(btrim(regexp_replace(chatwebhook.cut(value, size), E'[\\s\\u0001-\\u001F\\u007F]+', ' ', 'g')), '')
 $$;
 COMMENT ON FUNCTION chatwebhook._pagerduty_text(text, integer) IS
     'As much of the text, on one line; null if nothing is left.';
@@ -58,7 +58,7 @@ CREATE FUNCTION chatwebhook.pagerduty(event jsonb, webhook jsonb, replies jsonb)
                     ELSE CASE WHEN jsonb_path_match(data, 'exists($.sentimentScore ? (@ >= 0.9 && @ <= 1))', '{}', true)
                               THEN 'error' ELSE 'warning' END END,
                 'timestamp', substring(event->>'timestamp'
-                    FROM '^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$'),
+                    FROM E'^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d(?:\\.\\d+)?(?:Z|[+-]\\d\\d:\\d\\d)$'),
                 'group', chatwebhook._pagerduty_text(event->>'chatbotId', 255),
                 'class', type,
                 'custom_details', jsonb_build_object(

@@ -11,7 +11,7 @@ CREATE FUNCTION chatwebhook._slack_text(value text, size integer) RETURNS text
     -- the last step removes an entity that the cut has gone through
     SELECT nullif(regexp_replace(chatwebhook.cut(replace(replace(replace(
                btrim(regexp_replace(chatwebhook.cut(value, size),
-                                    '[\u0001-\u0008\u000B-\u001F\u007F]', '', 'g'), E' \t\n'),
+                                    E'[\\u0001-\\u0008\\u000B-\\u001F\\u007F]', '', 'g'), E' \t\n'),
                '&', '&amp;'), '<', '&lt;'), '>', '&gt;'), size),
                '&[a-z]{0,3}(?![a-z;])', ''), '')
 $$;
@@ -21,7 +21,7 @@ COMMENT ON FUNCTION chatwebhook._slack_text(text, integer) IS
 CREATE FUNCTION chatwebhook._slack_line(value text, size integer) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
-    SELECT chatwebhook._slack_text(regexp_replace(chatwebhook.cut(value, size), '\s+', ' ', 'g'), size)
+    SELECT chatwebhook._slack_text(regexp_replace(chatwebhook.cut(value, size), E'\\s+', ' ', 'g'), size)
 $$;
 COMMENT ON FUNCTION chatwebhook._slack_line(text, integer) IS 'The same on one line.';
 
