@@ -63,7 +63,7 @@ static const char load_sql[] =
 	"       pg_catalog.jsonb_build_object('id', w.id, 'name', w.name,"
 	"           'url', w.url, 'chatbotId', w.chatbot_id, 'settings', w.settings),"
 	"       COALESCE(h.consecutive_failures" EQ "0, true),"
-	"       w.updated_at, w.rate_limit"
+	"       w.updated_at, w.rate_limit, h.problem"
 	"  FROM chatwebhook.webhook w"
 	"  LEFT JOIN chatwebhook.health h ON h.webhook_id" EQ "w.id"
 	"  LEFT JOIN chatwebhook.connector c ON c.name" EQ "w.connector"
@@ -86,6 +86,9 @@ static const char sweep_sql[] =
 	"            WHERE q.webhook_id" GT "found.webhook_id"
 	"            ORDER BY q.webhook_id, q.next_attempt_at LIMIT 1) n"
 	") SELECT webhook_id, next_attempt_at FROM found";
+
+static const char problems_sql[] =
+	"SELECT h.webhook_id FROM chatwebhook.health h WHERE h.problem IS NOT NULL";
 
 #define CLAIMED \
 	"SELECT q.id, q.webhook_id, q.next_attempt_at, q.attempts, q.first_attempt," \
@@ -283,6 +286,23 @@ static const char disable_sql[] =
 	" RETURNING w.id";
 
 /*
+ * Other workers find the same problem.  No attempt is made while there is one,
+ * so that time does not count among that of nothing but failures.
+ */
+static const char note_problem_sql[] =
+	"WITH mine AS MATERIALIZED ("
+	"   SELECT h.webhook_id, h.problem FROM chatwebhook.health h"
+	"    WHERE h.webhook_id" EQ "$1 FOR NO KEY UPDATE SKIP LOCKED"
+	"), changed AS ("
+	"   UPDATE chatwebhook.health h"
+	"      SET problem = NULLIF($2, ''), failing_since = NULL"
+	"     FROM mine"
+	"    WHERE h.webhook_id" EQ "mine.webhook_id"
+	"      AND mine.problem IS DISTINCT FROM NULLIF($2, '')"
+	"   RETURNING 1"
+	") SELECT EXISTS (SELECT FROM changed) FROM mine";
+
+/*
  * Plans, prepared at first use and kept for the life of the process.
  */
 #define MAX_PARAMETERS 13
@@ -304,6 +324,7 @@ static Statement last_id_st = {last_id_sql, 0, {0}, NULL};
 static Statement any_webhook_st = {any_webhook_sql, 0, {0}, NULL};
 static Statement load_st = {load_sql, 1, {UUIDARRAYOID}, NULL};
 static Statement sweep_st = {sweep_sql, 0, {0}, NULL};
+static Statement problems_st = {problems_sql, 0, {0}, NULL};
 static Statement claim_st = {claim_sql, 5,
 	{UUIDARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID, INT4ARRAYOID,
 	TIMESTAMPTZOID}, NULL};
@@ -334,6 +355,7 @@ static Statement check_alerts_st = {check_alerts_sql, 1, {UUIDARRAYOID}, NULL};
 static Statement check_backlog_st = {check_backlog_sql, 2,
 	{UUIDARRAYOID, TIMESTAMPTZARRAYOID}, NULL};
 static Statement disable_st = {disable_sql, 2, {UUIDOID, TEXTOID}, NULL};
+static Statement note_problem_st = {note_problem_sql, 2, {UUIDOID, TEXTOID}, NULL};
 
 /* Run a statement; its rows are in SPI_tuptable. */
 static uint64
@@ -794,6 +816,7 @@ cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 		webhook->updated_at = DatumGetTimestampTz(field(i, 21, NULL));
 		datum = field(i, 22, &isnull);
 		webhook->rate_limit = isnull ? 0 : DatumGetFloat8(datum);
+		webhook->noted = field_text(i, 23);
 		webhook->signer = make_signer(secrets, nsecrets, "signing_secret");
 		webhook->previous = make_signer(secrets, nsecrets,
 										"previous_signing_secret");
@@ -804,10 +827,15 @@ cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 		if (!isnull)
 			load_auth(webhook, DatumGetJsonbP(datum), secrets, nsecrets);
 		load_connector(webhook, i, url);
-		if (webhook->signer == NULL && webhook->problem == NULL &&
-			find_secret(secrets, nsecrets, "signing_secret",
-						strlen("signing_secret")))
-			webhook->problem = "its signing secret is unusable";
+		if (webhook->signer == NULL && webhook->problem == NULL)
+		{
+			if (find_secret(secrets, nsecrets, "signing_secret",
+							strlen("signing_secret")))
+				webhook->problem = "its signing secret is unusable";
+			/* it will come, if a restore is under way */
+			else if (webhook->connector == NULL)
+				webhook->problem = "it has no signing secret";
+		}
 		for (int j = 0; j < nsecrets; j++)
 			if (secrets[j].value)
 				cwh_cleanse(secrets[j].value, strlen(secrets[j].value));
@@ -852,6 +880,24 @@ cwh_outbox_disable(const pg_uuid_t *webhook_id, const char *reason)
 }
 
 /*
+ * Note why a webhook cannot be sent to, or, with null, that it can; false if
+ * that has to wait, because somebody is writing its health just now.
+ */
+bool
+cwh_outbox_note_problem(const pg_uuid_t *webhook_id, const char *problem,
+						bool *changed)
+{
+	Datum		args[2];
+
+	args[0] = UUIDPGetDatum(webhook_id);
+	args[1] = CStringGetTextDatum(problem ? problem : "");
+	if (run(&note_problem_st, args) == 0)
+		return false;
+	*changed = DatumGetBool(field(0, 1, NULL));
+	return true;
+}
+
+/*
  * Claiming
  */
 
@@ -865,6 +911,16 @@ cwh_outbox_sweep(void (*each) (const pg_uuid_t *webhook_id,
 	for (uint64 i = 0; i < n; i++)
 		each(DatumGetUUIDP(field(i, 1, NULL)),
 			 DatumGetTimestampTz(field(i, 2, NULL)));
+}
+
+/* Tell of each webhook that is noted to have a problem. */
+void
+cwh_outbox_problems(void (*each) (const pg_uuid_t *webhook_id))
+{
+	uint64		n = run(&problems_st, NULL);
+
+	for (uint64 i = 0; i < n; i++)
+		each(DatumGetUUIDP(field(i, 1, NULL)));
 }
 
 /* Claim the deliveries in the last result. */
