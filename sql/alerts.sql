@@ -135,8 +135,11 @@ BEGIN
                      WHEN r.rate >= (1 + min_rate) / 2 OR min_rate = 0 THEN false END,
                 format('%s %% of the last %s attempts succeeded', round(100 * r.rate), r.n)),
                ('webhook_disabled',
-                NOT w.enabled AND w.disabled_at IS NOT NULL,
-                'it was disabled: ' || w.disabled_reason)) AS k (kind, wanted, message)
+                CASE WHEN w.enabled THEN h.problem IS NOT NULL
+                          AND EXISTS (SELECT FROM chatwebhook.queue q WHERE q.webhook_id = w.id)
+                     ELSE w.disabled_at IS NOT NULL END,
+                CASE WHEN w.enabled THEN 'it cannot be sent to: ' || h.problem
+                     ELSE 'it was disabled: ' || w.disabled_reason END)) AS k (kind, wanted, message)
          WHERE w.id = ANY (webhook_ids)
            AND k.wanted <> EXISTS (SELECT FROM chatwebhook.alert a
                                     WHERE a.webhook_id = w.id AND a.kind = k.kind AND a.closed_at IS NULL)

@@ -516,7 +516,8 @@ BEGIN
 $html$,
         h.webhook_id, chatwebhook._dashboard_name(h.name),
         chatwebhook._dashboard_cut(h.url, 200),
-        '<span class="error">Disabled: ' || chatwebhook._dashboard_cut(disabled_reason, 300) || '</span>',
+        '<span class="error">' || coalesce('Disabled: ' || chatwebhook._dashboard_cut(disabled_reason, 300),
+            'Cannot be sent to: ' || chatwebhook._dashboard_cut(h.problem, 300)) || '</span>',
         '<span class="error' || CASE WHEN h.state IN ('failing', 'degraded') THEN ' bad' ELSE ' muted' END || '">'
             || CASE WHEN h.consecutive_failures > 1
                     THEN chatwebhook._dashboard_number(h.consecutive_failures) || ' failures in a row, the last ' ELSE 'failed ' END
@@ -679,7 +680,7 @@ CREATE FUNCTION chatwebhook._dashboard_alerts(alerts chatwebhook.alert[], webhoo
                       chatwebhook._dashboard_icon('failing'),
                       CASE a.kind WHEN 'consecutive_failures' THEN 'Failures in a row'
                                   WHEN 'low_success_rate' THEN 'Low success rate'
-                                  WHEN 'webhook_disabled' THEN 'Disabled'
+                                  WHEN 'webhook_disabled' THEN CASE h.state WHEN 'paused' THEN 'Paused' ELSE 'Disabled' END
                                   WHEN 'backlog' THEN 'Backlog'
                                   ELSE chatwebhook._dashboard_cut(a.kind, 60) END,
                       CASE WHEN h.webhook_id IS NULL THEN chatwebhook._dashboard_name(a.webhook_name)

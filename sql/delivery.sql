@@ -327,11 +327,6 @@ BEGIN
                   HINT = 'Give printable ASCII in one line, without blanks at its ends; a certificate or key is PEM.';
     ELSE
         PERFORM chatwebhook._set_secret(webhook_id, name, value);
-        -- the worker may have met the webhook before its credential
-        UPDATE chatwebhook.webhook w
-           SET enabled = true, disabled_at = NULL, disabled_reason = NULL, updated_at = now()
-         WHERE w.id = webhook_id AND NOT w.enabled
-           AND w.disabled_reason = format('the credential "%s" is not set', name);
     END IF;
     PERFORM chatwebhook._wake(webhook_id);
 END

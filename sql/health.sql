@@ -119,7 +119,7 @@ COMMENT ON FUNCTION chatwebhook._redact(text) IS
 CREATE VIEW chatwebhook.webhook_health WITH (security_barrier) AS
     SELECT w.id AS webhook_id, w.name, chatwebhook._redact(w.url) AS url,
            CASE WHEN NOT w.enabled THEN 'disabled'
-                WHEN g.webhook_id IS NOT NULL THEN 'paused'
+                WHEN h.problem IS NOT NULL OR g.webhook_id IS NOT NULL THEN 'paused'
                 WHEN h.total = 0 THEN 'idle'
                 WHEN h.consecutive_failures >= s.failures THEN 'failing'
                 WHEN r.success_rate < s.rate OR h.consecutive_failures > 0 THEN 'degraded'
@@ -128,7 +128,8 @@ CREATE VIEW chatwebhook.webhook_health WITH (security_barrier) AS
            h.total, h.successes, h.failures,
            r.success_rate, r.avg_latency_ms, r.p95_latency_ms,
            h.last_success_at, h.last_failure_at, h.last_error, h.consecutive_failures,
-           q.pending, coalesce(f.in_flight, 0) AS in_flight, q.oldest_pending_at, d.dead
+           q.pending, coalesce(f.in_flight, 0) AS in_flight, q.oldest_pending_at, d.dead,
+           h.problem
       FROM chatwebhook.webhook w
       JOIN chatwebhook.health h ON h.webhook_id = w.id
       LEFT JOIN chatwebhook._in_flight() f ON f.webhook_id = w.id
@@ -165,7 +166,7 @@ COMMENT ON COLUMN chatwebhook.webhook_health.last_success_at IS 'When the last o
 COMMENT ON COLUMN chatwebhook.webhook_health.last_failure_at IS 'When the last one that failed ended.';
 COMMENT ON COLUMN chatwebhook.webhook_health.last_error IS 'Why that one failed.';
 COMMENT ON COLUMN chatwebhook.webhook_health.state IS
-    'disabled; paused: after chatwebhook.breaker_threshold (10) failures in a row, or because the receiver asked for it, nothing is sent for now but a probe from time to time; idle: nothing was sent yet; failing: chatwebhook.alert_failures (5) or more failures in a row; degraded: fewer, or under chatwebhook.alert_success_rate (0.9) of the last 100 succeeded; healthy.';
+    'disabled; paused: it cannot be sent to, as problem says, or after chatwebhook.breaker_threshold (10) failures in a row, or because the receiver asked for it, nothing is sent for now but a probe from time to time; idle: nothing was sent yet; failing: chatwebhook.alert_failures (5) or more failures in a row; degraded: fewer, or under chatwebhook.alert_success_rate (0.9) of the last 100 succeeded; healthy.';
 COMMENT ON COLUMN chatwebhook.webhook_health.success_rate IS 'Of the last 100 attempts, 0 to 1.';
 COMMENT ON COLUMN chatwebhook.webhook_health.avg_latency_ms IS 'Of the last 100 attempts.';
 COMMENT ON COLUMN chatwebhook.webhook_health.p95_latency_ms IS
@@ -178,3 +179,5 @@ COMMENT ON COLUMN chatwebhook.webhook_health.in_flight IS
 COMMENT ON COLUMN chatwebhook.webhook_health.oldest_pending_at IS
     'When the oldest of the pending was emitted.';
 COMMENT ON COLUMN chatwebhook.webhook_health.dead IS 'Deliveries that were given up.';
+COMMENT ON COLUMN chatwebhook.webhook_health.problem IS
+    'Why nothing can be sent to it, such as a credential that is not set or a secret that cannot be opened; what is emitted waits. Null: nothing stands in the way.';

@@ -305,7 +305,8 @@ CREATE TABLE chatwebhook.health (
     recent               integer[] NOT NULL DEFAULT '{}',
     latency_sum_ms       bigint NOT NULL DEFAULT 0,
     latency_counts       bigint[] NOT NULL DEFAULT '{0,0,0,0,0,0,0,0,0,0,0,0}',
-    given_up             bigint NOT NULL DEFAULT 0
+    given_up             bigint NOT NULL DEFAULT 0,
+    problem              text
 ) WITH (fillfactor = 40, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
         autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
 COMMENT ON TABLE chatwebhook.health IS
@@ -319,6 +320,10 @@ COMMENT ON COLUMN chatwebhook.health.latency_sum_ms IS 'Milliseconds that all at
 COMMENT ON COLUMN chatwebhook.health.latency_counts IS
     'Attempts ever made by what they took: up to 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000 ms, and longer.';
 COMMENT ON COLUMN chatwebhook.health.given_up IS 'Deliveries ever given up.';
+COMMENT ON COLUMN chatwebhook.health.problem IS
+    'Why nothing can be sent to it, as a worker found when it read the webhook; null: nothing stands in the way.';
+-- the workers look at these again and again
+CREATE INDEX health_problem_idx ON chatwebhook.health (webhook_id) WHERE problem IS NOT NULL;
 
 /*
  * What was done, in ten minutes each, a row for each worker, so that none waits
@@ -363,7 +368,7 @@ COMMENT ON COLUMN chatwebhook.alert.webhook_id IS 'The webhook in trouble.';
 COMMENT ON COLUMN chatwebhook.alert.chatbot_id IS 'That webhook''s chatbot; null: it serves every chatbot.';
 COMMENT ON COLUMN chatwebhook.alert.webhook_name IS 'That webhook''s name, as it was then.';
 COMMENT ON COLUMN chatwebhook.alert.kind IS
-    'consecutive_failures: at least chatwebhook.alert_failures attempts in a row failed, until one succeeds; low_success_rate: of the last 100 attempts, and at least 20, fewer than chatwebhook.alert_success_rate succeeded, until it is half-way between that and 1; webhook_disabled: the extension disabled it, until it is enabled; backlog: a delivery was due more than chatwebhook.alert_backlog ago and is not sent, until none is.';
+    'consecutive_failures: at least chatwebhook.alert_failures attempts in a row failed, until one succeeds; low_success_rate: of the last 100 attempts, and at least 20, fewer than chatwebhook.alert_success_rate succeeded, until it is half-way between that and 1; webhook_disabled: the extension disabled it, until it is enabled, or it cannot be sent to, as webhook_health.problem says, and something waits for it; backlog: a delivery was due more than chatwebhook.alert_backlog ago and is not sent, until none is.';
 COMMENT ON COLUMN chatwebhook.alert.message IS 'What is wrong, for people.';
 COMMENT ON COLUMN chatwebhook.alert.opened_at IS 'When it began.';
 COMMENT ON COLUMN chatwebhook.alert.closed_at IS 'When it ended; null: it goes on.';

@@ -487,6 +487,7 @@ typedef struct CwhWebhook
 	char	   *url;			/* placeholders filled in: secret */
 	bool		enabled;
 	const char *problem;		/* why nothing can be sent for it, or null */
+	const char *noted;			/* the problem that its health tells, or null */
 	char	  **headers;		/* "Name: value", filled in: secret */
 	int			nheaders;
 	CwhRetryPolicy retry;
@@ -638,6 +639,7 @@ extern void cwh_webhook_free(CwhWebhook *webhook);
 extern void cwh_outbox_sweep(void (*each) (const pg_uuid_t *webhook_id,
 										   TimestampTz first_due));
 extern int64 cwh_outbox_catch_up(TimestampTz now, int64 limit);
+extern void cwh_outbox_problems(void (*each) (const pg_uuid_t *webhook_id));
 extern void cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
 							 void (*each) (const CwhClaimed *claimed));
 extern void cwh_outbox_claim_next(const pg_uuid_t *webhook_ids,
@@ -655,6 +657,8 @@ extern void cwh_outbox_check_alerts(const pg_uuid_t *ids, int n);
 extern void cwh_outbox_check_backlog(const pg_uuid_t *ids,
 									 const TimestampTz *dues, int n);
 extern bool cwh_outbox_disable(const pg_uuid_t *webhook_id, const char *reason);
+extern bool cwh_outbox_note_problem(const pg_uuid_t *webhook_id,
+									const char *problem, bool *changed);
 extern void cwh_outbox_begin(void);
 extern void cwh_outbox_commit(void);
 

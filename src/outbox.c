@@ -64,7 +64,7 @@ static const char load_sql[] =
 	"       pg_catalog.jsonb_build_object('id', w.id, 'name', w.name,"
 	"           'url', w.url, 'chatbotId', w.chatbot_id, 'settings', w.settings),"
 	"       COALESCE(h.consecutive_failures" EQ "0, true),"
-	"       w.updated_at, w.rate_limit, w.batch_size, w.batch_window"
+	"       w.updated_at, w.rate_limit, w.batch_size, w.batch_window, h.problem"
 	"  FROM chatwebhook.webhook w"
 	"  LEFT JOIN chatwebhook.health h ON h.webhook_id" EQ "w.id"
 	"  LEFT JOIN chatwebhook.connector c ON c.name" EQ "w.connector"
@@ -103,6 +103,9 @@ static const char catch_up_sql[] =
 	"         LIMIT $2) ahead"
 	" WHERE q.id" EQ "ahead.id"
 	" RETURNING q.id";
+
+static const char problems_sql[] =
+	"SELECT h.webhook_id FROM chatwebhook.health h WHERE h.problem IS NOT NULL";
 
 #define CLAIMED \
 	"SELECT q.id, q.webhook_id, q.next_attempt_at, q.attempts, q.first_attempt," \
@@ -311,6 +314,23 @@ static const char disable_sql[] =
 	" RETURNING w.id";
 
 /*
+ * Other workers find the same problem.  No attempt is made while there is one,
+ * so that time does not count among that of nothing but failures.
+ */
+static const char note_problem_sql[] =
+	"WITH mine AS MATERIALIZED ("
+	"   SELECT h.webhook_id, h.problem FROM chatwebhook.health h"
+	"    WHERE h.webhook_id" EQ "$1 FOR NO KEY UPDATE SKIP LOCKED"
+	"), changed AS ("
+	"   UPDATE chatwebhook.health h"
+	"      SET problem = NULLIF($2, ''), failing_since = NULL"
+	"     FROM mine"
+	"    WHERE h.webhook_id" EQ "mine.webhook_id"
+	"      AND mine.problem IS DISTINCT FROM NULLIF($2, '')"
+	"   RETURNING 1"
+	") SELECT EXISTS (SELECT FROM changed) FROM mine";
+
+/*
  * Plans, prepared at first use and kept for the life of the process.
  */
 #define MAX_PARAMETERS 13
@@ -333,6 +353,7 @@ static Statement any_webhook_st = {any_webhook_sql, 0, {0}, NULL};
 static Statement load_st = {load_sql, 1, {UUIDARRAYOID}, NULL};
 static Statement sweep_st = {sweep_sql, 0, {0}, NULL};
 static Statement catch_up_st = {catch_up_sql, 2, {TIMESTAMPTZOID, INT8OID}, NULL};
+static Statement problems_st = {problems_sql, 0, {0}, NULL};
 static Statement claim_st = {claim_sql, 5,
 	{UUIDARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID, INT4ARRAYOID,
 	TIMESTAMPTZOID}, NULL};
@@ -363,6 +384,7 @@ static Statement check_alerts_st = {check_alerts_sql, 1, {UUIDARRAYOID}, NULL};
 static Statement check_backlog_st = {check_backlog_sql, 2,
 	{UUIDARRAYOID, TIMESTAMPTZARRAYOID}, NULL};
 static Statement disable_st = {disable_sql, 2, {UUIDOID, TEXTOID}, NULL};
+static Statement note_problem_st = {note_problem_sql, 2, {UUIDOID, TEXTOID}, NULL};
 
 /* Run a statement; its rows are in SPI_tuptable. */
 static uint64
@@ -825,6 +847,7 @@ cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 		webhook->rate_limit = isnull ? 0 : DatumGetFloat8(datum);
 		webhook->batch_size = DatumGetInt32(field(i, 23, NULL));
 		webhook->batch_window_ms = interval_ms(field(i, 24, NULL));
+		webhook->noted = field_text(i, 25);
 		webhook->signer = make_signer(secrets, nsecrets, "signing_secret");
 		webhook->previous = make_signer(secrets, nsecrets,
 										"previous_signing_secret");
@@ -835,10 +858,15 @@ cwh_outbox_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 		if (!isnull)
 			load_auth(webhook, DatumGetJsonbP(datum), secrets, nsecrets);
 		load_connector(webhook, i, url);
-		if (webhook->signer == NULL && webhook->problem == NULL &&
-			find_secret(secrets, nsecrets, "signing_secret",
-						strlen("signing_secret")))
-			webhook->problem = "its signing secret is unusable";
+		if (webhook->signer == NULL && webhook->problem == NULL)
+		{
+			if (find_secret(secrets, nsecrets, "signing_secret",
+							strlen("signing_secret")))
+				webhook->problem = "its signing secret is unusable";
+			/* it will come, if a restore is under way */
+			else if (webhook->connector == NULL)
+				webhook->problem = "it has no signing secret";
+		}
 		for (int j = 0; j < nsecrets; j++)
 			if (secrets[j].value)
 				cwh_cleanse(secrets[j].value, strlen(secrets[j].value));
@@ -883,6 +911,24 @@ cwh_outbox_disable(const pg_uuid_t *webhook_id, const char *reason)
 }
 
 /*
+ * Note why a webhook cannot be sent to, or, with null, that it can; false if
+ * that has to wait, because somebody is writing its health just now.
+ */
+bool
+cwh_outbox_note_problem(const pg_uuid_t *webhook_id, const char *problem,
+						bool *changed)
+{
+	Datum		args[2];
+
+	args[0] = UUIDPGetDatum(webhook_id);
+	args[1] = CStringGetTextDatum(problem ? problem : "");
+	if (run(&note_problem_st, args) == 0)
+		return false;
+	*changed = DatumGetBool(field(0, 1, NULL));
+	return true;
+}
+
+/*
  * Claiming
  */
 
@@ -910,6 +956,16 @@ cwh_outbox_catch_up(TimestampTz now, int64 limit)
 	args[0] = TimestampTzGetDatum(now);
 	args[1] = Int64GetDatum(limit);
 	return (int64) run(&catch_up_st, args);
+}
+
+/* Tell of each webhook that is noted to have a problem. */
+void
+cwh_outbox_problems(void (*each) (const pg_uuid_t *webhook_id))
+{
+	uint64		n = run(&problems_st, NULL);
+
+	for (uint64 i = 0; i < n; i++)
+		each(DatumGetUUIDP(field(i, 1, NULL)));
 }
 
 /* Claim the deliveries in the last result. */

@@ -236,6 +236,9 @@ struct Endpoint
 	bool		fetching;		/* one is being asked for */
 	const char *disable;		/* why the webhook is to be disabled, or null */
 	bool		disabled;		/* done, in the transaction under way */
+	bool		note;			/* its problem, or that it has none, is to be noted */
+	bool		noted;			/* done, in the transaction under way */
+	bool		announce;		/* and it was not known before */
 	int			wanted;			/* in the claim being made */
 	int			got;
 	CwhHealthGain *gain;		/* null: none since the last settle */
@@ -263,7 +266,7 @@ static int	nwaiting = 0;
 static size_t body_bytes = 0;
 static int	settle_limit = MAX_SETTLE;
 static double average_body = 1024;
-static dlist_head touched_list; /* endpoints with a gain, or to be disabled */
+static dlist_head touched_list; /* endpoints that a settle is to see to */
 static int	ntouched = 0;
 static TimestampTz touched_retry_at = 0;
 static TimestampTz careful_until = 0;
@@ -304,6 +307,7 @@ static volatile sig_atomic_t terminate = false;
 static void judge(Delivery *delivery);
 static void forget_token(Endpoint *endpoint);
 static void release_waiting(Endpoint *endpoint);
+static void add_alerting(const pg_uuid_t *webhook_id);
 
 /* SIGTERM: leave, but at a place where nothing is half done. */
 static void
@@ -1385,8 +1389,6 @@ on_webhook(CwhWebhook *webhook)
 
 	if (endpoint->webhook)
 	{
-		if (endpoint->disable == endpoint->webhook->problem)
-			endpoint->disable = NULL;
 		if (endpoint->webhook->updated_at != webhook->updated_at)
 		{
 			/* somebody may have mended it */
@@ -1414,15 +1416,14 @@ on_webhook(CwhWebhook *webhook)
 		set_proven(endpoint, webhook->proven);
 
 	/* what cannot be sent is not tried, and waits until that is put right */
-	if (webhook->enabled && webhook->problem)
-	{
+	if (webhook->problem)
 		webhook->enabled = false;
-		endpoint->disable = webhook->problem;
+	endpoint->note = strcmp(webhook->problem ? webhook->problem : "",
+							webhook->noted ? webhook->noted : "") != 0;
+	if (endpoint->note)
 		touch(endpoint);
-	}
-	/* its secret will come, if a restore is under way; unsigned goes nothing */
-	if (webhook->signer == NULL && webhook->connector == NULL)
-		webhook->enabled = false;
+	else if (webhook->problem)
+		add_alerting(&webhook->id);
 }
 
 /* Give back what an endpoint has claimed and not started. */
@@ -1539,6 +1540,16 @@ on_swept(const pg_uuid_t *webhook_id, TimestampTz first_due)
 		make_ready(endpoint, DT_NOBEGIN, 1, 0);
 	else
 		set_timer(endpoint, first_due);
+}
+
+/* A webhook that could not be sent to was found: what was missing may be there. */
+static void
+on_problem(const pg_uuid_t *webhook_id)
+{
+	Endpoint   *endpoint = get_endpoint(webhook_id);
+
+	endpoint->changed = true;
+	make_ready(endpoint, DT_NOBEGIN, 1);
 }
 
 /* Forget endpoints that have nothing to do, if there are many. */
@@ -1984,7 +1995,10 @@ claim_next(Settle *work, bool may_claim)
 	claiming_next = false;
 }
 
-/* Write what the webhooks' health has gained, and disable who asked for it. */
+/*
+ * Write what the webhooks' health has gained and who has a problem, and disable
+ * who asked for it.
+ */
 static void
 settle_endpoints(Settle *work)
 {
@@ -2000,6 +2014,9 @@ settle_endpoints(Settle *work)
 		if (endpoint->disable &&
 			cwh_outbox_disable(&endpoint->id, endpoint->disable))
 			endpoint->disabled = true;
+		endpoint->noted = endpoint->note &&
+			cwh_outbox_note_problem(&endpoint->id, endpoint->webhook->problem,
+									&endpoint->announce);
 	}
 	cwh_outbox_add_health(work->gains, work->ngains);
 	work->activity = activity;
@@ -2067,8 +2084,9 @@ keep_settle(Settle *work)
 	{
 		Endpoint   *endpoint = dlist_container(Endpoint, touched_node, iter.cur);
 
-		if (endpoint->disabled || (endpoint->gain && endpoint->gain->written &&
-								   endpoint->gain->alerting))
+		if (endpoint->disabled || endpoint->noted ||
+			(endpoint->gain && endpoint->gain->written &&
+			 endpoint->gain->alerting))
 			add_alerting(&endpoint->id);
 		if (endpoint->gain && (endpoint->gain->written || endpoint->gone))
 		{
@@ -2087,8 +2105,14 @@ keep_settle(Settle *work)
 			refresh_due = true;
 			release_waiting(endpoint);
 		}
-		endpoint->disabled = false;
-		if (endpoint->gain || endpoint->disable)
+		if (endpoint->noted && endpoint->announce && endpoint->webhook->problem)
+			ereport(LOG,
+					(errmsg("chatwebhook cannot send to webhook \"%s\": %s",
+							endpoint->webhook->name, endpoint->webhook->problem)));
+		if (endpoint->noted || endpoint->gone)
+			endpoint->note = false;
+		endpoint->disabled = endpoint->noted = false;
+		if (endpoint->gain || endpoint->disable || endpoint->note)
 			continue;
 		dlist_delete(&endpoint->touched_node);
 		endpoint->in_touched = false;
@@ -2202,6 +2226,7 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 				cwh_sweep_all();
 			nbacklogs = 0;
 			cwh_outbox_sweep(on_swept);
+			cwh_outbox_problems(on_problem);
 			check_backlogs = true;
 			refresh_endpoints();
 		}
@@ -2666,6 +2691,7 @@ follow_clock(TimestampTz now)
 	{
 		/* all of them, so that their order in the heap stays */
 		endpoint->look_at += step;
+		endpoint->ready_since += step;
 		endpoint->blocked_until += step;
 		endpoint->gone_since += step;
 		endpoint->token_until += step;
@@ -2714,6 +2740,8 @@ reload(void)
 	cwh_transport_options(&options);
 	options.max_connections = in_flight_limit();
 	cwh_transport_configure(&options);
+	/* the key file may be another, and open more secrets */
+	next_sweep = 0;
 	next_upkeep = 0;
 	if (cwh_enabled)
 		return;

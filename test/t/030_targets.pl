@@ -704,14 +704,16 @@ subtest 'a credential brings a forbidden URL in' => sub {
 	foreach my $name (sort keys %brought)
 	{
 		my ($url, $value) = @{ $brought{$name} };
-		# both at once, or the worker may meet the webhook without its credential
 		sql("SELECT chatwebhook.set_credential(w.id, 'url', '$value')
 			 FROM chatwebhook.create_webhook('by credential, $name', '$url',
 				chatbot_id => 'credential') AS w");
 	}
 	webhook('by credential, missing', '{{url}}', chatbot_id => 'credential');
 	emit('credential');
-	ok(wait_idle($node), 'the worker is done');
+	ok( $node->poll_query_until('postgres',
+			q{SELECT count(*) = 0 FROM chatwebhook.delivery
+			   WHERE status = 'pending' AND webhook_name <> 'by credential, missing'}),
+		'the worker is done');
 	foreach my $name (sort keys %brought)
 	{
 		my (undef, $value, $reason) = @{ $brought{$name} };
@@ -722,10 +724,10 @@ subtest 'a credential brings a forbidden URL in' => sub {
 			"f|$reason",
 			"$name: test_webhook() refuses");
 	}
-	is( sql(q{SELECT disabled_reason FROM chatwebhook.webhook
-			WHERE name = 'by credential, missing'}),
-		'the credential "url" is not set',
-		'without the credential the webhook is disabled');
+	ok( $node->poll_query_until('postgres',
+			q{SELECT problem = 'the credential "url" is not set' AND pending = 1
+			    FROM chatwebhook.webhook_health WHERE name = 'by credential, missing'}),
+		'without the credential its event waits');
 	no_connections('nobody was connected to');
 	sql('DELETE FROM chatwebhook.webhook');
 };

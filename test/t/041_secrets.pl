@@ -78,6 +78,12 @@ sub emit
 	return;
 }
 
+# The requests with such an event.
+sub sent
+{
+	return scalar grep { $_->{headers}{'x-webhook-event'} eq 'message.sent' } $receiver->log;
+}
+
 # The requests of a label that are not signed as they should be.
 sub unsigned
 {
@@ -132,7 +138,7 @@ my ($echo) = create_webhook($node, name => 'closed', url => $closed->url('/{{pat
 my ($whole) = create_webhook($node, name => 'whole', url => '{{url}}', max_retries => 0, enabled => 'f');
 my ($tls) = create_webhook($node, name => 'tls', url => 'https://127.0.0.1:' . $receiver->port . '/{{path_token}}', max_retries => 0, enabled => 'f');
 my ($asymmetric) = create_webhook($node, name => 'asymmetric', signing => 'v1a');
-my ($unset) = create_webhook($node, name => 'unset', url => $receiver->url('/ok/{{not_set}}'));
+my ($unset) = create_webhook($node, name => 'unset', url => $receiver->url('/ok/-/unset/{{not_set}}'));
 $secrets{'signing secret'} = $ok_secret;
 $secrets{'Ed25519 key'} = sql("SELECT chatwebhook.secret('$asymmetric')");
 $secrets{'secret of one refused'} = sql("SELECT chatwebhook.secret('$bad')");
@@ -148,13 +154,22 @@ sql("SELECT chatwebhook.set_credential('$_->[0]', '$_->[1]', '$_->[2]')") foreac
 	[ $tls, 'path_token', $secrets{'path token'} ],
 	[ $whole, 'url', $secrets{'url'} ]);
 sql("UPDATE chatwebhook.webhook SET enabled = true WHERE id <> '$unset'");
+becomes_true("SELECT state = 'paused' AND problem = 'the credential \"not_set\" is not set' FROM chatwebhook.webhook_health WHERE webhook_id = '$unset'",
+	'a credential that is not set pauses its webhook, and is named');
+is(sql("SELECT count(*) FROM chatwebhook.alert WHERE webhook_id = '$unset'"), 0, 'without an alert while nothing waits');
 emit(2);
-ok(wait_idle($node), 'the worker is done');
-becomes_true("SELECT disabled_reason LIKE '%\"not_set\" is not set%' FROM chatwebhook.webhook WHERE id = '$unset'",
-	'a credential that is not set disables its webhook, and is named');
+$node->reload;
+becomes_true("SELECT message = 'it cannot be sent to: the credential \"not_set\" is not set' FROM chatwebhook.alert
+	WHERE webhook_id = '$unset' AND kind = 'webhook_disabled' AND closed_at IS NULL", 'there is one once something does');
+is(sql("SELECT w.enabled, h.pending FROM chatwebhook.webhook w JOIN chatwebhook.webhook_health h ON h.webhook_id = w.id WHERE w.id = '$unset'"),
+	't|2', 'it is enabled, and its events wait');
+my @told = slurp_binary($node->logfile) =~ /LOG:  chatwebhook cannot send to webhook "unset": /g;
+is(scalar @told, 1, 'the log has said so once');
 sql("SELECT chatwebhook.set_credential('$unset', 'not_set', 'set')");
-is(sql("SELECT enabled, disabled_at, disabled_reason FROM chatwebhook.webhook WHERE id = '$unset'"), 't||',
-	'and enables it once it is set');
+ok(wait_idle($node), 'once it is set, the worker is done');
+is($receiver->count('unset/set'), 2, 'what waited has arrived');
+becomes_true("SELECT state = 'healthy' AND problem IS NULL AND NOT EXISTS (SELECT FROM chatwebhook.alert a WHERE a.webhook_id = '$unset' AND closed_at IS NULL)
+	FROM chatwebhook.webhook_health WHERE webhook_id = '$unset'", 'the problem is gone, and the alert closed');
 my ($refused) = grep { index($_->{path}, 'PATHTOKEN') >= 0 } $receiver->log;
 is($refused->{headers}{authorization}, "Bearer $secrets{'header token'}", 'credentials have reached the receiver');
 like($refused->{query}, qr/\Q$secrets{'query token'}\E/, 'in the URL, too');
@@ -272,11 +287,12 @@ subtest 'no key opens them' => sub {
 	{
 		my ($what, $do, $reason) = @$case;
 		my $count = $receiver->count;
+		my $sent = sent();
 		$do->();
 		$node->restart;
 		emit(2);
-		becomes_true("SELECT count(*) = 2 FROM chatwebhook.webhook WHERE NOT enabled AND disabled_at IS NOT NULL", "$what: the webhooks are disabled");
-		my $said = sql("SELECT disabled_reason FROM chatwebhook.webhook WHERE id = '$ok'");
+		becomes_true("SELECT count(*) = 2 FROM chatwebhook.webhook_health WHERE state = 'paused' AND problem IS NOT NULL", "$what: the webhooks are paused");
+		my $said = sql("SELECT problem FROM chatwebhook.webhook_health WHERE webhook_id = '$ok'");
 		like($said, qr/cannot open the secret "\w+": .*$reason/, "$what: the reason is clear");
 		unlike($said, qr/\Q$broken\E/, 'and has nothing of a key');
 		becomes_true('SELECT count(*) = 1 FROM chatwebhook.worker_status WHERE in_flight = 0', 'the worker goes on');
@@ -285,6 +301,8 @@ subtest 'no key opens them' => sub {
 		like(sql("SELECT success, error FROM chatwebhook.test_webhook('$ok')"),
 			qr/^f\|cannot open the secret/, 'so does test_webhook()');
 		is($receiver->count, $count, 'nothing was sent');
+		becomes_true("SELECT count(*) = 2 FROM chatwebhook.alert WHERE kind = 'webhook_disabled' AND closed_at IS NULL", 'there are alerts');
+		emit(1);
 
 		# back again
 		rmdir $key_file;
@@ -292,12 +310,12 @@ subtest 'no key opens them' => sub {
 		sql('ALTER SYSTEM RESET chatwebhook.secret_key_file');
 		$node->reload;
 		becomes_true('SELECT bool_and(secrets_encrypted) FROM chatwebhook.worker_status', 'the key is back');
-		sql('UPDATE chatwebhook.webhook SET enabled = true');
-		ok(wait_idle($node), 'once enabled, the worker is done');
-		# emitted before the webhooks were disabled, or not queued for them
-		is($receiver->count('ok') > 0 && unsigned('ok'), 0, 'all is signed');
-		is(sql('SELECT count(*) FROM chatwebhook.queue'), 0, 'nothing is left');
-		is(sql('SELECT count(*) FROM chatwebhook.webhook WHERE disabled_reason IS NOT NULL'), 0, 'and no reason');
+		ok(wait_idle($node), 'the worker is done');
+		is(sent() - $sent, 6, 'all that was emitted meanwhile has arrived');
+		is(unsigned('ok'), 0, 'all is signed');
+		becomes_true("SELECT bool_and(problem IS NULL AND state = 'healthy') AND NOT EXISTS (SELECT FROM chatwebhook.alert WHERE closed_at IS NULL)
+			FROM chatwebhook.webhook_health", 'there is no problem and no alert any more');
+		is(sql('SELECT count(*) FROM chatwebhook.webhook WHERE NOT enabled OR disabled_reason IS NOT NULL'), 0, 'no webhook was disabled');
 	}
 
 	# one whose events were queued before the key was lost
@@ -308,14 +326,18 @@ subtest 'no key opens them' => sub {
 	emit(5);
 	$node->append_conf('postgresql.conf', 'chatwebhook.enabled = on');
 	$node->reload;
-	becomes_true("SELECT NOT enabled AND disabled_reason IS NOT NULL FROM chatwebhook.webhook WHERE id = '$ok'", 'with five pending, it is disabled');
+	becomes_true("SELECT problem IS NOT NULL FROM chatwebhook.webhook_health WHERE webhook_id = '$ok'", 'with five pending, it has a problem');
 	is(sql("SELECT pending FROM chatwebhook.webhook_health WHERE webhook_id = '$ok'"), 5, 'they wait');
-	# a secret that is set anew needs no old key
-	my (undef, undef, $err) = $node->psql('postgres', "SELECT chatwebhook.rotate_secret('$ok', '0')");
-	is($err, '', 'a new secret can be made');
-	$receiver->set_secret('ok', sql("SELECT chatwebhook.secret('$ok')"));
-	sql("UPDATE chatwebhook.webhook SET enabled = true WHERE id = '$ok'");
-	ok(wait_idle($node), 'and with it the worker is done');
+	# a secret that is set anew needs no old key; the receiver has it first
+	my ($in, $out, $timer) = ("BEGIN; SELECT chatwebhook.rotate_secret('$ok', '0');\n", '', IPC::Run::timeout(60));
+	my $handle = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-f', '-' ], '<', \$in, '>', \$out, $timer);
+	$handle->pump until $out =~ /\n/;
+	like($out, qr/^whsec_/, 'a new secret can be made');
+	chomp $out;
+	$receiver->set_secret('ok', $out);
+	$in .= "COMMIT;\n\\q\n";
+	$handle->finish;
+	becomes_true("SELECT pending = 0 FROM chatwebhook.webhook_health WHERE webhook_id = '$ok'", 'and with it they go out');
 	is($receiver->count('ok') - $count, 5, 'all five were sent');
 	is(scalar(grep { !$_->{verified}{signature} } ($receiver->log('ok'))[ -5 .. -1 ]), 0, 'under the new secret');
 };
@@ -328,7 +350,7 @@ subtest 'a secret stays where it belongs' => sub {
 	my (undef, undef, $err) = $node->psql('postgres', "SELECT chatwebhook.secret('$other')");
 	like($err, qr/cannot open the secret/, 'a value that was copied to another webhook does not open');
 	emit();
-	becomes_true("SELECT NOT enabled FROM chatwebhook.webhook WHERE id = '$other'", 'which is disabled');
+	becomes_true("SELECT problem IS NOT NULL FROM chatwebhook.webhook_health WHERE webhook_id = '$other'", 'which cannot be sent to');
 	sql("DELETE FROM chatwebhook.webhook WHERE id = '$other'");
 };
 
