@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A webhook receiver for tests: the path of a request chooses the answer.
 
-    receiver.py [--log FILE] [--secret NAME=SECRET]... [--secrets FILE]
+    receiver.py [--log FILE [--brief]] [--secret NAME=SECRET]... [--secrets FILE]
 
 binds a free port of 127.0.0.1, prints "listening PORT", and serves until
 SIGTERM or the end of its standard input.  It needs Python's standard library
@@ -70,6 +70,9 @@ Log
                     within five minutes
     "why" says what is wrong with a standard signature that does not hold;
     "keys" says by which of a label's several secrets each one held.
+    With --brief there are only seq, time, path, label, body, complete, and up
+    (whether the label has been told so); nothing is verified.  That is for
+    some hundred thousand requests.
 
 Secrets
     --secret and --secrets give one secret, or (in the file, a JSON object) a
@@ -285,8 +288,9 @@ class Request:
 class Receiver:
     """What outlives a connection: the log, the counts and the behaviour."""
 
-    def __init__(self, secrets, log):
+    def __init__(self, secrets, log, brief):
         self.secrets = secrets
+        self.brief = brief
         self.log_path = log
         self.log = None
         if log:
@@ -317,20 +321,14 @@ class Receiver:
             entry = {
                 "seq": self.seq,
                 "time": round(request.time, 6),
-                "method": request.method,
                 "path": request.path,
-                "query": request.query,
                 "label": request.label,
-                "headers": request.headers,
                 "complete": complete,
-                "connection": connection.number,
-                "request": connection.requests,
-                "concurrent": self.unanswered[request.label],
-                "client": connection.client(),
-                "verified": verify(
-                    request.headers, body, self.secrets.of(request.label), request.time
-                ),
             }
+            if self.brief:
+                entry["up"] = self.is_up(request.label)
+            else:
+                entry.update(self.details(connection, request, body))
             try:
                 entry["body"] = body.decode()
             except UnicodeDecodeError:
@@ -340,6 +338,21 @@ class Receiver:
             self.counts[request.label] += 1
             for waiter in self.waiters:
                 waiter.set()
+
+    def details(self, connection, request, body):
+        """What the log has of a request when it is not to be brief."""
+        return {
+            "method": request.method,
+            "query": request.query,
+            "headers": request.headers,
+            "connection": connection.number,
+            "request": connection.requests,
+            "concurrent": self.unanswered[request.label],
+            "client": connection.client(),
+            "verified": verify(
+                request.headers, body, self.secrets.of(request.label), request.time
+            ),
+        }
 
     def count(self, label):
         return sum(self.counts.values()) if label is None else self.counts[label]
@@ -887,7 +900,7 @@ async def serve(options):
             context.load_verify_locations(options.client_ca)
         if options.tls:
             set_tls_version(context, options.tls)
-    receiver = Receiver(Secrets(options.secret, options.secrets), options.log)
+    receiver = Receiver(Secrets(options.secret, options.secrets), options.log, options.brief)
     server = await loop.create_server(
         lambda: Connection(receiver), options.host, options.port, ssl=context, backlog=1024
     )
@@ -903,6 +916,7 @@ def main():
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--log", metavar="FILE", help="log requests to FILE, JSON lines")
+    parser.add_argument("--brief", action="store_true", help="log little of each")
     parser.add_argument("--secret", metavar="NAME=SECRET", action="append", default=[])
     parser.add_argument("--secrets", metavar="FILE", help="a JSON object, label to secret")
     parser.add_argument("--cert", metavar="FILE", help="serve TLS with this certificate")
