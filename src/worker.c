@@ -1549,7 +1549,7 @@ on_problem(const pg_uuid_t *webhook_id)
 	Endpoint   *endpoint = get_endpoint(webhook_id);
 
 	endpoint->changed = true;
-	make_ready(endpoint, DT_NOBEGIN, 1);
+	make_ready(endpoint, DT_NOBEGIN, 1, 0);
 }
 
 /* Forget endpoints that have nothing to do, if there are many. */
