@@ -769,7 +769,7 @@ extern PGDLLEXPORT void cwh_worker_main(Datum arg);
 extern void cwh_launcher_register(void);
 
 /* The version of the SQL that this library speaks. */
-#define CWH_SQL_VERSION	"1.0"
+#define CWH_SQL_VERSION	"1.1"
 
 #endif							/* POSTGRES_H */
 
