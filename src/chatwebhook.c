@@ -416,7 +416,7 @@ define_settings(void)
  * not needs its workers back.
  */
 
-/* CREATE and DROP EXTENSION. */
+/* CREATE, ALTER and DROP EXTENSION. */
 static void
 on_object_access(ObjectAccessType access, Oid classId, Oid objectId,
 				 int subId, void *arg)
@@ -430,6 +430,7 @@ on_object_access(ObjectAccessType access, Oid classId, Oid objectId,
 	{
 		look_at_this_database = true;
 		cwh_sweep_all();		/* so that the workers look, too */
+		cwh_config_changed();
 	}
 }
 

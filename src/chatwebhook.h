@@ -335,6 +335,7 @@ typedef enum CwhExit
 {
 	CWH_EXIT_CRASHED,			/* it said nothing: start another */
 	CWH_EXIT_NO_EXTENSION,		/* nothing to do in that database */
+	CWH_EXIT_OTHER_VERSION,		/* nor there, until it is updated */
 	CWH_EXIT_STOPPED			/* asked to leave; look again when told */
 } CwhExit;
 
@@ -374,12 +375,14 @@ extern void cwh_launcher_poke(Oid database);
 #define CWH_SLOT_NONE	(-1)	/* all slots are taken */
 #define CWH_SLOT_BARRED (-2)	/* a session wants the database for itself */
 
-extern int	cwh_slot_reserve(Oid database, int number, int32 *token);
+extern int	cwh_slot_reserve(Oid database, int number, bool told,
+							 int32 *token);
 extern void cwh_slot_free(int slot, CwhExit *how, bool *has_extension);
 extern bool cwh_slot_has_extension(int slot);
 extern bool cwh_slot_attach(int32 token, Oid *database, int *number);
 extern void cwh_slot_announce(void);
 extern void cwh_slot_set_exit(CwhExit how);
+extern bool cwh_slot_told(void);
 extern bool cwh_slot_stop_requested(void);
 extern int	cwh_slot_take_hints(CwhHint *hints, bool *sweep);
 extern void cwh_slot_update_stats(const CwhWorkerStats *stats);
@@ -428,6 +431,7 @@ typedef struct CwhSubscription
 extern const CwhEventType *cwh_event_type(const char *name);
 extern List *cwh_subscriptions(const char *type, const char *chatbot_id);
 extern void cwh_config_watch(void);
+extern void cwh_config_changed(void);
 extern uint64 cwh_config_generation(void);
 extern Oid	cwh_relation(const char *name);
 
@@ -791,7 +795,7 @@ extern PGDLLEXPORT void cwh_worker_main(Datum arg);
 extern void cwh_launcher_register(void);
 
 /* The version of the SQL that this library speaks. */
-#define CWH_SQL_VERSION	"1.0"
+#define CWH_SQL_VERSION	"1.1"
 
 #endif							/* POSTGRES_H */
 

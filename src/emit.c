@@ -47,21 +47,24 @@ PG_FUNCTION_INFO_V1(chatwebhook_emit_trigger);
 PG_FUNCTION_INFO_V1(chatwebhook_emit_to);
 PG_FUNCTION_INFO_V1(chatwebhook_emit_but);
 
-/* The columns of chatwebhook.event. */
+/*
+ * The columns of chatwebhook.event and chatwebhook.queue, by their places, with
+ * how many there were in 1.0.  Later versions append theirs, which may be null:
+ * this library may meet tables that lack them, or that have more.
+ */
 enum
 {
 	EVENT_ID, EVENT_TYPE, EVENT_CHATBOT_ID, EVENT_CONVERSATION_ID,
-	EVENT_CREATED_AT, EVENT_DATA, EVENT_COLUMNS
+	EVENT_CREATED_AT, EVENT_DATA, EVENT_COLUMNS_1_0
 };
 
-/* The columns of chatwebhook.queue. */
 enum
 {
 	QUEUE_ID, QUEUE_WEBHOOK_ID, QUEUE_EVENT_ID, QUEUE_CREATED_AT,
 	QUEUE_NEXT_ATTEMPT_AT, QUEUE_LAST_ATTEMPT_AT, QUEUE_ATTEMPTS,
 	QUEUE_FIRST_ATTEMPT, QUEUE_LAST_WAIT_MS, QUEUE_LATENCY_MS,
 	QUEUE_LAST_STATUS_CODE, QUEUE_CHATBOT_ID, QUEUE_CONVERSATION_ID,
-	QUEUE_LAST_ERROR, QUEUE_REPLIES, QUEUE_ORDERED, QUEUE_COLUMNS
+	QUEUE_LAST_ERROR, QUEUE_REPLIES, QUEUE_ORDERED, QUEUE_COLUMNS_1_0
 };
 
 /* Rows on their way into a table. */
@@ -173,8 +176,8 @@ open_writer(Writer *writer)
 	writer->values = AllocSetContextCreate(CurrentMemoryContext,
 										   "chatwebhook values",
 										   ALLOCSET_DEFAULT_SIZES);
-	open_buffer(writer, &writer->events, "event", EVENT_COLUMNS);
-	open_buffer(writer, &writer->deliveries, "queue", QUEUE_COLUMNS);
+	open_buffer(writer, &writer->events, "event", EVENT_COLUMNS_1_0);
+	open_buffer(writer, &writer->deliveries, "queue", QUEUE_COLUMNS_1_0);
 	writer->open = true;
 }
 
@@ -225,10 +228,12 @@ next_slot(Writer *writer, RowBuffer *buffer)
 	return slot;
 }
 
-/* Set a column of a row. */
+/* Set a column of a row, unless the table is too old to have it. */
 static inline void
 set_column(TupleTableSlot *slot, int column, Datum value)
 {
+	if (column >= slot->tts_tupleDescriptor->natts)
+		return;
 	slot->tts_values[column] = value;
 	slot->tts_isnull[column] = false;
 }

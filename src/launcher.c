@@ -58,6 +58,8 @@ typedef struct Database
 	bool		look;			/* find out whether it has the extension: it may
 								 * have come since a worker last looked */
 	bool		has_extension;	/* a worker has found it */
+	bool		told;			/* one has logged that its version is another
+								 * than the library's */
 	RunningWorker workers[MAX_WORKERS];
 } Database;
 
@@ -134,7 +136,7 @@ start_worker(Database *database, int number, bool room_follows)
 	int			slot;
 	int32		token = 0;
 
-	slot = cwh_slot_reserve(database->oid, number, &token);
+	slot = cwh_slot_reserve(database->oid, number, database->told, &token);
 	if (slot == CWH_SLOT_BARRED)
 		return;					/* we are told when it is free again */
 
@@ -187,7 +189,10 @@ check_worker(Database *database, int number)
 	if (running->slot < 0)
 		return;
 	if (cwh_slot_has_extension(running->slot))
+	{
 		database->has_extension = true;
+		database->told = false;
+	}
 	if (GetBackgroundWorkerPid(running->handle, &pid) != BGWH_STOPPED)
 		return;
 
@@ -205,7 +210,11 @@ check_worker(Database *database, int number)
 	}
 	else
 		database->has_extension = false;
-	if (how != CWH_EXIT_NO_EXTENSION)
+	if (how == CWH_EXIT_OTHER_VERSION)
+		database->told = true;
+	else if (how == CWH_EXIT_NO_EXTENSION)
+		database->told = false;
+	else
 		database->look = true;
 }
 

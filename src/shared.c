@@ -62,6 +62,7 @@ typedef struct WorkerSlot
 	int			pid;			/* 0: not attached */
 	Latch	   *latch;			/* null: not attached */
 	bool		has_extension;	/* the worker has found something to do */
+	bool		told;			/* the log says that the version is another */
 	bool		stop;			/* asked to leave */
 	CwhExit		how;			/* how it ended */
 
@@ -386,7 +387,7 @@ cwh_launcher_poke(Oid database)
  * attaches with the token.
  */
 int
-cwh_slot_reserve(Oid database, int number, int32 *token)
+cwh_slot_reserve(Oid database, int number, bool told, int32 *token)
 {
 	int			found = CWH_SLOT_NONE;
 
@@ -405,6 +406,7 @@ cwh_slot_reserve(Oid database, int number, int32 *token)
 		slot->generation = generation;
 		slot->database = database;
 		slot->number = number;
+		slot->told = told;
 		slot->how = CWH_EXIT_CRASHED;
 		*token = (int32) (((uint32) i << 16) | generation);
 		found = i;
@@ -516,6 +518,7 @@ cwh_slot_announce(void)
 {
 	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
 	my_slot->has_extension = true;
+	my_slot->told = false;
 	if (shared->launcher)
 		SetLatch(shared->launcher);
 	LWLockRelease(slots_lock);
@@ -528,6 +531,13 @@ cwh_slot_set_exit(CwhExit how)
 	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
 	my_slot->how = how;
 	LWLockRelease(slots_lock);
+}
+
+/* Has one before this worker logged that the extension is of another version? */
+bool
+cwh_slot_told(void)
+{
+	return my_slot->told;
 }
 
 /* Has somebody asked this worker to leave its database? */

@@ -15,6 +15,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "commands/trigger.h"
@@ -72,13 +73,21 @@ cwh_config_generation(void)
 	return generation;
 }
 
-/* Relcache callback: has one of our tables changed? */
+/* An extension has changed: let every process take another look at commit. */
+void
+cwh_config_changed(void)
+{
+	CacheInvalidateRelcacheByRelid(ExtensionRelationId);
+}
+
+/* Relcache callback: has one of our tables changed, or an extension? */
 static void
 on_relation_change(Datum arg, Oid relid)
 {
 	for (int i = 0; i < lengthof(table_oids); i++)
 	{
-		if (relid != InvalidOid && relid != table_oids[i])
+		if (relid != InvalidOid && relid != table_oids[i] &&
+			relid != ExtensionRelationId)
 			continue;
 		valid = false;
 		generation++;

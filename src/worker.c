@@ -2161,11 +2161,11 @@ check_configuration(void)
 		extension = present;
 		if (strcmp(version, CWH_SQL_VERSION) != 0)
 		{
-			ereport(WARNING,
+			ereport(cwh_slot_told() ? DEBUG1 : WARNING,
 					(errmsg("chatwebhook's library is of version %s, but the extension in database \"%s\" is of version %s: nothing is sent",
 							CWH_SQL_VERSION, get_database_name(MyDatabaseId), version),
 					 errhint("Use ALTER EXTENSION chatwebhook UPDATE, or install that version's library and restart the server.")));
-			leave(CWH_EXIT_NO_EXTENSION);
+			leave(CWH_EXIT_OTHER_VERSION);
 		}
 		cwh_config_watch();
 		if (seen_generation == 0)

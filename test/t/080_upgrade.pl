@@ -1,0 +1,436 @@
+# From version 1.0 of the SQL to today's.
+#
+# Only a database that has 1.0, under today's library, can show that events are
+# stored there and wait, that the worker says what has to be done and begins by
+# itself once it is, that ALTER EXTENSION UPDATE leaves everything as it was,
+# and that the catalog is then the one that CREATE EXTENSION makes.  The same
+# for SQL that is newer than the library.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+use Chatwebhook;
+use JSON::PP ();
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $json = JSON::PP->new->canonical->allow_nonref;
+my $receiver = start_receiver();
+my $node = new_node('main', -extension => 0,
+	'chatwebhook.log_attempts' => 'all');
+my $catalog = slurp_file("$Chatwebhook::lib/catalog.sql");
+my $version = $node->safe_psql('postgres',
+	q{SELECT default_version FROM pg_available_extensions
+	   WHERE name = 'chatwebhook'});
+
+# Run SQL in a database and return its output.
+sub sql
+{
+	my ($dbname, $sql) = @_;
+	return $node->safe_psql($dbname, $sql);
+}
+
+# Wait until a query gives true.
+sub wait_until
+{
+	my ($dbname, $sql, $what) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	ok($node->poll_query_until($dbname, $sql), $what);
+}
+
+# A database with the extension, in this version.
+sub new_database
+{
+	my ($dbname, $which) = @_;
+	sql('postgres', "CREATE DATABASE $dbname");
+	sql($dbname, "CREATE EXTENSION chatwebhook VERSION '$which'");
+}
+
+# What the catalog of a database says, as a list of lines.
+sub catalog
+{
+	my ($dbname) = @_;
+	return split /\n(?=\S+ ?[^\n]*: )/,
+	  sql($dbname, qq{SET search_path = pg_catalog; $catalog ORDER BY line COLLATE "C"});
+}
+
+# Lines of the first list that are not in the second.
+sub missing
+{
+	my ($these, $those) = @_;
+	my %there = map { $_ => 1 } @$those;
+	return grep { !$there{$_} } @$these;
+}
+
+# See that two lists of lines are the same.
+sub same_lines
+{
+	my ($got, $expected, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my @more = map { "+ $_" } missing($got, $expected);
+	my @less = map { "- $_" } missing($expected, $got);
+	ok(!@more && !@less && @$got == @$expected, $name)
+	  or diag(join "\n", map { substr $_, 0, 300 } @less, @more);
+}
+
+# How often the log says that a database has another version.
+sub warnings_of
+{
+	my ($dbname) = @_;
+	my @lines = slurp_file($node->logfile) =~
+	  /WARNING:  chatwebhook's library is of version \S+, but the extension in database "$dbname" is of version /g;
+	return scalar @lines;
+}
+
+# Wait until a database has that many workers.
+sub has_workers
+{
+	my ($dbname, $n, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	wait_until('postgres', qq{
+		SELECT count(*) = $n FROM pg_stat_activity
+		 WHERE backend_type = 'chatwebhook worker' AND datname = '$dbname'}, $name);
+}
+
+# See that the launcher looks around, without anybody's being started there.
+sub look_around
+{
+	my ($dbname) = @_;
+	our $witness = ($witness // 0) + 1;
+	$node->reload;
+	sql('postgres', "CREATE DATABASE witness_$witness");
+	sql("witness_$witness", 'CREATE EXTENSION chatwebhook');
+	# the one that it was told of last has its worker: it is through
+	has_workers("witness_$witness", 1, 'a worker comes elsewhere');
+	# and no other is still looking
+	has_workers($dbname, 0, "none stays in $dbname");
+	sql('postgres', "DROP DATABASE witness_$witness");
+}
+
+#
+# The versions that there are
+#
+is(sql('postgres', 'SHOW chatwebhook.user_agent'), "chatwebhook/$version",
+	'the library is of the version that CREATE EXTENSION makes');
+is( sql('postgres', qq{
+		SELECT count(*) FROM pg_extension_update_paths('chatwebhook')
+		 WHERE target = '$version' AND source <> target AND path IS NULL}),
+	0,
+	'every former version can be updated to it');
+
+#
+# The catalog: 1.0 and its update against CREATE EXTENSION
+#
+new_database('fresh', $version);
+new_database('updated', '1.0');
+sql('updated', 'ALTER EXTENSION chatwebhook UPDATE');
+my @fresh = catalog('fresh');
+my @updated = catalog('updated');
+same_lines(\@updated, \@fresh, 'an update gives what CREATE EXTENSION does');
+
+# The comparison sees every kind of difference.
+my @mutations = (
+	'COMMENT ON TABLE chatwebhook.webhook IS NULL',
+	'COMMENT ON COLUMN chatwebhook.webhook.url IS NULL',
+	'COMMENT ON FUNCTION chatwebhook.retry(bigint) IS NULL',
+	'COMMENT ON VIEW chatwebhook.delivery IS NULL',
+	'COMMENT ON TRIGGER follow ON chatwebhook.webhook IS $$new$$',
+	'ALTER TABLE chatwebhook.webhook ALTER timeout DROP DEFAULT',
+	'ALTER TABLE chatwebhook.webhook ALTER name DROP NOT NULL',
+	'ALTER TABLE chatwebhook.vault ALTER name TYPE varchar',
+	'ALTER TABLE chatwebhook.queue ADD one_more integer',
+	'ALTER TABLE chatwebhook.vault DROP created_at;
+	 ALTER TABLE chatwebhook.vault ADD created_at timestamptz NOT NULL DEFAULT pg_catalog.now()',
+	'ALTER TABLE chatwebhook.attempt DROP CONSTRAINT attempt_pkey',
+	'ALTER TABLE chatwebhook.attempt ADD CHECK (attempt > 0) NOT VALID',
+	'DROP INDEX chatwebhook.dead_event_idx',
+	'ALTER INDEX chatwebhook.queue_event_idx SET (fillfactor = 50)',
+	'ALTER TABLE chatwebhook.queue RESET (vacuum_truncate)',
+	'ALTER TABLE chatwebhook.event ALTER data SET STORAGE external',
+	'ALTER TABLE chatwebhook.event DISABLE ROW LEVEL SECURITY',
+	'DROP POLICY tenant ON chatwebhook.dead',
+	'ALTER POLICY tenant ON chatwebhook.dead USING (true)',
+	'ALTER TABLE chatwebhook.vault DISABLE TRIGGER changed',
+	'ALTER TABLE chatwebhook.vault ENABLE TRIGGER changed',
+	'ALTER SEQUENCE chatwebhook.delivery_id_seq INCREMENT 2',
+	'ALTER FUNCTION chatwebhook.retry(bigint) STABLE',
+	'ALTER FUNCTION chatwebhook.retry(bigint) RESET ALL',
+	'ALTER FUNCTION chatwebhook.retry(bigint) COST 7',
+	'ALTER FUNCTION chatwebhook._chatbots() SECURITY INVOKER',
+	'ALTER FUNCTION chatwebhook.cut(text, integer) PARALLEL UNSAFE',
+	'GRANT EXECUTE ON FUNCTION chatwebhook.retry(bigint) TO pg_monitor',
+	'REVOKE SELECT ON chatwebhook.webhook_health FROM pg_monitor',
+	'GRANT SELECT (name) ON chatwebhook.webhook TO pg_monitor',
+	'GRANT USAGE ON SCHEMA chatwebhook TO PUBLIC',
+	'REVOKE USAGE ON TYPE chatwebhook.request FROM PUBLIC',
+	q{UPDATE pg_proc SET prosrc = prosrc || ' '
+	   WHERE oid = 'chatwebhook.retry(bigint)'::regprocedure},
+	'ALTER VIEW chatwebhook.delivery RESET (security_barrier)',
+	'CREATE OR REPLACE VIEW chatwebhook.activity_of_all AS SELECT 1 AS one',
+	'ALTER EXTENSION chatwebhook DROP FUNCTION chatwebhook.retry(bigint)',
+	q{UPDATE pg_extension SET extcondition[1] = 'WHERE true'
+	   WHERE extname = 'chatwebhook'},
+	q{UPDATE pg_extension SET extconfig = extconfig[2:], extcondition = extcondition[2:]
+	   WHERE extname = 'chatwebhook'},
+	q{DELETE FROM pg_init_privs WHERE objoid = 'chatwebhook.webhook_health'::regclass},
+	q{UPDATE chatwebhook.event_type SET description = 'x', shipped = true
+	   WHERE name = 'webhook.test'});
+my $digest = qq{SELECT md5(string_agg(line, E'\\n' ORDER BY line COLLATE "C"))
+	FROM ($catalog) AS s (line);};
+my ($unchanged, @digests) = split /\n/, sql('fresh',
+	'SET search_path = pg_catalog; SET client_min_messages = error;'
+	  . "SET allow_system_table_mods = on; $digest"
+	  . join('', map { "BEGIN; $_; $digest ROLLBACK;" } @mutations)
+	  . $digest);
+is(pop @digests, $unchanged, 'the comparison is stable');
+is(scalar(@digests), scalar(@mutations), 'every change was made');
+is_deeply([ map { $mutations[$_] }
+		grep { $digests[$_] eq $unchanged } 0 .. $#digests ],
+	[], 'and seen');
+
+#
+# A database at 1.0 under today's library, with something of everything
+#
+new_database('used', '1.0');
+sql('used', q{
+	CREATE ROLE chat LOGIN;
+	CREATE ROLE shop LOGIN;
+	CREATE ROLE auditor LOGIN;
+	CREATE TABLE message (n integer, bot text);
+	GRANT INSERT ON message TO chat;
+	CREATE TRIGGER emit AFTER INSERT ON message
+		FOR EACH ROW EXECUTE FUNCTION
+		chatwebhook.emit('order.placed', 'chatbotId=bot', 'n');
+	INSERT INTO chatwebhook.event_type (name, required) VALUES ('order.placed', '{n}');
+	UPDATE chatwebhook.event_type SET required = required || '{phone}'
+	 WHERE name = 'lead.captured';
+	CREATE FUNCTION note(event jsonb, webhook jsonb, replies jsonb)
+		RETURNS chatwebhook.request LANGUAGE sql STABLE
+		RETURN CASE WHEN replies = '[]' THEN
+			('POST', webhook->>'url', '{}', event->'data', true)::chatwebhook.request END;
+	INSERT INTO chatwebhook.connector (name, function)
+		VALUES ('note', 'public.note(jsonb,jsonb,jsonb)');
+	SELECT chatwebhook.add_tenant('shop', 'bot-1');
+});
+my ($ok, $secret) = create_webhook($node, dbname => 'used', name => 'ok',
+	events => ['order.*'],
+	headers => { 'X-Team' => 'sales', 'X-Token' => '{{token}}' });
+my ($flaky) = create_webhook($node, dbname => 'used', name => 'flaky',
+	path => '/flaky/1', events => ['order.*'], chatbot_id => 'bot-1',
+	backoff => '20 ms', ordered => 't');
+my ($note) = create_webhook($node, dbname => 'used', name => 'note',
+	connector => 'note', events => ['order.*'], filter => '$.data.n > 1');
+my ($off) = create_webhook($node, dbname => 'used', name => 'off',
+	events => ['order.*']);
+sql('used', qq{
+	SELECT chatwebhook.set_credential('$ok', 'token', 't0ken');
+	INSERT INTO message VALUES (1, 'bot-1');
+	UPDATE chatwebhook.webhook SET enabled = false WHERE id = '$off'});
+my $rotated = sql('used', "SELECT chatwebhook.rotate_secret('$ok', '1 day')");
+$receiver->set_secret('ok', [ $rotated, $secret ]);
+
+# finished deliveries, as 1.0 kept them
+sql('used', qq{
+	SELECT chatwebhook.cancel(id) FROM chatwebhook.queue WHERE webhook_id = '$ok';
+	INSERT INTO chatwebhook.history (id, webhook_id, event_id, created_at,
+	       completed_at, last_attempt_at, attempts, latency_ms, last_status_code,
+	       chatbot_id, webhook_name, status)
+	SELECT 7, webhook_id, event_id, created_at, now(), now(), 2, 12, 200,
+	       chatbot_id, 'flaky', 'delivered'
+	  FROM chatwebhook.queue WHERE webhook_id = '$flaky';
+	INSERT INTO chatwebhook.dead (id, webhook_id, event_id, created_at,
+	       completed_at, last_attempt_at, attempts, latency_ms, last_status_code,
+	       chatbot_id, webhook_name, status, last_error)
+	SELECT 8, webhook_id, event_id, created_at, now(), now(), 6, 12, 503,
+	       chatbot_id, 'flaky', 'dead', 'HTTP status 503'
+	  FROM chatwebhook.queue WHERE webhook_id = '$flaky';
+	INSERT INTO chatwebhook.attempt (delivery_id, attempt, webhook_id, chatbot_id,
+	       started_at, latency_ms, status_code, error)
+	VALUES (8, 6, '$flaky', 'bot-1', now(), 12, 503, 'HTTP status 503');
+	INSERT INTO chatwebhook.activity (since, worker, succeeded)
+	VALUES (date_trunc('minute', now()), 0, 1);
+	INSERT INTO chatwebhook.alert (id, webhook_id, chatbot_id, webhook_name, kind, message, opened_at)
+	VALUES (gen_random_uuid(), '$off', NULL, 'off', 'backlog', 'behind', now())});
+
+# what the administrator granted and revoked
+sql('used', q{
+	GRANT SELECT ON chatwebhook.event, chatwebhook.delivery TO auditor;
+	GRANT SELECT (name, enabled) ON chatwebhook.webhook TO auditor;
+	GRANT USAGE ON SCHEMA chatwebhook TO auditor;
+	GRANT EXECUTE ON FUNCTION chatwebhook.retry(bigint) TO auditor;
+	REVOKE EXECUTE ON FUNCTION chatwebhook.dashboard FROM pg_monitor;
+	REVOKE EXECUTE ON FUNCTION chatwebhook.cut(text, integer) FROM PUBLIC});
+
+# by rows and by a statement, by one who has no right on the queue
+sql('used', q{
+	SET ROLE chat;
+	INSERT INTO message VALUES (2, 'bot-1');
+	INSERT INTO message SELECT n, 'bot-1' FROM generate_series(3, 5) AS n});
+is( sql('used', q{
+		SELECT chatwebhook.emit('order.placed', 'bot-2', NULL, '{"n": 6}') IS NOT NULL}),
+	't', 'emit() stores events at 1.0');
+is( sql('used', q{
+		SELECT string_agg(webhook_name || ' ' || n, ', ' ORDER BY webhook_name)
+		  FROM (SELECT webhook_name, count(*) AS n FROM chatwebhook.delivery
+		         WHERE status = 'pending' GROUP BY 1) AS s}),
+	'flaky 5, note 5, off 1, ok 5',
+	'and what is owed of them');
+
+# what people read, at 1.0 under this library
+foreach my $view (split /\n/, sql('used', q{
+	SELECT oid::regclass FROM pg_class
+	 WHERE relnamespace = 'chatwebhook'::regnamespace AND relkind = 'v' ORDER BY 1}))
+{
+	my ($status, $stdout, $stderr) = $node->psql('used', "SELECT * FROM $view");
+	is($status, 0, "$view can be read") or diag($stderr);
+}
+like(sql('used', 'SELECT chatwebhook.metrics_text()'), qr/^# HELP/,
+	'and metrics_text()');
+like(sql('used', 'SELECT chatwebhook.dashboard()'), qr/<html/, 'and dashboard()');
+is(sql('used', "SELECT chatwebhook.secret('$ok')"), $rotated, 'and a secret');
+
+#
+# The worker waits, and says so once
+#
+look_around('used');
+look_around('used');
+is(warnings_of('used'), 1, 'the log tells once that the version is another');
+like(slurp_file($node->logfile),
+	qr/extension in database "used" is of version 1\.0: nothing is sent\n.*HINT:  Use ALTER EXTENSION chatwebhook UPDATE/,
+	'of which database, and what to do');
+is($receiver->count, 0, 'nothing is sent');
+
+#
+# ALTER EXTENSION UPDATE leaves everything as it was
+#
+# The tables' rows, with the columns that they had.
+my %columns = map { split /=/ } split /\n/, sql('used', q{
+	SELECT r.oid::regclass || '=' || string_agg(quote_ident(attname), ',' ORDER BY attnum)
+	  FROM pg_extension e, pg_class r JOIN pg_attribute a ON a.attrelid = r.oid
+	 WHERE e.extname = 'chatwebhook' AND r.oid = ANY (e.extconfig)
+	   AND attnum > 0 AND NOT attisdropped
+	 GROUP BY r.oid});
+
+sub contents
+{
+	my %contents;
+
+	$contents{$_} = sql('used', qq{
+		SELECT to_jsonb(t) FROM (SELECT $columns{$_} FROM $_) AS t
+		 ORDER BY to_jsonb(t)::text COLLATE "C"}) foreach keys %columns;
+	return \%contents;
+}
+
+sql('postgres', 'ALTER SYSTEM SET chatwebhook.enabled = off');
+$node->reload;
+wait_until('used', 'SELECT NOT current_setting($$chatwebhook.enabled$$)::boolean',
+	'sending is off');
+my $before = contents();
+is(join(' ', grep { $before->{$_} eq '' } sort keys %$before), '',
+	'there is something in every table');
+my $newest = sql('used', 'SELECT max(id) FROM chatwebhook.queue');
+my $own = [ missing([ catalog('used') ], [ catalog('updated') ]) ];
+
+sql('used', 'ALTER EXTENSION chatwebhook UPDATE');
+is(sql('used', q{SELECT extversion FROM pg_extension WHERE extname = 'chatwebhook'}),
+	$version, 'it is updated');
+has_workers('used', 1, 'a worker comes by itself');
+my $after = contents();
+is($after->{$_}, $before->{$_}, "$_ is as it was") foreach sort keys %$before;
+
+# others' rights too, also where pg_dump takes them for others'
+my @used = catalog('used');
+my @more = missing(\@used, \@fresh);
+my @less = missing(\@fresh, \@used);
+is(join("\n", grep { !/: (shop|auditor), / } @more), '',
+	'nothing has come but others\' rights');
+is( join("\n", grep { !/^row of event_type: .*"lead\.captured"/ } @less),
+	join("\n",
+		'privilege chatwebhook.cut(text,integer): public, EXECUTE by postgres',
+		'privilege chatwebhook.dashboard(): pg_monitor, EXECUTE by postgres'),
+	'and nothing has gone but what was revoked');
+is(scalar(grep { /: auditor, / } @more), 6, 'the rights that were granted are there');
+is(scalar(grep { /initial/ } @more), 0,
+	'and pg_dump will know that they are not the extension\'s');
+
+#
+# And delivers
+#
+sql('used', "INSERT INTO message VALUES (7, 'bot-1')");
+is( sql('used', "SELECT count(*) FROM chatwebhook.queue WHERE id > $newest"),
+	3, 'ids go on rising');
+sql('postgres', 'ALTER SYSTEM RESET chatwebhook.enabled');
+$node->reload;
+ok(wait_idle($node, dbname => 'used'), 'idle');
+
+# The numbers that a label's requests have carried as data.
+sub numbers
+{
+	my ($label) = @_;
+	return join ' ', sort { $a <=> $b }
+	  map { my $body = $json->decode($_->{body}); ($body->{data} // $body)->{n} }
+	  $receiver->log($label);
+}
+is(numbers('ok'), '2 3 4 5 6 7', 'what was pending has arrived, and what was not is not sent');
+is(numbers('flaky'), '1 1 2 2 3 3 4 4 5 5 7 7', 'also where it took a retry');
+is(numbers('note'), '2 3 4 5 6 7', 'and by a connector of one\'s own');
+is(scalar(grep { !$_->{verified}{standard} || $_->{headers}{'x-token'} ne 't0ken' }
+		$receiver->log('ok')),
+	0, 'with the secret and the credential of before');
+is(sql('used', 'SELECT chatwebhook.retry(8)'), 't', 'a dead letter can be retried');
+ok(wait_idle($node, dbname => 'used'), 'idle');
+is( sql('used', 'SELECT status FROM chatwebhook.delivery WHERE id = 8'),
+	'delivered', 'and is delivered');
+is( sql('used', q{SET ROLE shop;
+		SELECT string_agg(name, ' ') FROM chatwebhook.webhook}),
+	'flaky', 'a tenant sees its own');
+
+#
+# SQL that is newer than the library
+#
+# The version of the extension, and a change that its workers hear of.
+sub set_version
+{
+	my ($dbname, $new) = @_;
+	sql($dbname, qq{
+		BEGIN;
+		UPDATE pg_extension SET extversion = '$new' WHERE extname = 'chatwebhook';
+		ALTER EXTENSION chatwebhook DROP FUNCTION chatwebhook.retry(bigint);
+		ALTER EXTENSION chatwebhook ADD FUNCTION chatwebhook.retry(bigint);
+		COMMIT});
+}
+set_version('used', '99.0');
+has_workers('used', 0,
+	'the worker of a database whose version becomes another leaves');
+sql('used', q{
+	ALTER TABLE chatwebhook.event ADD later integer DEFAULT 1;
+	ALTER TABLE chatwebhook.queue ADD later text, ADD latest boolean;
+	SET ROLE chat;
+	INSERT INTO message VALUES (8, 'bot-1')});
+is( sql('used', q{SELECT count(*) FROM chatwebhook.queue q
+		JOIN chatwebhook.event e ON e.id = q.event_id WHERE e.data->>'n' = '8'}),
+	3, 'events are stored in tables that have more columns');
+look_around('used');
+is(warnings_of('used'), 2, 'the log tells that once, too');
+is($receiver->count('ok'), 6, 'nothing is sent');
+set_version('used', $version);
+ok($receiver->wait_for(7, 'ok'), 'until the versions agree');
+ok(wait_idle($node, dbname => 'used'), 'idle');
+
+# tables that are not ours at all
+my ($status, $stdout, $stderr) = $node->psql('used', q{
+	BEGIN;
+	ALTER TABLE chatwebhook.queue RENAME TO former;
+	CREATE TABLE chatwebhook.queue (id bigint);
+	INSERT INTO message VALUES (9, 'bot-1')});
+like($stderr,
+	qr/ERROR:  table "chatwebhook\.queue" is of another version than the library\nHINT:  Use ALTER EXTENSION chatwebhook UPDATE\./,
+	'a table with fewer columns than 1.0 had is an error that says so');
+
+my @errors = grep { /^\S+ \S+ \S+ \[\d+\] (ERROR|FATAL|PANIC):/ }
+  split /\n/, slurp_file($node->logfile);
+is("@errors", '', 'no worker has met an error');
+
+done_testing();
