@@ -16,6 +16,14 @@ WITH relation AS (
      WHERE p.pronamespace = 'chatwebhook'::pg_catalog.regnamespace
 ), extension AS (
     SELECT * FROM pg_catalog.pg_extension WHERE extname = 'chatwebhook'
+), usual (classoid, oid, acl) AS (
+    SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass, oid,
+           pg_catalog.acldefault('f', proowner)
+      FROM function
+    UNION ALL
+    SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, oid,
+           pg_catalog.acldefault(CASE relkind WHEN 'S' THEN 's'::"char" ELSE 'r' END, relowner)
+      FROM relation
 ), privilege (name, acl) AS (
     SELECT 'schema chatwebhook',
            coalesce(nspacl, pg_catalog.acldefault('n', nspowner))
@@ -40,6 +48,11 @@ WITH relation AS (
       FROM pg_catalog.pg_init_privs i,
            pg_catalog.pg_identify_object(i.classoid, i.objoid, i.objsubid) o
      WHERE i.privtype = 'e' AND o.identity ~ '\mchatwebhook\M'
+           -- the default says nothing, and pg_upgrade leaves it out
+           AND NOT EXISTS (
+               SELECT FROM usual u
+                WHERE u.classoid = i.classoid AND u.oid = i.objoid
+                  AND u.acl @> i.initprivs AND u.acl <@ i.initprivs)
 ), line (line) AS (
     SELECT 'extension: ' || pg_catalog.concat_ws(', ', extversion, extrelocatable,
                extowner::pg_catalog.regrole, extnamespace::pg_catalog.regnamespace)

@@ -94,7 +94,8 @@ sub contents
 	my %contents;
 
 	foreach my $table (
-		qw(attempt dead event event_type health history queue vault webhook))
+		qw(activity alert attempt connector dead event event_type health history
+		queue tenant vault webhook))
 	{
 		$contents{$table} = sql($dbname,
 			qq{SELECT to_jsonb(t) FROM chatwebhook.$table t
@@ -149,6 +150,13 @@ sql('postgres', q{
 		chatwebhook.emit('order.placed', 'chatbotId=bot', 'n');
 	INSERT INTO chatwebhook.event_type (name, description, required) VALUES
 		('order.placed', 'An order', '{n}'), ('order.paid', NULL, '{}');
+	CREATE ROLE shop;
+	SELECT chatwebhook.add_tenant('shop', 'bot-1');
+	CREATE FUNCTION note(event jsonb, webhook jsonb, replies jsonb)
+		RETURNS chatwebhook.request LANGUAGE sql STABLE
+		RETURN NULL::chatwebhook.request;
+	INSERT INTO chatwebhook.connector (name, function)
+		VALUES ('note', 'public.note(jsonb,jsonb,jsonb)');
 	UPDATE chatwebhook.event_type SET required = required || '{phone}'
 	 WHERE name = 'lead.captured';
 	UPDATE chatwebhook.event_type SET description = 'It''s over'
@@ -192,6 +200,8 @@ wait_until('postgres',
 wait_until('postgres',
 	"SELECT NOT enabled FROM chatwebhook.webhook WHERE id = '$gone'",
 	'a webhook is gone');
+wait_until('postgres', 'SELECT count(*) = 1 FROM chatwebhook.alert',
+	'there is an alert on it');
 set('chatwebhook.enabled' => 'off');
 wait_until('postgres',
 	'SELECT coalesce(sum(in_flight), 0) = 0 FROM chatwebhook.worker_status',
@@ -202,6 +212,8 @@ sql('postgres',
 	  WHERE webhook_id = '$ok'");
 sql('postgres', "INSERT INTO message VALUES (5, 'bot-5')");
 my $before = contents('postgres');
+is(join(' ', grep { $before->{$_} eq '' } sort keys %$before), '',
+	'there is something in every table');
 my $newest = sql('postgres', 'SELECT max(id) FROM chatwebhook.queue');
 
 #
