@@ -87,8 +87,8 @@
 #define LONG_BLOCK_MS		1000
 
 /*
- * Deliveries of a webhook that is not there are canceled after this: it may
- * come yet, if a restore is under way.
+ * Deliveries of a webhook, or an event, that is not there are canceled after
+ * this: it may come yet, if a restore is under way.
  */
 #define ORPHAN_GRACE_MS		600000
 
@@ -202,6 +202,7 @@ struct Endpoint
 	int			window;
 	bool		gone;			/* the webhook was deleted */
 	TimestampTz gone_since;
+	TimestampTz eventless_since;	/* an event was not there; 0: none */
 	bool		changed;		/* the webhook must be read again */
 	int			in_flight;		/* requests under way */
 	int			unsettled;		/* ended, not settled */
@@ -1663,7 +1664,7 @@ on_claimed(const CwhClaimed *claimed)
 		delivery->replies = copy_jsonb(claimed->replies);
 		MemoryContextSwitchTo(oldcontext);
 	}
-	delivery->problem = claimed->has_event ? NULL : "the event is gone";
+	delivery->problem = NULL;
 	if (claimed->has_event)
 	{
 		delivery->event_id = claimed->event.id;
@@ -1813,6 +1814,23 @@ claim(void)
 		reconsider(get_endpoint(&wants[i].webhook_id));
 }
 
+/*
+ * May the event of a delivery come yet?  A later sweep finds the delivery
+ * again; what was missing long ago, and is again, is so for another reason.
+ */
+static bool
+is_event_awaited(Endpoint *endpoint)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (endpoint->eventless_since == 0 ||
+		TimestampDifferenceExceeds(endpoint->eventless_since, now,
+								   2 * ORPHAN_GRACE_MS))
+		endpoint->eventless_since = now;
+	return !TimestampDifferenceExceeds(endpoint->eventless_since, now,
+									   ORPHAN_GRACE_MS);
+}
+
 /* The claims of a transaction that was committed: they wait to be started. */
 static void
 keep_claims(void)
@@ -1827,6 +1845,14 @@ keep_claims(void)
 
 		if (delivery->problem)
 			add_result(delivery, CWH_OUTCOME_CANCELED, delivery->problem);
+		else if (delivery->event_type == NULL && is_event_awaited(endpoint))
+		{
+			cwh_claim_release(&delivery->id, 1);
+			free_delivery(delivery);
+			claimed_now[i] = NULL;
+		}
+		else if (delivery->event_type == NULL)
+			add_result(delivery, CWH_OUTCOME_CANCELED, "the event is gone");
 		else if (endpoint->gone || endpoint->webhook == NULL)
 			add_result(delivery, CWH_OUTCOME_CANCELED, "the webhook was deleted");
 		else
@@ -1838,7 +1864,8 @@ keep_claims(void)
 		}
 	}
 	for (int i = 0; i < nclaimed_now; i++)
-		reconsider(claimed_now[i]->endpoint);
+		if (claimed_now[i])
+			reconsider(claimed_now[i]->endpoint);
 	nclaimed_now = 0;
 }
 
@@ -2694,6 +2721,7 @@ follow_clock(TimestampTz now)
 		endpoint->ready_since += step;
 		endpoint->blocked_until += step;
 		endpoint->gone_since += step;
+		endpoint->eventless_since += step;
 		endpoint->token_until += step;
 		endpoint->token_at += step;
 	}
