@@ -117,11 +117,21 @@ subtest 'an event that is gone' => sub {
 	$node->reload;
 	wait_until(q{SELECT current_setting('chatwebhook.enabled') = 'off'}, 'off');
 	emit('no-event');
-	sql(q{DELETE FROM chatwebhook.event WHERE chatbot_id = 'no-event'});
+	emit('no-event');
+	sql(q{CREATE TABLE kept AS SELECT * FROM chatwebhook.event WHERE chatbot_id = 'no-event' LIMIT 1;
+		DELETE FROM chatwebhook.event WHERE chatbot_id = 'no-event'});
 	$node->append_conf('postgresql.conf', 'chatwebhook.enabled = on');
 	$node->reload;
-	like(finished('no-event'), qr/^canceled\|0\|.*event/,
-		'its delivery is canceled, with a word about it');
+	webhook('with-event');
+	emit('with-event');
+	like(finished('with-event'), qr/^delivered/, 'the worker is past it');
+	is(sql(q{SELECT count(*) FROM chatwebhook.delivery WHERE chatbot_id = 'no-event' AND status = 'pending'}), 2,
+		'its deliveries wait, as it may come with a restore');
+	sql('INSERT INTO chatwebhook.event SELECT * FROM kept');
+	wait_until(q{SELECT count(*) = 1 FROM chatwebhook.delivery WHERE chatbot_id = 'no-event' AND status = 'delivered'},
+		'what is there again is delivered');
+	is(sql(q{SELECT chatwebhook.cancel(id) FROM chatwebhook.delivery
+		WHERE chatbot_id = 'no-event' AND status = 'pending'}), 't', 'the other can be canceled');
 };
 bystander_is_served();
 

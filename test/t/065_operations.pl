@@ -186,7 +186,7 @@ foreach my $file (glob("$root/src/*.c"), glob("$root/sql/*.sql"))
 		$source =~ /RAISE (?:LOG|WARNING) '([^']*)'/g)
 	{
 		my $pattern = join '.+?',
-		  map { quotemeta } split /\\?"%s?\\?"|%[sd]?/, $message, -1;
+		  map { quotemeta } split /\\?"%s?\\?"|%(?:\.\d+)?[sdf]?/, $message, -1;
 		like($page, qr/`[^`\n]*$pattern[^`\n]*`/, "log line: $message");
 	}
 }
