@@ -946,12 +946,31 @@ next_waiting(Endpoint *endpoint)
 						   slist_pop_head_node(&endpoint->waiting));
 }
 
-/* Put as many of those that wait into one request with the first. */
-static void
-make_batch(Endpoint *endpoint, Delivery *first, int n)
+/* Order of deliveries in a batch: as they were emitted. */
+static int
+compare_deliveries(const void *a, const void *b)
 {
+	int64		left = (*(Delivery *const *) a)->id;
+	int64		right = (*(Delivery *const *) b)->id;
+
+	return left < right ? -1 : left > right;
+}
+
+/*
+ * Put as many of those that wait into one request.  Tried again together, they
+ * may be due in another order; the body is to be the same.
+ */
+static Delivery *
+make_batch(Endpoint *endpoint, int n)
+{
+	Delivery   *deliveries[CWH_MAX_BATCH];
+	Delivery   *first;
 	MemoryContext oldcontext;
 
+	for (int i = 0; i < n; i++)
+		deliveries[i] = next_waiting(endpoint);
+	qsort(deliveries, n, sizeof(Delivery *), compare_deliveries);
+	first = deliveries[0];
 	need_context(first);
 	oldcontext = MemoryContextSwitchTo(first->context);
 	initStringInfo(&first->batch);
@@ -959,15 +978,16 @@ make_batch(Endpoint *endpoint, Delivery *first, int n)
 	slist_init(&first->others);
 	appendStringInfoChar(&first->batch, '[');
 	appendBinaryStringInfo(&first->batch, first->body.data, first->body.len);
-	while (--n > 0)
+	for (int i = 1; i < n; i++)
 	{
-		Delivery   *other = next_waiting(endpoint);
+		Delivery   *other = deliveries[i];
 
 		append_node(&first->others, &first->others_tail, &other->node);
 		appendStringInfoChar(&first->batch, ',');
 		appendBinaryStringInfo(&first->batch, other->body.data, other->body.len);
 	}
 	appendStringInfoChar(&first->batch, ']');
+	return first;
 }
 
 /* Fill free slots, an endpoint after the other, one request each. */
@@ -1000,9 +1020,8 @@ start_deliveries(void)
 			block(endpoint, again, now);
 			continue;
 		}
-		delivery = next_waiting(endpoint);
-		if (webhook->batch_size > 1)
-			make_batch(endpoint, delivery, n);
+		delivery = webhook->batch_size > 1 ? make_batch(endpoint, n) :
+			next_waiting(endpoint);
 		start_delivery(endpoint, delivery);
 		reconsider(endpoint);
 	}
