@@ -1918,6 +1918,25 @@ typedef struct Settle
 	CwhActivity activity;
 } Settle;
 
+/*
+ * Was any delivery of this one's batch canceled while it was under way?  What
+ * the receiver said of it may be in the reply.
+ */
+static bool
+is_part_gone(const Settle *work, int first)
+{
+	const Delivery *delivery = work->deliveries[first];
+
+	if (delivery->batch.data == NULL)
+		return false;
+	for (int i = 0; i < work->n; i++)
+		if (work->results[i].gone &&
+			work->deliveries[i]->endpoint == delivery->endpoint &&
+			work->deliveries[i]->started_at == delivery->started_at)
+			return true;
+	return false;
+}
+
 /* Take results off the queue and settle them. */
 static void
 settle(Settle *work)
@@ -1984,7 +2003,7 @@ settle(Settle *work)
 		attempt->status = delivery->transfer.status;
 		attempt->error = delivery->error;
 		attempt->response_headers = attempt->response_body = NULL;
-		if (delivery->transfer.response_headers.len > 0)
+		if (delivery->transfer.response_headers.len > 0 && !is_part_gone(work, i))
 		{
 			attempt->response_headers =
 				cwh_reply_headers(&delivery->transfer.response_headers);

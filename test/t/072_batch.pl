@@ -219,6 +219,27 @@ subtest 'a change while they are settled' => sub {
 		'and is counted once');
 };
 
+subtest 'erasure' => sub {
+	my $id = webhook('echo', path => '/echo');
+	emit('echo', 5, q{jsonb_build_object('n', i, 'mail', 'visitor' || i)});
+	ok(wait_idle($node), 'the worker is done');
+	my $told = qq{SELECT count(*) FROM chatwebhook.attempt
+		WHERE webhook_id = '$id' AND response_body LIKE '%visitor2%'};
+	is(sql($told), 1, 'a reply tells of one of a batch');
+	is(sql(q{SELECT chatwebhook.erase_conversation('echo', 'c2')}), 1, 'whose conversation is erased');
+	is(sql($told), 0, 'and so is the reply');
+	is(sql(qq{SELECT count(*) FROM chatwebhook.attempt WHERE webhook_id = '$id'}), 4, 'the attempts of the others stay');
+
+	$id = webhook('late', path => '/delay-ms/2000');
+	emit('late', 5);
+	ok($receiver->wait_until(sub { sql(qq{SELECT in_flight FROM chatwebhook.webhook_health WHERE webhook_id = '$id'}) == 5 }),
+		'a batch is under way');
+	sql(q{SELECT chatwebhook.erase_conversation('late', 'c3')});
+	ok(wait_idle($node), 'the worker is done');
+	is(sql(qq{SELECT count(*), count(response_headers) FROM chatwebhook.attempt WHERE webhook_id = '$id'}),
+		'4|0', 'no reply is kept that may tell of what was erased meanwhile');
+};
+
 subtest 'a crash' => sub {
 	webhook('crash', path => '/hang-until-told');
 	emit('crash', 25);
