@@ -2862,7 +2862,7 @@ time_to_wait(TimestampTz now)
 	if (nresults > 0)
 		next = Min(next, TimestampTzPlusMilliseconds(oldest_result,
 													 SETTLE_DELAY_MS));
-	if (ntouched > 0)
+	else if (ntouched > 0)
 		next = Min(next, touched_retry_at);
 	next = Max(next, paused_until);
 	if (nalerting > 0 || check_backlogs)
