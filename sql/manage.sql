@@ -181,7 +181,16 @@ BEGIN
     )
     SELECT array_agg(f.id), array_agg(DISTINCT f.webhook_id) INTO deliveries, hooks
       FROM (SELECT * FROM finished UNION ALL SELECT * FROM dead) f;
-    DELETE FROM chatwebhook.attempt a WHERE a.delivery_id = ANY (deliveries);
+    -- the reply to a batch is with its first delivery
+    WITH gone AS (
+        DELETE FROM chatwebhook.attempt a WHERE a.delivery_id = ANY (deliveries)
+        RETURNING a.webhook_id, a.started_at, a.status_code, a.response_headers
+    )
+    UPDATE chatwebhook.attempt a SET response_headers = NULL, response_body = NULL
+      FROM (SELECT DISTINCT g.webhook_id, g.started_at FROM gone g
+             WHERE g.status_code IS NOT NULL AND g.response_headers IS NULL) AS b
+     WHERE a.webhook_id = b.webhook_id AND a.started_at = b.started_at
+       AND a.response_headers IS NOT NULL;
     -- the delivery that a last error is of may have left before
     UPDATE chatwebhook.health h SET last_error = NULL
       FROM chatwebhook.webhook w

@@ -1077,13 +1077,33 @@ ms_interval(int64 ms)
 	return IntervalPGetDatum(interval);
 }
 
+/* An array of deliveries' numbers. */
+static Datum
+id_array(const int64 *ids, int n)
+{
+	Datum	   *datums = palloc(Max(1, n) * sizeof(Datum));
+
+	for (int i = 0; i < n; i++)
+		datums[i] = Int64GetDatum(ids[i]);
+	return PointerGetDatum(construct_array(datums, n, INT8OID, sizeof(int64),
+										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
 /*
  * Mark those of the results with one of these outcomes that are not in the last
  * result: they were canceled while they were under way.
+ *
+ * A row that somebody changes while a statement is at it is no longer at the
+ * place where that looks for it, and is passed over although it is there.  The
+ * caller is to try again with "careful", as for a row that is locked.
  */
 static void
 mark_gone(CwhResult *results, int n, CwhOutcome one, CwhOutcome other)
 {
+	int64	   *ids = palloc(n * sizeof(int64));
+	int			nids = 0;
+	Datum		arg;
+
 	for (int i = 0; i < n; i++)
 	{
 		bool		found = false;
@@ -1094,7 +1114,14 @@ mark_gone(CwhResult *results, int n, CwhOutcome one, CwhOutcome other)
 		for (uint64 j = 0; j < SPI_processed && !found; j++)
 			found = DatumGetInt64(field(j, 1, NULL)) == results[i].id;
 		results[i].gone = !found;
+		if (!found)
+			ids[nids++] = results[i].id;
 	}
+	arg = id_array(ids, nids);
+	if (run(&exists_st, &arg) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("a delivery was changed while it was being settled")));
 }
 
 /* Settle those of the results that have one of these outcomes. */
@@ -1209,8 +1236,8 @@ settle_steps(CwhResult *results, int n)
  *
  * A row that somebody else has locked would hold up all the others.  That is
  * rare, so it is tried without precaution first, under lock_timeout; if that
- * fails, the caller tries again with "careful", which leaves locked rows for
- * later, unsettled.
+ * fails, or meets one that was changed just then, the caller tries again with
+ * "careful", which leaves locked rows for later, unsettled.
  */
 void
 cwh_outbox_settle(CwhResult *results, int n, bool careful)
@@ -1230,15 +1257,10 @@ cwh_outbox_settle(CwhResult *results, int n, bool careful)
 
 	if (careful)
 	{
-		Datum	   *ids = palloc(Max(1, n) * sizeof(Datum));
-		Datum		arg;
+		Datum		arg = id_array(keys, n);
 		bool	   *locked = palloc0(Max(1, n) * sizeof(bool));
 		uint64		found;
 
-		for (int i = 0; i < n; i++)
-			ids[i] = Int64GetDatum(results[i].id);
-		arg = PointerGetDatum(construct_array(ids, n, INT8OID, sizeof(int64),
-											  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 		/* gone: settled; neither gone nor to be had: left for later */
 		found = run(&exists_st, &arg);
 		mark(results, n, found, false);

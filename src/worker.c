@@ -946,12 +946,31 @@ next_waiting(Endpoint *endpoint)
 						   slist_pop_head_node(&endpoint->waiting));
 }
 
-/* Put as many of those that wait into one request with the first. */
-static void
-make_batch(Endpoint *endpoint, Delivery *first, int n)
+/* Order of deliveries in a batch: as they were emitted. */
+static int
+compare_deliveries(const void *a, const void *b)
 {
+	int64		left = (*(Delivery *const *) a)->id;
+	int64		right = (*(Delivery *const *) b)->id;
+
+	return left < right ? -1 : left > right;
+}
+
+/*
+ * Put as many of those that wait into one request.  Tried again together, they
+ * may be due in another order; the body is to be the same.
+ */
+static Delivery *
+make_batch(Endpoint *endpoint, int n)
+{
+	Delivery   *deliveries[CWH_MAX_BATCH];
+	Delivery   *first;
 	MemoryContext oldcontext;
 
+	for (int i = 0; i < n; i++)
+		deliveries[i] = next_waiting(endpoint);
+	qsort(deliveries, n, sizeof(Delivery *), compare_deliveries);
+	first = deliveries[0];
 	need_context(first);
 	oldcontext = MemoryContextSwitchTo(first->context);
 	initStringInfo(&first->batch);
@@ -959,15 +978,16 @@ make_batch(Endpoint *endpoint, Delivery *first, int n)
 	slist_init(&first->others);
 	appendStringInfoChar(&first->batch, '[');
 	appendBinaryStringInfo(&first->batch, first->body.data, first->body.len);
-	while (--n > 0)
+	for (int i = 1; i < n; i++)
 	{
-		Delivery   *other = next_waiting(endpoint);
+		Delivery   *other = deliveries[i];
 
 		append_node(&first->others, &first->others_tail, &other->node);
 		appendStringInfoChar(&first->batch, ',');
 		appendBinaryStringInfo(&first->batch, other->body.data, other->body.len);
 	}
 	appendStringInfoChar(&first->batch, ']');
+	return first;
 }
 
 /* Fill free slots, an endpoint after the other, one request each. */
@@ -1000,9 +1020,8 @@ start_deliveries(void)
 			block(endpoint, again, now);
 			continue;
 		}
-		delivery = next_waiting(endpoint);
-		if (webhook->batch_size > 1)
-			make_batch(endpoint, delivery, n);
+		delivery = webhook->batch_size > 1 ? make_batch(endpoint, n) :
+			next_waiting(endpoint);
 		start_delivery(endpoint, delivery);
 		reconsider(endpoint);
 	}
@@ -1899,6 +1918,25 @@ typedef struct Settle
 	CwhActivity activity;
 } Settle;
 
+/*
+ * Was any delivery of this one's batch canceled while it was under way?  What
+ * the receiver said of it may be in the reply.
+ */
+static bool
+is_part_gone(const Settle *work, int first)
+{
+	const Delivery *delivery = work->deliveries[first];
+
+	if (delivery->batch.data == NULL)
+		return false;
+	for (int i = 0; i < work->n; i++)
+		if (work->results[i].gone &&
+			work->deliveries[i]->endpoint == delivery->endpoint &&
+			work->deliveries[i]->started_at == delivery->started_at)
+			return true;
+	return false;
+}
+
 /* Take results off the queue and settle them. */
 static void
 settle(Settle *work)
@@ -1965,7 +2003,7 @@ settle(Settle *work)
 		attempt->status = delivery->transfer.status;
 		attempt->error = delivery->error;
 		attempt->response_headers = attempt->response_body = NULL;
-		if (delivery->transfer.response_headers.len > 0)
+		if (delivery->transfer.response_headers.len > 0 && !is_part_gone(work, i))
 		{
 			attempt->response_headers =
 				cwh_reply_headers(&delivery->transfer.response_headers);
@@ -2824,7 +2862,7 @@ time_to_wait(TimestampTz now)
 	if (nresults > 0)
 		next = Min(next, TimestampTzPlusMilliseconds(oldest_result,
 													 SETTLE_DELAY_MS));
-	if (ntouched > 0)
+	else if (ntouched > 0)
 		next = Min(next, touched_retry_at);
 	next = Max(next, paused_until);
 	if (nalerting > 0 || check_backlogs)

@@ -179,6 +179,67 @@ subtest 'failures' => sub {
 	sql('DELETE FROM chatwebhook.webhook');
 };
 
+subtest 'the same again' => sub {
+	# 1 is tried again, together with 2, which was due before it; then both are
+	webhook('again', path => '/flaky/1', batch_size => 3, batch_window => '2 seconds', max_in_flight => 1,
+		backoff => '1 s', max_backoff => '1 s');
+	$receiver->set(down => ['again']);
+	emit('again', 1);
+	ok($receiver->wait_for(1, 'again'), 'one alone');
+	emit('again', 1, q{'{"n": 2}'});
+	ok($receiver->wait_for(3, 'again'), 'two together, twice');
+	$receiver->set(up => ['again']);
+	ok(wait_idle($node), 'the worker is done');
+	my @again = grep { @{ $json->decode($_->{body}) } == 2 } $receiver->log('again');
+	cmp_ok(scalar @again, '>=', 2, 'a batch was retried');
+	is(scalar(grep { $_->{headers}{'webhook-id'} ne $again[0]{headers}{'webhook-id'} } @again), 0,
+		'with its webhook-id, whatever was due first');
+	is(scalar(grep { $_->{body} ne $again[0]{body} } @again), 0, 'and its body');
+};
+
+subtest 'a change while they are settled' => sub {
+	my $id = webhook('changed', path => '/hang-until-told');
+	my $session = $node->background_psql('postgres');
+	emit('changed', 10);
+	ok($receiver->wait_for(1, 'changed'), 'a request is under way');
+	$session->query_safe('BEGIN');
+	$session->query_safe("UPDATE chatwebhook.webhook SET ordered = true WHERE id = '$id'");
+	$receiver->set(up => ['changed']);
+	# their rows are others from the moment at which the worker waits for them
+	$session->query_safe(q{DO $$ BEGIN
+		FOR i IN 1 .. 20000 LOOP
+			EXIT WHEN EXISTS (SELECT FROM pg_locks WHERE NOT granted);
+			PERFORM pg_sleep(0.003);
+		END LOOP;
+	END $$; COMMIT});
+	ok(wait_idle($node), 'the worker is done');
+	$session->quit;
+	is_deeply(numbers('changed'), { map { $_ => 1 } 1 .. 10 }, 'every event has arrived once');
+	is(sql(qq{SELECT total, successes FROM chatwebhook.webhook_health WHERE webhook_id = '$id'}), '10|10',
+		'and is counted once');
+};
+
+subtest 'erasure' => sub {
+	my $id = webhook('echo', path => '/echo');
+	emit('echo', 5, q{jsonb_build_object('n', i, 'mail', 'visitor' || i)});
+	ok(wait_idle($node), 'the worker is done');
+	my $told = qq{SELECT count(*) FROM chatwebhook.attempt
+		WHERE webhook_id = '$id' AND response_body LIKE '%visitor2%'};
+	is(sql($told), 1, 'a reply tells of one of a batch');
+	is(sql(q{SELECT chatwebhook.erase_conversation('echo', 'c2')}), 1, 'whose conversation is erased');
+	is(sql($told), 0, 'and so is the reply');
+	is(sql(qq{SELECT count(*) FROM chatwebhook.attempt WHERE webhook_id = '$id'}), 4, 'the attempts of the others stay');
+
+	$id = webhook('late', path => '/delay-ms/2000');
+	emit('late', 5);
+	ok($receiver->wait_until(sub { sql(qq{SELECT in_flight FROM chatwebhook.webhook_health WHERE webhook_id = '$id'}) == 5 }),
+		'a batch is under way');
+	sql(q{SELECT chatwebhook.erase_conversation('late', 'c3')});
+	ok(wait_idle($node), 'the worker is done');
+	is(sql(qq{SELECT count(*), count(response_headers) FROM chatwebhook.attempt WHERE webhook_id = '$id'}),
+		'4|0', 'no reply is kept that may tell of what was erased meanwhile');
+};
+
 subtest 'a crash' => sub {
 	webhook('crash', path => '/hang-until-told');
 	emit('crash', 25);
