@@ -1117,6 +1117,8 @@ mark_gone(CwhResult *results, int n, CwhOutcome one, CwhOutcome other)
 		if (!found)
 			ids[nids++] = results[i].id;
 	}
+	if (nids == 0)
+		return;
 	arg = id_array(ids, nids);
 	if (run(&exists_st, &arg) > 0)
 		ereport(ERROR,
