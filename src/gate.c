@@ -39,8 +39,11 @@
 
 PG_FUNCTION_INFO_V1(chatwebhook_gates);
 
-/* More webhooks than this are not limited together, but by each worker alone. */
-#define MAX_GATES	8192
+/*
+ * More webhooks than this that are limited or in trouble have none: they are
+ * sent to as if they were not.
+ */
+#define MAX_GATES	32768
 
 /* A bucket holds what comes in together in this part of a second. */
 #define BUCKET_SHARE	20

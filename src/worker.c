@@ -245,6 +245,8 @@ struct Endpoint
 	CwhHealthGain *gain;		/* null: none since the last settle */
 	bool		in_touched;
 	dlist_node	touched_node;
+	bool		in_stale;
+	dlist_node	stale_node;
 };
 
 static MemoryContext worker_context;
@@ -274,7 +276,9 @@ static TimestampTz careful_until = 0;
 static TimestampTz paused_until = 0;
 static int	pause_ms = 0;
 static TimestampTz next_sweep = 0;
-static bool refresh_due = false;	/* some webhook may have to be read again */
+static dlist_head stale_list;	/* endpoints whose webhooks may have to be read */
+static int	nstale = 0;
+static bool refresh_due = false;	/* others may have to be, too */
 static int64 clock_ahead = 0;	/* of the monotonic one, in microseconds */
 static TimestampTz clock_lost = 0;	/* it has been set back from there */
 static bool clock_unknown = true;	/* it may have been, while no worker ran */
@@ -548,6 +552,17 @@ block(Endpoint *endpoint, TimestampTz until, TimestampTz now)
 	reconsider(endpoint);
 }
 
+/* The next transaction is to see whether its webhook must be read again. */
+static void
+mark_stale(Endpoint *endpoint)
+{
+	if (endpoint->in_stale)
+		return;
+	dlist_push_tail(&stale_list, &endpoint->stale_node);
+	endpoint->in_stale = true;
+	nstale++;
+}
+
 /* There may be deliveries to claim from this position on, n more than before. */
 static void
 make_ready(Endpoint *endpoint, TimestampTz due, int64 id, int n)
@@ -566,7 +581,7 @@ make_ready(Endpoint *endpoint, TimestampTz due, int64 id, int n)
 	endpoint->expected += Min(n, CWH_MAX_BATCH);
 	endpoint->ready = true;
 	if (endpoint->changed || endpoint->generation != seen_generation)
-		refresh_due = true;
+		mark_stale(endpoint);
 	reconsider(endpoint);
 }
 
@@ -1474,16 +1489,28 @@ refresh_endpoints(void)
 	pg_uuid_t  *ids;
 	int			n = 0;
 
-	if (!refresh_due)
-		return;
+	if (refresh_due)
+	{
+		hash_seq_init(&status, endpoints);
+		while ((endpoint = hash_seq_search(&status)) != NULL)
+			if (endpoint->changed || endpoint->generation != seen_generation)
+				mark_stale(endpoint);
+	}
 	refresh_due = false;
-	ids = palloc(hash_get_num_entries(endpoints) * sizeof(pg_uuid_t) + 1);
-	hash_seq_init(&status, endpoints);
-	while ((endpoint = hash_seq_search(&status)) != NULL)
+	if (nstale == 0)
+		return;
+	ids = palloc(nstale * sizeof(pg_uuid_t));
+	while (nstale > 0)
+	{
+		endpoint = dlist_container(Endpoint, stale_node,
+								   dlist_pop_head_node(&stale_list));
+		endpoint->in_stale = false;
+		nstale--;
 		if ((endpoint->changed || endpoint->generation != seen_generation) &&
 			(endpoint->ready || endpoint->nwaiting > 0 ||
 			 endpoint->in_flight > 0 || endpoint->in_touched))
 			ids[n++] = endpoint->id;
+	}
 	if (n == 0)
 		return;
 	cwh_outbox_load(ids, n, worker_context, on_webhook);
@@ -1587,7 +1614,8 @@ forget_endpoints(void)
 		if (endpoint->ready || endpoint->later || endpoint->in_timers ||
 			endpoint->in_ready || endpoint->in_startable ||
 			endpoint->in_flight > 0 || endpoint->nwaiting > 0 ||
-			endpoint->unsettled > 0 || endpoint->in_touched)
+			endpoint->unsettled > 0 || endpoint->in_touched ||
+			endpoint->in_stale)
 			continue;
 		if (endpoint->webhook)
 			cwh_webhook_free(endpoint->webhook);
@@ -3011,6 +3039,7 @@ set_up(void)
 		dlist_init(&startable_list[i]);
 	}
 	dlist_init(&touched_list);
+	dlist_init(&stale_list);
 	slist_init(&results);
 	slist_init(&to_render);
 	slist_init(&spare_deliveries);
