@@ -2,6 +2,7 @@
 """Measure the extension against its ceilings: what "make bench" runs.
 
     bench.py [PART]...      of: drain latency insert copy growth snapshot https memory hosts
+                            fairness paused
 
 Starts a private cluster with durable settings and an nginx on loopback, and
 stops both at the end.  Whatever is compared runs in turn in the same run, RUNS
@@ -73,6 +74,7 @@ http {{
     server {{
         listen 0.0.0.0:{http} backlog=16384;
         location / {{ return 200 "ok"; }}
+        location /broken/ {{ return 500; }}
     }}
     server {{
         listen 127.0.0.1:{https} ssl http2 backlog=4096;
@@ -617,8 +619,128 @@ def hosts(bench):
     bench.forget()
 
 
+class Crowd:
+    """Webhooks with a chatbot each, some of which are good."""
+
+    RATE, SECONDS = 200, 20
+
+    def __init__(self, bench):
+        self.bench = bench
+        self.port = free_port()
+        self.good = f"http://127.0.0.1:{self.port}/"
+        self.refused = f"http://127.0.0.1:{free_port()}/"
+        bench.set(max_in_flight=256)
+        bench.workers(1)
+
+    def clear(self):
+        self.bench.set(enabled="off")
+        self.bench.wait("SELECT sum(in_flight) = 0 FROM chatwebhook.worker_status")
+        self.bench.sql("DELETE FROM chatwebhook.webhook")
+        self.bench.forget()
+
+    def have(self, first, last, urls, **columns):
+        """Webhooks of the chatbots from first to before last; the URLs are taken in turn."""
+        names = "".join(f", {column}" for column in columns)
+        values = "".join(f", '{value}'" for value in columns.values())
+        listed = ", ".join(f"'{url}'" for url in urls)
+        self.bench.sql(f"INSERT INTO chatwebhook.webhook (name, chatbot_id, events, url{names}) SELECT 'w' || i, "
+                       f"'bot ' || i, '{{bench.one}}', (ARRAY[{listed}])[1 + i % {len(urls)}] || i{values} "
+                       f"FROM generate_series({first}, {last} - 1) i")
+
+    def queue(self, n, each):
+        """Have something pending for the first n of them, and let the worker have it."""
+        self.bench.sql(f"SELECT count(chatwebhook.emit('bench.one', 'bot ' || i, 'c', jsonb_build_object('content', "
+                       f"'{CONTENT}'))) FROM generate_series(1, {each}), generate_series(0, {n} - 1) i")
+        self.bench.sql("VACUUM ANALYZE", "CHECKPOINT")
+        self.bench.set(enabled="on")
+
+    def cpu_at_rest(self):
+        """The part of a core that the worker takes."""
+        pids = self.bench.pids()
+        cpu = self.bench.cpu(pids)
+        time.sleep(self.SECONDS)
+        return (self.bench.cpu(pids) - cpu) / self.SECONDS
+
+    def measure(self, first, last):
+        """Latencies, an event for another each time, and microseconds of a worker's CPU each."""
+        n = self.RATE * self.SECONDS
+        sql = f"SELECT chatwebhook.emit('bench.one', 'bot ' || {first} + i * 7919 %% {last - first}, 'c', " \
+              f"jsonb_build_object('content', '{CONTENT}', 'n', i)) FROM generate_series(%1$ld, %2$ld) i"
+        pids = self.bench.pids()
+        cpu = self.bench.cpu(pids)
+        result = self.bench.latency(self.port, n, self.RATE, 1, sql)
+        return (*result, (self.bench.cpu(pids) - cpu) * 1e6 / n)
+
+    def leave(self):
+        self.clear()
+        self.bench.set(max_in_flight=100, enabled="on")
+
+
+def latencies(runs):
+    return f"{spread([r[0] for r in runs], '{:.2f}')} ms median, {spread([r[1] for r in runs], '{:.2f}')} p99, " \
+           f"{spread([r[2] for r in runs], '{:.0f}')} at most, {spread([r[3] for r in runs])} us of CPU each"
+
+
+def fairness(bench):
+    webhooks, bad, backlog = int(10000 * SCALE), 100, 1000
+    crowd = Crowd(bench)
+    server = hang_server()
+    hanging = f"http://127.0.0.1:{server.stdout.readline().strip()}/"
+
+    def run(n):
+        """The good ones beside n bad ones, from the moment that those are first tried."""
+        crowd.clear()
+        crowd.have(bad, webhooks, [crowd.good])
+        crowd.have(0, bad, [hanging, crowd.refused, hanging, f"{bench.url}broken/"])
+        crowd.queue(n, backlog)
+        return crowd.measure(bad, webhooks)
+
+    try:
+        run(0)
+        results = in_turn({"without": lambda: run(0), "beside": lambda: run(bad)})
+    finally:
+        server.kill()
+        server.wait()
+    median, p99 = ([statistics.median(r[i] for r in results[kind]) for kind in ("beside", "without")] for i in (0, 1))
+    rule(f"{webhooks:,} webhooks, {bad} of them bad with {backlog:,} pending each: the others' 99th percentile",
+         p99[0] / p99[1], 2, least=False)
+    say(f"    of the medians: {median[0] / median[1]:.2f}")
+    for kind, runs in results.items():
+        say(f"    {kind}: {latencies(runs)}")
+    crowd.leave()
+
+
+def paused(bench):
+    webhooks = int(10000 * SCALE)
+    most = webhooks * 9 // 10
+    crowd = Crowd(bench)
+
+    def run(what, **columns):
+        """Most of them have something due and wait for hours."""
+        crowd.clear()
+        crowd.have(most, webhooks, [crowd.good])
+        crowd.have(0, most, [crowd.refused], **columns)
+        start = time.monotonic()
+        crowd.queue(most if what else 0, 15)
+        # the breaker lets 10 fail; where it lets more, there is a limit it has come to
+        bench.wait("SELECT count(*) = 0 FROM chatwebhook.health WHERE total < 10 AND webhook_id IN "
+                   "(SELECT webhook_id FROM chatwebhook.queue)", 120)
+        bench.wait("SELECT sum(in_flight) = 0 FROM chatwebhook.worker_status")
+        took = time.monotonic() - start
+        rest = crowd.cpu_at_rest()
+        tried = bench.sql("SELECT sum(total) FROM chatwebhook.health")
+        result = crowd.measure(most, webhooks)
+        say(f"    {what or 'none'}: {rest * 100:.1f} % of a core at rest, after {tried} attempts in {took:.0f} s; "
+            f"then the others', {latencies([result])}")
+
+    run("")
+    run(f"{most:,} paused, with 5 due each", backoff="1 hour", max_backoff="1 day")
+    crowd.leave()
+
+
 PARTS = {"drain": drain, "latency": latency, "insert": insert, "copy": copy, "growth": growth,
-         "snapshot": snapshot, "https": https, "memory": memory, "hosts": hosts}
+         "snapshot": snapshot, "https": https, "memory": memory, "hosts": hosts,
+         "fairness": fairness, "paused": paused}
 
 
 def main():
