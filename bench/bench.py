@@ -13,7 +13,6 @@ In the environment: PG_CONFIG; RUNS; EVENTS (50000), how many a drain has;
 SCALE (1), a factor for the sizes of growth and snapshot.
 """
 
-import json
 import os
 import re
 import shutil
