@@ -240,9 +240,9 @@ class Bench:
         self.sql("TRUNCATE chatwebhook.history, chatwebhook.event, chatwebhook.queue, chatwebhook.attempt, "
                  "chatwebhook.dead")
 
-    def raw(self, n, url=None):
+    def raw(self, n, url=None, *ca_file):
         out = subprocess.check_output([self.tools + "/raw", str(n), str(TRANSFERS), url or self.url,
-                                       self.tools + "/body"], text=True)
+                                       self.tools + "/body", *ca_file], text=True)
         return tuple(float(value) for value in out.split())
 
     def latency(self, port, n, rate, per_commit, sql):
@@ -254,10 +254,11 @@ class Bench:
         path = self.tools + "/script.sql"
         with open(path, "w") as file:
             file.write(script)
-        out = subprocess.check_output([os.path.join(BINDIR, "pgbench"), "-n", "-f", path, "-c", str(clients),
-                                       "-j", "1", "-M", "prepared", "-T", str(seconds)],
-                                      text=True, stderr=subprocess.DEVNULL)
-        return float(re.search(r"^tps = ([\d.]+)", out, re.M).group(1))
+        run = subprocess.run([os.path.join(BINDIR, "pgbench"), "-n", "-f", path, "-c", str(clients),
+                              "-j", "1", "-M", "prepared", "-T", str(seconds)], text=True, capture_output=True)
+        if run.returncode != 0:
+            raise RuntimeError(run.stderr)
+        return float(re.search(r"^tps = ([\d.]+)", run.stdout, re.M).group(1))
 
 
 def spread(values, form="{:,.0f}"):
@@ -347,14 +348,13 @@ CREATE TABLE outbox.delivery (id bigserial PRIMARY KEY, webhook_id uuid, event_i
 CREATE INDEX ON outbox.delivery (webhook_id, next_attempt_at) WHERE status = 'pending';
 CREATE FUNCTION outbox.emit() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    event uuid;
+    event_id uuid := gen_random_uuid();
 BEGIN
     IF EXISTS (SELECT FROM outbox.webhook w WHERE w.event = TG_ARGV[0]) THEN
-        event := gen_random_uuid();
-        INSERT INTO outbox.event VALUES (event, TG_ARGV[0], now(),
+        INSERT INTO outbox.event VALUES (event_id, TG_ARGV[0], now(),
             jsonb_build_object('role', NEW.role, 'content', NEW.content));
-        INSERT INTO outbox.delivery (webhook_id, event_id, next_attempt_at)
-        SELECT w.id, event, now() FROM outbox.webhook w WHERE w.event = TG_ARGV[0];
+        INSERT INTO outbox.delivery
+        SELECT nextval('outbox.delivery_id_seq'), w.id, event_id, 'pending', 0, now() FROM outbox.webhook w WHERE w.event = TG_ARGV[0];
         PERFORM pg_notify('outbox', '');
     END IF;
     RETURN NULL;
@@ -392,7 +392,7 @@ def insert(bench):
     make_chats(bench)
     tables = ["plain"] + [f"{how}_{kind}" for how in ("row", "statement", "plpgsql") for kind in KINDS]
     limits = {"none": 0.97, "one": 0.83, "five": 0.75, "twenty": 0.5}
-    seconds = float(os.environ.get("SECONDS", "3"))
+    seconds = float(os.environ.get("INSERT_SECONDS", "3"))
     for clients in (1, 4):
         def run(table):
             script = f"INSERT INTO {table} (conversation, role, content) VALUES ('c1', 'user', '{CONTENT}');\n"
@@ -555,8 +555,12 @@ def https(bench):
                                        "-d", bench.tools + "/body", f"https://localhost:{bench.https}/"], text=True)
         return float(re.search(r"([\d.]+) req/s", out).group(1))
 
-    results = in_turn({"ours": ours, "h2load": h2load})
+    def raw():
+        return bench.raw(n, f"https://localhost:{bench.https}/", bench.tls_files + "/certificate")[0]
+
+    results = in_turn({"ours": ours, "h2load": h2load, "libcurl": raw})
     rule(f"HTTPS with HTTP/2, {n:,} deliveries, to h2load", statistics.median(results["ours"]) / statistics.median(results["h2load"]), 0.5)
+    rule(f"HTTPS with HTTP/2, {n:,} deliveries, to bare libcurl", statistics.median(results["ours"]) / statistics.median(results["libcurl"]), 0.5)
     rule("HTTPS connections", most[0], 8, least=False)
     for kind, rates in results.items():
         say(f"    {kind}: {spread(rates)} a second")

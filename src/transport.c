@@ -670,7 +670,6 @@ bool
 cwh_transport_start(CwhTransfer *transfer)
 {
 	CURL	   *easy = nspare > 0 ? spare[--nspare] : make_handle();
-	sigset_t	saved;
 	bool		ok;
 
 	reset_outcome(transfer);
@@ -694,9 +693,8 @@ cwh_transport_start(CwhTransfer *transfer)
 	curl_easy_setopt(easy, CURLOPT_HEADERDATA, transfer);
 	curl_easy_setopt(easy, CURLOPT_WRITEDATA, transfer);
 	curl_easy_setopt(easy, CURLOPT_PRIVATE, transfer);
-	block_signals(&saved);
+	/* this only queues it: threads are started when it is driven */
 	ok = ok && curl_multi_add_handle(multi, easy) == CURLM_OK;
-	restore_signals(&saved);
 	if (!ok)
 	{
 		curl_easy_cleanup(easy);
