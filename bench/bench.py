@@ -43,7 +43,8 @@ listen_addresses = ''
 shared_buffers = 512MB
 max_wal_size = 8GB
 checkpoint_timeout = 30min
-autovacuum_naptime = 10s
+# each reload begins the wait anew, and some parts reload every second
+autovacuum_naptime = 1s
 max_files_per_process = 8000
 shared_preload_libraries = 'chatwebhook'
 chatwebhook.allow_http = on
