@@ -2,6 +2,7 @@
 
 EXTENSION = chatwebhook
 EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).control)
+DISTVERSION = $(shell sed -n 's/^   "version": "\(.*\)",/\1/p' META.json)
 
 MODULE_big = chatwebhook
 OBJS = \
@@ -89,7 +90,7 @@ REPLAYS = $(FUZZ_TARGETS:%=test/fuzz/replay_%)
 test/fuzz/replay_%: test/fuzz/fuzz_%.c test/fuzz/replay.c src/chatwebhook.h $(wildcard src/*.c)
 	$(CC) -std=gnu99 $(SANITIZE) -I$(srcdir)/src $< test/fuzz/replay.c -o $@ $(FUZZ_LIBS)
 
-.PHONY: unit fuzz demo test chaos bench
+.PHONY: unit fuzz demo test chaos bench dist deb test-deb
 unit: $(UNIT_TESTS) test/unit/json_driver $(REPLAYS)
 	prove --exec '' $(UNIT_TESTS)
 	prove --exec node test/unit/json_numbers.js
@@ -117,3 +118,15 @@ chaos:
 
 bench:
 	scripts/bench $(PARTS)
+
+# what PGXN takes
+dist:
+	mkdir -p dist
+	git archive --format=zip --prefix=$(EXTENSION)-$(DISTVERSION)/ \
+		-o dist/$(EXTENSION)-$(DISTVERSION).zip HEAD
+
+deb:
+	scripts/deb
+
+test-deb:
+	scripts/test-deb
