@@ -213,7 +213,7 @@ struct Endpoint
 	bool		ready;			/* there may be something to claim */
 	bool		later;			/* there may be something due later */
 	TimestampTz ready_since;
-	int			expected;		/* hints have told of so many since then */
+	int			expected;		/* new ones since then, up to a full batch */
 	TimestampTz look_at;		/* when it becomes ready by itself */
 	bool		in_timers;
 	pairingheap_node timer;
@@ -578,7 +578,7 @@ make_ready(Endpoint *endpoint, TimestampTz due, int64 id, int n)
 		endpoint->ready_since = GetCurrentTimestamp();
 		endpoint->expected = 0;
 	}
-	endpoint->expected += Min(n, CWH_MAX_BATCH);
+	endpoint->expected = Min((int64) endpoint->expected + n, CWH_MAX_BATCH);
 	endpoint->ready = true;
 	if (endpoint->changed || endpoint->generation != seen_generation)
 		mark_stale(endpoint);
