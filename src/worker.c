@@ -101,6 +101,12 @@
 /* Bodies held at a time, beyond which nothing is claimed. */
 #define MAX_BODY_BYTES		(32 * 1024 * 1024)
 
+/*
+ * A sweep has a queue read from its head again when that was last done so many
+ * times as long ago as it took: of what is ordered and waits, every row is read.
+ */
+#define REREAD_SHARE		20
+
 /* More idle endpoints than this are forgotten at the next sweep. */
 #define MAX_IDLE_ENDPOINTS	2000
 
@@ -214,6 +220,7 @@ struct Endpoint
 	bool		later;			/* there may be something due later */
 	TimestampTz ready_since;
 	int			expected;		/* new ones since then, up to a full batch */
+	TimestampTz reread_at;		/* no sweep has it read again before this */
 	TimestampTz look_at;		/* when it becomes ready by itself */
 	bool		in_timers;
 	pairingheap_node timer;
@@ -1583,10 +1590,12 @@ on_swept(const pg_uuid_t *webhook_id, TimestampTz first_due)
 		add_backlog(webhook_id, first_due);
 
 	endpoint->later = true;
-	if (first_due <= GetCurrentTimestamp())
-		make_ready(endpoint, DT_NOBEGIN, 1, 0);
-	else
+	if (first_due > GetCurrentTimestamp())
 		set_timer(endpoint, first_due);
+	else if (endpoint->reread_at > GetCurrentTimestamp())
+		make_ready(endpoint, DT_NOEND, 0, 0);	/* behind where it is */
+	else
+		make_ready(endpoint, DT_NOBEGIN, 1, 0);
 }
 
 /* A webhook that could not be sent to was found: what was missing may be there. */
@@ -1792,6 +1801,7 @@ claim(void)
 	CwhWant    *wants;
 	pg_uuid_t  *later;
 	TimestampTz now;
+	TimestampTz reread_at;
 	dlist_iter	iter;
 
 	if (budget <= 0)
@@ -1836,6 +1846,8 @@ claim(void)
 		repalloc(claimed_now, (nclaimed_now + budget) * sizeof(Delivery *));
 	now = GetCurrentTimestamp();
 	cwh_outbox_claim(wants, n, now, on_claimed);
+	reread_at = GetCurrentTimestamp();
+	reread_at += REREAD_SHARE * (reread_at - now);
 
 	/* those that gave less than was wanted have no more, for now */
 	later = palloc(n * sizeof(pg_uuid_t));
@@ -1849,6 +1861,10 @@ claim(void)
 		if (endpoint->got == endpoint->wanted)
 			continue;
 		endpoint->ready = false;
+		/* what waits in its conversation need not be read again, either */
+		endpoint->after.due = now;
+		endpoint->after.id = PG_INT64_MAX;
+		endpoint->reread_at = Max(endpoint->reread_at, reread_at);
 		if (endpoint->later)
 		{
 			endpoint->later = false;
@@ -2785,6 +2801,7 @@ follow_clock(TimestampTz now)
 		/* all of them, so that their order in the heap stays */
 		endpoint->look_at += step;
 		endpoint->ready_since += step;
+		endpoint->reread_at += step;
 		endpoint->blocked_until += step;
 		endpoint->gone_since += step;
 		endpoint->eventless_since += step;
