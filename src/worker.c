@@ -793,6 +793,13 @@ has_token(Endpoint *endpoint)
 	return endpoint->token != NULL;
 }
 
+/* Is the next request of its webhook one for a token? */
+static bool
+needs_token(Endpoint *endpoint)
+{
+	return endpoint->webhook->auth == CWH_AUTH_OAUTH2 && !has_token(endpoint);
+}
+
 /* Write the request for the deliveries of a batch. */
 static void
 prepare_batch(Delivery *first, Endpoint *endpoint)
@@ -825,8 +832,7 @@ send_request(Delivery *delivery)
 	/* the settings may have changed since the URL was stored */
 	const char *problem = cwh_request_problem(webhook);
 
-	delivery->fetching = problem == NULL && webhook->auth == CWH_AUTH_OAUTH2 &&
-		!has_token(endpoint);
+	delivery->fetching = problem == NULL && needs_token(endpoint);
 	delivery->token = endpoint->token_number;
 	if (problem == NULL && delivery->fetching)
 		problem = cwh_request_prepare_token(&delivery->transfer, webhook);
@@ -1035,7 +1041,8 @@ start_deliveries(void)
 			continue;
 		}
 		n = batch_length(endpoint);
-		if (!cwh_gate_pass(&endpoint->id, webhook->rate_limit, n,
+		if (!cwh_gate_pass(&endpoint->id, webhook->rate_limit,
+						   needs_token(endpoint) ? 0 : n,
 						   webhook->timeout_ms + PROBE_GRACE_MS,
 						   now, &again))
 		{
