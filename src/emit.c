@@ -312,7 +312,7 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 				   BoolGetDatum(subscription->ordered &&
 								event->conversation_id != NULL));
 		ExecStoreVirtualTuple(slot);
-		cwh_hint(webhook_id, event->created_at, id);
+		cwh_hint(webhook_id, event->created_at, id, 1);
 	}
 	MemoryContextSwitchTo(oldcontext);
 }

@@ -101,6 +101,12 @@
 /* Bodies held at a time, beyond which nothing is claimed. */
 #define MAX_BODY_BYTES		(32 * 1024 * 1024)
 
+/*
+ * A sweep has a queue read from its head again when that was last done so many
+ * times as long ago as it took: of what is ordered and waits, every row is read.
+ */
+#define REREAD_SHARE		20
+
 /* More idle endpoints than this are forgotten at the next sweep. */
 #define MAX_IDLE_ENDPOINTS	2000
 
@@ -213,7 +219,8 @@ struct Endpoint
 	bool		ready;			/* there may be something to claim */
 	bool		later;			/* there may be something due later */
 	TimestampTz ready_since;
-	int			expected;		/* hints have told of so many since then */
+	int			expected;		/* new ones since then, up to a full batch */
+	TimestampTz reread_at;		/* no sweep has it read again before this */
 	TimestampTz look_at;		/* when it becomes ready by itself */
 	bool		in_timers;
 	pairingheap_node timer;
@@ -578,7 +585,7 @@ make_ready(Endpoint *endpoint, TimestampTz due, int64 id, int n)
 		endpoint->ready_since = GetCurrentTimestamp();
 		endpoint->expected = 0;
 	}
-	endpoint->expected += Min(n, CWH_MAX_BATCH);
+	endpoint->expected = Min((int64) endpoint->expected + n, CWH_MAX_BATCH);
 	endpoint->ready = true;
 	if (endpoint->changed || endpoint->generation != seen_generation)
 		mark_stale(endpoint);
@@ -786,6 +793,13 @@ has_token(Endpoint *endpoint)
 	return endpoint->token != NULL;
 }
 
+/* Is the next request of its webhook one for a token? */
+static bool
+needs_token(Endpoint *endpoint)
+{
+	return endpoint->webhook->auth == CWH_AUTH_OAUTH2 && !has_token(endpoint);
+}
+
 /* Write the request for the deliveries of a batch. */
 static void
 prepare_batch(Delivery *first, Endpoint *endpoint)
@@ -818,8 +832,7 @@ send_request(Delivery *delivery)
 	/* the settings may have changed since the URL was stored */
 	const char *problem = cwh_request_problem(webhook);
 
-	delivery->fetching = problem == NULL && webhook->auth == CWH_AUTH_OAUTH2 &&
-		!has_token(endpoint);
+	delivery->fetching = problem == NULL && needs_token(endpoint);
 	delivery->token = endpoint->token_number;
 	if (problem == NULL && delivery->fetching)
 		problem = cwh_request_prepare_token(&delivery->transfer, webhook);
@@ -1028,7 +1041,8 @@ start_deliveries(void)
 			continue;
 		}
 		n = batch_length(endpoint);
-		if (!cwh_gate_pass(&endpoint->id, webhook->rate_limit, n,
+		if (!cwh_gate_pass(&endpoint->id, webhook->rate_limit,
+						   needs_token(endpoint) ? 0 : n,
 						   webhook->timeout_ms + PROBE_GRACE_MS,
 						   now, &again))
 		{
@@ -1583,10 +1597,12 @@ on_swept(const pg_uuid_t *webhook_id, TimestampTz first_due)
 		add_backlog(webhook_id, first_due);
 
 	endpoint->later = true;
-	if (first_due <= GetCurrentTimestamp())
-		make_ready(endpoint, DT_NOBEGIN, 1, 0);
-	else
+	if (first_due > GetCurrentTimestamp())
 		set_timer(endpoint, first_due);
+	else if (endpoint->reread_at > GetCurrentTimestamp())
+		make_ready(endpoint, DT_NOEND, 0, 0);	/* behind where it is */
+	else
+		make_ready(endpoint, DT_NOBEGIN, 1, 0);
 }
 
 /* A webhook that could not be sent to was found: what was missing may be there. */
@@ -1792,6 +1808,7 @@ claim(void)
 	CwhWant    *wants;
 	pg_uuid_t  *later;
 	TimestampTz now;
+	TimestampTz reread_at;
 	dlist_iter	iter;
 
 	if (budget <= 0)
@@ -1836,6 +1853,8 @@ claim(void)
 		repalloc(claimed_now, (nclaimed_now + budget) * sizeof(Delivery *));
 	now = GetCurrentTimestamp();
 	cwh_outbox_claim(wants, n, now, on_claimed);
+	reread_at = GetCurrentTimestamp();
+	reread_at += REREAD_SHARE * (reread_at - now);
 
 	/* those that gave less than was wanted have no more, for now */
 	later = palloc(n * sizeof(pg_uuid_t));
@@ -1849,6 +1868,10 @@ claim(void)
 		if (endpoint->got == endpoint->wanted)
 			continue;
 		endpoint->ready = false;
+		/* what waits in its conversation need not be read again, either */
+		endpoint->after.due = now;
+		endpoint->after.id = PG_INT64_MAX;
+		endpoint->reread_at = Max(endpoint->reread_at, reread_at);
 		if (endpoint->later)
 		{
 			endpoint->later = false;
@@ -2785,6 +2808,7 @@ follow_clock(TimestampTz now)
 		/* all of them, so that their order in the heap stays */
 		endpoint->look_at += step;
 		endpoint->ready_since += step;
+		endpoint->reread_at += step;
 		endpoint->blocked_until += step;
 		endpoint->gone_since += step;
 		endpoint->eventless_since += step;
