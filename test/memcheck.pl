@@ -31,6 +31,12 @@ my $wanted = $ENV{DELIVERIES} // 2000;
 my $growth_kb = 8192;
 my $palloc_tolerance = 16384;
 
+# A worker keeps what it has read of a webhook (3 to 4 kB) when that is deleted, until
+# it has MAX_IDLE_ENDPOINTS of them (src/worker.c), which is more than come here.
+# So each webhook created in between accounts for so much of palloc'd memory.
+my $palloc_webhook = 4096;
+my $webhooks = 0;
+
 my $json = JSON::PP->new->canonical->ascii;
 my $services = start_services();
 my $tls = start_receiver(tls => 1);
@@ -213,6 +219,7 @@ sub webhook_sql
 	$columns{url} = $where =~ m{^/} ? $receiver->url($where) : $where;
 	%columns = (name => $name, chatbot_id => $name, events => ['*'], max_retries => 1, backoff => '10 ms', %columns);
 	$columns{connector} = $name if $connectors{$name};
+	$webhooks++;
 	my $create = 'SELECT ' . ($credential ? "chatwebhook.set_credential(id, '$credential->[0]', '$credential->[1]')" : 'id')
 	  . ' FROM chatwebhook.create_webhook('
 	  . join(', ', map { "$_ => " . literal($columns{$_}) } sort keys %columns) . ');';
@@ -315,7 +322,7 @@ sub disturb
 sub weigh
 {
 	my ($pid) = @_;
-	my %result;
+	my %result = (webhooks => $webhooks);
 	($result{rss_kb}) = slurp_file("/proc/$pid/status") =~ /^RssAnon:\s+(\d+)/m;
 	if ($node->pg_version >= 14)
 	{
@@ -338,17 +345,19 @@ while ($deliveries < $wanted)
 {
 	$round++;
 	go_through_classes($each);
-	disturb(!$pid);
+	# A new worker has all its plans and catalog caches before it: it is weighed
+	# when it has gone through all classes once, and so is not ended after that.
+	disturb($round == 1);
 	diag(sprintf 'round %d: %d deliveries, %.0f s', $round, $deliveries, time - $begin);
-	# those of the first worker, until it is ended, go for nothing
-	next if $deliveries < $wanted / 2;
+	next if $round == 1 || $deliveries < $wanted / 2;
 	$pid //= worker_pid();
 	$half //= weigh($pid);
 }
 my $end = weigh($pid);
 is(worker_pid(), $pid, 'it is the same worker');
 cmp_ok($end->{rss_kb} - $half->{rss_kb}, '<', $growth_kb, 'its own memory has not grown');
-cmp_ok($end->{palloc} - $half->{palloc}, '<', $palloc_tolerance, 'palloc\'d memory has not grown')
+cmp_ok($end->{palloc} - $half->{palloc}, '<',
+	$palloc_tolerance + $palloc_webhook * ($end->{webhooks} - $half->{webhooks}), 'palloc\'d memory has not grown')
   if defined $end->{palloc};
 
 # Every class has come to the end that it was to show.
