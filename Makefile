@@ -90,7 +90,7 @@ REPLAYS = $(FUZZ_TARGETS:%=test/fuzz/replay_%)
 test/fuzz/replay_%: test/fuzz/fuzz_%.c test/fuzz/replay.c src/chatwebhook.h $(wildcard src/*.c)
 	$(CC) -std=gnu99 $(SANITIZE) -I$(srcdir)/src $< test/fuzz/replay.c -o $@ $(FUZZ_LIBS)
 
-.PHONY: unit fuzz demo test chaos bench dist deb test-deb
+.PHONY: unit fuzz demo test chaos memcheck bench dist deb test-deb
 unit: $(UNIT_TESTS) test/unit/json_driver $(REPLAYS)
 	prove --exec '' $(UNIT_TESTS)
 	prove --exec node test/unit/json_numbers.js
@@ -115,6 +115,9 @@ test:
 
 chaos:
 	scripts/chaos
+
+memcheck:
+	scripts/memcheck
 
 bench:
 	scripts/bench $(PARTS)
