@@ -12,9 +12,10 @@
  * queue has been read, what is claimed, and how many requests it may have
  * under way (its window).  A window starts at two and grows by one with each
  * success; a failure halves it.  So an endpoint that never answers holds one
- * or two of the worker's slots, whatever its backlog.  Endpoints whose last
- * attempt failed (unproven ones) may together hold no more than half
- * of the slots; so there are two of each of the lists of endpoints below.
+ * or two of the worker's slots, whatever its backlog.  Endpoints that were never
+ * tried, or whose last attempt failed (unproven ones), may together hold no more
+ * than half of the slots; so there are two of each of the lists of endpoints
+ * below.
  *
  * A claim starts where the last one ended, and not at the head of the queue,
  * so rows that are finished but cannot be vacuumed yet are not read again and
@@ -232,7 +233,7 @@ struct Endpoint
 	bool		called;			/* its connector was, by this worker */
 	bool		slow;			/* and took long the last time */
 	bool		tried;			/* by this worker */
-	bool		proven;			/* the last attempt, if any, succeeded */
+	bool		proven;			/* the last attempt succeeded */
 	bool		blocked;		/* no request may start, until then: see gate.c */
 	TimestampTz blocked_until;
 	uint64		connector_number;	/* counts its connectors */
