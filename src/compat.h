@@ -75,6 +75,9 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
+#if PG_VERSION_NUM >= 180000
+#include "rewrite/rewriteHandler.h"
+#endif
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "tcop/utility.h"
@@ -88,6 +91,11 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 /* Before 14, keys that are not said to be anything else are strings. */
 #ifndef HASH_STRINGS
 #define HASH_STRINGS 0
+#endif
+
+/* 16 gave up its macro for C's functions, which are one for each type. */
+#ifndef Abs
+#define Abs(x) ((x) >= 0 ? (x) : -(x))
 #endif
 
 /* 15 asks for shared memory in a hook of its own. */
@@ -124,6 +132,13 @@ cwh_owns_database(Oid database)
 	return pg_database_ownercheck(database, GetUserId());
 #endif
 }
+
+/* 17 can end a transaction for its age, unless this setting says otherwise. */
+#if PG_VERSION_NUM >= 170000
+#define CWH_TRANSACTION_TIMEOUT {"transaction_timeout", "0"},
+#else
+#define CWH_TRANSACTION_TIMEOUT
+#endif
 
 /* Base64, palloc'd. */
 static inline char *
@@ -162,6 +177,20 @@ cwh_reserve_settings(const char *prefix)
 #else
 	EmitWarningsOnPlaceholders(prefix);
 #endif
+}
+
+/*
+ * What makes the value of a virtual generated column, which 18 brought: rows
+ * that triggers see have none.  Null for any other column.
+ */
+static inline Expr *
+cwh_virtual_expression(Relation relation, Form_pg_attribute attribute)
+{
+#if PG_VERSION_NUM >= 180000
+	if (attribute->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
+		return (Expr *) build_generation_expression(relation, attribute->attnum);
+#endif
+	return NULL;
 }
 
 /* Insert the index entries of a row that was just stored. */
