@@ -93,6 +93,12 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 #define HASH_STRINGS 0
 #endif
 
+/* 14 gave another name to what verifies one character. */
+#if PG_VERSION_NUM < 140000
+#define pg_encoding_verifymbchar(encoding, string, len) \
+	pg_encoding_verifymb(encoding, string, len)
+#endif
+
 /* 16 gave up its macro for C's functions, which are one for each type. */
 #ifndef Abs
 #define Abs(x) ((x) >= 0 ? (x) : -(x))
