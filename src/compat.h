@@ -34,6 +34,21 @@
 #define cwh_curl_set_prereq_data(easy, data) ((void) (data))
 #endif
 
+/* Has a request gone out?  Where that look does not count them, a time tells. */
+static inline bool
+cwh_curl_has_sent(CURL *easy, int requests)
+{
+#if LIBCURL_VERSION_NUM >= 0x075000
+	(void) easy;
+	return requests > 0;
+#else
+	curl_off_t	time = 0;
+
+	curl_easy_getinfo(easy, CURLINFO_PRETRANSFER_TIME_T, &time);
+	return requests > 0 || time > 0;
+#endif
+}
+
 /* Let libcurl look at all of its sockets; deprecated for its cost alone. */
 static inline void
 cwh_curl_socket_all(CURLM *multi, int *running)
