@@ -126,7 +126,8 @@ receiver is told.  The webhook's URL is the path on the receiver that was
 started last (C<receiver> names another), with the name as its label unless the
 path has one; or it is C<url>.  It is subscribed to everything unless C<events>
 says otherwise.  An array becomes a text[], a hash becomes jsonb, undef becomes
-null.  C<dbname> is the database to do it in.
+null.  C<credentials>, a hash of them, are set along with it, before the worker
+can miss them; C<dbname> is the database to do it in.
 
 =cut
 
@@ -135,6 +136,7 @@ sub create_webhook
 	my ($node, %columns) = @_;
 	my $dbname = delete $columns{dbname} // 'postgres';
 	my $receiver = delete $columns{receiver} // $last_receiver;
+	my $credentials = delete $columns{credentials} // {};
 	my $path = delete $columns{path} // '/ok';
 	my $label;
 
@@ -148,8 +150,11 @@ sub create_webhook
 
 	my $arguments =
 	  join(', ', map { "$_ => " . _literal($columns{$_}) } sort keys %columns);
+	my $set_credentials = join('',
+		map { ', chatwebhook.set_credential(id, ' . _literal($_) . ', ' . _literal($credentials->{$_}) . ')' }
+		sort keys %$credentials);
 	my $row = $node->safe_psql($dbname,
-		"SELECT id, secret FROM chatwebhook.create_webhook($arguments)");
+		"SELECT id, secret$set_credentials FROM chatwebhook.create_webhook($arguments)");
 	my ($id, $secret) = split(/\|/, $row);
 	$receiver->set_secret($label, $secret) if defined $label;
 	return ($id, $secret);

@@ -401,7 +401,7 @@ CREATE TABLE generated (id integer, bot text GENERATED ALWAYS AS ('bot of ' || c
 CREATE TRIGGER r AFTER INSERT ON generated FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a', 'chatbotId=bot', 'id', 'length');
 CREATE TRIGGER s AFTER UPDATE ON generated REFERENCING NEW TABLE AS n EXECUTE FUNCTION chatwebhook.emit('b');
 CREATE TRIGGER t AFTER DELETE ON generated FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('c', 'length');
-INSERT INTO generated VALUES (1, DEFAULT, 'abc'), (2, DEFAULT, NULL);
+INSERT INTO generated (id, content) VALUES (1, 'abc'), (2, NULL);
 UPDATE generated SET content = content || 'd';
 DELETE FROM generated;
 :events

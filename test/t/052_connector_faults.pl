@@ -174,8 +174,8 @@ sub request
 	  . ($columns{last} // 'true') . ')::chatwebhook.request';
 }
 
-# A webhook that nothing disturbs, an alert of its being slow neither; the events
-# are those of the chatbot of its name.
+# A webhook that nothing disturbs, no alert of what another one lacks either; the
+# events are those of the chatbot of its name.
 sub webhook
 {
 	my ($name, %more) = @_;

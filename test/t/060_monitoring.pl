@@ -42,7 +42,7 @@ $node->safe_psql('postgres', 'CREATE ROLE prometheus LOGIN IN ROLE pg_monitor');
 
 # The exporter's own figures, some of which not every server has, are not asked for.
 my $help = `$exporter --help 2>&1`;
-my @no_collectors = map { "--no-collector.$_" } $help =~ /--(?:\[no-\])?collector\.(\w+)/g;
+my @no_collectors = map { "--no-collector.$_" } $help =~ /--(?:\[no-\])?collector\.(\w+)(?!\S)/g;
 
 my ($exporter_pid, $port);
 start_exporter();
