@@ -43,10 +43,21 @@ use JSON::PP ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use version;
 
-our @EXPORT = qw(new_node start_receiver start_services create_webhook wait_idle);
+our @EXPORT = qw(new_node start_receiver start_services create_webhook wait_idle
+  server_major libcurl_version);
 
 our $lib = dirname(abs_path(__FILE__));
+
+# What 13 has not.
+no warnings 'once';
+*PostgreSQL::Test::Cluster::installed_command = sub { return $_[1] }
+  if !PostgreSQL::Test::Cluster->can('installed_command');
+*PostgreSQL::Test::Cluster::config_data = sub { return _output_of('pg_config', $_[1]) }
+  if !PostgreSQL::Test::Cluster->can('config_data');
+use warnings 'once';
+
 our $last_receiver;
 
 my $json = JSON::PP->new->utf8(0)->canonical->allow_nonref;
@@ -158,6 +169,33 @@ sub create_webhook
 	my ($id, $secret) = split(/\|/, $row);
 	$receiver->set_secret($label, $secret) if defined $label;
 	return ($id, $secret);
+}
+
+=item server_major(), libcurl_version()
+
+Which PostgreSQL this is, 15, and which libcurl, as a version string; a new one
+if pkg-config does not know.
+
+=cut
+
+sub server_major
+{
+	my ($major) = _output_of('pg_config', '--version') =~ /(\d+)/;
+	return $major;
+}
+
+sub libcurl_version
+{
+	my ($version) = _output_of($ENV{PKG_CONFIG} // 'pkg-config', '--modversion', 'libcurl') =~ /^([\d.]+)/;
+	return version->parse('v' . ($version // '99.0.0'));
+}
+
+sub _output_of
+{
+	my (@command) = @_;
+	my $output = qx(@command 2>/dev/null) // '';
+	chomp $output;
+	return $output;
 }
 
 =item wait_idle($node, timeout => $seconds, dbname => $dbname)
