@@ -34,6 +34,21 @@
 #define cwh_curl_set_prereq_data(easy, data) ((void) (data))
 #endif
 
+/* Has a request gone out?  Where that look does not count them, a time tells. */
+static inline bool
+cwh_curl_has_sent(CURL *easy, int requests)
+{
+#if LIBCURL_VERSION_NUM >= 0x075000
+	(void) easy;
+	return requests > 0;
+#else
+	curl_off_t	time = 0;
+
+	curl_easy_getinfo(easy, CURLINFO_PRETRANSFER_TIME_T, &time);
+	return requests > 0 || time > 0;
+#endif
+}
+
 /* Let libcurl look at all of its sockets; deprecated for its cost alone. */
 static inline void
 cwh_curl_socket_all(CURLM *multi, int *running)
@@ -75,6 +90,9 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
+#if PG_VERSION_NUM >= 180000
+#include "rewrite/rewriteHandler.h"
+#endif
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "tcop/utility.h"
@@ -88,6 +106,17 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 /* Before 14, keys that are not said to be anything else are strings. */
 #ifndef HASH_STRINGS
 #define HASH_STRINGS 0
+#endif
+
+/* 14 gave another name to what verifies one character. */
+#if PG_VERSION_NUM < 140000
+#define pg_encoding_verifymbchar(encoding, string, len) \
+	pg_encoding_verifymb(encoding, string, len)
+#endif
+
+/* 16 gave up its macro for C's functions, which are one for each type. */
+#ifndef Abs
+#define Abs(x) ((x) >= 0 ? (x) : -(x))
 #endif
 
 /* 15 asks for shared memory in a hook of its own. */
@@ -124,6 +153,13 @@ cwh_owns_database(Oid database)
 	return pg_database_ownercheck(database, GetUserId());
 #endif
 }
+
+/* 17 can end a transaction for its age, unless this setting says otherwise. */
+#if PG_VERSION_NUM >= 170000
+#define CWH_TRANSACTION_TIMEOUT {"transaction_timeout", "0"},
+#else
+#define CWH_TRANSACTION_TIMEOUT
+#endif
 
 /* Base64, palloc'd. */
 static inline char *
@@ -162,6 +198,20 @@ cwh_reserve_settings(const char *prefix)
 #else
 	EmitWarningsOnPlaceholders(prefix);
 #endif
+}
+
+/*
+ * What makes the value of a virtual generated column, which 18 brought: rows
+ * that triggers see have none.  Null for any other column.
+ */
+static inline Expr *
+cwh_virtual_expression(Relation relation, Form_pg_attribute attribute)
+{
+#if PG_VERSION_NUM >= 180000
+	if (attribute->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
+		return (Expr *) build_generation_expression(relation, attribute->attnum);
+#endif
+	return NULL;
 }
 
 /* Insert the index entries of a row that was just stored. */

@@ -453,7 +453,8 @@ render_some(CwhRender *renders, int n)
 int
 cwh_connector_render(CwhRender *renders, int n)
 {
-	int			done = 0;
+	CwhRender  *next = renders;
+	CwhRender  *end = renders + n;
 
 	for (int i = 0; i < n; i++)
 	{
@@ -461,10 +462,10 @@ cwh_connector_render(CwhRender *renders, int n)
 		renders[i].error = NULL;
 		renders[i].took_ms = 0;
 	}
-	while (done < n &&
-		   (done == 0 || renders[done - 1].took_ms < CWH_SLOW_CONNECTOR_MS))
-		done += render_some(renders + done, n - done);
-	return done;
+	do
+		next += render_some(next, end - next);
+	while (next < end && next[-1].took_ms < CWH_SLOW_CONNECTOR_MS);
+	return next - renders;
 }
 
 /*

@@ -26,6 +26,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "optimizer/optimizer.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
@@ -97,6 +98,8 @@ typedef struct Source
 	char	   *constant;
 	Oid			type;			/* of the column, domains seen through */
 	FmgrInfo	to_jsonb;		/* for that type */
+	ExprState  *generate;		/* of a virtual generated column, else null */
+	ExprContext *row;			/* for that */
 } Source;
 
 /* A trigger's arguments, understood. */
@@ -512,6 +515,16 @@ push_datum(JsonbParseState **state, Source *source, Datum datum)
 	pushJsonbValue(state, WJB_VALUE, &value);
 }
 
+/* A column's value in a row, made if it is generated when it is read. */
+static Datum
+row_value(Source *source, TupleTableSlot *slot, bool *isnull)
+{
+	if (source->generate == NULL)
+		return slot_getattr(slot, source->column, isnull);
+	source->row->ecxt_scantuple = slot;
+	return ExecEvalExpr(source->generate, source->row, isnull);
+}
+
 /* The data of an event from a row. */
 static Jsonb *
 row_data(TriggerPlan *plan, TupleTableSlot *slot)
@@ -532,7 +545,7 @@ row_data(TriggerPlan *plan, TupleTableSlot *slot)
 						strlen(source->constant));
 			continue;
 		}
-		datum = slot_getattr(slot, source->column, &isnull);
+		datum = row_value(source, slot, &isnull);
 		if (isnull)
 		{
 			JsonbValue	value;
@@ -559,7 +572,7 @@ row_text(Source *source, TupleTableSlot *slot)
 		return NULL;
 	if (source->column == 0)
 		return source->constant;
-	datum = slot_getattr(slot, source->column, &isnull);
+	datum = row_value(source, slot, &isnull);
 	if (isnull)
 		return NULL;
 	if (source->type == TEXTOID || source->type == VARCHAROID)
@@ -584,8 +597,11 @@ check_row_keys(TriggerPlan *plan, const CwhEventType *type,
 			Source	   *source = &plan->data[j];
 
 			if (strcmp(source->key, type->required[i]) == 0)
-				missing = source->column != 0 &&
-					slot_attisnull(slot, source->column);
+			{
+				missing = false;
+				if (source->column != 0)
+					(void) row_value(source, slot, &missing);
+			}
 		}
 		if (missing)
 			report_missing_key(type->name, type->required[i]);
@@ -652,6 +668,7 @@ set_source(Source *source, TupleDesc desc, Relation relation,
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(desc, i);
+		Expr	   *expression;
 
 		if (attribute->attisdropped ||
 			strcmp(NameStr(attribute->attname), origin) != 0)
@@ -666,6 +683,12 @@ set_source(Source *source, TupleDesc desc, Relation relation,
 										InvalidOid, InvalidOid,
 										COERCE_EXPLICIT_CALL),
 						   &source->to_jsonb);
+		expression = cwh_virtual_expression(relation, attribute);
+		if (expression)
+		{
+			source->generate = ExecInitExpr(expression_planner(expression), NULL);
+			source->row = CreateStandaloneExprContext();
+		}
 		return;
 	}
 	ereport(ERROR,

@@ -3012,6 +3012,7 @@ fix_settings(void)
 		{"default_transaction_deferrable", "off"},
 		{"statement_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
+		CWH_TRANSACTION_TIMEOUT
 		/* see cwh_outbox_settle() */
 		{"lock_timeout", "200ms"},
 		/* see cwh_outbox_commit() */

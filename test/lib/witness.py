@@ -60,7 +60,7 @@ def main():
         while os.getppid() == parent:
             try:
                 packet, (_, protocol, direction, *_) = watched.recvfrom(256)
-            except TimeoutError:
+            except socket.timeout:
                 continue
             # on loopback each packet comes by twice: as it leaves, and again
             line = describe(protocol, packet) if direction == socket.PACKET_OUTGOING else None

@@ -47,7 +47,9 @@ sub slurp
 sub authority
 {
 	my ($name) = @_;
-	openssl('req', '-x509', '-nodes', '-newkey', 'ec', '-pkeyopt',
+	# the system's configuration may have the extension, too, which must not be there twice
+	append_to_file("$directory/$name.req", "[req]\ndistinguished_name = name\n[name]\n");
+	openssl('req', '-x509', '-config', "$directory/$name.req", '-nodes', '-newkey', 'ec', '-pkeyopt',
 		'ec_paramgen_curve:prime256v1', '-days', 2, '-subj', "/CN=$name",
 		'-addext', 'basicConstraints=critical,CA:TRUE',
 		'-keyout', "$directory/$name.key", '-out', "$directory/$name.crt");
@@ -197,7 +199,7 @@ subtest 'certificates' => sub {
 		'foreign' => qr/^dead\|2\|${verify}unable to get local issuer certificate$/,
 		'elsewhere' => qr/^dead\|2\|the server's certificate is for another host$/,
 		'expired' => qr/^dead\|2\|${verify}certificate has expired$/,
-		'early' => qr/^dead\|2\|${verify}certificate is not yet valid$/,
+		'early' => qr/^dead\|2\|${verify}certificate is not yet valid( or the system clock is incorrect)?$/,
 		'TLS 1.1' => $version,
 		'TLS 1' => $version,
 		'mute' => qr/^dead\|2\|timed out in the TLS handshake$/);
