@@ -60,9 +60,9 @@ foreach my $page (sort keys %pages)
 
 	$node->safe_psql('postgres', "CREATE DATABASE $database");
 	$node->safe_psql($database, "CREATE EXTENSION chatwebhook; $pages{$page}");
-	while ($text =~ /^```sql\n(.*?)^```\n(?:```\n(.*?)^```\n)?/msg)
+	while ($text =~ /^( *)```sql\n(.*?)^\1```\n(?:\1```\n(.*?)^\1```\n)?/msg)
 	{
-		my ($sql, $shown) = ($1, $2);
+		my ($sql, $shown) = ($2, $3);
 		my ($title) = $sql =~ /^(.{1,60})/;
 		my ($output, $errors) = run_sql($database, $sql);
 
@@ -70,7 +70,7 @@ foreach my $page (sort keys %pages)
 		is($errors, '', "$page: it runs: $title");
 		is(trimmed($output), trimmed($shown), 'and gives what is shown') if defined $shown;
 	}
-	is($blocks, scalar(() = $text =~ /^```sql$/mg), "$page: all blocks of SQL were run");
+	is($blocks, scalar(() = $text =~ /^ *```sql$/mg), "$page: all blocks of SQL were run");
 }
 
 #
@@ -79,7 +79,7 @@ foreach my $page (sort keys %pages)
 sub anchors
 {
 	my ($text) = @_;
-	$text =~ s/^```.*?^```$//msg;
+	$text =~ s/^ *```.*?^ *```$//msg;
 	return map { (lc s/[^\w -]//gr =~ s/ /-/gr) => 1 } map { s/`//gr } $text =~ /^#+ (.*)$/mg;
 }
 
@@ -89,7 +89,7 @@ foreach my $file (map { glob "$root/$_" } qw(*.md docs/*.md examples/*.md bench/
 	my ($name) = $file =~ m{\Q$root\E/(.*)};
 	my @broken;
 
-	$text =~ s/^```.*?^```$//msg;
+	$text =~ s/^ *```.*?^ *```$//msg;
 	$text =~ s/`[^`\n]*`/`code`/g;
 	foreach my $link ($text =~ /\]\(([^)\s]+)\)/g)
 	{
