@@ -111,7 +111,7 @@ CREATE FUNCTION chatwebhook._redact(url text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$
     SELECT regexp_replace(regexp_replace(url, E'\\?.*$', '?...'),
-                          E'/(?!\\{\\{)[^/?]{16,}(?=[/?]|$)', '/...', 'g')
+                          E'(?<!^[A-Za-z]+:/)/(?!\\{\\{)[^/?]{16,}(?=[/?]|$)', '/...', 'g')
 $$;
 COMMENT ON FUNCTION chatwebhook._redact(text) IS
     'A URL without its query and without long words in its path, which may be tokens.';

@@ -460,7 +460,7 @@ CREATE OR REPLACE FUNCTION chatwebhook._redact(url text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$
     SELECT regexp_replace(regexp_replace(url, E'\\?.*$', '?...'),
-                          E'/(?!\\{\\{)[^/?]{16,}(?=[/?]|$)', '/...', 'g')
+                          E'(?<!^[A-Za-z]+:/)/(?!\\{\\{)[^/?]{16,}(?=[/?]|$)', '/...', 'g')
 $$;
 CREATE OR REPLACE VIEW chatwebhook.webhook_health WITH (security_barrier) AS
     SELECT w.id AS webhook_id, w.name, chatwebhook._redact(w.url) AS url,

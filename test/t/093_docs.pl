@@ -1,0 +1,141 @@
+# The other pages of docs/, and all that links to something.
+#
+# Only running them can show that the statements on the pages work: those in
+# SQL are run, page by page, in a database of their own, in the order in which
+# they stand; where output is shown, it is what comes out.  Links lead somewhere,
+# their anchors too.  What the connectors' page says of replies is in the table.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+
+use Chatwebhook;
+use File::Basename qw(dirname);
+use IPC::Run;
+use JSON::PP ();
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $root = "$FindBin::Bin/../..";
+# Sending is off: nothing here is to leave the machine.
+my $node = new_node('main', 'chatwebhook.enabled' => 'off');
+
+# A page's blocks of SQL run in a database where this has been done before.
+my %pages = (
+	'docs/concepts.md' => '',
+	'docs/connectors.md' => '',
+	'docs/migrating.md' => q{
+		CREATE TABLE orders (id int PRIMARY KEY, bot text, conversation text, status text, total numeric);},
+	'docs/internals.md' => '',
+	'docs/performance.md' => '');
+
+sub run_sql
+{
+	my ($database, $sql) = @_;
+	my ($output, $errors) = ('', '');
+
+	IPC::Run::run(
+		[ 'psql', '-X', '-q', '-v' => 'ON_ERROR_STOP=1', '-f' => '-',
+			'-d' => $node->connstr($database) ],
+		'<' => \$sql, '>' => \$output, '2>' => \$errors);
+	return ($output, $errors);
+}
+
+sub trimmed
+{
+	my ($text) = @_;
+	$text =~ s/[ \t]+$//mg;
+	return $text =~ s/\s+\z//r;
+}
+
+foreach my $page (sort keys %pages)
+{
+	next if !-e "$root/$page";
+	my $text = slurp_file("$root/$page");
+	my ($database) = $page =~ m{/(\w+)\.md};
+	my $blocks = 0;
+
+	$node->safe_psql('postgres', "CREATE DATABASE $database");
+	$node->safe_psql($database, "CREATE EXTENSION chatwebhook; $pages{$page}");
+	while ($text =~ /^( *)```sql\n(.*?)^\1```\n(?:\1```\n(.*?)^\1```\n)?/msg)
+	{
+		my ($sql, $shown) = ($2, $3);
+		my ($title) = $sql =~ /^(.{1,60})/;
+		my ($output, $errors) = run_sql($database, $sql);
+
+		$blocks++;
+		is($errors, '', "$page: it runs: $title");
+		is(trimmed($output), trimmed($shown), 'and gives what is shown') if defined $shown;
+	}
+	is($blocks, scalar(() = $text =~ /^ *```sql$/mg), "$page: all blocks of SQL were run");
+}
+
+#
+# Links
+#
+sub anchors
+{
+	my ($text) = @_;
+	$text =~ s/^ *```.*?^ *```$//msg;
+	return map { (lc s/[^\w -]//gr =~ s/ /-/gr) => 1 } map { s/`//gr } $text =~ /^#+ (.*)$/mg;
+}
+
+foreach my $file (map { glob "$root/$_" } qw(*.md docs/*.md examples/*.md bench/*.md))
+{
+	my $text = slurp_file($file);
+	my ($name) = $file =~ m{\Q$root\E/(.*)};
+	my @broken;
+
+	$text =~ s/^ *```.*?^ *```$//msg;
+	$text =~ s/`[^`\n]*`/`code`/g;
+	foreach my $link ($text =~ /\]\(([^)\s]+)\)/g)
+	{
+		next if $link =~ /^[a-z]+:/;
+		my ($path, $anchor) = split /#/, $link, 2;
+		my $target = $path eq '' ? $file : dirname($file) . "/$path";
+
+		push @broken, $link
+		  if !-e $target || defined $anchor && !{ anchors(slurp_file($target)) }->{$anchor};
+	}
+	is("@broken", '', "$name: its links lead somewhere");
+	ok($text !~ /[ \t]$/m, "$name: no blanks at the ends of lines");
+}
+
+# Every page of docs/ is linked from the README.
+my $readme = slurp_file("$root/README.md");
+foreach my $file (glob "$root/docs/*.md")
+{
+	my ($name) = $file =~ m{(docs/.*)};
+	ok($readme =~ /\]\(\Q$name\E\)/, "README.md links $name");
+}
+
+#
+# Connectors
+#
+my $connectors = slurp_file("$root/docs/connectors.md");
+my $rules = JSON::PP->new->decode($node->safe_psql('postgres',
+	'SELECT json_object_agg(name, replies) FROM chatwebhook.connector'));
+foreach my $name (sort keys %$rules)
+{
+	my ($section) = $connectors =~ /^(## \Q$name\E\b.*?)(?=^## )/msi;
+	ok(defined $section, "there is a section on $name") or next;
+	like($section, qr/connector => '$name'/, 'with its SQL') if $name ne 'webhook';
+	foreach my $rule (@{ $rules->{$name} })
+	{
+		my @statuses = ref $rule->{status} ? @{ $rule->{status} } : $rule->{status};
+		my @missing = grep { !/^5/ && $section !~ /\b$_\b/ } @statuses;
+		is("@missing", '', "and what it makes of @statuses[0 .. ($#statuses > 1 ? 1 : $#statuses)]");
+	}
+}
+
+# The address of a service is shown, the secrets in its URL are not.
+is( $node->safe_psql('postgres', q{
+		SELECT chatwebhook._redact('https://a-long-name.example.com/services/0123456789abcdef/b?token=1')}),
+	'https://a-long-name.example.com/services/.../b?...',
+	'what is shown of a URL');
+
+$node->stop('fast');
+done_testing();
