@@ -90,7 +90,7 @@ REPLAYS = $(FUZZ_TARGETS:%=test/fuzz/replay_%)
 test/fuzz/replay_%: test/fuzz/fuzz_%.c test/fuzz/replay.c src/chatwebhook.h $(wildcard src/*.c)
 	$(CC) -std=gnu99 $(SANITIZE) -I$(srcdir)/src $< test/fuzz/replay.c -o $@ $(FUZZ_LIBS)
 
-.PHONY: unit fuzz demo test test-matrix chaos memcheck bench dist deb test-deb
+.PHONY: unit fuzz demo test test-matrix chaos memcheck bench lint coverage dist deb test-deb
 unit: $(UNIT_TESTS) test/unit/json_driver $(REPLAYS)
 	prove --exec '' $(UNIT_TESTS)
 	prove --exec node test/unit/json_numbers.js
@@ -125,6 +125,12 @@ memcheck:
 
 bench:
 	scripts/bench $(PARTS)
+
+lint:
+	scripts/lint
+
+coverage:
+	scripts/coverage
 
 # what PGXN takes
 dist:
