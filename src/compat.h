@@ -79,6 +79,7 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 #ifdef POSTGRES_H
 
 #include "access/genam.h"
+#include "access/tableam.h"
 #if PG_VERSION_NUM >= 150000
 #include "common/pg_prng.h"
 #endif
@@ -95,10 +96,14 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 #endif
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/shmem.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/tuplestore.h"
 #if PG_VERSION_NUM >= 140000
 #include "utils/wait_event.h"
 #endif
@@ -221,7 +226,9 @@ cwh_insert_index_entries(ResultRelInfo *relinfo, TupleTableSlot *slot,
 {
 	List	   *rechecks;
 
-#if PG_VERSION_NUM >= 160000
+#if PG_VERSION_NUM >= 190000
+	rechecks = ExecInsertIndexTuples(relinfo, estate, 0, slot, NIL, NULL);
+#elif PG_VERSION_NUM >= 160000
 	rechecks = ExecInsertIndexTuples(relinfo, slot, estate, false, false,
 									 NULL, NIL, false);
 #elif PG_VERSION_NUM >= 140000
@@ -233,6 +240,53 @@ cwh_insert_index_entries(ResultRelInfo *relinfo, TupleTableSlot *slot,
 #endif
 	list_free(rechecks);
 }
+
+/* Scan a whole table. */
+static inline TableScanDesc
+cwh_begin_scan(Relation relation, Snapshot snapshot)
+{
+#if PG_VERSION_NUM >= 190000
+	return table_beginscan(relation, snapshot, 0, NULL, 0);
+#else
+	return table_beginscan(relation, snapshot, 0, NULL);
+#endif
+}
+
+/* A hash table in shared memory, for so many entries. */
+static inline HTAB *
+cwh_shmem_init_hash(const char *name, long size, HASHCTL *info, int flags)
+{
+#if PG_VERSION_NUM >= 190000
+	return ShmemInitHash(name, size, info, flags);
+#else
+	return ShmemInitHash(name, size, size, info, flags);
+#endif
+}
+
+/* Build a jsonb value, which ends up in the state's result. */
+#if PG_VERSION_NUM >= 190000
+typedef JsonbInState CwhJsonbState;
+
+static inline void
+cwh_push_jsonb(CwhJsonbState *state, JsonbIteratorToken token,
+			   JsonbValue *value)
+{
+	pushJsonbValue(state, token, value);
+}
+#else
+typedef struct CwhJsonbState
+{
+	JsonbParseState *stack;
+	JsonbValue *result;
+} CwhJsonbState;
+
+static inline void
+cwh_push_jsonb(CwhJsonbState *state, JsonbIteratorToken token,
+			   JsonbValue *value)
+{
+	state->result = pushJsonbValue(&state->stack, token, value);
+}
+#endif
 
 /* Wait for the latch, the postmaster's death and one descriptor. */
 static inline WaitEventSet *

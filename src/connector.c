@@ -660,22 +660,21 @@ parse_json(const char *json)
 Jsonb *
 cwh_connector_add_reply(Jsonb *replies, const CwhTransfer *transfer)
 {
-	JsonbParseState *state = NULL;
+	CwhJsonbState state = {0};
 	JsonbValue	value;
-	JsonbValue *whole;
 	int			n = replies ? JB_ROOT_COUNT(replies) : 0;
 	char	   *raw = cwh_reply_text(&transfer->response_body);
 	Jsonb	   *body = transfer->response_body.len > 0 ? parse_json(raw) : NULL;
 
-	(void) pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	cwh_push_jsonb(&state, WJB_BEGIN_ARRAY, NULL);
 	for (int i = 0; i < n; i++)
-		(void) pushJsonbValue(&state, WJB_ELEM,
-							  getIthJsonbValueFromContainer(&replies->root, i));
-	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+		cwh_push_jsonb(&state, WJB_ELEM,
+					   getIthJsonbValueFromContainer(&replies->root, i));
+	cwh_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
 	value.type = jbvString;
 	value.val.string.val = pstrdup("body");
 	value.val.string.len = 4;
-	(void) pushJsonbValue(&state, WJB_KEY, &value);
+	cwh_push_jsonb(&state, WJB_KEY, &value);
 	if (transfer->response_body.len == 0)
 		value.type = jbvNull;
 	else if (body == NULL)
@@ -692,18 +691,18 @@ cwh_connector_add_reply(Jsonb *replies, const CwhTransfer *transfer)
 		value.val.binary.data = &body->root;
 		value.val.binary.len = VARSIZE(body) - VARHDRSZ;
 	}
-	(void) pushJsonbValue(&state, WJB_VALUE, &value);
+	cwh_push_jsonb(&state, WJB_VALUE, &value);
 	value.type = jbvString;
 	value.val.string.val = pstrdup("status");
 	value.val.string.len = 6;
-	(void) pushJsonbValue(&state, WJB_KEY, &value);
+	cwh_push_jsonb(&state, WJB_KEY, &value);
 	value.type = jbvNumeric;
 	value.val.numeric = DatumGetNumeric(DirectFunctionCall1(int4_numeric,
 															Int32GetDatum(transfer->status)));
-	(void) pushJsonbValue(&state, WJB_VALUE, &value);
-	(void) pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	whole = pushJsonbValue(&state, WJB_END_ARRAY, NULL);
-	return JsonbValueToJsonb(whole);
+	cwh_push_jsonb(&state, WJB_VALUE, &value);
+	cwh_push_jsonb(&state, WJB_END_OBJECT, NULL);
+	cwh_push_jsonb(&state, WJB_END_ARRAY, NULL);
+	return JsonbValueToJsonb(state.result);
 }
 
 /*

@@ -446,7 +446,7 @@ emit_event(Writer *writer, CwhEvent *event, List *subscriptions)
 
 /* Add a string to a value that is being built. */
 static void
-push_string(JsonbParseState **state, JsonbIteratorToken token,
+push_string(CwhJsonbState *state, JsonbIteratorToken token,
 			const char *string, size_t len)
 {
 	JsonbValue	value;
@@ -454,12 +454,12 @@ push_string(JsonbParseState **state, JsonbIteratorToken token,
 	value.type = jbvString;
 	value.val.string.val = (char *) string;
 	value.val.string.len = len;
-	pushJsonbValue(state, token, &value);
+	cwh_push_jsonb(state, token, &value);
 }
 
 /* Add a value of a row to data, as to_jsonb would show it. */
 static void
-push_datum(JsonbParseState **state, Source *source, Datum datum)
+push_datum(CwhJsonbState *state, Source *source, Datum datum)
 {
 	JsonbValue	value;
 	Jsonb	   *jsonb;
@@ -479,17 +479,17 @@ push_datum(JsonbParseState **state, Source *source, Datum datum)
 		case BOOLOID:
 			value.type = jbvBool;
 			value.val.boolean = DatumGetBool(datum);
-			pushJsonbValue(state, WJB_VALUE, &value);
+			cwh_push_jsonb(state, WJB_VALUE, &value);
 			return;
 		case INT4OID:
 			value.type = jbvNumeric;
 			value.val.numeric = DatumGetNumeric(DirectFunctionCall1(int4_numeric, datum));
-			pushJsonbValue(state, WJB_VALUE, &value);
+			cwh_push_jsonb(state, WJB_VALUE, &value);
 			return;
 		case INT8OID:
 			value.type = jbvNumeric;
 			value.val.numeric = DatumGetNumeric(DirectFunctionCall1(int8_numeric, datum));
-			pushJsonbValue(state, WJB_VALUE, &value);
+			cwh_push_jsonb(state, WJB_VALUE, &value);
 			return;
 		case UUIDOID:
 			{
@@ -512,7 +512,7 @@ push_datum(JsonbParseState **state, Source *source, Datum datum)
 		value.val.binary.data = &jsonb->root;
 		value.val.binary.len = VARSIZE(jsonb) - VARHDRSZ;
 	}
-	pushJsonbValue(state, WJB_VALUE, &value);
+	cwh_push_jsonb(state, WJB_VALUE, &value);
 }
 
 /* A column's value in a row, made if it is generated when it is read. */
@@ -529,9 +529,9 @@ row_value(Source *source, TupleTableSlot *slot, bool *isnull)
 static Jsonb *
 row_data(TriggerPlan *plan, TupleTableSlot *slot)
 {
-	JsonbParseState *state = NULL;
+	CwhJsonbState state = {0};
 
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	cwh_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < plan->ndata; i++)
 	{
 		Source	   *source = &plan->data[i];
@@ -551,12 +551,13 @@ row_data(TriggerPlan *plan, TupleTableSlot *slot)
 			JsonbValue	value;
 
 			value.type = jbvNull;
-			pushJsonbValue(&state, WJB_VALUE, &value);
+			cwh_push_jsonb(&state, WJB_VALUE, &value);
 		}
 		else
 			push_datum(&state, source, datum);
 	}
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	cwh_push_jsonb(&state, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(state.result);
 }
 
 /* A value of a row as text, for the envelope; null if there is none. */
@@ -566,7 +567,7 @@ row_text(Source *source, TupleTableSlot *slot)
 	Datum		datum;
 	bool		isnull;
 	Oid			output;
-	bool		varlena;
+	bool		is_varlena;
 
 	if (source == NULL)
 		return NULL;
@@ -577,7 +578,7 @@ row_text(Source *source, TupleTableSlot *slot)
 		return NULL;
 	if (source->type == TEXTOID || source->type == VARCHAROID)
 		return TextDatumGetCString(datum);
-	getTypeOutputInfo(source->type, &output, &varlena);
+	getTypeOutputInfo(source->type, &output, &is_varlena);
 	return OidOutputFunctionCall(output, datum);
 }
 

@@ -97,8 +97,8 @@ cwh_gate_startup(LWLock *gate_lock)
 	memset(&info, 0, sizeof(info));
 	info.keysize = sizeof(GateKey);
 	info.entrysize = sizeof(Gate);
-	table = ShmemInitHash("chatwebhook gate table", MAX_GATES, MAX_GATES, &info,
-						  HASH_ELEM | HASH_BLOBS | HASH_FIXED_SIZE);
+	table = cwh_shmem_init_hash("chatwebhook gate table", MAX_GATES, &info,
+								HASH_ELEM | HASH_BLOBS | HASH_FIXED_SIZE);
 	lock = gate_lock;
 }
 

@@ -180,8 +180,8 @@ startup(void)
 	memset(&info, 0, sizeof(info));
 	info.keysize = sizeof(ClaimKey);
 	info.entrysize = sizeof(Claim);
-	claims = ShmemInitHash("chatwebhook claims", MAX_CLAIMS, MAX_CLAIMS,
-						   &info, HASH_ELEM | HASH_BLOBS | HASH_FIXED_SIZE);
+	claims = cwh_shmem_init_hash("chatwebhook claims", MAX_CLAIMS, &info,
+								 HASH_ELEM | HASH_BLOBS | HASH_FIXED_SIZE);
 	locks = GetNamedLWLockTranche("chatwebhook");
 	cwh_gate_startup(gates_lock);
 	LWLockRelease(AddinShmemInitLock);

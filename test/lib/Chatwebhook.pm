@@ -56,6 +56,22 @@ no warnings 'once';
   if !PostgreSQL::Test::Cluster->can('installed_command');
 *PostgreSQL::Test::Cluster::config_data = sub { return _output_of('pg_config', $_[1]) }
   if !PostgreSQL::Test::Cluster->can('config_data');
+# With an older IPC::Run, one is not to feed a psql that cannot connect.
+if (!eval { IPC::Run->VERSION('20220807') })
+{
+	my $poll = \&PostgreSQL::Test::Cluster::poll_query_until;
+	no warnings 'redefine';
+	*PostgreSQL::Test::Cluster::poll_query_until = sub {
+		my @arguments = @_;
+		my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+		while (1)
+		{
+			my $result = eval { $poll->(@arguments) };
+			return $result if !$@;
+			die $@ if $@ !~ /Broken pipe/ || time > $deadline;
+		}
+	};
+}
 use warnings 'once';
 
 our $last_receiver;

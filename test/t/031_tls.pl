@@ -187,11 +187,22 @@ sub outcome
 		WHERE webhook_name = '$name' ORDER BY id DESC LIMIT 1");
 }
 
+# What there is to say of a handshake that the server has ended.  Before Python
+# 3.11, asyncio closes the connection without a word.
+my $with_alert = system($ENV{PYTHON} // 'python3', '-c', 'import sys; sys.exit(sys.version_info < (3, 11))') == 0;
+
+sub handshake_failed
+{
+	my ($reason) = @_;
+	return $with_alert
+	  ? qr/^dead\|2\|the TLS handshake failed: (?:$reason)$/
+	  : qr/^dead\|2\|the TLS handshake failed(?:: (?:$reason))?$/;
+}
+
 subtest 'certificates' => sub {
 	# status after attempts, and the last error
 	my $verify = "could not verify the server's certificate: ";
-	my $version =
-	  qr/^dead\|2\|the TLS handshake failed: (?:unsupported protocol|.*alert protocol version)$/;
+	my $version = handshake_failed(qr/unsupported protocol|.*alert protocol version/);
 	my %expected = (
 		'good' => qr/^delivered\|1\|$/,
 		'TLS 1.2' => qr/^delivered\|1\|$/,
@@ -277,10 +288,10 @@ foreach my $version ('1.2', '1.3')
 		my %pem = map { $_ => slurp($_) } map { ("$_.crt", "$_.key") } 'alice', 'bob', 'mallory';
 		my $missing = $version eq '1.3'
 		  ? qr/^dead\|2\|the server ended the TLS connection: .*alert certificate required$/
-		  : qr/^dead\|2\|the TLS handshake failed: .*alert handshake failure$/;
+		  : handshake_failed(qr/.*alert handshake failure/);
 		my $unknown = $version eq '1.3'
 		  ? qr/^dead\|2\|the server ended the TLS connection: .*alert unknown ca$/
-		  : qr/^dead\|2\|the TLS handshake failed: .*alert unknown ca$/;
+		  : handshake_failed(qr/.*alert unknown ca/);
 		my $unusable = qr/^dead\|2\|the webhook's client certificate or key is unusable$/;
 		my %given = (
 			'alice' => [ 'alice.crt', 'alice.key', qr/^delivered\|1\|$/ ],

@@ -271,7 +271,7 @@ is($status, 0, 'hostile settings for the database and its roles') or diag($stder
 }
 {
 	# psql must get to its second statement
-	local $ENV{PGOPTIONS} = $way_out =~ /(-c idle_session_timeout=0)/ ? $1 : '';
+	local $ENV{PGOPTIONS} = join ' ', $way_out =~ /-c (?:idle_session|transaction)_timeout=0/g;
 	($status, $stdout, $stderr) = $node->psql('postgres', q{
 		SET statement_timeout = 0; SELECT chatwebhook.emit('t.call', null, null, '{}')});
 	like($stderr, qr/cannot execute chatwebhook\.emit\(\) in a read-only transaction|canceling statement due to statement timeout/,
