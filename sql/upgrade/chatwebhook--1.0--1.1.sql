@@ -118,7 +118,7 @@ BEGIN
         IF problem IS NOT NULL THEN
             RAISE EXCEPTION 'cannot deliver to the URL of webhook "%": %', NEW.name, problem
                 USING ERRCODE = 'check_violation',
-                      HINT = 'Use a public https URL without user name or password. An administrator can change chatwebhook.allow_http, chatwebhook.allowed_ports and chatwebhook.allowed_networks.';
+                      HINT = 'Use a public https URL without user name or password. For a receiver on this machine, an administrator sets chatwebhook.allowed_networks = 127.0.0.0/8 and chatwebhook.allow_http = on; for another port, chatwebhook.allowed_ports.';
         END IF;
     END IF;
 

@@ -1,4 +1,4 @@
-# The other pages of docs/, and all that links to something.
+# The other pages of docs/, the README, and all that links to something.
 #
 # Only running them can show that the statements on the pages work: those in
 # SQL are run, page by page, in a database of their own, in the order in which
@@ -25,6 +25,10 @@ my $node = new_node('main', 'chatwebhook.enabled' => 'off');
 
 # A page's blocks of SQL run in a database where this has been done before.
 my %pages = (
+	'README.md' => q{
+		CREATE TABLE conversation (id text PRIMARY KEY, chatbot_id text, ended_at timestamptz);
+		CREATE TABLE feedback (rating int, comment text);
+		CREATE TABLE handoff (reason text, chatbot_id text);},
 	'docs/concepts.md' => '',
 	'docs/connectors.md' => '',
 	'docs/migrating.md' => q{
@@ -53,22 +57,28 @@ sub trimmed
 
 foreach my $page (sort keys %pages)
 {
-	next if !-e "$root/$page";
 	my $text = slurp_file("$root/$page");
-	my ($database) = $page =~ m{/(\w+)\.md};
+	my ($database) = lc($page) =~ m{(\w+)\.md};
 	my $blocks = 0;
 
 	$node->safe_psql('postgres', "CREATE DATABASE $database");
-	$node->safe_psql($database, "CREATE EXTENSION chatwebhook; $pages{$page}");
+	$node->safe_psql($database, 'CREATE EXTENSION chatwebhook')
+	  if $text !~ /CREATE EXTENSION chatwebhook;/;
+	$node->safe_psql($database, $pages{$page});
 	while ($text =~ /^( *)```sql\n(.*?)^\1```\n(?:\1```\n(.*?)^\1```\n)?/msg)
 	{
 		my ($sql, $shown) = ($2, $3);
 		my ($title) = $sql =~ /^(.{1,60})/;
-		my ($output, $errors) = run_sql($database, $sql);
 
 		$blocks++;
+		# something is left to be filled in
+		next if $sql =~ /\x{e2}\x{80}\x{a6}|\$1/;
+		my ($output, $errors) = run_sql($database, $sql);
+
 		is($errors, '', "$page: it runs: $title");
-		is(trimmed($output), trimmed($shown), 'and gives what is shown') if defined $shown;
+		# the README's outputs have ids and secrets
+		is(trimmed($output), trimmed($shown), 'and gives what is shown')
+		  if defined $shown && $page ne 'README.md';
 	}
 	is($blocks, scalar(() = $text =~ /^ *```sql$/mg), "$page: all blocks of SQL were run");
 }
