@@ -138,7 +138,7 @@ my ($echo) = create_webhook($node, name => 'closed', url => $closed->url('/{{pat
 my ($whole) = create_webhook($node, name => 'whole', url => '{{url}}', max_retries => 0, enabled => 'f');
 my ($tls) = create_webhook($node, name => 'tls', url => 'https://127.0.0.1:' . $receiver->port . '/{{path_token}}', max_retries => 0, enabled => 'f');
 my ($asymmetric) = create_webhook($node, name => 'asymmetric', signing => 'v1a');
-my ($unset) = create_webhook($node, name => 'unset', url => $receiver->url('/ok/-/unset/{{not_set}}'));
+my ($unset) = create_webhook($node, name => 'unset', events => ['message.sent'], url => $receiver->url('/ok/-/unset/{{not_set}}'));
 $secrets{'signing secret'} = $ok_secret;
 $secrets{'Ed25519 key'} = sql("SELECT chatwebhook.secret('$asymmetric')");
 $secrets{'secret of one refused'} = sql("SELECT chatwebhook.secret('$bad')");

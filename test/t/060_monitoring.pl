@@ -42,7 +42,7 @@ $node->safe_psql('postgres', 'CREATE ROLE prometheus LOGIN IN ROLE pg_monitor');
 
 # The exporter's own figures, some of which not every server has, are not asked for.
 my $help = `$exporter --help 2>&1`;
-my ($old) = `$exporter --version 2>&1` =~ /version (0\.[0-8]\.\d+)/;
+my ($old) = `$exporter --version 2>&1` =~ /(?:exporter|version) (0\.[0-8]\.\d+)/;
 plan skip_all => "the exporter is of version $old, which knows no histograms" if defined $old;
 my @no_collectors = map { "--no-collector.$_" } $help =~ /--(?:\[no-\])?collector\.(\w+)(?!\S)/g;
 

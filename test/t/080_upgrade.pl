@@ -194,6 +194,10 @@ is_deeply([ map { $mutations[$_] }
 # A database at 1.0 under today's library, with something of everything
 #
 new_database('used', '1.0');
+# a body that the catalog has parsed, where there can be one
+my $note = q{CASE WHEN replies = '[]' THEN
+			('POST', webhook->>'url', '{}', event->'data', true)::chatwebhook.request END};
+$note = server_major() >= 14 ? "RETURN $note" : "AS \$\$ SELECT $note \$\$";
 sql('used', q{
 	CREATE ROLE chat LOGIN;
 	CREATE ROLE shop LOGIN;
@@ -208,12 +212,11 @@ sql('used', q{
 	 WHERE name = 'lead.captured';
 	CREATE FUNCTION note(event jsonb, webhook jsonb, replies jsonb)
 		RETURNS chatwebhook.request LANGUAGE sql STABLE
-		RETURN CASE WHEN replies = '[]' THEN
-			('POST', webhook->>'url', '{}', event->'data', true)::chatwebhook.request END;
+		$note;
 	INSERT INTO chatwebhook.connector (name, function)
 		VALUES ('note', 'public.note(jsonb,jsonb,jsonb)');
 	SELECT chatwebhook.add_tenant('shop', 'bot-1');
-});
+} =~ s/\$note/$note/r);
 my ($ok, $secret) = create_webhook($node, dbname => 'used', name => 'ok',
 	events => ['order.*'],
 	headers => { 'X-Team' => 'sales', 'X-Token' => '{{token}}' });

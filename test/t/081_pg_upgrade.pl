@@ -124,7 +124,7 @@ chdir $directory or die "could not change to \"$directory\": $!";
 $old->append_conf('postgresql.conf', 'chatwebhook.enabled = on');
 $new->command_ok(
 	[
-		'pg_upgrade', '--no-sync',
+		'pg_upgrade', server_major() >= 15 ? '--no-sync' : (),
 		'--old-datadir' => $old->data_dir,
 		'--new-datadir' => $new->data_dir,
 		'--old-bindir' => $old->config_data('--bindir'),

@@ -60,7 +60,7 @@ sub ticks
 #
 # Many databases.
 #
-$node->safe_psql('postgres', "CREATE DATABASE db$_ STRATEGY file_copy")
+$node->safe_psql('postgres', "CREATE DATABASE db$_" . (server_major() >= 15 ? ' STRATEGY file_copy' : ''))
   foreach 1 .. 50;
 foreach my $dbname ('db10', 'db40')
 {
