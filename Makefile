@@ -2,6 +2,7 @@
 
 EXTENSION = chatwebhook
 EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).control)
+DISTVERSION = $(shell sed -n 's/^   "version": "\(.*\)",/\1/p' META.json)
 
 MODULE_big = chatwebhook
 OBJS = \
@@ -74,7 +75,7 @@ $(EXTENSION)--$(EXTVERSION).sql: $(SQL_PARTS)
 	cat $^ > $@
 
 # Tests of the pure parts, as plain C programs that speak TAP.
-UNIT_CFLAGS = -std=gnu99 -O2 -g -Wall -Wextra -Wshadow -Wvla -I$(srcdir)/src
+UNIT_CFLAGS = -std=gnu99 -O2 -g -Wall -Wextra -Wshadow -Wvla -I$(srcdir)/src $(COPT)
 test/unit/%: test/unit/%.c test/unit/tap.h src/chatwebhook.h $(wildcard src/*.c)
 	$(CC) $(UNIT_CFLAGS) $< -o $@ $(shell $(PKG_CONFIG) --libs libcrypto) -lm
 
@@ -89,7 +90,7 @@ REPLAYS = $(FUZZ_TARGETS:%=test/fuzz/replay_%)
 test/fuzz/replay_%: test/fuzz/fuzz_%.c test/fuzz/replay.c src/chatwebhook.h $(wildcard src/*.c)
 	$(CC) -std=gnu99 $(SANITIZE) -I$(srcdir)/src $< test/fuzz/replay.c -o $@ $(FUZZ_LIBS)
 
-.PHONY: unit fuzz demo test chaos bench
+.PHONY: unit fuzz demo test test-matrix chaos memcheck bench lint coverage dist deb test-deb
 unit: $(UNIT_TESTS) test/unit/json_driver $(REPLAYS)
 	prove --exec '' $(UNIT_TESTS)
 	prove --exec node test/unit/json_numbers.js
@@ -112,8 +113,33 @@ demo:
 test:
 	scripts/test
 
+# by several versions of PostgreSQL, each in a Debian of its own
+test-matrix:
+	scripts/test-matrix $(VERSIONS)
+
 chaos:
 	scripts/chaos
 
+memcheck:
+	scripts/memcheck
+
 bench:
 	scripts/bench $(PARTS)
+
+lint:
+	scripts/lint
+
+coverage:
+	scripts/coverage
+
+# what PGXN takes
+dist:
+	mkdir -p dist
+	git archive --format=zip --prefix=$(EXTENSION)-$(DISTVERSION)/ \
+		-o dist/$(EXTENSION)-$(DISTVERSION).zip HEAD
+
+deb:
+	scripts/deb
+
+test-deb:
+	scripts/test-deb

@@ -3,7 +3,7 @@
  *		The ceiling: libcurl alone, driven by curl_multi_poll(), sending the
  *		same signed requests as the extension, without a database.
  *
- * usage: raw REQUESTS TRANSFERS URL BODY-FILE
+ * usage: raw REQUESTS TRANSFERS URL BODY-FILE [CA-FILE]
  *
  * Writes one line: requests a second, and microseconds of CPU a request.  What
  * is not a 200 is counted on standard error, and fails.
@@ -11,6 +11,7 @@
 #include <curl/curl.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,17 +115,18 @@ int
 main(int argc, char **argv)
 {
 	static Transfer transfers[MAX_TRANSFERS];
-	long		total = argc == 5 ? atol(argv[1]) : 0;
-	int			width = argc == 5 ? atoi(argv[2]) : 0;
+	bool		asked = argc == 5 || argc == 6;
+	long		total = asked ? atol(argv[1]) : 0;
+	int			width = asked ? atoi(argv[2]) : 0;
 	long		ended = 0;
 	int			running;
 	double		wall;
-	FILE	   *file = argc == 5 ? fopen(argv[4], "rb") : NULL;
+	FILE	   *file = asked ? fopen(argv[4], "rb") : NULL;
 	CURLM	   *multi;
 
 	if (total < 1 || width < 1 || width > MAX_TRANSFERS || file == NULL)
 	{
-		fprintf(stderr, "usage: raw REQUESTS TRANSFERS URL BODY-FILE\n");
+		fprintf(stderr, "usage: raw REQUESTS TRANSFERS URL BODY-FILE [CA-FILE]\n");
 		return 2;
 	}
 	url = argv[3];
@@ -142,6 +144,8 @@ main(int argc, char **argv)
 		curl_easy_setopt(transfers[i].easy, CURLOPT_WRITEFUNCTION, discard);
 		curl_easy_setopt(transfers[i].easy, CURLOPT_PRIVATE, &transfers[i]);
 		curl_easy_setopt(transfers[i].easy, CURLOPT_NOSIGNAL, 1L);
+		if (argc == 6)
+			curl_easy_setopt(transfers[i].easy, CURLOPT_CAINFO, argv[5]);
 		start(multi, &transfers[i]);
 	}
 	while (ended < total)

@@ -345,7 +345,7 @@ typedef struct CwhHint
 	pg_uuid_t	webhook_id;
 	TimestampTz due;
 	int64		id;
-	int			n;				/* how many there are, if they are new */
+	int			n;				/* how many of them are new */
 } CwhHint;
 
 #define CWH_MAX_HINTS	64
@@ -389,7 +389,8 @@ extern void cwh_slot_update_stats(const CwhWorkerStats *stats);
 extern void cwh_stop_workers(Oid database);
 extern void cwh_unbar_workers(void);
 
-extern void cwh_hint(const pg_uuid_t *webhook_id, TimestampTz due, int64 id);
+extern void cwh_hint(const pg_uuid_t *webhook_id, TimestampTz due, int64 id,
+					 int n);
 extern void cwh_sweep_all(void);
 
 extern int64 cwh_id_at(TimestampTz at);
@@ -500,7 +501,7 @@ typedef struct CwhWebhook
 	double		rate_limit;		/* deliveries a second; 0: no limit */
 	int			batch_size;		/* deliveries in a request; 1: no batches */
 	int64		batch_window_ms;	/* the first waits so long for others */
-	bool		proven;			/* the last attempt at it did not fail */
+	bool		proven;			/* the last attempt at it succeeded */
 	TimestampTz updated_at;
 	CwhSigner  *signer;			/* null: there is no secret */
 	CwhSigner  *previous;		/* null: no secret overlaps */

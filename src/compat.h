@@ -34,6 +34,21 @@
 #define cwh_curl_set_prereq_data(easy, data) ((void) (data))
 #endif
 
+/* Has a request gone out?  Where that look does not count them, a time tells. */
+static inline bool
+cwh_curl_has_sent(CURL *easy, int requests)
+{
+#if LIBCURL_VERSION_NUM >= 0x075000
+	(void) easy;
+	return requests > 0;
+#else
+	curl_off_t	time = 0;
+
+	curl_easy_getinfo(easy, CURLINFO_PRETRANSFER_TIME_T, &time);
+	return requests > 0 || time > 0;
+#endif
+}
+
 /* Let libcurl look at all of its sockets; deprecated for its cost alone. */
 static inline void
 cwh_curl_socket_all(CURLM *multi, int *running)
@@ -64,6 +79,7 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 #ifdef POSTGRES_H
 
 #include "access/genam.h"
+#include "access/tableam.h"
 #if PG_VERSION_NUM >= 150000
 #include "common/pg_prng.h"
 #endif
@@ -75,12 +91,19 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
+#if PG_VERSION_NUM >= 180000
+#include "rewrite/rewriteHandler.h"
+#endif
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/shmem.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/tuplestore.h"
 #if PG_VERSION_NUM >= 140000
 #include "utils/wait_event.h"
 #endif
@@ -88,6 +111,17 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 /* Before 14, keys that are not said to be anything else are strings. */
 #ifndef HASH_STRINGS
 #define HASH_STRINGS 0
+#endif
+
+/* 14 gave another name to what verifies one character. */
+#if PG_VERSION_NUM < 140000
+#define pg_encoding_verifymbchar(encoding, string, len) \
+	pg_encoding_verifymb(encoding, string, len)
+#endif
+
+/* 16 gave up its macro for C's functions, which are one for each type. */
+#ifndef Abs
+#define Abs(x) ((x) >= 0 ? (x) : -(x))
 #endif
 
 /* 15 asks for shared memory in a hook of its own. */
@@ -124,6 +158,13 @@ cwh_owns_database(Oid database)
 	return pg_database_ownercheck(database, GetUserId());
 #endif
 }
+
+/* 17 can end a transaction for its age, unless this setting says otherwise. */
+#if PG_VERSION_NUM >= 170000
+#define CWH_TRANSACTION_TIMEOUT {"transaction_timeout", "0"},
+#else
+#define CWH_TRANSACTION_TIMEOUT
+#endif
 
 /* Base64, palloc'd. */
 static inline char *
@@ -164,6 +205,20 @@ cwh_reserve_settings(const char *prefix)
 #endif
 }
 
+/*
+ * What makes the value of a virtual generated column, which 18 brought: rows
+ * that triggers see have none.  Null for any other column.
+ */
+static inline Expr *
+cwh_virtual_expression(Relation relation, Form_pg_attribute attribute)
+{
+#if PG_VERSION_NUM >= 180000
+	if (attribute->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
+		return (Expr *) build_generation_expression(relation, attribute->attnum);
+#endif
+	return NULL;
+}
+
 /* Insert the index entries of a row that was just stored. */
 static inline void
 cwh_insert_index_entries(ResultRelInfo *relinfo, TupleTableSlot *slot,
@@ -171,7 +226,9 @@ cwh_insert_index_entries(ResultRelInfo *relinfo, TupleTableSlot *slot,
 {
 	List	   *rechecks;
 
-#if PG_VERSION_NUM >= 160000
+#if PG_VERSION_NUM >= 190000
+	rechecks = ExecInsertIndexTuples(relinfo, estate, 0, slot, NIL, NULL);
+#elif PG_VERSION_NUM >= 160000
 	rechecks = ExecInsertIndexTuples(relinfo, slot, estate, false, false,
 									 NULL, NIL, false);
 #elif PG_VERSION_NUM >= 140000
@@ -183,6 +240,53 @@ cwh_insert_index_entries(ResultRelInfo *relinfo, TupleTableSlot *slot,
 #endif
 	list_free(rechecks);
 }
+
+/* Scan a whole table. */
+static inline TableScanDesc
+cwh_begin_scan(Relation relation, Snapshot snapshot)
+{
+#if PG_VERSION_NUM >= 190000
+	return table_beginscan(relation, snapshot, 0, NULL, 0);
+#else
+	return table_beginscan(relation, snapshot, 0, NULL);
+#endif
+}
+
+/* A hash table in shared memory, for so many entries. */
+static inline HTAB *
+cwh_shmem_init_hash(const char *name, long size, HASHCTL *info, int flags)
+{
+#if PG_VERSION_NUM >= 190000
+	return ShmemInitHash(name, size, info, flags);
+#else
+	return ShmemInitHash(name, size, size, info, flags);
+#endif
+}
+
+/* Build a jsonb value, which ends up in the state's result. */
+#if PG_VERSION_NUM >= 190000
+typedef JsonbInState CwhJsonbState;
+
+static inline void
+cwh_push_jsonb(CwhJsonbState *state, JsonbIteratorToken token,
+			   JsonbValue *value)
+{
+	pushJsonbValue(state, token, value);
+}
+#else
+typedef struct CwhJsonbState
+{
+	JsonbParseState *stack;
+	JsonbValue *result;
+} CwhJsonbState;
+
+static inline void
+cwh_push_jsonb(CwhJsonbState *state, JsonbIteratorToken token,
+			   JsonbValue *value)
+{
+	state->result = pushJsonbValue(&state->stack, token, value);
+}
+#endif
 
 /* Wait for the latch, the postmaster's death and one descriptor. */
 static inline WaitEventSet *

@@ -23,7 +23,6 @@
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
-#include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
@@ -454,7 +453,8 @@ render_some(CwhRender *renders, int n)
 int
 cwh_connector_render(CwhRender *renders, int n)
 {
-	int			done = 0;
+	CwhRender  *next = renders;
+	CwhRender  *end = renders + n;
 
 	for (int i = 0; i < n; i++)
 	{
@@ -462,10 +462,10 @@ cwh_connector_render(CwhRender *renders, int n)
 		renders[i].error = NULL;
 		renders[i].took_ms = 0;
 	}
-	while (done < n &&
-		   (done == 0 || renders[done - 1].took_ms < CWH_SLOW_CONNECTOR_MS))
-		done += render_some(renders + done, n - done);
-	return done;
+	do
+		next += render_some(next, end - next);
+	while (next < end && next[-1].took_ms < CWH_SLOW_CONNECTOR_MS);
+	return next - renders;
 }
 
 /*
@@ -660,22 +660,21 @@ parse_json(const char *json)
 Jsonb *
 cwh_connector_add_reply(Jsonb *replies, const CwhTransfer *transfer)
 {
-	JsonbParseState *state = NULL;
+	CwhJsonbState state = {0};
 	JsonbValue	value;
-	JsonbValue *whole;
 	int			n = replies ? JB_ROOT_COUNT(replies) : 0;
 	char	   *raw = cwh_reply_text(&transfer->response_body);
 	Jsonb	   *body = transfer->response_body.len > 0 ? parse_json(raw) : NULL;
 
-	(void) pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	cwh_push_jsonb(&state, WJB_BEGIN_ARRAY, NULL);
 	for (int i = 0; i < n; i++)
-		(void) pushJsonbValue(&state, WJB_ELEM,
-							  getIthJsonbValueFromContainer(&replies->root, i));
-	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+		cwh_push_jsonb(&state, WJB_ELEM,
+					   getIthJsonbValueFromContainer(&replies->root, i));
+	cwh_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
 	value.type = jbvString;
 	value.val.string.val = pstrdup("body");
 	value.val.string.len = 4;
-	(void) pushJsonbValue(&state, WJB_KEY, &value);
+	cwh_push_jsonb(&state, WJB_KEY, &value);
 	if (transfer->response_body.len == 0)
 		value.type = jbvNull;
 	else if (body == NULL)
@@ -692,18 +691,18 @@ cwh_connector_add_reply(Jsonb *replies, const CwhTransfer *transfer)
 		value.val.binary.data = &body->root;
 		value.val.binary.len = VARSIZE(body) - VARHDRSZ;
 	}
-	(void) pushJsonbValue(&state, WJB_VALUE, &value);
+	cwh_push_jsonb(&state, WJB_VALUE, &value);
 	value.type = jbvString;
 	value.val.string.val = pstrdup("status");
 	value.val.string.len = 6;
-	(void) pushJsonbValue(&state, WJB_KEY, &value);
+	cwh_push_jsonb(&state, WJB_KEY, &value);
 	value.type = jbvNumeric;
 	value.val.numeric = DatumGetNumeric(DirectFunctionCall1(int4_numeric,
 															Int32GetDatum(transfer->status)));
-	(void) pushJsonbValue(&state, WJB_VALUE, &value);
-	(void) pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	whole = pushJsonbValue(&state, WJB_END_ARRAY, NULL);
-	return JsonbValueToJsonb(whole);
+	cwh_push_jsonb(&state, WJB_VALUE, &value);
+	cwh_push_jsonb(&state, WJB_END_OBJECT, NULL);
+	cwh_push_jsonb(&state, WJB_END_ARRAY, NULL);
+	return JsonbValueToJsonb(state.result);
 }
 
 /*

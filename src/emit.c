@@ -26,6 +26,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "optimizer/optimizer.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
@@ -97,6 +98,8 @@ typedef struct Source
 	char	   *constant;
 	Oid			type;			/* of the column, domains seen through */
 	FmgrInfo	to_jsonb;		/* for that type */
+	ExprState  *generate;		/* of a virtual generated column, else null */
+	ExprContext *row;			/* for that */
 } Source;
 
 /* A trigger's arguments, understood. */
@@ -312,7 +315,7 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 				   BoolGetDatum(subscription->ordered &&
 								event->conversation_id != NULL));
 		ExecStoreVirtualTuple(slot);
-		cwh_hint(webhook_id, event->created_at, id);
+		cwh_hint(webhook_id, event->created_at, id, 1);
 	}
 	MemoryContextSwitchTo(oldcontext);
 }
@@ -443,7 +446,7 @@ emit_event(Writer *writer, CwhEvent *event, List *subscriptions)
 
 /* Add a string to a value that is being built. */
 static void
-push_string(JsonbParseState **state, JsonbIteratorToken token,
+push_string(CwhJsonbState *state, JsonbIteratorToken token,
 			const char *string, size_t len)
 {
 	JsonbValue	value;
@@ -451,12 +454,12 @@ push_string(JsonbParseState **state, JsonbIteratorToken token,
 	value.type = jbvString;
 	value.val.string.val = (char *) string;
 	value.val.string.len = len;
-	pushJsonbValue(state, token, &value);
+	cwh_push_jsonb(state, token, &value);
 }
 
 /* Add a value of a row to data, as to_jsonb would show it. */
 static void
-push_datum(JsonbParseState **state, Source *source, Datum datum)
+push_datum(CwhJsonbState *state, Source *source, Datum datum)
 {
 	JsonbValue	value;
 	Jsonb	   *jsonb;
@@ -476,17 +479,17 @@ push_datum(JsonbParseState **state, Source *source, Datum datum)
 		case BOOLOID:
 			value.type = jbvBool;
 			value.val.boolean = DatumGetBool(datum);
-			pushJsonbValue(state, WJB_VALUE, &value);
+			cwh_push_jsonb(state, WJB_VALUE, &value);
 			return;
 		case INT4OID:
 			value.type = jbvNumeric;
 			value.val.numeric = DatumGetNumeric(DirectFunctionCall1(int4_numeric, datum));
-			pushJsonbValue(state, WJB_VALUE, &value);
+			cwh_push_jsonb(state, WJB_VALUE, &value);
 			return;
 		case INT8OID:
 			value.type = jbvNumeric;
 			value.val.numeric = DatumGetNumeric(DirectFunctionCall1(int8_numeric, datum));
-			pushJsonbValue(state, WJB_VALUE, &value);
+			cwh_push_jsonb(state, WJB_VALUE, &value);
 			return;
 		case UUIDOID:
 			{
@@ -509,16 +512,26 @@ push_datum(JsonbParseState **state, Source *source, Datum datum)
 		value.val.binary.data = &jsonb->root;
 		value.val.binary.len = VARSIZE(jsonb) - VARHDRSZ;
 	}
-	pushJsonbValue(state, WJB_VALUE, &value);
+	cwh_push_jsonb(state, WJB_VALUE, &value);
+}
+
+/* A column's value in a row, made if it is generated when it is read. */
+static Datum
+row_value(Source *source, TupleTableSlot *slot, bool *isnull)
+{
+	if (source->generate == NULL)
+		return slot_getattr(slot, source->column, isnull);
+	source->row->ecxt_scantuple = slot;
+	return ExecEvalExpr(source->generate, source->row, isnull);
 }
 
 /* The data of an event from a row. */
 static Jsonb *
 row_data(TriggerPlan *plan, TupleTableSlot *slot)
 {
-	JsonbParseState *state = NULL;
+	CwhJsonbState state = {0};
 
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	cwh_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < plan->ndata; i++)
 	{
 		Source	   *source = &plan->data[i];
@@ -532,18 +545,19 @@ row_data(TriggerPlan *plan, TupleTableSlot *slot)
 						strlen(source->constant));
 			continue;
 		}
-		datum = slot_getattr(slot, source->column, &isnull);
+		datum = row_value(source, slot, &isnull);
 		if (isnull)
 		{
 			JsonbValue	value;
 
 			value.type = jbvNull;
-			pushJsonbValue(&state, WJB_VALUE, &value);
+			cwh_push_jsonb(&state, WJB_VALUE, &value);
 		}
 		else
 			push_datum(&state, source, datum);
 	}
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	cwh_push_jsonb(&state, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(state.result);
 }
 
 /* A value of a row as text, for the envelope; null if there is none. */
@@ -553,18 +567,18 @@ row_text(Source *source, TupleTableSlot *slot)
 	Datum		datum;
 	bool		isnull;
 	Oid			output;
-	bool		varlena;
+	bool		is_varlena;
 
 	if (source == NULL)
 		return NULL;
 	if (source->column == 0)
 		return source->constant;
-	datum = slot_getattr(slot, source->column, &isnull);
+	datum = row_value(source, slot, &isnull);
 	if (isnull)
 		return NULL;
 	if (source->type == TEXTOID || source->type == VARCHAROID)
 		return TextDatumGetCString(datum);
-	getTypeOutputInfo(source->type, &output, &varlena);
+	getTypeOutputInfo(source->type, &output, &is_varlena);
 	return OidOutputFunctionCall(output, datum);
 }
 
@@ -584,8 +598,11 @@ check_row_keys(TriggerPlan *plan, const CwhEventType *type,
 			Source	   *source = &plan->data[j];
 
 			if (strcmp(source->key, type->required[i]) == 0)
-				missing = source->column != 0 &&
-					slot_attisnull(slot, source->column);
+			{
+				missing = false;
+				if (source->column != 0)
+					(void) row_value(source, slot, &missing);
+			}
 		}
 		if (missing)
 			report_missing_key(type->name, type->required[i]);
@@ -652,6 +669,7 @@ set_source(Source *source, TupleDesc desc, Relation relation,
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(desc, i);
+		Expr	   *expression;
 
 		if (attribute->attisdropped ||
 			strcmp(NameStr(attribute->attname), origin) != 0)
@@ -666,6 +684,12 @@ set_source(Source *source, TupleDesc desc, Relation relation,
 										InvalidOid, InvalidOid,
 										COERCE_EXPLICIT_CALL),
 						   &source->to_jsonb);
+		expression = cwh_virtual_expression(relation, attribute);
+		if (expression)
+		{
+			source->generate = ExecInitExpr(expression_planner(expression), NULL);
+			source->row = CreateStandaloneExprContext();
+		}
 		return;
 	}
 	ereport(ERROR,

@@ -293,14 +293,14 @@ cwh_envelope_write(StringInfo out, const CwhEvent *event)
 
 /* Add a member to an envelope that is being built. */
 static void
-push_member(JsonbParseState **state, const char *key, const char *value)
+push_member(CwhJsonbState *state, const char *key, const char *value)
 {
 	JsonbValue	v;
 
 	v.type = jbvString;
 	v.val.string.val = (char *) key;
 	v.val.string.len = strlen(key);
-	pushJsonbValue(state, WJB_KEY, &v);
+	cwh_push_jsonb(state, WJB_KEY, &v);
 	if (value)
 	{
 		v.val.string.val = (char *) value;
@@ -308,21 +308,21 @@ push_member(JsonbParseState **state, const char *key, const char *value)
 	}
 	else
 		v.type = jbvNull;
-	pushJsonbValue(state, WJB_VALUE, &v);
+	cwh_push_jsonb(state, WJB_VALUE, &v);
 }
 
 /* The same as a value, for filters to look at. */
 Jsonb *
 cwh_envelope_jsonb(const CwhEvent *event)
 {
-	JsonbParseState *state = NULL;
+	CwhJsonbState state = {0};
 	JsonbValue	value;
 	char		uuid[37];
 	char		timestamp[32];
 
 	cwh_uuid_text(&event->id, uuid);
 	format_timestamp(event->created_at, timestamp);
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	cwh_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
 	push_member(&state, "id", uuid);
 	push_member(&state, "type", event->type);
 	push_member(&state, "timestamp", timestamp);
@@ -332,7 +332,7 @@ cwh_envelope_jsonb(const CwhEvent *event)
 	value.type = jbvString;
 	value.val.string.val = "data";
 	value.val.string.len = 4;
-	pushJsonbValue(&state, WJB_KEY, &value);
+	cwh_push_jsonb(&state, WJB_KEY, &value);
 	if (!JB_ROOT_IS_SCALAR(event->data) ||
 		!JsonbExtractScalar(&event->data->root, &value))
 	{
@@ -340,8 +340,9 @@ cwh_envelope_jsonb(const CwhEvent *event)
 		value.val.binary.data = &event->data->root;
 		value.val.binary.len = VARSIZE(event->data) - VARHDRSZ;
 	}
-	pushJsonbValue(&state, WJB_VALUE, &value);
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	cwh_push_jsonb(&state, WJB_VALUE, &value);
+	cwh_push_jsonb(&state, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(state.result);
 }
 
 /*

@@ -97,8 +97,8 @@ cwh_gate_startup(LWLock *gate_lock)
 	memset(&info, 0, sizeof(info));
 	info.keysize = sizeof(GateKey);
 	info.entrysize = sizeof(Gate);
-	table = ShmemInitHash("chatwebhook gate table", MAX_GATES, MAX_GATES, &info,
-						  HASH_ELEM | HASH_BLOBS | HASH_FIXED_SIZE);
+	table = cwh_shmem_init_hash("chatwebhook gate table", MAX_GATES, &info,
+								HASH_ELEM | HASH_BLOBS | HASH_FIXED_SIZE);
 	lock = gate_lock;
 }
 
@@ -152,8 +152,11 @@ get_gate(const pg_uuid_t *webhook_id, bool make, TimestampTz now)
 
 /*
  * May a request start now?  If so, it counts; if not, *again says when to ask
- * next.  rate is requests a second, 0 for no limit.  A probe that nobody hears
- * of any more, since its worker died, is given up after probe_ms.
+ * next.  rate is deliveries a second, 0 for no limit, and n how many go in the
+ * request; each request of a connector counts as one.  With n = 0 it is for a
+ * token, which is no delivery and goes elsewhere: it does not count, and is no
+ * probe.  A probe that nobody hears of any more, since its worker died, is given
+ * up after probe_ms.
  */
 bool
 cwh_gate_pass(const pg_uuid_t *webhook_id, double rate, int n, int64 probe_ms,
@@ -185,7 +188,7 @@ cwh_gate_pass(const pg_uuid_t *webhook_id, double rate, int n, int64 probe_ms,
 				gate->full_at = full_at + (TimestampTz) (n / rate * USECS_PER_SEC);
 			wait_until = Max(wait_until, ok_at);
 		}
-		if (broken && wait_until <= now)
+		if (broken && n > 0 && wait_until <= now)
 			gate->probe_at = TimestampTzPlusMilliseconds(now, probe_ms);
 	}
 	LWLockRelease(lock);

@@ -63,7 +63,8 @@ static const char load_sql[] =
 	"       w.connector, c.function, c.replies,"
 	"       pg_catalog.jsonb_build_object('id', w.id, 'name', w.name,"
 	"           'url', w.url, 'chatbotId', w.chatbot_id, 'settings', w.settings),"
-	"       COALESCE(h.consecutive_failures" EQ "0, true),"
+	"       COALESCE(h.consecutive_failures" EQ "0"
+	"                AND h.last_success_at IS NOT NULL, false),"
 	"       w.updated_at, w.rate_limit, w.batch_size, w.batch_window, h.problem"
 	"  FROM chatwebhook.webhook w"
 	"  LEFT JOIN chatwebhook.health h ON h.webhook_id" EQ "w.id"
@@ -1089,6 +1090,33 @@ id_array(const int64 *ids, int n)
 										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
+/* Order of deliveries' numbers. */
+static int
+compare_ids(const void *a, const void *b)
+{
+	int64		left = *(const int64 *) a;
+	int64		right = *(const int64 *) b;
+
+	return left < right ? -1 : left > right;
+}
+
+/* Which of the results are in the last result of a statement, by its ids. */
+static bool *
+find_results(const CwhResult *results, int n)
+{
+	uint64		nids = SPI_processed;
+	int64	   *ids = palloc(Max(1, nids) * sizeof(int64));
+	bool	   *found = palloc(Max(1, n) * sizeof(bool));
+
+	for (uint64 i = 0; i < nids; i++)
+		ids[i] = DatumGetInt64(field(i, 1, NULL));
+	qsort(ids, nids, sizeof(int64), compare_ids);
+	for (int i = 0; i < n; i++)
+		found[i] = bsearch(&results[i].id, ids, nids, sizeof(int64),
+						   compare_ids) != NULL;
+	return found;
+}
+
 /*
  * Mark those of the results with one of these outcomes that are not in the last
  * result: they were canceled while they were under way.
@@ -1101,20 +1129,17 @@ static void
 mark_gone(CwhResult *results, int n, CwhOutcome one, CwhOutcome other)
 {
 	int64	   *ids = palloc(n * sizeof(int64));
+	bool	   *found = find_results(results, n);
 	int			nids = 0;
 	Datum		arg;
 
 	for (int i = 0; i < n; i++)
 	{
-		bool		found = false;
-
 		if (results[i].settled ||
 			(results[i].outcome != one && results[i].outcome != other))
 			continue;
-		for (uint64 j = 0; j < SPI_processed && !found; j++)
-			found = DatumGetInt64(field(j, 1, NULL)) == results[i].id;
-		results[i].gone = !found;
-		if (!found)
+		results[i].gone = !found[i];
+		if (!found[i])
 			ids[nids++] = results[i].id;
 	}
 	if (nids == 0)
@@ -1189,21 +1214,6 @@ settle_some(Statement *statement, CwhResult *results, int n,
 		mark_gone(results, n, one, other);
 }
 
-/* Mark the results whose ids are in the last result, or those that are not. */
-static void
-mark(CwhResult *results, int n, uint64 found, bool present)
-{
-	for (int i = 0; i < n; i++)
-	{
-		bool		is_there = false;
-
-		for (uint64 j = 0; j < found && !is_there; j++)
-			is_there = DatumGetInt64(field(j, 1, NULL)) == results[i].id;
-		if (is_there == present)
-			results[i].settled = true;
-	}
-}
-
 /* Keep the replies of those that are not over, and see which are gone. */
 static void
 settle_steps(CwhResult *results, int n)
@@ -1261,25 +1271,22 @@ cwh_outbox_settle(CwhResult *results, int n, bool careful)
 	{
 		Datum		arg = id_array(keys, n);
 		bool	   *locked = palloc0(Max(1, n) * sizeof(bool));
-		uint64		found;
+		bool	   *found;
 
 		/* gone: settled; neither gone nor to be had: left for later */
-		found = run(&exists_st, &arg);
-		mark(results, n, found, false);
+		(void) run(&exists_st, &arg);
+		found = find_results(results, n);
 		for (int i = 0; i < n; i++)
-			results[i].gone = results[i].settled;
-		found = run(&lock_st, &arg);
+			if (!found[i])
+				results[i].settled = results[i].gone = true;
+		(void) run(&lock_st, &arg);
+		found = find_results(results, n);
 		for (int i = 0; i < n; i++)
 		{
-			if (results[i].settled)
-				continue;
-			locked[i] = true;
-			for (uint64 j = 0; j < found && locked[i]; j++)
-				locked[i] = DatumGetInt64(field(j, 1, NULL)) != results[i].id;
-		}
-		for (int i = 0; i < n; i++)
+			locked[i] = !results[i].settled && !found[i];
 			if (locked[i])
 				results[i].settled = true;	/* for the statements below */
+		}
 		settle_some(&finish_st, results, n, CWH_OUTCOME_DELIVERED,
 					CWH_OUTCOME_CANCELED);
 		settle_some(&bury_st, results, n, CWH_OUTCOME_DEAD, CWH_OUTCOME_DEAD);

@@ -121,6 +121,9 @@ add_line(struct curl_slist **list, const char *line)
 }
 
 /* Append a short header to a list. */
+static void add_header(struct curl_slist **list, const char *format,...)
+			pg_attribute_printf(2, 3);
+
 static void
 add_header(struct curl_slist **list, const char *format,...)
 {

@@ -180,8 +180,8 @@ startup(void)
 	memset(&info, 0, sizeof(info));
 	info.keysize = sizeof(ClaimKey);
 	info.entrysize = sizeof(Claim);
-	claims = ShmemInitHash("chatwebhook claims", MAX_CLAIMS, MAX_CLAIMS,
-						   &info, HASH_ELEM | HASH_BLOBS | HASH_FIXED_SIZE);
+	claims = cwh_shmem_init_hash("chatwebhook claims", MAX_CLAIMS, &info,
+								 HASH_ELEM | HASH_BLOBS | HASH_FIXED_SIZE);
 	locks = GetNamedLWLockTranche("chatwebhook");
 	cwh_gate_startup(gates_lock);
 	LWLockRelease(AddinShmemInitLock);
@@ -228,17 +228,17 @@ add_hint(CwhHint *hints, int *nhints, bool *sweep, const CwhHint *hint)
 
 /*
  * Remember to tell the workers, when this transaction commits, that a webhook
- * has a delivery to claim at this position.
+ * has deliveries to claim from this position on, so many of them new.
  */
 void
-cwh_hint(const pg_uuid_t *webhook_id, TimestampTz due, int64 id)
+cwh_hint(const pg_uuid_t *webhook_id, TimestampTz due, int64 id, int n)
 {
 	CwhHint		hint;
 
 	hint.webhook_id = *webhook_id;
 	hint.due = due;
 	hint.id = id;
-	hint.n = 1;
+	hint.n = n;
 	add_hint(pending_hints, &npending_hints, &pending_sweep, &hint);
 }
 
@@ -300,7 +300,7 @@ at_transaction_end(XactEvent event, void *arg)
 Datum
 chatwebhook_wake(PG_FUNCTION_ARGS)
 {
-	cwh_hint(PG_GETARG_UUID_P(0), DT_NOBEGIN, 0);
+	cwh_hint(PG_GETARG_UUID_P(0), DT_NOBEGIN, 0, 0);
 	PG_RETURN_VOID();
 }
 

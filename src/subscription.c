@@ -267,7 +267,7 @@ load_table(int which, void (*load) (TupleTableSlot *slot))
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	relation = table_open(table, AccessShareLock);
 	slot = table_slot_create(relation, NULL);
-	scan = table_beginscan(relation, snapshot, 0, NULL);
+	scan = cwh_begin_scan(relation, snapshot);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 		load(slot);
 	table_endscan(scan);

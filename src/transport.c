@@ -670,7 +670,6 @@ bool
 cwh_transport_start(CwhTransfer *transfer)
 {
 	CURL	   *easy = nspare > 0 ? spare[--nspare] : make_handle();
-	sigset_t	saved;
 	bool		ok;
 
 	reset_outcome(transfer);
@@ -694,9 +693,8 @@ cwh_transport_start(CwhTransfer *transfer)
 	curl_easy_setopt(easy, CURLOPT_HEADERDATA, transfer);
 	curl_easy_setopt(easy, CURLOPT_WRITEDATA, transfer);
 	curl_easy_setopt(easy, CURLOPT_PRIVATE, transfer);
-	block_signals(&saved);
+	/* this only queues it: threads are started when it is driven */
 	ok = ok && curl_multi_add_handle(multi, easy) == CURLM_OK;
-	restore_signals(&saved);
 	if (!ok)
 	{
 		curl_easy_cleanup(easy);
@@ -715,16 +713,14 @@ timed_out_phase(const CwhTransfer *transfer)
 {
 	curl_off_t	resolved = 0;
 	curl_off_t	connected = 0;
-	curl_off_t	sent = 0;
 	long		local_port = 0;
 
 	curl_easy_getinfo(transfer->easy, CURLINFO_NAMELOOKUP_TIME_T, &resolved);
 	curl_easy_getinfo(transfer->easy, CURLINFO_CONNECT_TIME_T, &connected);
-	curl_easy_getinfo(transfer->easy, CURLINFO_PRETRANSFER_TIME_T, &sent);
 	curl_easy_getinfo(transfer->easy, CURLINFO_LOCAL_PORT, &local_port);
 
 	/* on a connection from the cache the first two stay 0 */
-	if (transfer->requests == 0 && sent == 0)
+	if (!cwh_curl_has_sent(transfer->easy, transfer->requests))
 	{
 		if (resolved == 0)
 			return "timed out while looking up the host's name";
@@ -786,6 +782,9 @@ describe_failure(CwhTransfer *transfer, CURLcode code)
 		(void) headers_too_large(transfer);
 		return;
 	}
+	/* so newer versions say that a key is not that of a certificate */
+	if (code == CURLE_BAD_FUNCTION_ARGUMENT && transfer->client_certificate)
+		code = CURLE_SSL_CERTPROBLEM;
 	switch (code)
 	{
 		case CURLE_OPERATION_TIMEDOUT:

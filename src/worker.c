@@ -12,9 +12,10 @@
  * queue has been read, what is claimed, and how many requests it may have
  * under way (its window).  A window starts at two and grows by one with each
  * success; a failure halves it.  So an endpoint that never answers holds one
- * or two of the worker's slots, whatever its backlog.  Endpoints whose last
- * attempt failed (unproven ones) may together hold no more than half
- * of the slots; so there are two of each of the lists of endpoints below.
+ * or two of the worker's slots, whatever its backlog.  Endpoints that were never
+ * tried, or whose last attempt failed (unproven ones), may together hold no more
+ * than half of the slots; so there are two of each of the lists of endpoints
+ * below.
  *
  * A claim starts where the last one ended, and not at the head of the queue,
  * so rows that are finished but cannot be vacuumed yet are not read again and
@@ -100,6 +101,12 @@
 
 /* Bodies held at a time, beyond which nothing is claimed. */
 #define MAX_BODY_BYTES		(32 * 1024 * 1024)
+
+/*
+ * A sweep has a queue read from its head again when that was last done so many
+ * times as long ago as it took: of what is ordered and waits, every row is read.
+ */
+#define REREAD_SHARE		20
 
 /* More idle endpoints than this are forgotten at the next sweep. */
 #define MAX_IDLE_ENDPOINTS	2000
@@ -213,7 +220,8 @@ struct Endpoint
 	bool		ready;			/* there may be something to claim */
 	bool		later;			/* there may be something due later */
 	TimestampTz ready_since;
-	int			expected;		/* hints have told of so many since then */
+	int			expected;		/* new ones since then, up to a full batch */
+	TimestampTz reread_at;		/* no sweep has it read again before this */
 	TimestampTz look_at;		/* when it becomes ready by itself */
 	bool		in_timers;
 	pairingheap_node timer;
@@ -225,7 +233,7 @@ struct Endpoint
 	bool		called;			/* its connector was, by this worker */
 	bool		slow;			/* and took long the last time */
 	bool		tried;			/* by this worker */
-	bool		proven;			/* the last attempt, if any, succeeded */
+	bool		proven;			/* the last attempt succeeded */
 	bool		blocked;		/* no request may start, until then: see gate.c */
 	TimestampTz blocked_until;
 	uint64		connector_number;	/* counts its connectors */
@@ -578,7 +586,7 @@ make_ready(Endpoint *endpoint, TimestampTz due, int64 id, int n)
 		endpoint->ready_since = GetCurrentTimestamp();
 		endpoint->expected = 0;
 	}
-	endpoint->expected += Min(n, CWH_MAX_BATCH);
+	endpoint->expected = Min((int64) endpoint->expected + n, CWH_MAX_BATCH);
 	endpoint->ready = true;
 	if (endpoint->changed || endpoint->generation != seen_generation)
 		mark_stale(endpoint);
@@ -786,6 +794,13 @@ has_token(Endpoint *endpoint)
 	return endpoint->token != NULL;
 }
 
+/* Is the next request of its webhook one for a token? */
+static bool
+needs_token(Endpoint *endpoint)
+{
+	return endpoint->webhook->auth == CWH_AUTH_OAUTH2 && !has_token(endpoint);
+}
+
 /* Write the request for the deliveries of a batch. */
 static void
 prepare_batch(Delivery *first, Endpoint *endpoint)
@@ -818,8 +833,7 @@ send_request(Delivery *delivery)
 	/* the settings may have changed since the URL was stored */
 	const char *problem = cwh_request_problem(webhook);
 
-	delivery->fetching = problem == NULL && webhook->auth == CWH_AUTH_OAUTH2 &&
-		!has_token(endpoint);
+	delivery->fetching = problem == NULL && needs_token(endpoint);
 	delivery->token = endpoint->token_number;
 	if (problem == NULL && delivery->fetching)
 		problem = cwh_request_prepare_token(&delivery->transfer, webhook);
@@ -1028,7 +1042,8 @@ start_deliveries(void)
 			continue;
 		}
 		n = batch_length(endpoint);
-		if (!cwh_gate_pass(&endpoint->id, webhook->rate_limit, n,
+		if (!cwh_gate_pass(&endpoint->id, webhook->rate_limit,
+						   needs_token(endpoint) ? 0 : n,
 						   webhook->timeout_ms + PROBE_GRACE_MS,
 						   now, &again))
 		{
@@ -1583,10 +1598,12 @@ on_swept(const pg_uuid_t *webhook_id, TimestampTz first_due)
 		add_backlog(webhook_id, first_due);
 
 	endpoint->later = true;
-	if (first_due <= GetCurrentTimestamp())
-		make_ready(endpoint, DT_NOBEGIN, 1, 0);
-	else
+	if (first_due > GetCurrentTimestamp())
 		set_timer(endpoint, first_due);
+	else if (endpoint->reread_at > GetCurrentTimestamp())
+		make_ready(endpoint, DT_NOEND, 0, 0);	/* behind where it is */
+	else
+		make_ready(endpoint, DT_NOBEGIN, 1, 0);
 }
 
 /* A webhook that could not be sent to was found: what was missing may be there. */
@@ -1792,6 +1809,7 @@ claim(void)
 	CwhWant    *wants;
 	pg_uuid_t  *later;
 	TimestampTz now;
+	TimestampTz reread_at;
 	dlist_iter	iter;
 
 	if (budget <= 0)
@@ -1836,6 +1854,8 @@ claim(void)
 		repalloc(claimed_now, (nclaimed_now + budget) * sizeof(Delivery *));
 	now = GetCurrentTimestamp();
 	cwh_outbox_claim(wants, n, now, on_claimed);
+	reread_at = GetCurrentTimestamp();
+	reread_at += REREAD_SHARE * (reread_at - now);
 
 	/* those that gave less than was wanted have no more, for now */
 	later = palloc(n * sizeof(pg_uuid_t));
@@ -1849,6 +1869,10 @@ claim(void)
 		if (endpoint->got == endpoint->wanted)
 			continue;
 		endpoint->ready = false;
+		/* what waits in its conversation need not be read again, either */
+		endpoint->after.due = now;
+		endpoint->after.id = PG_INT64_MAX;
+		endpoint->reread_at = Max(endpoint->reread_at, reread_at);
 		if (endpoint->later)
 		{
 			endpoint->later = false;
@@ -2785,6 +2809,7 @@ follow_clock(TimestampTz now)
 		/* all of them, so that their order in the heap stays */
 		endpoint->look_at += step;
 		endpoint->ready_since += step;
+		endpoint->reread_at += step;
 		endpoint->blocked_until += step;
 		endpoint->gone_since += step;
 		endpoint->eventless_since += step;
@@ -2987,6 +3012,7 @@ fix_settings(void)
 		{"default_transaction_deferrable", "off"},
 		{"statement_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
+		CWH_TRANSACTION_TIMEOUT
 		/* see cwh_outbox_settle() */
 		{"lock_timeout", "200ms"},
 		/* see cwh_outbox_commit() */

@@ -19,14 +19,14 @@
 #include <string.h>
 #include <time.h>
 
-#define MAX_INPUT	4096
+#define MAX_SIZE	4096
 #define MAX_INPUTS	256
 
 extern int	LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct
 {
-	uint8_t		data[MAX_INPUT];
+	uint8_t		data[MAX_SIZE];
 	size_t		size;
 }			inputs[MAX_INPUTS];
 static int	ninputs = 0;
@@ -53,7 +53,7 @@ read_corpus(const char *path)
 		snprintf(name, sizeof(name), "%s/%s", path, entry->d_name);
 		if ((file = fopen(name, "rb")) == NULL)
 			continue;
-		inputs[ninputs].size = fread(inputs[ninputs].data, 1, MAX_INPUT, file);
+		inputs[ninputs].size = fread(inputs[ninputs].data, 1, MAX_SIZE, file);
 		ninputs++;
 		fclose(file);
 	}
@@ -90,7 +90,7 @@ change(uint8_t *data, size_t size)
 					data[at] ^= (uint8_t) (1 << rand() % 8);
 				break;
 			case 2:				/* one byte more */
-				if (size < MAX_INPUT)
+				if (size < MAX_SIZE)
 				{
 					memmove(data + at + 1, data + at, size - at);
 					data[at] = (uint8_t) rand();
@@ -107,8 +107,8 @@ change(uint8_t *data, size_t size)
 						(size_t) rand() % inputs[other].size : 0;
 					size_t		len = inputs[other].size - from;
 
-					if (len > MAX_INPUT - at)
-						len = MAX_INPUT - at;
+					if (len > MAX_SIZE - at)
+						len = MAX_SIZE - at;
 					memcpy(data + at, inputs[other].data + from, len);
 					size = at + len;
 				}
@@ -121,7 +121,7 @@ change(uint8_t *data, size_t size)
 int
 main(int argc, char **argv)
 {
-	uint8_t		data[MAX_INPUT];
+	uint8_t		data[MAX_SIZE];
 	time_t		end;
 	long		runs = 0;
 

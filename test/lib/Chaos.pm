@@ -18,6 +18,7 @@ transactions that are rolled back, while at random
   - endpoints hang, reset, break off, answer what is no answer, fail, and
     recover;
   - webhooks are inserted, disabled, enabled, given another URL and deleted;
+  - some get their events in batches, whose size and window are changed;
   - the number of workers, of requests under way and the like are changed by a
     reload, and everything is switched off for a moment.
 
@@ -80,7 +81,14 @@ my %webhooks = (
 	told => { path => '/down-until-told', ordered => 't', events => ['chaos.seldom'] },
 	hung => { path => '/hang-until-told', ordered => 't', events => ['chaos.rare'] },
 	free => { path => '/ok', events => [ 'chaos.often', 'chaos.rare' ] },
-	late => { path => '/delay-ms/20', events => ['chaos.rare'] });
+	late => { path => '/delay-ms/20', events => ['chaos.rare'] },
+	many => { path => '/ok', events => [ 'chaos.often', 'chaos.rare' ], batch_size => 20, batch_window => '100 ms' },
+	row => { path => '/ok', ordered => 't', events => ['chaos.often'], max_in_flight => 64, batch_size => 8 },
+	heap => { path => '/down-until-told', ordered => 't', events => ['chaos.seldom'], batch_size => 50, batch_window => '300 ms' },
+	lump => { path => '/hang-until-told', events => ['chaos.seldom'], batch_size => 100 });
+my @told = grep { $webhooks{$_}{path} =~ /-until-told/ } sort keys %webhooks;
+my @moved = grep { $webhooks{$_}{path} !~ /-until-told/ } sort keys %webhooks;
+my @batched = grep { $webhooks{$_}{batch_size} } sort keys %webhooks;
 
 # Where requests go wrong in one way or another, but not for good.
 my @faults = (
@@ -251,12 +259,12 @@ my %deadly = (
 
 my %harmful = (
 	'endpoint broken' => [ 6, sub {
-		my $name = one_of('kept', 'free', 'late');
+		my $name = one_of(@moved);
 		set_path($name, one_of(@faults));
 		later(1 + rand 2, sub { set_path($name, $webhooks{$name}{path}) });
 	} ],
 	'endpoint down' => [ 4, sub {
-		my $name = one_of('told', 'hung');
+		my $name = one_of(@told);
 		$receiver->set(down => [$name]);
 		later(1 + rand 2, sub { $receiver->set(up => [$name]) });
 	} ],
@@ -269,14 +277,21 @@ my %harmful = (
 		my $name = 'guest' . ++$guests;
 		my $url = $receiver->url("/ok/-/$name");
 		my $ordered = one_of('true', 'false');
-		sql("INSERT INTO chatwebhook.webhook (name, url, events, ordered, max_retries)
-			SELECT '$name', '$url', '{chaos.seldom}', $ordered, 100
+		my $batch_size = one_of(1, 10);
+		sql("INSERT INTO chatwebhook.webhook (name, url, events, ordered, max_retries, batch_size)
+			SELECT '$name', '$url', '{chaos.seldom}', $ordered, 100, $batch_size
 			 WHERE NOT EXISTS (SELECT FROM chatwebhook.webhook WHERE name = '$name')");
 	} ],
 	# more often than one comes, but not the last one
 	'webhook deleted' => [ 3, sub {
 		sql(q{DELETE FROM chatwebhook.webhook WHERE id IN (SELECT id FROM chatwebhook.webhook
 			WHERE name LIKE 'guest%' ORDER BY created_at DESC OFFSET 1 LIMIT 1)});
+	} ],
+	'batches changed' => [ 2, sub {
+		my $name = one_of(@batched);
+		my $size = one_of(1, 5, 30, 100);
+		my $window = one_of('0', '100 ms', '1 s');
+		sql("UPDATE chatwebhook.webhook SET batch_size = $size, batch_window = '$window' WHERE name = '$name'");
 	} ],
 	'settings reloaded' => [ 4, sub {
 		reload_with(@{ one_of(
@@ -361,33 +376,43 @@ sub read_requests
 {
 	my ($emitted, $ordered) = @_;
 	my (%seen, %answered, %last);
-	my %sum = (requests => 0, repeats => 0, disordered => 0, strange => 0);
+	my %sum = (requests => 0, batches => 0, events => 0, repeats => 0, disordered => 0, strange => 0);
 
 	open my $log, '<', $receiver->log_file or die "could not open the log: $!";
 	while (my $line = <$log>)
 	{
 		next if $line =~ /"complete": false/;
 		my ($label) = $line =~ /"label": "(\w+)"/;
-		my ($n) = $line =~ /\\"n\\":(\d+)/;
-		my $conversation = $emitted->{$n}[0];
+		my @numbers = $line =~ /\\"n\\":(\d+)/g;
 		$sum{requests}++;
-		if (!defined $conversation)
+		$sum{batches}++ if @numbers > 1;
+		$sum{strange}++ if !@numbers;
+		foreach my $n (@numbers)
 		{
-			$sum{strange}++;
-			next;
+			my $conversation = $emitted->{$n}[0];
+			$sum{events}++;
+			if (!defined $conversation)
+			{
+				$sum{strange}++;
+				next;
+			}
+			if ($seen{$label}{$n}++)
+			{
+				$sum{repeats}++;
+			}
+			elsif ($ordered->{$label})
+			{
+				# the one before has been sent, and need not be sent again; it
+				# was not in this batch, where it would not have been answered yet
+				my $last = \$last{$label}{$conversation};
+				$sum{disordered}++ if defined $$last && ($n < $$last || !$answered{$label}{$$last});
+				$$last = $n;
+			}
 		}
-		if ($seen{$label}{$n}++)
+		if ($line =~ $answered)
 		{
-			$sum{repeats}++;
+			$answered{$label}{$_} = 1 foreach @numbers;
 		}
-		elsif ($ordered->{$label})
-		{
-			# the one before has been sent, and need not be sent again
-			my $last = \$last{$label}{$conversation};
-			$sum{disordered}++ if defined $$last && ($n < $$last || !$answered{$label}{$$last});
-			$$last = $n;
-		}
-		$answered{$label}{$n} = 1 if $line =~ $answered;
 	}
 	return (\%answered, \%sum);
 }
@@ -426,10 +451,11 @@ sub judge
 		}
 	}
 	diag("not answered: $_") foreach @examples;
-	diag(sprintf '%d events committed, %d deliveries recorded, %d judged, %d requests, %d of them repeats',
+	diag(sprintf '%d events committed, %d deliveries recorded, %d judged; %d requests, %d of them batches; %d events in them, %d of them repeats',
 		scalar keys %emitted, sql('SELECT count(*) FROM chatwebhook.delivery'), $owed,
-		$sum->{requests}, $sum->{repeats});
+		$sum->{requests}, $sum->{batches}, $sum->{events}, $sum->{repeats});
 	cmp_ok($owed, '>', keys(%emitted) / 4, 'there is much to be judged');
+	cmp_ok($sum->{batches}, '>', 0, 'some of it in batches');
 	is($lost, 0, 'every event has arrived wherever it was wanted, and was answered');
 	is($sum->{strange}, 0, 'nothing has arrived that was not committed');
 	is($sum->{disordered}, 0, 'those of a conversation came in order, each when the one before was answered');
@@ -498,7 +524,7 @@ sub run_chaos
 	srand $seed;
 	diag("SEED=$seed DURATION=$duration");
 	$receiver = start_receiver(args => ['--brief']);
-	$receiver->set(up => [ 'told', 'hung' ]);
+	$receiver->set(up => \@told);
 	$node = new_node('chaos', 'restart_after_crash' => 'on', 'chatwebhook.workers' => 2);
 	sql($schema);
 	# which webhooks are ordered, remembered when they are gone

@@ -43,10 +43,37 @@ use JSON::PP ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use version;
 
-our @EXPORT = qw(new_node start_receiver start_services create_webhook wait_idle);
+our @EXPORT = qw(new_node start_receiver start_services create_webhook wait_idle
+  server_major libcurl_version);
 
 our $lib = dirname(abs_path(__FILE__));
+
+# What 13 has not.
+no warnings 'once';
+*PostgreSQL::Test::Cluster::installed_command = sub { return $_[1] }
+  if !PostgreSQL::Test::Cluster->can('installed_command');
+*PostgreSQL::Test::Cluster::config_data = sub { return _output_of('pg_config', $_[1]) }
+  if !PostgreSQL::Test::Cluster->can('config_data');
+# With an older IPC::Run, one is not to feed a psql that cannot connect.
+if (!eval { IPC::Run->VERSION('20220807') })
+{
+	my $poll = \&PostgreSQL::Test::Cluster::poll_query_until;
+	no warnings 'redefine';
+	*PostgreSQL::Test::Cluster::poll_query_until = sub {
+		my @arguments = @_;
+		my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+		while (1)
+		{
+			my $result = eval { $poll->(@arguments) };
+			return $result if !$@;
+			die $@ if $@ !~ /Broken pipe/ || time > $deadline;
+		}
+	};
+}
+use warnings 'once';
+
 our $last_receiver;
 
 my $json = JSON::PP->new->utf8(0)->canonical->allow_nonref;
@@ -126,7 +153,8 @@ receiver is told.  The webhook's URL is the path on the receiver that was
 started last (C<receiver> names another), with the name as its label unless the
 path has one; or it is C<url>.  It is subscribed to everything unless C<events>
 says otherwise.  An array becomes a text[], a hash becomes jsonb, undef becomes
-null.  C<dbname> is the database to do it in.
+null.  C<credentials>, a hash of them, are set along with it, before the worker
+can miss them; C<dbname> is the database to do it in.
 
 =cut
 
@@ -135,6 +163,7 @@ sub create_webhook
 	my ($node, %columns) = @_;
 	my $dbname = delete $columns{dbname} // 'postgres';
 	my $receiver = delete $columns{receiver} // $last_receiver;
+	my $credentials = delete $columns{credentials} // {};
 	my $path = delete $columns{path} // '/ok';
 	my $label;
 
@@ -148,11 +177,41 @@ sub create_webhook
 
 	my $arguments =
 	  join(', ', map { "$_ => " . _literal($columns{$_}) } sort keys %columns);
+	my $set_credentials = join('',
+		map { ', chatwebhook.set_credential(id, ' . _literal($_) . ', ' . _literal($credentials->{$_}) . ')' }
+		sort keys %$credentials);
 	my $row = $node->safe_psql($dbname,
-		"SELECT id, secret FROM chatwebhook.create_webhook($arguments)");
+		"SELECT id, secret$set_credentials FROM chatwebhook.create_webhook($arguments)");
 	my ($id, $secret) = split(/\|/, $row);
 	$receiver->set_secret($label, $secret) if defined $label;
 	return ($id, $secret);
+}
+
+=item server_major(), libcurl_version()
+
+Which PostgreSQL this is, 15, and which libcurl, as a version string; a new one
+if pkg-config does not know.
+
+=cut
+
+sub server_major
+{
+	my ($major) = _output_of('pg_config', '--version') =~ /(\d+)/;
+	return $major;
+}
+
+sub libcurl_version
+{
+	my ($version) = _output_of($ENV{PKG_CONFIG} // 'pkg-config', '--modversion', 'libcurl') =~ /^([\d.]+)/;
+	return version->parse('v' . ($version // '99.0.0'));
+}
+
+sub _output_of
+{
+	my (@command) = @_;
+	my $output = qx(@command 2>/dev/null) // '';
+	chomp $output;
+	return $output;
 }
 
 =item wait_idle($node, timeout => $seconds, dbname => $dbname)

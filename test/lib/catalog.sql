@@ -98,6 +98,7 @@ WITH relation AS (
                pg_catalog.pg_get_constraintdef(oid), convalidated)
       FROM pg_catalog.pg_constraint
      WHERE connamespace = 'chatwebhook'::pg_catalog.regnamespace
+       AND contype <> 'n' -- 18 has these, which columns tell of, and renames some in an upgrade
     UNION ALL
     SELECT pg_catalog.format('index %s, primary %s, valid %s, clustered %s, identity %s',
                pg_catalog.pg_get_indexdef(i.indexrelid), i.indisprimary,

@@ -42,7 +42,8 @@ def describe(protocol, packet):
     source, port = struct.unpack_from(">HH", packet, start)
     address = socket.inet_ntop(FAMILIES[protocol], destination)
     if transport == UDP:
-        return None if source == DNS else f"udp {address} {port}"
+        # the statistics collector of PostgreSQL before 15 speaks to itself
+        return None if source in (DNS, port) else f"udp {address} {port}"
     if packet[start + 13] & (SYN | ACK) == SYN:
         return f"{address} {port}"
     return None
@@ -60,7 +61,7 @@ def main():
         while os.getppid() == parent:
             try:
                 packet, (_, protocol, direction, *_) = watched.recvfrom(256)
-            except TimeoutError:
+            except socket.timeout:
                 continue
             # on loopback each packet comes by twice: as it leaves, and again
             line = describe(protocol, packet) if direction == socket.PACKET_OUTGOING else None

@@ -81,7 +81,9 @@ DROP TABLE own;
 SET chatwebhook.max_payload_size = '64MB';
 SET chatwebhook.allow_http = on;
 SET chatwebhook.allowed_networks = '0.0.0.0/0';
+\set VERBOSITY sqlstate
 SHOW chatwebhook.proxy;
+\set VERBOSITY default
 RESET ROLE;
 
 -- rights that are given count for what they are

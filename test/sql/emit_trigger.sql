@@ -395,6 +395,18 @@ ROLLBACK;
 :events
 DROP TABLE briefly, quickly;
 
+-- values that are generated when they are read, where there is that, are there, too
+SELECT CASE WHEN current_setting('server_version_num')::integer >= 180000 THEN 'VIRTUAL' ELSE 'STORED' END AS kind \gset
+CREATE TABLE generated (id integer, bot text GENERATED ALWAYS AS ('bot of ' || content) :kind, content text, length integer GENERATED ALWAYS AS (length(content)) :kind);
+CREATE TRIGGER r AFTER INSERT ON generated FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a', 'chatbotId=bot', 'id', 'length');
+CREATE TRIGGER s AFTER UPDATE ON generated REFERENCING NEW TABLE AS n EXECUTE FUNCTION chatwebhook.emit('b');
+CREATE TRIGGER t AFTER DELETE ON generated FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('c', 'length');
+INSERT INTO generated (id, content) VALUES (1, 'abc'), (2, NULL);
+UPDATE generated SET content = content || 'd';
+DELETE FROM generated;
+:events
+DROP TABLE generated;
+
 -- the columns of a row of generated values and identities
 CREATE TABLE generated (id integer GENERATED ALWAYS AS IDENTITY, content text, length integer GENERATED ALWAYS AS (length(content)) STORED);
 CREATE TRIGGER r AFTER INSERT OR UPDATE ON generated FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a', 'id', 'length');

@@ -39,12 +39,12 @@ CREATE FUNCTION pg_temp.letters(who text, kind text, object oid) RETURNS text LA
       FROM (VALUES (1, 'r', 'SELECT', 'tS'), (2, 'a', 'INSERT', 't'), (3, 'w', 'UPDATE', 'tS'), (4, 'd', 'DELETE', 't'),
                    (5, 'D', 'TRUNCATE', 't'), (6, 'x', 'REFERENCES', 't'), (7, 't', 'TRIGGER', 't'),
                    (8, 'U', 'USAGE', 'nST'), (9, 'C', 'CREATE', 'n'), (10, 'X', 'EXECUTE', 'f')) AS p (n, letter, privilege, kinds)
-     WHERE strpos(kinds, kind) > 0
-       AND CASE kind WHEN 't' THEN has_table_privilege(who, object, privilege)
-                     WHEN 'S' THEN has_sequence_privilege(who, object, privilege)
-                     WHEN 'T' THEN has_type_privilege(who, object, privilege)
-                     WHEN 'n' THEN has_schema_privilege(who, object, privilege)
-                     ELSE has_function_privilege(who, object, privilege) END
+     WHERE CASE WHEN strpos(kinds, kind) = 0 THEN false
+                WHEN kind = 't' THEN has_table_privilege(who, object, privilege)
+                WHEN kind = 'S' THEN has_sequence_privilege(who, object, privilege)
+                WHEN kind = 'T' THEN has_type_privilege(who, object, privilege)
+                WHEN kind = 'n' THEN has_schema_privilege(who, object, privilege)
+                ELSE has_function_privilege(who, object, privilege) END
 $$;
 SELECT o.object, l.*
   FROM (SELECT 1 AS n, 'n' AS kind, 'schema'::text AS object, 'chatwebhook'::regnamespace::oid AS oid

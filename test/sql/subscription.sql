@@ -175,7 +175,9 @@ SET chatwebhook.validation = error;
 -- an extension that goes and comes back
 SET client_min_messages = error;
 DROP EXTENSION chatwebhook CASCADE;
+\set VERBOSITY sqlstate
 SELECT owed('conversation.ended');
+\set VERBOSITY default
 CREATE EXTENSION chatwebhook;
 RESET client_min_messages;
 SELECT owed('conversation.ended');

@@ -123,7 +123,9 @@ SELECT chatwebhook.watch('feedback', 'feedback.received', '{"stars": "rating"}')
 CREATE VIEW seen AS SELECT * FROM feedback;
 SELECT chatwebhook.watch('seen', 'conversation.ended');
 CREATE SEQUENCE numbers;
+\set VERBOSITY sqlstate
 SELECT chatwebhook.watch('numbers', 'conversation.ended');
+\set VERBOSITY default
 SELECT chatwebhook.watch('pg_catalog.pg_class', 'conversation.ended');
 DROP SEQUENCE numbers;
 DROP VIEW seen;

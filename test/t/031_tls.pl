@@ -47,7 +47,9 @@ sub slurp
 sub authority
 {
 	my ($name) = @_;
-	openssl('req', '-x509', '-nodes', '-newkey', 'ec', '-pkeyopt',
+	# the system's configuration may have the extension, too, which must not be there twice
+	append_to_file("$directory/$name.req", "[req]\ndistinguished_name = name\n[name]\n");
+	openssl('req', '-x509', '-config', "$directory/$name.req", '-nodes', '-newkey', 'ec', '-pkeyopt',
 		'ec_paramgen_curve:prime256v1', '-days', 2, '-subj', "/CN=$name",
 		'-addext', 'basicConstraints=critical,CA:TRUE',
 		'-keyout', "$directory/$name.key", '-out', "$directory/$name.crt");
@@ -185,11 +187,22 @@ sub outcome
 		WHERE webhook_name = '$name' ORDER BY id DESC LIMIT 1");
 }
 
+# What there is to say of a handshake that the server has ended.  Before Python
+# 3.11, asyncio closes the connection without a word.
+my $with_alert = system($ENV{PYTHON} // 'python3', '-c', 'import sys; sys.exit(sys.version_info < (3, 11))') == 0;
+
+sub handshake_failed
+{
+	my ($reason) = @_;
+	return $with_alert
+	  ? qr/^dead\|2\|the TLS handshake failed: (?:$reason)$/
+	  : qr/^dead\|2\|the TLS handshake failed(?:: (?:$reason))?$/;
+}
+
 subtest 'certificates' => sub {
 	# status after attempts, and the last error
 	my $verify = "could not verify the server's certificate: ";
-	my $version =
-	  qr/^dead\|2\|the TLS handshake failed: (?:unsupported protocol|.*alert protocol version)$/;
+	my $version = handshake_failed(qr/unsupported protocol|.*alert protocol version/);
 	my %expected = (
 		'good' => qr/^delivered\|1\|$/,
 		'TLS 1.2' => qr/^delivered\|1\|$/,
@@ -197,7 +210,7 @@ subtest 'certificates' => sub {
 		'foreign' => qr/^dead\|2\|${verify}unable to get local issuer certificate$/,
 		'elsewhere' => qr/^dead\|2\|the server's certificate is for another host$/,
 		'expired' => qr/^dead\|2\|${verify}certificate has expired$/,
-		'early' => qr/^dead\|2\|${verify}certificate is not yet valid$/,
+		'early' => qr/^dead\|2\|${verify}certificate is not yet valid( or the system clock is incorrect)?$/,
 		'TLS 1.1' => $version,
 		'TLS 1' => $version,
 		'mute' => qr/^dead\|2\|timed out in the TLS handshake$/);
@@ -275,10 +288,10 @@ foreach my $version ('1.2', '1.3')
 		my %pem = map { $_ => slurp($_) } map { ("$_.crt", "$_.key") } 'alice', 'bob', 'mallory';
 		my $missing = $version eq '1.3'
 		  ? qr/^dead\|2\|the server ended the TLS connection: .*alert certificate required$/
-		  : qr/^dead\|2\|the TLS handshake failed: .*alert handshake failure$/;
+		  : handshake_failed(qr/.*alert handshake failure/);
 		my $unknown = $version eq '1.3'
 		  ? qr/^dead\|2\|the server ended the TLS connection: .*alert unknown ca$/
-		  : qr/^dead\|2\|the TLS handshake failed: .*alert unknown ca$/;
+		  : handshake_failed(qr/.*alert unknown ca/);
 		my $unusable = qr/^dead\|2\|the webhook's client certificate or key is unusable$/;
 		my %given = (
 			'alice' => [ 'alice.crt', 'alice.key', qr/^delivered\|1\|$/ ],

@@ -117,10 +117,9 @@ sub service
 		url => $url,
 		connector => $connector,
 		defined $auth ? (auth => $auth) : (),
+		credentials => \%credentials,
 		backoff => '10 ms',
 		%more);
-	sql("SELECT chatwebhook.set_credential('$id', '$_', '$credentials{$_}')")
-	  foreach sort keys %credentials;
 	return $id;
 }
 

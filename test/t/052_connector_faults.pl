@@ -174,11 +174,12 @@ sub request
 	  . ($columns{last} // 'true') . ')::chatwebhook.request';
 }
 
-# A webhook that nothing disturbs; the events are those of the chatbot of its name.
+# A webhook that nothing disturbs, no alert of what another one lacks either; the
+# events are those of the chatbot of its name.
 sub webhook
 {
 	my ($name, %more) = @_;
-	my ($id) = create_webhook($node, name => $name, chatbot_id => $name, max_retries => 0, path => '/ok', %more);
+	my ($id) = create_webhook($node, name => $name, chatbot_id => $name, max_retries => 0, path => '/ok', events => ['webhook.test'], %more);
 	return $id;
 }
 

@@ -261,7 +261,7 @@ subtest 'large events, limits and order' => sub {
 	cmp_ok($largest, '<', 1024 * 1024 + 65536, "no request is larger than a megabyte ($largest)");
 	cmp_ok(scalar($receiver->count('large')), '<', 25, 'and yet they are batches');
 
-	webhook('limited', rate_limit => 20);
+	my $id = webhook('limited', rate_limit => 20);
 	my $start = time;
 	emit('limited', 60);
 	ok(wait_idle($node), 'the worker is done');
@@ -269,6 +269,18 @@ subtest 'large events, limits and order' => sub {
 	my $rate = 50 / ($requests[-1]{time} - $requests[0]{time});
 	cmp_ok($rate, '>', 15, 'the rate limit counts deliveries') or diag $rate;
 	cmp_ok($rate, '<', 25, 'not requests') or diag $rate;
+
+	$receiver->set(replies => { token => [ { status => 200, body => '{"access_token": "t", "expires_in": 3600}' } ] });
+	my $token_url = $receiver->url('/scripted/-/token');
+	$id = webhook('token', batch_size => 20, rate_limit => 1,
+		auth => qq({"type": "oauth2", "token_url": "$token_url", "client_id": "c"}));
+	sql(qq{SELECT chatwebhook.set_credential('$id', 'client_secret', 's')});
+	emit('token', 20);
+	ok($receiver->wait_for(1, 'token'), 'a token is asked for, and the batch sent') or return;
+	ok(wait_idle($node), 'the worker is done');
+	my @sent = grep { $_->{path} !~ /scripted/ } $receiver->log('token');
+	my ($asked) = grep { $_->{path} =~ /scripted/ } $receiver->log('token');
+	cmp_ok($sent[0]{time} - $asked->{time}, '<', 10, 'the request for a token does not count as deliveries');
 
 	webhook('ordered', ordered => 't');
 	sql(q{SELECT chatwebhook.emit('test.batch', 'ordered', 'c' || i % 4, jsonb_build_object('n', i))

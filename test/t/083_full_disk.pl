@@ -171,15 +171,21 @@ $node->safe_psql('postgres', q{
 	CREATE TRIGGER emit AFTER INSERT ON chat FOR EACH ROW EXECUTE FUNCTION
 		chatwebhook.emit('t.chat', 'n')});
 create_webhook($node, name => 'wal', events => ['t.chat'], path => '/delay-ms/5');
+# few files are left to write to, and no checkpoint will provide more
+$node->safe_psql('postgres', 'CHECKPOINT');
+$node->safe_psql('postgres', q{ALTER SYSTEM SET max_wal_size = '1GB'});
+$node->safe_psql('postgres', 'SELECT pg_reload_conf()');
+$node->poll_query_until('postgres', q{SELECT current_setting('max_wal_size') = '1GB'})
+  or die 'max_wal_size is not raised';
 fill();
 my $committed = 0;
 for (1 .. 200)
 {
-	my ($status) = $node->psql('postgres', 'INSERT INTO chat (n) SELECT g FROM generate_series(1, 20) g');
+	my ($status) = $node->psql('postgres', 'INSERT INTO chat (n) SELECT g FROM generate_series(1, 50) g');
 	last if $status != 0;
-	$committed += 20;
+	$committed += 50;
 }
-cmp_ok($committed, '<', 4000, "the server goes down when WAL has no room, after $committed chat rows");
+cmp_ok($committed, '<', 10000, "the server goes down when WAL has no room, after $committed chat rows");
 like(slurp_file($node->logfile), qr/PANIC:  could not .*No space left on device/, 'because of that');
 give_room();
 $node->stop('immediate', fail_ok => 1);

@@ -10,10 +10,10 @@
 // Copyright (c) 2026, chatwebhook contributors
 'use strict';
 
-const { spawnSync } = require('node:child_process');
-const path = require('node:path');
+const { spawnSync } = require('child_process');
+const path = require('path');
 
-const driver = process.argv[2] ?? path.join(__dirname, 'json_driver');
+const driver = process.argv[2] || path.join(__dirname, 'json_driver');
 const seed = process.argv[3] === undefined
     ? Math.floor(Math.random() * 2 ** 32) : Number(process.argv[3]) >>> 0;
 
@@ -114,7 +114,7 @@ function digits(n) {
 function around(number, n) {
     const [, whole, fraction, exponent] =
         /^(\d)(?:\.(\d+))?e([+-]\d+)$/.exec(number.toExponential(n - 1));
-    const nearest = BigInt(whole + (fraction ?? ''));
+    const nearest = BigInt(whole + (fraction || ''));
     return [-1n, 0n, 1n].map((step) => nearest + step).filter((d) => d > 0n)
         .map((d) => plain(d, Number(exponent) - n + 1));
 }

@@ -568,13 +568,14 @@ quoted(const char *text)
 static const char *
 check_address(const CwhTargetPolicy *policy, const char *text)
 {
-	struct sockaddr_in v4 = {.sin_family = AF_INET};
-	struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
+	struct sockaddr_storage storage = {.ss_family = AF_INET};
+	struct sockaddr *address = (struct sockaddr *) &storage;
 
-	if (inet_pton(AF_INET, text, &v4.sin_addr) == 1)
-		return cwh_target_check_address(policy, (struct sockaddr *) &v4);
-	if (inet_pton(AF_INET6, text, &v6.sin6_addr) == 1)
-		return cwh_target_check_address(policy, (struct sockaddr *) &v6);
+	if (inet_pton(AF_INET, text, &((struct sockaddr_in *) address)->sin_addr) == 1)
+		return cwh_target_check_address(policy, address);
+	storage.ss_family = AF_INET6;
+	if (inet_pton(AF_INET6, text, &((struct sockaddr_in6 *) address)->sin6_addr) == 1)
+		return cwh_target_check_address(policy, address);
 	return "no address at all";
 }
 
