@@ -90,7 +90,7 @@ print(json.dumps(verify(case["headers"], case["body"].encode(), case["secret"]))
 	js => [
 		'verify.js',
 		qq{
-const one = JSON.parse(require('node:fs').readFileSync(0, 'utf8'))
+const one = JSON.parse(require('fs').readFileSync(0, 'utf8'))
 console.log(verify(one.headers, one.body, one.secret))
 },
 		[ $ENV{NODE} // 'node' ]

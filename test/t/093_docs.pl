@@ -29,11 +29,13 @@ my %pages = (
 		CREATE TABLE conversation (id text PRIMARY KEY, chatbot_id text, ended_at timestamptz);
 		CREATE TABLE feedback (rating int, comment text);
 		CREATE TABLE handoff (reason text, chatbot_id text);},
+	'SECURITY.md' => '',
 	'docs/concepts.md' => '',
 	'docs/connectors.md' => '',
 	'docs/migrating.md' => q{
 		CREATE TABLE orders (id int PRIMARY KEY, bot text, conversation text, status text, total numeric);},
 	'docs/internals.md' => '',
+	'docs/monitoring.md' => '',
 	'docs/performance.md' => '');
 
 sub run_sql
