@@ -645,6 +645,8 @@ extern void cwh_outbox_sweep(void (*each) (const pg_uuid_t *webhook_id,
 										   TimestampTz first_due));
 extern int64 cwh_outbox_catch_up(TimestampTz now, int64 limit);
 extern void cwh_outbox_problems(void (*each) (const pg_uuid_t *webhook_id));
+extern void cwh_outbox_present_webhooks(const pg_uuid_t *ids, int n,
+										void (*each) (const pg_uuid_t *webhook_id));
 extern void cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
 							 void (*each) (const CwhClaimed *claimed));
 extern void cwh_outbox_claim_next(const pg_uuid_t *webhook_ids,

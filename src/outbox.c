@@ -56,6 +56,9 @@ static const char last_id_sql[] =
 static const char any_webhook_sql[] =
 	"SELECT 1 FROM chatwebhook.webhook LIMIT 1";
 
+static const char present_webhooks_sql[] =
+	"SELECT w.id FROM chatwebhook.webhook w WHERE w.id" EQ "ANY ($1)";
+
 static const char load_sql[] =
 	"SELECT w.id, w.name, w.url, w.enabled, w.headers, w.max_retries,"
 	"       w.backoff, w.backoff_multiplier, w.max_backoff, w.timeout,"
@@ -351,6 +354,7 @@ typedef struct Statement
 static Statement present_st = {present_sql, 0, {0}, NULL};
 static Statement last_id_st = {last_id_sql, 0, {0}, NULL};
 static Statement any_webhook_st = {any_webhook_sql, 0, {0}, NULL};
+static Statement present_webhooks_st = {present_webhooks_sql, 1, {UUIDARRAYOID}, NULL};
 static Statement load_st = {load_sql, 1, {UUIDARRAYOID}, NULL};
 static Statement sweep_st = {sweep_sql, 0, {0}, NULL};
 static Statement catch_up_st = {catch_up_sql, 2, {TIMESTAMPTZOID, INT8OID}, NULL};
@@ -1046,6 +1050,18 @@ cwh_outbox_claim_next(const pg_uuid_t *webhook_ids, char **conversations, int n,
 	finish_arrays(arrays, 2, args);
 	args[2] = TimestampTzGetDatum(now);
 	give_claimed(run(&claim_next_st, args), each);
+}
+
+/* Tell which of some webhooks are there. */
+void
+cwh_outbox_present_webhooks(const pg_uuid_t *ids, int n,
+							void (*each) (const pg_uuid_t *webhook_id))
+{
+	Datum		arg = uuid_array(ids, n);
+	uint64		found = run(&present_webhooks_st, &arg);
+
+	for (uint64 i = 0; i < found; i++)
+		each(DatumGetUUIDP(field(i, 1, NULL)));
 }
 
 /* Tell when these webhooks have their next delivery due, if they have one. */

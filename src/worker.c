@@ -287,6 +287,7 @@ static TimestampTz next_sweep = 0;
 static dlist_head stale_list;	/* endpoints whose webhooks may have to be read */
 static int	nstale = 0;
 static bool refresh_due = false;	/* others may have to be, too */
+static uint64 looked_generation = 0;	/* idle ones were looked for at this */
 static int64 clock_ahead = 0;	/* of the monotonic one, in microseconds */
 static TimestampTz clock_lost = 0;	/* it has been set back from there */
 static bool clock_unknown = true;	/* it may have been, while no worker ran */
@@ -1616,23 +1617,69 @@ on_problem(const pg_uuid_t *webhook_id)
 	make_ready(endpoint, DT_NOBEGIN, 1, 0);
 }
 
-/* Forget endpoints that have nothing to do, if there are many. */
+/* Has it nothing to do, now or later? */
+static bool
+is_idle(const Endpoint *endpoint)
+{
+	return !(endpoint->ready || endpoint->later || endpoint->in_timers ||
+			 endpoint->in_ready || endpoint->in_startable ||
+			 endpoint->in_flight > 0 || endpoint->nwaiting > 0 ||
+			 endpoint->unsettled > 0 || endpoint->in_touched ||
+			 endpoint->in_stale);
+}
+
+/* The webhook of an idle endpoint is still there. */
+static void
+on_present(const pg_uuid_t *webhook_id)
+{
+	get_endpoint(webhook_id)->gone = false;
+}
+
+/*
+ * See which idle endpoints' webhooks were deleted: since they have nothing to
+ * do, nothing else reads them again.
+ */
+static void
+find_deleted(void)
+{
+	HASH_SEQ_STATUS status;
+	Endpoint   *endpoint;
+	pg_uuid_t  *ids;
+	int			n = 0;
+
+	if (looked_generation == seen_generation)
+		return;
+	ids = palloc(hash_get_num_entries(endpoints) * sizeof(pg_uuid_t));
+	hash_seq_init(&status, endpoints);
+	while ((endpoint = hash_seq_search(&status)) != NULL)
+	{
+		if (endpoint->gone || endpoint->generation == seen_generation ||
+			!is_idle(endpoint))
+			continue;
+		endpoint->gone = true;	/* until it is found */
+		endpoint->gone_since = GetCurrentTimestamp();
+		ids[n++] = endpoint->id;
+	}
+	if (n > 0)
+		cwh_outbox_present_webhooks(ids, n, on_present);
+	looked_generation = seen_generation;
+}
+
+/*
+ * Forget endpoints that have nothing to do: those whose webhook is gone, and all
+ * of them if there are many.
+ */
 static void
 forget_endpoints(void)
 {
 	HASH_SEQ_STATUS status;
 	Endpoint   *endpoint;
+	bool		many = hash_get_num_entries(endpoints) >= MAX_IDLE_ENDPOINTS;
 
-	if (hash_get_num_entries(endpoints) < MAX_IDLE_ENDPOINTS)
-		return;
 	hash_seq_init(&status, endpoints);
 	while ((endpoint = hash_seq_search(&status)) != NULL)
 	{
-		if (endpoint->ready || endpoint->later || endpoint->in_timers ||
-			endpoint->in_ready || endpoint->in_startable ||
-			endpoint->in_flight > 0 || endpoint->nwaiting > 0 ||
-			endpoint->unsettled > 0 || endpoint->in_touched ||
-			endpoint->in_stale)
+		if (!is_idle(endpoint) || !(many || endpoint->gone))
 			continue;
 		if (endpoint->webhook)
 			cwh_webhook_free(endpoint->webhook);
@@ -2346,6 +2393,7 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 			cwh_outbox_problems(on_problem);
 			check_backlogs = true;
 			refresh_endpoints();
+			find_deleted();
 		}
 		if (do_settle)
 			claim_next(work, do_claim);
