@@ -46,6 +46,21 @@ run_logged() {
     fi
 }
 
+# copy_tree DIRECTORY [PATH...]: the files that git knows of, or those of them at
+# the paths, go there.
+copy_tree() {
+    directory=$1
+    shift
+    mkdir -p "$directory" || return
+    git ls-files -z -- "$@" | tar -c --null -T - | tar -x --no-same-owner -C "$directory"
+}
+
+# Make a directory that every identity can look into, and print its name.
+make_scratch() {
+    directory=$(mktemp -d /tmp/chatwebhook.XXXXXX) || return
+    chmod 755 "$directory" && echo "$directory"
+}
+
 # Compile, and install into the PostgreSQL of PG_CONFIG.
 build_and_install() {
     run_logged build.log make -j "$(nproc)" with_llvm=no all || return

@@ -1,6 +1,15 @@
 # shellcheck shell=bash
 # Debians of their own to work in, for the scripts beside this file that source
-# it after common.sh.
+# it after common.sh.  They are kept here, to be used again.
+debians=${CHATWEBHOOK_MATRIX:-${XDG_CACHE_HOME:-$HOME/.cache}/chatwebhook/matrix}
+
+# End the script, unless root runs it.
+need_root() {
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "only root can make a Debian and change into it" >&2
+        exit 1
+    fi
+}
 
 # The lines of a sources.list for some suites, by the mirrors that apt uses here.
 sources() {
@@ -21,9 +30,30 @@ sources() {
     done
 }
 
+# make_debian LOG TARGET "SUITE..." "PACKAGE..." [OPTION...]: have mmdebstrap make
+# one of the suites, the main one first, and with the packages.
+make_debian() {
+    local log=$1 target=$2 suites packages=$4 lines
+    read -r -a suites <<<"$3"
+    shift 4
+    scripts/install-deps matrix && lines=$(sources "${suites[@]}") || return
+    rm -rf "$target" "$target.new"
+    mkdir -p "$debians"
+    # A mirror may have stood still.  No cluster is made or started meanwhile;
+    # the hook's shell expands its variable.
+    # shellcheck disable=SC2016
+    run_logged "$log" mmdebstrap --mode=root --variant=apt "$@" \
+        --aptopt='Acquire::Check-Valid-Until "false"' \
+        --essential-hook='mkdir -p "$1/etc/postgresql-common/createcluster.d" &&
+            echo "create_main_cluster = false" \
+                >"$1/etc/postgresql-common/createcluster.d/matrix.conf"' \
+        --include="${packages// /,}" "${suites[0]}" "$target.new" - <<<"$lines" &&
+        mv "$target.new" "$target"
+}
+
 # in_debian ROOT COMMAND...: run it with ROOT as / and nothing else of this
-# machine, not its processes, network or shared memory.  The mounts are the
-# namespace's own, and its end is the end of all that runs in it.
+# machine, not its processes, network, shared memory or environment.  The mounts
+# are the namespace's own, and its end is the end of all that runs in it.
 in_debian() {
     # The inner shell expands these.
     # shellcheck disable=SC2016
@@ -41,5 +71,7 @@ in_debian() {
             umount -l .
             cd /
             shift
-            exec "$@"' sh "$@"
+            exec env -i HOME=/root LANG=C.UTF-8 \
+                PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+                "$@"' sh "$@"
 }
