@@ -155,7 +155,7 @@ my (%emitters, %runs, @heal, %done, %memory);
 my $guests = 0;
 
 # Run SQL, again if the server is just not there.
-sub sql
+sub query
 {
 	my ($sql) = @_;
 	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
@@ -225,32 +225,32 @@ sub set_path
 	my ($name, $path) = @_;
 	my ($plain, $query) = $path =~ /^([^?]*)(.*)$/;
 	my $url = $receiver->url("$plain/-/$name$query");
-	sql("UPDATE chatwebhook.webhook SET url = '$url' WHERE name = '$name'");
+	query("UPDATE chatwebhook.webhook SET url = '$url' WHERE name = '$name'");
 }
 
 sub reload_with
 {
 	my ($setting, $value) = @_;
-	sql("ALTER SYSTEM SET chatwebhook.$setting = '$value'");
-	sql('SELECT pg_reload_conf()');
+	query("ALTER SYSTEM SET chatwebhook.$setting = '$value'");
+	query('SELECT pg_reload_conf()');
 }
 
 sub worker_pids
 {
-	return split /\n/, sql('SELECT pid FROM chatwebhook.worker_status');
+	return split /\n/, query('SELECT pid FROM chatwebhook.worker_status');
 }
 
 my %deadly = (
 	'worker ended' => [ 6, sub {
 		my $pid = one_of(worker_pids()) // return;
-		sql("SELECT pg_terminate_backend($pid)");
+		query("SELECT pg_terminate_backend($pid)");
 	} ],
 	'worker killed' => [ 3, sub {
 		my $pid = one_of(worker_pids()) // return;
 		kill 'KILL', $pid;
 	} ],
 	'launcher ended' => [ 1, sub {
-		sql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'chatwebhook launcher'});
+		query(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'chatwebhook launcher'});
 	} ],
 	'server stopped' => [ 2, sub {
 		$node->stop('immediate');
@@ -270,28 +270,28 @@ my %harmful = (
 	} ],
 	'webhook disabled' => [ 3, sub {
 		my $name = one_of(sort(keys %webhooks), map { "guest$_" } 1 .. $guests);
-		sql("UPDATE chatwebhook.webhook SET enabled = false WHERE name = '$name'");
-		later(0.2 + rand 2, sub { sql("UPDATE chatwebhook.webhook SET enabled = true WHERE name = '$name'") });
+		query("UPDATE chatwebhook.webhook SET enabled = false WHERE name = '$name'");
+		later(0.2 + rand 2, sub { query("UPDATE chatwebhook.webhook SET enabled = true WHERE name = '$name'") });
 	} ],
 	'webhook inserted' => [ 2, sub {
 		my $name = 'guest' . ++$guests;
 		my $url = $receiver->url("/ok/-/$name");
 		my $ordered = one_of('true', 'false');
 		my $batch_size = one_of(1, 10);
-		sql("INSERT INTO chatwebhook.webhook (name, url, events, ordered, max_retries, batch_size)
+		query("INSERT INTO chatwebhook.webhook (name, url, events, ordered, max_retries, batch_size)
 			SELECT '$name', '$url', '{chaos.seldom}', $ordered, 100, $batch_size
 			 WHERE NOT EXISTS (SELECT FROM chatwebhook.webhook WHERE name = '$name')");
 	} ],
 	# more often than one comes, but not the last one
 	'webhook deleted' => [ 3, sub {
-		sql(q{DELETE FROM chatwebhook.webhook WHERE id IN (SELECT id FROM chatwebhook.webhook
+		query(q{DELETE FROM chatwebhook.webhook WHERE id IN (SELECT id FROM chatwebhook.webhook
 			WHERE name LIKE 'guest%' ORDER BY created_at DESC OFFSET 1 LIMIT 1)});
 	} ],
 	'batches changed' => [ 2, sub {
 		my $name = one_of(@batched);
 		my $size = one_of(1, 5, 30, 100);
 		my $window = one_of('0', '100 ms', '1 s');
-		sql("UPDATE chatwebhook.webhook SET batch_size = $size, batch_window = '$window' WHERE name = '$name'");
+		query("UPDATE chatwebhook.webhook SET batch_size = $size, batch_window = '$window' WHERE name = '$name'");
 	} ],
 	'settings reloaded' => [ 4, sub {
 		reload_with(@{ one_of(
@@ -421,15 +421,15 @@ sub judge
 {
 	my %events;
 	my %ordered;
-	foreach (split /\n/, sql(q{SELECT name, events, ordered FROM chatwebhook.webhook}))
+	foreach (split /\n/, query(q{SELECT name, events, ordered FROM chatwebhook.webhook}))
 	{
 		my ($name, $types, $ordered) = split /\|/;
 		$events{$name} = $types;
 	}
 	# those that are gone are still to have kept the order
-	%ordered = map { $_ => 1 } split /\n/, sql(q{SELECT name FROM was_ordered});
+	%ordered = map { $_ => 1 } split /\n/, query(q{SELECT name FROM was_ordered});
 	my %emitted;
-	foreach (split /\n/, sql(q{SELECT n, conversation, type, array_to_string(webhooks, ',') FROM emitted}))
+	foreach (split /\n/, query(q{SELECT n, conversation, type, array_to_string(webhooks, ',') FROM emitted}))
 	{
 		my ($n, @rest) = split /\|/, $_, -1;
 		$emitted{$n} = \@rest;
@@ -452,7 +452,7 @@ sub judge
 	}
 	diag("not answered: $_") foreach @examples;
 	diag(sprintf '%d events committed, %d deliveries recorded, %d judged; %d requests, %d of them batches; %d events in them, %d of them repeats',
-		scalar keys %emitted, sql('SELECT count(*) FROM chatwebhook.delivery'), $owed,
+		scalar keys %emitted, query('SELECT count(*) FROM chatwebhook.delivery'), $owed,
 		$sum->{requests}, $sum->{batches}, $sum->{events}, $sum->{repeats});
 	cmp_ok($owed, '>', keys(%emitted) / 4, 'there is much to be judged');
 	cmp_ok($sum->{batches}, '>', 0, 'some of it in batches');
@@ -462,7 +462,7 @@ sub judge
 
 	my $recorded = 0;
 	my $unheard = 0;
-	foreach (split /\n/, sql(q{SELECT d.webhook_name, e.data->>'n' FROM chatwebhook.delivery d
+	foreach (split /\n/, query(q{SELECT d.webhook_name, e.data->>'n' FROM chatwebhook.delivery d
 		  JOIN chatwebhook.event e ON e.id = d.event_id WHERE d.status = 'delivered'}))
 	{
 		my ($name, $n) = split /\|/;
@@ -472,15 +472,15 @@ sub judge
 	cmp_ok($recorded, '>=', $owed, 'at least as much is recorded as delivered');
 	is($unheard, 0, 'all of which has arrived, and was answered');
 
-	my ($left, $orphans) = split /\|/, sql(q{SELECT count(w.id), count(*) - count(w.id)
+	my ($left, $orphans) = split /\|/, query(q{SELECT count(w.id), count(*) - count(w.id)
 		  FROM chatwebhook.queue q LEFT JOIN chatwebhook.webhook w ON w.id = q.webhook_id});
 	is($left, 0, 'nothing is left in the queue');
 	cmp_ok($orphans, '<=', $sessions * ($done{'webhook deleted'} // 0),
 		"but for events that were emitted while their webhook was deleted: $orphans");
-	is(sql(q{SELECT count(*) FROM chatwebhook.dead}), 0, 'nothing was given up');
-	is(sql(q{SELECT coalesce(sum(n), 0) FROM chatwebhook._in_flight() f(webhook_id, n)}), 0, 'nothing is left claimed');
-	is(sql(q{SELECT sum(in_flight) FROM chatwebhook.worker_status}), 0, 'nothing is under way');
-	is(sql(q{SELECT count(*) FROM (SELECT FROM chatwebhook.delivery GROUP BY event_id, webhook_id HAVING count(*) > 1) d}),
+	is(query(q{SELECT count(*) FROM chatwebhook.dead}), 0, 'nothing was given up');
+	is(query(q{SELECT coalesce(sum(n), 0) FROM chatwebhook._in_flight() f(webhook_id, n)}), 0, 'nothing is left claimed');
+	is(query(q{SELECT sum(in_flight) FROM chatwebhook.worker_status}), 0, 'nothing is under way');
+	is(query(q{SELECT count(*) FROM (SELECT FROM chatwebhook.delivery GROUP BY event_id, webhook_id HAVING count(*) > 1) d}),
 		0, 'no delivery is recorded twice');
 }
 
@@ -526,9 +526,9 @@ sub run_chaos
 	$receiver = start_receiver(args => ['--brief']);
 	$receiver->set(up => \@told);
 	$node = new_node('chaos', 'restart_after_crash' => 'on', 'chatwebhook.workers' => 2);
-	sql($schema);
+	query($schema);
 	# which webhooks are ordered, remembered when they are gone
-	sql(q{CREATE TABLE was_ordered (name text PRIMARY KEY);
+	query(q{CREATE TABLE was_ordered (name text PRIMARY KEY);
 		CREATE FUNCTION note_ordered() RETURNS trigger LANGUAGE plpgsql AS
 			$$BEGIN INSERT INTO public.was_ordered VALUES (NEW.name); RETURN NULL; END$$;
 		CREATE TRIGGER note_ordered AFTER INSERT ON chatwebhook.webhook FOR EACH ROW WHEN (NEW.ordered)
@@ -539,7 +539,7 @@ sub run_chaos
 	$ends = $started + $duration;
 	make_chaos();
 	diag(sprintf 'after %d s: %s', time - $started, join ', ', map { "$_: $done{$_}" } sort keys %done);
-	my $backlog = sql('SELECT count(*) FROM chatwebhook.queue');
+	my $backlog = query('SELECT count(*) FROM chatwebhook.queue');
 	my $at = time;
 	ok(wait_idle($node, timeout => $PostgreSQL::Test::Utils::timeout_default + $duration), 'once the faults are mended, all is finished');
 	diag(sprintf 'a backlog of %d took %.1f s', $backlog, time - $at);

@@ -45,8 +45,8 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use version;
 
-our @EXPORT = qw(new_node start_receiver start_services create_webhook wait_idle
-  server_major libcurl_version);
+our @EXPORT = qw(new_node sql becomes_true start_receiver start_services
+  create_webhook wait_idle server_major libcurl_version);
 
 our $lib = dirname(abs_path(__FILE__));
 
@@ -74,6 +74,7 @@ if (!eval { IPC::Run->VERSION('20220807') })
 }
 use warnings 'once';
 
+our $last_node;
 our $last_receiver;
 
 my $json = JSON::PP->new->utf8(0)->canonical->allow_nonref;
@@ -117,7 +118,28 @@ sub new_node
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION chatwebhook')
 	  if $extension;
+	$last_node = $node;
 	return $node;
+}
+
+=item sql($sql), becomes_true($query, $what)
+
+What SQL returns in database postgres of the node that was made last; and a test
+that passes as soon as a query gives true there.
+
+=cut
+
+sub sql
+{
+	my ($sql) = @_;
+	return $last_node->safe_psql('postgres', $sql);
+}
+
+sub becomes_true
+{
+	my ($query, $what) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return ok($last_node->poll_query_until('postgres', $query), $what);
 }
 
 =item start_receiver(%options)

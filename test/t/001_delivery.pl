@@ -36,13 +36,6 @@ $node->safe_psql(
 			'chatbotId=bot', 'conversationId=conversation', 'role', 'content');
 });
 
-# Run SQL and return its output.
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
 # Insert messages with these contents, in one transaction.
 sub say_in_chat
 {

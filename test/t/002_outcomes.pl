@@ -30,13 +30,6 @@ my $node = new_node(
 	'chatwebhook.max_response_size' => '10kB');
 my $worker = sql_when('SELECT pid FROM chatwebhook.worker_status');
 
-# Run SQL and return its output.
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
 # Run SQL until it gives anything.
 sub sql_when
 {

@@ -24,7 +24,7 @@ my $node = new_node('main', 'chatwebhook.log_attempts' => 'all');
 my $dumps = PostgreSQL::Test::Utils::tempdir('dumps');
 
 # Run SQL in a database and return its output.
-sub sql
+sub sql_in
 {
 	my ($dbname, $sql) = @_;
 	return $node->safe_psql($dbname, $sql);
@@ -63,7 +63,7 @@ sub dump_database
 sub restore_sql
 {
 	my ($file, $dbname) = @_;
-	sql('postgres', "CREATE DATABASE $dbname TEMPLATE template0");
+	sql("CREATE DATABASE $dbname TEMPLATE template0");
 	$node->command_ok(
 		[
 			'psql', '-X', '-q',
@@ -97,7 +97,7 @@ sub contents
 		qw(activity alert attempt connector dead event event_type health history
 		queue tenant vault webhook))
 	{
-		$contents{$table} = sql($dbname,
+		$contents{$table} = sql_in($dbname,
 			qq{SELECT to_jsonb(t) FROM chatwebhook.$table t
 			    ORDER BY to_jsonb(t)::text COLLATE "C"});
 	}
@@ -134,7 +134,7 @@ sub all_signed
 sub states
 {
 	my ($dbname) = @_;
-	return sql($dbname,
+	return sql_in($dbname,
 		q{SELECT string_agg(status || ' ' || n, ', ' ORDER BY status)
 		    FROM (SELECT status, count(*) AS n
 		            FROM chatwebhook.delivery GROUP BY 1) AS s});
@@ -145,7 +145,7 @@ sub states
 #
 # a body that the catalog has parsed, where there can be one
 my $note = server_major() >= 14 ? 'RETURN NULL::chatwebhook.request' : q{AS 'SELECT NULL::chatwebhook.request'};
-sql('postgres', q{
+sql(q{
 	CREATE TABLE message (n integer, bot text);
 	CREATE TRIGGER emit AFTER INSERT ON message
 		FOR EACH ROW EXECUTE FUNCTION
@@ -183,13 +183,13 @@ my ($dead) = create_webhook($node,
 	chatbot_id => 'bot-1');
 my ($gone) = create_webhook($node, name => 'gone', path => '/gone');
 create_webhook($node, name => 'off', events => ['order.paid'], enabled => 'f');
-my $rotated = sql('postgres', "SELECT chatwebhook.rotate_secret('$ok', '1 day')");
+my $rotated = sql("SELECT chatwebhook.rotate_secret('$ok', '1 day')");
 $receiver->set_secret('ok', $rotated);
 # an event type that a webhook names and that is no more
-sql('postgres',
+sql(
 	"DELETE FROM chatwebhook.event_type WHERE name = 'order.paid'");
 
-sql('postgres',
+sql(
 	"INSERT INTO message SELECT n, 'bot-' || n FROM generate_series(1, 3) AS n");
 ok($receiver->wait_for(3, 'ok'), 'three events have arrived');
 wait_until('postgres',
@@ -208,15 +208,15 @@ set('chatwebhook.enabled' => 'off');
 wait_until('postgres',
 	'SELECT coalesce(sum(in_flight), 0) = 0 FROM chatwebhook.worker_status',
 	'nothing is under way');
-sql('postgres', "INSERT INTO message VALUES (4, 'bot-4')");
-sql('postgres',
+sql("INSERT INTO message VALUES (4, 'bot-4')");
+sql(
 	"SELECT chatwebhook.cancel(max(id)) FROM chatwebhook.queue
 	  WHERE webhook_id = '$ok'");
-sql('postgres', "INSERT INTO message VALUES (5, 'bot-5')");
+sql("INSERT INTO message VALUES (5, 'bot-5')");
 my $before = contents('postgres');
 is(join(' ', grep { $before->{$_} eq '' } sort keys %$before), '',
 	'there is something in every table');
-my $newest = sql('postgres', 'SELECT max(id) FROM chatwebhook.queue');
+my $newest = sql('SELECT max(id) FROM chatwebhook.queue');
 
 #
 # As SQL
@@ -224,16 +224,16 @@ my $newest = sql('postgres', 'SELECT max(id) FROM chatwebhook.queue');
 dump_database('postgres', 'plain.sql');
 restore_sql('plain.sql', 'plain');
 same_contents($before, 'plain');
-is(sql('plain', "SELECT chatwebhook.secret('$later')"), $secret,
+is(sql_in('plain', "SELECT chatwebhook.secret('$later')"), $secret,
 	'a webhook has the secret that it had');
-is(sql('plain', "SELECT chatwebhook.secret('$ok')"), $rotated,
+is(sql_in('plain', "SELECT chatwebhook.secret('$ok')"), $rotated,
 	'another the one that it was given');
 
 # and again from there
 dump_database('plain', 'again.sql');
 restore_sql('again.sql', 'again');
 same_contents($before, 'again');
-sql('postgres', 'DROP DATABASE again');
+sql('DROP DATABASE again');
 
 #
 # In the custom format, where http is not allowed
@@ -242,10 +242,10 @@ set('chatwebhook.allow_http' => 'off', 'chatwebhook.allowed_networks' => '');
 dump_database('postgres', 'custom', '--format=custom');
 foreach my $options ([], ['--jobs=4'], ['--single-transaction'])
 {
-	sql('postgres', 'CREATE DATABASE custom TEMPLATE template0');
+	sql('CREATE DATABASE custom TEMPLATE template0');
 	restore_custom('custom', 'custom', @$options);
 	same_contents($before, 'custom');
-	sql('postgres', 'DROP DATABASE custom');
+	sql('DROP DATABASE custom');
 }
 set(
 	'chatwebhook.allow_http' => 'on',
@@ -255,16 +255,16 @@ set(
 # Deliveries go on from there
 #
 # the first database must not send what is now the second's
-sql('postgres', 'DROP EXTENSION chatwebhook CASCADE');
-sql('plain', "INSERT INTO message VALUES (6, 'bot-6')");
-is( sql('plain',
+sql('DROP EXTENSION chatwebhook CASCADE');
+sql_in('plain', "INSERT INTO message VALUES (6, 'bot-6')");
+is( sql_in('plain',
 		q{SELECT string_agg(d.webhook_name, ' ' ORDER BY d.webhook_name)
 		    FROM chatwebhook.delivery d
 		    JOIN chatwebhook.event e ON e.id = d.event_id
 		   WHERE e.data->>'n' = '6'}),
 	'later ok',
 	'the trigger emits for the webhooks that want it');
-is( sql('plain',
+is( sql_in('plain',
 		"SELECT count(*) FROM chatwebhook.delivery d
 		   JOIN chatwebhook.event e ON e.id = d.event_id
 		  WHERE e.data->>'n' = '6' AND d.id <= $newest"),
@@ -278,7 +278,7 @@ is(numbers('later'), '1 2 3 4 5 6',
 	'what waited for its retry, what was pending, and what is new');
 like(numbers('ok'), qr/^(4|5) 6$/, 'but for what was canceled');
 all_signed();
-is( sql('plain',
+is( sql_in('plain',
 		"SELECT chatwebhook.retry(id) FROM chatwebhook.dead_letter
 		  WHERE webhook_id = '$dead'"),
 	't',
@@ -287,22 +287,22 @@ is( sql('plain',
 #
 # With a worker at work
 #
-sql('plain',
+sql_in('plain',
 	q{UPDATE chatwebhook.webhook SET enabled = name IN ('ok', 'later')});
 ok(wait_idle($node, dbname => 'plain'), 'idle');
 set('chatwebhook.enabled' => 'off');
-sql('plain',
+sql_in('plain',
 	"INSERT INTO message SELECT n, 'bot-' || n FROM generate_series(101, 300) AS n");
-my $pending = sql('plain', 'SELECT count(*) FROM chatwebhook.queue');
+my $pending = sql_in('plain', 'SELECT count(*) FROM chatwebhook.queue');
 cmp_ok($pending, '>=', 400, 'there is a long queue');
 dump_database('plain', 'busy', '--format=custom');
-sql('plain', 'DROP EXTENSION chatwebhook CASCADE');
+sql_in('plain', 'DROP EXTENSION chatwebhook CASCADE');
 set('chatwebhook.poll_interval' => '100ms', 'chatwebhook.enabled' => 'on');
 foreach my $options ([], ['--jobs=4'])
 {
 	$receiver->reset;
 	$receiver->set(up => ['later']);
-	sql('postgres', 'CREATE DATABASE busy TEMPLATE template0');
+	sql('CREATE DATABASE busy TEMPLATE template0');
 	restore_custom('busy', 'busy', @$options, '--section=pre-data');
 	wait_until('busy', 'SELECT count(*) > 0 FROM chatwebhook.worker_status',
 		'a worker is there');
@@ -312,7 +312,7 @@ foreach my $options ([], ['--jobs=4'])
 	is(numbers($_), join(' ', 101 .. 300), "all has arrived at $_")
 	  foreach 'ok', 'later';
 	all_signed();
-	sql('postgres', 'DROP DATABASE busy WITH (FORCE)');
+	sql('DROP DATABASE busy WITH (FORCE)');
 }
 
 #
@@ -338,7 +338,7 @@ sub worker_looks
 	my $n = $receiver->count('witness');
 
 	$node->restart;
-	sql('slow',
+	sql_in('slow',
 		"SELECT chatwebhook.emit('witness.wanted', NULL, NULL, NULL)");
 	ok($receiver->wait_for($n + 1, 'witness'), 'a worker has looked');
 	wait_until('slow',
@@ -348,9 +348,9 @@ sub worker_looks
 
 $receiver->reset;
 $receiver->set(up => ['later']);
-sql('postgres', 'CREATE DATABASE slow TEMPLATE template0');
+sql('CREATE DATABASE slow TEMPLATE template0');
 restore_custom('busy', 'slow', '--section=pre-data');
-sql('slow',
+sql_in('slow',
 	"INSERT INTO chatwebhook.event_type (name) VALUES ('witness.wanted')");
 create_webhook($node,
 	dbname => 'slow',

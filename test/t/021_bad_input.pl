@@ -21,12 +21,6 @@ my $json = JSON::PP->new->canonical->allow_nonref;
 my $receiver = start_receiver();
 my $node = new_node('main', 'chatwebhook.poll_interval' => '100ms');
 
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
 sub wait_until
 {
 	my ($sql, $what) = @_;

@@ -226,12 +226,6 @@ my $node = new_node(
 	'chatwebhook.log_attempts' => 'all');
 delete @ENV{qw(http_proxy https_proxy HTTPS_PROXY all_proxy ALL_PROXY)};
 
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
 # A Perl value as a literal of type jsonb.
 sub jsonb
 {

@@ -130,12 +130,6 @@ my $node = new_node(
 	'chatwebhook.ca_file' => "$directory/authority.crt",
 	'chatwebhook.log_attempts' => 'all');
 
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
 # Emit an event for the webhooks of one chatbot.
 sub emit
 {

@@ -22,12 +22,6 @@ my $node = new_node(
 	'chatwebhook.log_attempts' => 'all',
 	'chatwebhook.max_response_size' => '10kB');
 
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
 # The most memory that the worker has ever used, in kB.
 sub most_memory
 {

@@ -34,13 +34,6 @@ my $node = new_node(
 my $owner = sql('SELECT current_user');
 my $log_read = 0;
 
-# Run SQL and return its output.
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
 # Run SQL as a role; its output, and what it says.
 sub as_role
 {

@@ -55,20 +55,6 @@ sub write_key
 	chmod $mode // 0600, $key_file or die "could not chmod \"$key_file\": $!";
 }
 
-# Run SQL and return its output.
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
-# Wait until SQL gives true.
-sub becomes_true
-{
-	my ($query, $what) = @_;
-	return ok($node->poll_query_until('postgres', $query), $what);
-}
-
 # Emit events that every webhook gets.
 sub emit
 {

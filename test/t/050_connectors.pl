@@ -30,20 +30,6 @@ my $node = new_node(
 my $json = JSON::PP->new->canonical->ascii;
 my $shown = '';		# what functions have shown to people
 
-# Run SQL and return its output.
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
-# Wait until SQL gives true.
-sub becomes_true
-{
-	my ($query, $what) = @_;
-	return ok($node->poll_query_until('postgres', $query), $what);
-}
-
 sub worker_pid
 {
 	$node->poll_query_until('postgres', 'SELECT count(*) = 1 FROM chatwebhook.worker_status')

@@ -24,13 +24,6 @@ my $services = start_services();
 my $node = new_node('main', 'restart_after_crash' => 'on');
 my $json = JSON::PP->new->canonical->ascii;
 
-# Run SQL and return its output.
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
 my %lead = (
 	email => "o'brien\@example.com",
 	name => 'Ada Lovelace',

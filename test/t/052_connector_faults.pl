@@ -124,18 +124,6 @@ my $node = new_node(
 	'chatwebhook.breaker_threshold' => 0,
 	'chatwebhook.ca_file' => "$desk/cert.pem");
 
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
-sub becomes_true
-{
-	my ($query, $what) = @_;
-	return ok($node->poll_query_until('postgres', $query), $what);
-}
-
 # What an SQL statement that fails says, its SQLSTATE in front; nothing if it
 # does not fail.
 sub failure

@@ -49,12 +49,6 @@ my @no_collectors = map { "--no-collector.$_" } $help =~ /--(?:\[no-\])?collecto
 my ($exporter_pid, $port);
 start_exporter();
 
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
 # Emit so many events of a chatbot.
 sub emit
 {

@@ -61,7 +61,7 @@ my %attributes = map { $_ => 1 } qw(aria-hidden aria-label aria-labelledby chars
   preserveAspectRatio r rel role scope stroke stroke-width style viewBox width x x1 x2 y
   y1 y2);
 
-sub sql
+sub query
 {
 	return $node->safe_psql($dbname, $_[0]);
 }
@@ -199,7 +199,7 @@ sub show_page
 # Rows of a query as arrays.
 sub rows
 {
-	return [ map { [ split /\|/, $_, -1 ] } split /\n/, sql($_[0]) ];
+	return [ map { [ split /\|/, $_, -1 ] } split /\n/, query($_[0]) ];
 }
 
 # The rows of the table with that caption.
@@ -215,8 +215,8 @@ sub table
 sub check_figures
 {
 	my ($name, $page) = @_;
-	my ($pending, $dead) = split /\|/, sql('SELECT sum(pending), sum(dead) FROM chatwebhook.webhook_health');
-	my ($succeeded, $failed, $given_up) = split /\|/, sql(q{
+	my ($pending, $dead) = split /\|/, query('SELECT sum(pending), sum(dead) FROM chatwebhook.webhook_health');
+	my ($succeeded, $failed, $given_up) = split /\|/, query(q{
 		SELECT coalesce(sum(succeeded), 0), coalesce(sum(failed), 0), coalesce(sum(given_up), 0)
 		  FROM chatwebhook.activity
 		 WHERE since >= to_timestamp((floor(extract(epoch FROM now()) / 600) - 71) * 600)});
@@ -225,7 +225,7 @@ sub check_figures
 		$page->{figures},
 		{
 			pending => $pending, dead => $dead,
-			alerts => sql('SELECT count(*) FROM chatwebhook.alert WHERE closed_at IS NULL'),
+			alerts => query('SELECT count(*) FROM chatwebhook.alert WHERE closed_at IS NULL'),
 			't-succeeded' => $succeeded, 't-failed' => $failed,
 			succeeded => $succeeded, failed => $failed, given_up => $given_up,
 		},
@@ -257,7 +257,7 @@ sub check_figures
 # Ten minutes by ten minutes, half a day of activity by one more worker.
 sub add_activity
 {
-	sql(q{INSERT INTO chatwebhook.activity
+	query(q{INSERT INTO chatwebhook.activity
 		SELECT to_timestamp((floor(extract(epoch FROM now()) / 600) - g) * 600), 99,
 		       (900 + 700 * sin(g / 9.0) + (g * 7919) % 200)::int,
 		       CASE WHEN g < 5 THEN 90 WHEN g % 7 = 0 THEN 12 ELSE 0 END,
@@ -287,7 +287,7 @@ subtest 'the first look' => sub {
 	my ($proposed) = $source =~ m{<pre><code>(.*?)</code></pre>}s;
 	$proposed =~ s/&#39;/'/g;
 	$proposed =~ s/&gt;/>/g;
-	is( (split /\n/, sql("BEGIN;
+	is( (split /\n/, query("BEGIN;
 			CREATE TABLE lead (id int, email text, summary text);
 			$proposed
 			INSERT INTO lead VALUES (1, 'zoe\@example.com', 'asked for prices');
@@ -300,8 +300,8 @@ subtest 'the first look' => sub {
 	like($test, qr/<h3>Nothing has been sent yet/, 'before anything is sent, the page proposes a test');
 	($proposed) = $test =~ m{<pre><code>(.*?)</code></pre>}s;
 	$proposed =~ s/&#39;/'/g;
-	like(sql($proposed), qr/^t\|200\|/, 'which works');
-	sql('DELETE FROM chatwebhook.webhook');
+	like(query($proposed), qr/^t\|200\|/, 'which works');
+	query('DELETE FROM chatwebhook.webhook');
 };
 
 subtest 'an ordinary day' => sub {
@@ -312,19 +312,19 @@ subtest 'an ordinary day' => sub {
 	create_webhook($node, name => 'sales team', path => '/status/404', events => ['sales.*']);
 	my ($off) = create_webhook($node, name => 'partner feed', path => '/ok', events => ['lead.*']);
 	create_webhook($node, name => 'support desk', path => '/ok', events => ['handoff.*']);
-	sql("INSERT INTO chatwebhook.event_type (name) VALUES ('lead.seen'), ('sales.seen')");
-	sql(q{SELECT chatwebhook.emit('lead.seen', 'shop', n::text, null) FROM generate_series(1, 30) n;
+	query("INSERT INTO chatwebhook.event_type (name) VALUES ('lead.seen'), ('sales.seen')");
+	query(q{SELECT chatwebhook.emit('lead.seen', 'shop', n::text, null) FROM generate_series(1, 30) n;
 		  SELECT chatwebhook.emit('sales.seen', 'shop', n::text, null) FROM generate_series(1, 4) n});
 	ok( $node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM chatwebhook.queue)'),
 		'everything is delivered or given up');
-	sql("BEGIN;
+	query("BEGIN;
 		 SELECT chatwebhook.emit('lead.seen', 'shop', '31', null);
 		 UPDATE chatwebhook.webhook SET enabled = false WHERE id = '$off';
 		 COMMIT");
 	ok( $node->poll_query_until('postgres', 'SELECT count(*) = 1 FROM chatwebhook.queue'),
 		'but for what waits for a disabled one');
 	# an alert of our own, which the worker does not know how to close
-	sql("INSERT INTO chatwebhook.alert
+	query("INSERT INTO chatwebhook.alert
 		 VALUES ('00000000-0000-0000-0000-000000000001', '$down', null, 'ops pager', 'maintenance',
 		         'A delivery has been due for 10 minutes', now() - interval '12 minutes')");
 	add_activity();
@@ -344,7 +344,7 @@ subtest 'an ordinary day' => sub {
 	my $page = show_page('ordinary', click => '.chart + .axis + details > summary');
 	check_figures('ordinary', $page);
 	is($page->{headings}[0], 'h1 3 of 6 webhooks need attention', 'the main heading says what matters')
-	  or diag(sql('SELECT name, state, success_rate FROM chatwebhook.webhook_health'));
+	  or diag(query('SELECT name, state, success_rate FROM chatwebhook.webhook_health'));
 	is($page->{webhooks}[0]{name}, 'ops pager', 'the worst comes first');
 	ok(!(grep { !$_->{visible} } @{ $page->{webhooks} }), 'and all can be seen, since they are few');
 	is_deeply(
@@ -384,7 +384,7 @@ subtest 'an ordinary day' => sub {
 };
 
 subtest 'who sees what' => sub {
-	sql("CREATE ROLE shop_owner LOGIN; CREATE ROLE reader LOGIN; CREATE ROLE monitor LOGIN;
+	query("CREATE ROLE shop_owner LOGIN; CREATE ROLE reader LOGIN; CREATE ROLE monitor LOGIN;
 		 CREATE ROLE admin LOGIN; CREATE ROLE nobody LOGIN;
 		 SELECT chatwebhook.add_tenant('shop_owner', 'shop');
 		 SELECT chatwebhook.grant_reader('reader');
@@ -392,11 +392,11 @@ subtest 'who sees what' => sub {
 		 GRANT pg_monitor TO monitor");
 	my ($own) = create_webhook($node, name => 'shop hook', path => '/status/404', events => ['lead.*'],
 		chatbot_id => 'shop');
-	sql(q{SELECT chatwebhook.emit('lead.seen', 'shop', '32', null)});
+	query(q{SELECT chatwebhook.emit('lead.seen', 'shop', '32', null)});
 	ok( $node->poll_query_until('postgres',
 			"SELECT count(*) = 1 FROM chatwebhook.dead WHERE webhook_id = '$own'"),
 		'a tenant has a dead letter');
-	sql("INSERT INTO chatwebhook.alert SELECT gen_random_uuid(), id, chatbot_id, name, 'maintenance', 'Of ' || name, now()
+	query("INSERT INTO chatwebhook.alert SELECT gen_random_uuid(), id, chatbot_id, name, 'maintenance', 'Of ' || name, now()
 		 FROM chatwebhook.webhook WHERE name IN ('shop hook', 'crm')");
 
 	my $page = make_page('tenant', user => 'shop_owner');
@@ -417,11 +417,11 @@ subtest 'who sees what' => sub {
 	my ($code, undef, $errors) = $node->psql('postgres', 'SELECT chatwebhook.dashboard()',
 		extra_params => [ '-U', 'nobody' ]);
 	isnt($code, 0, 'nobody else sees anything');
-	is( sql(q{SELECT string_agg(proname, ' ') FROM pg_proc
+	is( query(q{SELECT string_agg(proname, ' ') FROM pg_proc
 			   WHERE pronamespace = 'chatwebhook'::regnamespace AND proname ~ 'dashboard'
 				 AND has_function_privilege('nobody', oid, 'EXECUTE')}),
 		'', 'nor calls any part of it');
-	sql("DELETE FROM chatwebhook.alert; DELETE FROM chatwebhook.webhook WHERE name = 'shop hook'");
+	query("DELETE FROM chatwebhook.alert; DELETE FROM chatwebhook.webhook WHERE name = 'shop hook'");
 };
 
 # Everything at its worst, in a database with a name of the same kind.
@@ -527,7 +527,7 @@ subtest 'a database of another encoding' => sub {
 };
 
 subtest 'five hundred webhooks' => sub {
-	sql(q{
+	query(q{
 		SET session_replication_role = replica;
 		DELETE FROM chatwebhook.webhook; DELETE FROM chatwebhook.health; DELETE FROM chatwebhook.queue;
 		DELETE FROM chatwebhook.dead; DELETE FROM chatwebhook.alert;
@@ -559,7 +559,7 @@ subtest 'five hundred webhooks' => sub {
 	my $least = 1e9;
 	foreach (1 .. 3)
 	{
-		my $took = sql(q{SELECT extract(epoch FROM clock_timestamp() - statement_timestamp())
+		my $took = query(q{SELECT extract(epoch FROM clock_timestamp() - statement_timestamp())
 						   FROM (SELECT length(chatwebhook.dashboard()) OFFSET 0) AS p(size) WHERE size > 0});
 		$least = $took if $took < $least;
 	}
@@ -576,7 +576,7 @@ subtest 'five hundred webhooks' => sub {
 	is(scalar @hooks, 500, 'every webhook is there');
 	is(scalar(grep { $_->{visible} } @hooks), 25, 'the worst of them at once');
 	ok(!(grep { !$_->{visible} } @hooks[ 0 .. 24 ]), 'at the top');
-	my $troubled = sql(q{SELECT count(*) FROM chatwebhook.webhook_health h
+	my $troubled = query(q{SELECT count(*) FROM chatwebhook.webhook_health h
 		WHERE state IN ('failing', 'degraded')
 		   OR EXISTS (SELECT FROM chatwebhook.alert a WHERE a.webhook_id = h.webhook_id)});
 	is($page->{headings}[0], "h1 $troubled of 500 webhooks need attention", 'the main heading counts them');
@@ -609,7 +609,7 @@ subtest 'when nothing is sent' => sub {
 	$node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
 	$node->restart;
 	ok($says->('The library is not loaded'), 'not loaded');
-	sql('DELETE FROM chatwebhook.webhook WHERE id NOT IN (SELECT id FROM chatwebhook.webhook ORDER BY 1 LIMIT 8)');
+	query('DELETE FROM chatwebhook.webhook WHERE id NOT IN (SELECT id FROM chatwebhook.webhook ORDER BY 1 LIMIT 8)');
 	make_page('unloaded');
 	my $page = show_page('unloaded', widths => [360]);
 	is($page->{headings}[0], 'h1 Nothing is being sent', 'the main heading says so');

@@ -29,26 +29,11 @@ my $node = new_node(
 	'chatwebhook.connector_timeout' => '10s');
 my $json = JSON::PP->new->utf8;
 
-# Run SQL and return its output.
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
 # The error of SQL, run by a role.
 sub error_of
 {
 	my ($role, $sql) = @_;
 	return ($node->psql('postgres', "SET ROLE $role;\n$sql"))[2];
-}
-
-# Wait until SQL gives true.
-sub becomes_true
-{
-	my ($query, $what) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return ok($node->poll_query_until('postgres', $query), $what);
 }
 
 # A webhook for the events of the chatbot of the same name; its id.

@@ -28,21 +28,6 @@ my $node = new_node(
 	'chatwebhook.attempt_retention' => 'infinite',
 	'chatwebhook.dead_letter_retention' => 'infinite');
 
-# Run SQL and return its output.
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
-# Wait until SQL gives true.
-sub becomes_true
-{
-	my ($query, $what) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return ok($node->poll_query_until('postgres', $query), $what);
-}
-
 # How long each kind is kept.
 sub keep
 {

@@ -26,13 +26,6 @@ my $node = new_node(
 	'chatwebhook.alert_success_rate' => 0.9,
 	'chatwebhook.alert_backlog' => '5min');
 
-# Run SQL and return its output.
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
 # Whether the page has this as a word in code, in a block or within a line.
 sub names
 {

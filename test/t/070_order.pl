@@ -24,18 +24,6 @@ my $node = new_node(
 	'chatwebhook.poll_interval' => '1s');
 my $json = JSON::PP->new;
 
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
-sub becomes_true
-{
-	my ($query, $what) = @_;
-	return ok($node->poll_query_until('postgres', $query), $what);
-}
-
 # The numbers that arrived for a webhook, by conversation, each once, in the
 # order of their first success; and how many conversations were out of order.
 sub out_of_order

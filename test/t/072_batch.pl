@@ -20,12 +20,6 @@ my $node = new_node(
 	'chatwebhook.poll_interval' => '1s');
 my $json = JSON::PP->new;
 
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
 # As many events in one transaction, numbered from 1.
 sub emit
 {

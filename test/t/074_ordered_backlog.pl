@@ -21,12 +21,6 @@ my $conversations = 20;
 my $receiver = start_receiver(args => ['--brief']);
 my $node = new_node('main', 'chatwebhook.breaker_threshold' => 0, 'chatwebhook.poll_interval' => '100ms');
 
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
 # How many times a row that waits was looked at: each is a scan of this index.
 sub looks
 {

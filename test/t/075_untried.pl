@@ -14,11 +14,6 @@ my $slots = 16;
 my $receiver = start_receiver();
 my $node = new_node('main', 'chatwebhook.max_in_flight' => $slots);
 
-sub sql
-{
-    return $node->safe_psql('postgres', $_[0]);
-}
-
 sql("INSERT INTO chatwebhook.event_type (name) VALUES ('it.hangs'), ('it.works')");
 create_webhook($node, name => 'works', chatbot_id => 'works', events => ['it.works']);
 sql("SELECT chatwebhook.emit('it.works', 'works', NULL, '{}')");

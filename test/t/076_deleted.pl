@@ -22,28 +22,28 @@ sub held
 	my ($pid) = @_;
 	my $offset = -s $node->logfile;
 
-	$node->safe_psql('postgres', "SELECT pg_log_backend_memory_contexts($pid)");
-	1 until slurp_file($node->logfile, $offset) =~ /Grand total/;
+	sql("SELECT pg_log_backend_memory_contexts($pid)");
+	$node->wait_for_log(qr/Grand total/, $offset);
 	return scalar(() = slurp_file($node->logfile, $offset) =~ /chatwebhook webhook: /g);
 }
 
 create_webhook($node, name => "w$_", chatbot_id => 'bot') foreach 1 .. $n;
 my $emit = "SELECT chatwebhook.emit('webhook.test', 'bot', NULL, '{}')";
-$node->safe_psql('postgres', $emit);
+sql($emit);
 ok(wait_idle($node), 'each webhook has been sent to');
-my $pid = $node->safe_psql('postgres', 'SELECT pid FROM chatwebhook.worker_status');
+my $pid = sql('SELECT pid FROM chatwebhook.worker_status');
 is(held($pid), $n, 'the worker knows them all');
 
-$node->safe_psql('postgres', "DELETE FROM chatwebhook.webhook WHERE name <> 'w1'");
+sql("DELETE FROM chatwebhook.webhook WHERE name <> 'w1'");
 my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
 my $held;
 do { $held = held($pid) } until $held <= 1 || time > $deadline;
 is($held, 1, 'and forgets those that were deleted, but not the other');
 
-$node->safe_psql('postgres', $emit);
+sql($emit);
 ok(wait_idle($node), 'which is sent to as before');
 is($receiver->count('w1'), 2, 'both times');
-is($node->safe_psql('postgres', 'SELECT pid FROM chatwebhook.worker_status'), $pid, 'by the same worker');
+is(sql('SELECT pid FROM chatwebhook.worker_status'), $pid, 'by the same worker');
 
 $node->stop;
 done_testing();

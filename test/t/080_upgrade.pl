@@ -26,7 +26,7 @@ my $version = $node->safe_psql('postgres',
 	   WHERE name = 'chatwebhook'});
 
 # Run SQL in a database and return its output.
-sub sql
+sub sql_in
 {
 	my ($dbname, $sql) = @_;
 	return $node->safe_psql($dbname, $sql);
@@ -44,8 +44,8 @@ sub wait_until
 sub new_database
 {
 	my ($dbname, $which) = @_;
-	sql('postgres', "CREATE DATABASE $dbname");
-	sql($dbname, "CREATE EXTENSION chatwebhook VERSION '$which'");
+	sql("CREATE DATABASE $dbname");
+	sql_in($dbname, "CREATE EXTENSION chatwebhook VERSION '$which'");
 }
 
 # What the catalog of a database says, as a list of lines.
@@ -53,7 +53,7 @@ sub catalog
 {
 	my ($dbname) = @_;
 	return split /\n(?=\S+ ?[^\n]*: )/,
-	  sql($dbname, qq{SET search_path = pg_catalog; $catalog ORDER BY line COLLATE "C"});
+	  sql_in($dbname, qq{SET search_path = pg_catalog; $catalog ORDER BY line COLLATE "C"});
 }
 
 # Lines of the first list that are not in the second.
@@ -100,21 +100,21 @@ sub look_around
 	my ($dbname) = @_;
 	our $witness = ($witness // 0) + 1;
 	$node->reload;
-	sql('postgres', "CREATE DATABASE witness_$witness");
-	sql("witness_$witness", 'CREATE EXTENSION chatwebhook');
+	sql("CREATE DATABASE witness_$witness");
+	sql_in("witness_$witness", 'CREATE EXTENSION chatwebhook');
 	# the one that it was told of last has its worker: it is through
 	has_workers("witness_$witness", 1, 'a worker comes elsewhere');
 	# and no other is still looking
 	has_workers($dbname, 0, "none stays in $dbname");
-	sql('postgres', "DROP DATABASE witness_$witness");
+	sql("DROP DATABASE witness_$witness");
 }
 
 #
 # The versions that there are
 #
-is(sql('postgres', 'SHOW chatwebhook.user_agent'), "chatwebhook/$version",
+is(sql('SHOW chatwebhook.user_agent'), "chatwebhook/$version",
 	'the library is of the version that CREATE EXTENSION makes');
-is( sql('postgres', qq{
+is( sql(qq{
 		SELECT count(*) FROM pg_extension_update_paths('chatwebhook')
 		 WHERE target = '$version' AND source <> target AND path IS NULL}),
 	0,
@@ -125,7 +125,7 @@ is( sql('postgres', qq{
 #
 new_database('fresh', $version);
 new_database('updated', '1.0');
-sql('updated', 'ALTER EXTENSION chatwebhook UPDATE');
+sql_in('updated', 'ALTER EXTENSION chatwebhook UPDATE');
 my @fresh = catalog('fresh');
 my @updated = catalog('updated');
 same_lines(\@updated, \@fresh, 'an update gives what CREATE EXTENSION does');
@@ -179,7 +179,7 @@ my @mutations = (
 	   WHERE name = 'webhook.test'});
 my $digest = qq{SELECT md5(string_agg(line, E'\\n' ORDER BY line COLLATE "C"))
 	FROM ($catalog) AS s (line);};
-my ($unchanged, @digests) = split /\n/, sql('fresh',
+my ($unchanged, @digests) = split /\n/, sql_in('fresh',
 	'SET search_path = pg_catalog; SET client_min_messages = error;'
 	  . "SET allow_system_table_mods = on; $digest"
 	  . join('', map { "BEGIN; $_; $digest ROLLBACK;" } @mutations)
@@ -198,7 +198,7 @@ new_database('used', '1.0');
 my $note = q{CASE WHEN replies = '[]' THEN
 			('POST', webhook->>'url', '{}', event->'data', true)::chatwebhook.request END};
 $note = server_major() >= 14 ? "RETURN $note" : "AS \$\$ SELECT $note \$\$";
-sql('used', q{
+sql_in('used', q{
 	CREATE ROLE chat LOGIN;
 	CREATE ROLE shop LOGIN;
 	CREATE ROLE auditor LOGIN;
@@ -227,15 +227,15 @@ my ($note) = create_webhook($node, dbname => 'used', name => 'note',
 	connector => 'note', events => ['order.*'], filter => '$.data.n > 1');
 my ($off) = create_webhook($node, dbname => 'used', name => 'off',
 	events => ['order.*']);
-sql('used', qq{
+sql_in('used', qq{
 	SELECT chatwebhook.set_credential('$ok', 'token', 't0ken');
 	INSERT INTO message VALUES (1, 'bot-1');
 	UPDATE chatwebhook.webhook SET enabled = false WHERE id = '$off'});
-my $rotated = sql('used', "SELECT chatwebhook.rotate_secret('$ok', '1 day')");
+my $rotated = sql_in('used', "SELECT chatwebhook.rotate_secret('$ok', '1 day')");
 $receiver->set_secret('ok', [ $rotated, $secret ]);
 
 # finished deliveries, as 1.0 kept them
-sql('used', qq{
+sql_in('used', qq{
 	SELECT chatwebhook.cancel(id) FROM chatwebhook.queue WHERE webhook_id = '$ok';
 	INSERT INTO chatwebhook.history (id, webhook_id, event_id, created_at,
 	       completed_at, last_attempt_at, attempts, latency_ms, last_status_code,
@@ -258,7 +258,7 @@ sql('used', qq{
 	VALUES (gen_random_uuid(), '$off', NULL, 'off', 'backlog', 'behind', now())});
 
 # what the administrator granted and revoked
-sql('used', q{
+sql_in('used', q{
 	GRANT SELECT ON chatwebhook.event, chatwebhook.delivery TO auditor;
 	GRANT SELECT (name, enabled) ON chatwebhook.webhook TO auditor;
 	GRANT USAGE ON SCHEMA chatwebhook TO auditor;
@@ -267,14 +267,14 @@ sql('used', q{
 	REVOKE EXECUTE ON FUNCTION chatwebhook.cut(text, integer) FROM PUBLIC});
 
 # by rows and by a statement, by one who has no right on the queue
-sql('used', q{
+sql_in('used', q{
 	SET ROLE chat;
 	INSERT INTO message VALUES (2, 'bot-1');
 	INSERT INTO message SELECT n, 'bot-1' FROM generate_series(3, 5) AS n});
-is( sql('used', q{
+is( sql_in('used', q{
 		SELECT chatwebhook.emit('order.placed', 'bot-2', NULL, '{"n": 6}') IS NOT NULL}),
 	't', 'emit() stores events at 1.0');
-is( sql('used', q{
+is( sql_in('used', q{
 		SELECT string_agg(webhook_name || ' ' || n, ', ' ORDER BY webhook_name)
 		  FROM (SELECT webhook_name, count(*) AS n FROM chatwebhook.delivery
 		         WHERE status = 'pending' GROUP BY 1) AS s}),
@@ -282,17 +282,17 @@ is( sql('used', q{
 	'and what is owed of them');
 
 # what people read, at 1.0 under this library
-foreach my $view (split /\n/, sql('used', q{
+foreach my $view (split /\n/, sql_in('used', q{
 	SELECT oid::regclass FROM pg_class
 	 WHERE relnamespace = 'chatwebhook'::regnamespace AND relkind = 'v' ORDER BY 1}))
 {
 	my ($status, $stdout, $stderr) = $node->psql('used', "SELECT * FROM $view");
 	is($status, 0, "$view can be read") or diag($stderr);
 }
-like(sql('used', 'SELECT chatwebhook.metrics_text()'), qr/^# HELP/,
+like(sql_in('used', 'SELECT chatwebhook.metrics_text()'), qr/^# HELP/,
 	'and metrics_text()');
-like(sql('used', 'SELECT chatwebhook.dashboard()'), qr/<html/, 'and dashboard()');
-is(sql('used', "SELECT chatwebhook.secret('$ok')"), $rotated, 'and a secret');
+like(sql_in('used', 'SELECT chatwebhook.dashboard()'), qr/<html/, 'and dashboard()');
+is(sql_in('used', "SELECT chatwebhook.secret('$ok')"), $rotated, 'and a secret');
 
 #
 # The worker waits, and says so once
@@ -309,7 +309,7 @@ is($receiver->count, 0, 'nothing is sent');
 # ALTER EXTENSION UPDATE leaves everything as it was
 #
 # The tables' rows, with the columns that they had.
-my %columns = map { split /=/ } split /\n/, sql('used', q{
+my %columns = map { split /=/ } split /\n/, sql_in('used', q{
 	SELECT r.oid::regclass || '=' || string_agg(quote_ident(attname), ',' ORDER BY attnum)
 	  FROM pg_extension e, pg_class r JOIN pg_attribute a ON a.attrelid = r.oid
 	 WHERE e.extname = 'chatwebhook' AND r.oid = ANY (e.extconfig)
@@ -320,24 +320,24 @@ sub contents
 {
 	my %contents;
 
-	$contents{$_} = sql('used', qq{
+	$contents{$_} = sql_in('used', qq{
 		SELECT to_jsonb(t) FROM (SELECT $columns{$_} FROM $_) AS t
 		 ORDER BY to_jsonb(t)::text COLLATE "C"}) foreach keys %columns;
 	return \%contents;
 }
 
-sql('postgres', 'ALTER SYSTEM SET chatwebhook.enabled = off');
+sql('ALTER SYSTEM SET chatwebhook.enabled = off');
 $node->reload;
 wait_until('used', 'SELECT NOT current_setting($$chatwebhook.enabled$$)::boolean',
 	'sending is off');
 my $before = contents();
 is(join(' ', grep { $before->{$_} eq '' } sort keys %$before), '',
 	'there is something in every table');
-my $newest = sql('used', 'SELECT max(id) FROM chatwebhook.queue');
+my $newest = sql_in('used', 'SELECT max(id) FROM chatwebhook.queue');
 my $own = [ missing([ catalog('used') ], [ catalog('updated') ]) ];
 
-sql('used', 'ALTER EXTENSION chatwebhook UPDATE');
-is(sql('used', q{SELECT extversion FROM pg_extension WHERE extname = 'chatwebhook'}),
+sql_in('used', 'ALTER EXTENSION chatwebhook UPDATE');
+is(sql_in('used', q{SELECT extversion FROM pg_extension WHERE extname = 'chatwebhook'}),
 	$version, 'it is updated');
 has_workers('used', 1, 'a worker comes by itself');
 my $after = contents();
@@ -361,10 +361,10 @@ is(scalar(grep { /initial/ } @more), 0,
 #
 # And delivers
 #
-sql('used', "INSERT INTO message VALUES (7, 'bot-1')");
-is( sql('used', "SELECT count(*) FROM chatwebhook.queue WHERE id > $newest"),
+sql_in('used', "INSERT INTO message VALUES (7, 'bot-1')");
+is( sql_in('used', "SELECT count(*) FROM chatwebhook.queue WHERE id > $newest"),
 	3, 'ids go on rising');
-sql('postgres', 'ALTER SYSTEM RESET chatwebhook.enabled');
+sql('ALTER SYSTEM RESET chatwebhook.enabled');
 $node->reload;
 ok(wait_idle($node, dbname => 'used'), 'idle');
 
@@ -382,11 +382,11 @@ is(numbers('note'), '2 3 4 5 6 7', 'and by a connector of one\'s own');
 is(scalar(grep { !$_->{verified}{standard} || $_->{headers}{'x-token'} ne 't0ken' }
 		$receiver->log('ok')),
 	0, 'with the secret and the credential of before');
-is(sql('used', 'SELECT chatwebhook.retry(8)'), 't', 'a dead letter can be retried');
+is(sql_in('used', 'SELECT chatwebhook.retry(8)'), 't', 'a dead letter can be retried');
 ok(wait_idle($node, dbname => 'used'), 'idle');
-is( sql('used', 'SELECT status FROM chatwebhook.delivery WHERE id = 8'),
+is( sql_in('used', 'SELECT status FROM chatwebhook.delivery WHERE id = 8'),
 	'delivered', 'and is delivered');
-is( sql('used', q{SET ROLE shop;
+is( sql_in('used', q{SET ROLE shop;
 		SELECT string_agg(name, ' ') FROM chatwebhook.webhook}),
 	'flaky', 'a tenant sees its own');
 
@@ -397,7 +397,7 @@ is( sql('used', q{SET ROLE shop;
 sub set_version
 {
 	my ($dbname, $new) = @_;
-	sql($dbname, qq{
+	sql_in($dbname, qq{
 		BEGIN;
 		UPDATE pg_extension SET extversion = '$new' WHERE extname = 'chatwebhook';
 		ALTER EXTENSION chatwebhook DROP FUNCTION chatwebhook.retry(bigint);
@@ -407,12 +407,12 @@ sub set_version
 set_version('used', '99.0');
 has_workers('used', 0,
 	'the worker of a database whose version becomes another leaves');
-sql('used', q{
+sql_in('used', q{
 	ALTER TABLE chatwebhook.event ADD later integer DEFAULT 1;
 	ALTER TABLE chatwebhook.queue ADD later text, ADD latest boolean;
 	SET ROLE chat;
 	INSERT INTO message VALUES (8, 'bot-1')});
-is( sql('used', q{SELECT count(*) FROM chatwebhook.queue q
+is( sql_in('used', q{SELECT count(*) FROM chatwebhook.queue q
 		JOIN chatwebhook.event e ON e.id = q.event_id WHERE e.data->>'n' = '8'}),
 	3, 'events are stored in tables that have more columns');
 look_around('used');

@@ -127,8 +127,6 @@ with_clock(
 			autovacuum => 'off');
 	});
 
-sub sql { return $node->safe_psql('postgres', @_); }
-
 sub emit
 {
 	my ($type, $n) = @_;

@@ -69,9 +69,9 @@ my $node = new_node(
 $node->safe_psql('postgres', "CREATE TABLESPACE small LOCATION '$directory/space'");
 $node->safe_psql('postgres', 'CREATE DATABASE chats TABLESPACE small');
 
-sub sql { return $node->safe_psql('chats', @_); }
+sub query { return $node->safe_psql('chats', @_); }
 
-sql(q{
+query(q{
 	CREATE EXTENSION chatwebhook;
 	CREATE TABLE chat (id serial, n int) TABLESPACE pg_default;
 	INSERT INTO chatwebhook.event_type (name) VALUES ('t.chat');
@@ -111,8 +111,8 @@ fill();
 my $error = chat(100);
 like($error, qr/ERROR:  could not extend file .*No space left on device/,
 	'when the disk is full, a chat row fails with the error itself');
-is(sql('SELECT count(*) FROM chat'), $n, 'and is not there');
-is(sql(q{SELECT count(*) FROM chatwebhook.event WHERE type = 't.chat'}), $n,
+is(query('SELECT count(*) FROM chat'), $n, 'and is not there');
+is(query(q{SELECT count(*) FROM chatwebhook.event WHERE type = 't.chat'}), $n,
 	'just as its event');
 $receiver->set(up => ['slow']);
 
@@ -123,7 +123,7 @@ ok( $node->poll_query_until('chats',
 	'worker_status says what is wrong');
 my ($lines, $start) = (errors(), time);
 my $ticks = sub {
-	my $pid = sql('SELECT pid FROM chatwebhook.worker_status');
+	my $pid = query('SELECT pid FROM chatwebhook.worker_status');
 	my @fields = split ' ', slurp_file("/proc/$pid/stat") =~ s/^.*\) //sr;
 	return $fields[11] + $fields[12];
 };
@@ -144,7 +144,7 @@ is(chat(1), '', 'there is room again: chat rows go in');
 ok($receiver->wait_for($n, 'slow'), 'everything is sent');
 ok(wait_idle($node, dbname => 'chats', timeout => 60), 'and settled');
 diag(sprintf 'all is settled %.1f s after there was room', time - $start);
-is( sql(q{SELECT webhook_name, status, count(*) FROM chatwebhook.delivery GROUP BY 1, 2 ORDER BY 1}),
+is( query(q{SELECT webhook_name, status, count(*) FROM chatwebhook.delivery GROUP BY 1, 2 ORDER BY 1}),
 	"fast|delivered|$n\nslow|delivered|$n",
 	'every event to every webhook');
 foreach my $label ('fast', 'slow')

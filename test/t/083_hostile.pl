@@ -26,8 +26,6 @@ my $node = new_node(
 	restart_after_crash => 'on',
 	autovacuum => 'off');
 
-sub sql { return $node->safe_psql('postgres', @_); }
-
 sql(q{
 	CREATE TABLE chat (id serial, chatbot text, conversation text, email text);
 	INSERT INTO chatwebhook.event_type (name) VALUES ('t.chat'), ('t.call');

@@ -43,12 +43,6 @@ is_deeply(
 	},
 	'these are the snippets');
 
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
 # A text as a literal.
 sub quoted
 {

@@ -20,12 +20,6 @@ my $root = "$FindBin::Bin/../..";
 my $page = slurp_file("$root/docs/reference.md");
 my $node = new_node('main');
 
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
 #
 # The page is what the script prints
 #
