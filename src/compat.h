@@ -19,19 +19,27 @@
 	curl_easy_setopt(easy, CURLOPT_PROTOCOLS, (long) (bits))
 #endif
 
-/* A look at the connection before each request, reused ones included. */
+/*
+ * A look at the connection before each request, reused ones included: by the
+ * first function, or where libcurl does not have that, by one for its progress.
+ */
 #if LIBCURL_VERSION_NUM >= 0x075000
 #define CWH_PREREQ_GO		CURL_PREREQFUNC_OK
 #define CWH_PREREQ_ABORT	CURL_PREREQFUNC_ABORT
-#define cwh_curl_set_prereq(easy, function) \
-	curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, function)
+#define cwh_curl_set_prereq(easy, function, on_progress) \
+	((void) (on_progress), \
+	 curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, function))
 #define cwh_curl_set_prereq_data(easy, data) \
 	curl_easy_setopt(easy, CURLOPT_PREREQDATA, data)
 #else
 #define CWH_PREREQ_GO		0
 #define CWH_PREREQ_ABORT	1
-#define cwh_curl_set_prereq(easy, function) ((void) (function))
-#define cwh_curl_set_prereq_data(easy, data) ((void) (data))
+#define cwh_curl_set_prereq(easy, function, on_progress) \
+	((void) (function), \
+	 curl_easy_setopt(easy, CURLOPT_XFERINFOFUNCTION, on_progress), \
+	 curl_easy_setopt(easy, CURLOPT_NOPROGRESS, 0L))
+#define cwh_curl_set_prereq_data(easy, data) \
+	curl_easy_setopt(easy, CURLOPT_XFERINFODATA, data)
 #endif
 
 /* Has a request gone out?  Where that look does not count them, a time tells. */

@@ -286,6 +286,25 @@ connected(CwhTransfer *transfer)
 	transfer->connecting = false;
 }
 
+/* Judge the address that a connection leads to. */
+static bool
+peer_allowed(CwhTransfer *transfer, const char *remote_ip)
+{
+	union
+	{
+		struct sockaddr any;
+		struct sockaddr_in v4;
+		struct sockaddr_in6 v6;
+	}			address;
+
+	memset(&address, 0, sizeof(address));
+	if (inet_pton(AF_INET, remote_ip, &address.v4.sin_addr) == 1)
+		address.any.sa_family = AF_INET;
+	else if (inet_pton(AF_INET6, remote_ip, &address.v6.sin6_addr) == 1)
+		address.any.sa_family = AF_INET6;
+	return address_allowed(transfer, &address.any);
+}
+
 /*
  * A request is about to be sent, perhaps on a connection that was opened under
  * another policy: look again.
@@ -295,12 +314,6 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 			   int local_port)
 {
 	CwhTransfer *transfer = arg;
-	union
-	{
-		struct sockaddr any;
-		struct sockaddr_in v4;
-		struct sockaddr_in6 v6;
-	}			address;
 
 	/*
 	 * libcurl repeats a request when a connection from its cache turns out to
@@ -314,14 +327,29 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 				sizeof(transfer->error));
 		return CWH_PREREQ_ABORT;
 	}
+	return peer_allowed(transfer, remote_ip) ? CWH_PREREQ_GO : CWH_PREREQ_ABORT;
+}
 
-	memset(&address, 0, sizeof(address));
-	if (inet_pton(AF_INET, remote_ip, &address.v4.sin_addr) == 1)
-		address.any.sa_family = AF_INET;
-	else if (inet_pton(AF_INET6, remote_ip, &address.v6.sin6_addr) == 1)
-		address.any.sa_family = AF_INET6;
-	return address_allowed(transfer, &address.any) ?
-		CWH_PREREQ_GO : CWH_PREREQ_ABORT;
+/*
+ * The same for a libcurl that does not call before_request().  It tells of its
+ * progress after each step, and so between finding a connection and sending.
+ */
+static int
+on_progress(void *arg, curl_off_t download_size, curl_off_t downloaded,
+			curl_off_t upload_size, curl_off_t uploaded)
+{
+	CwhTransfer *transfer = arg;
+	char	   *remote_ip = NULL;
+
+	curl_easy_getinfo(transfer->easy, CURLINFO_PRIMARY_IP, &remote_ip);
+	if (remote_ip == NULL || remote_ip[0] == '\0')
+		return 0;				/* there is no connection yet */
+	connected(transfer);
+	/* what was sent under another policy goes on */
+	if (transfer->generation != generation &&
+		cwh_curl_has_sent(transfer->easy, 0))
+		return 0;
+	return peer_allowed(transfer, remote_ip) ? 0 : 1;
 }
 
 /*
@@ -443,7 +471,7 @@ make_handle(void)
 	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) CONNECT_TIMEOUT_MS);
 	/* keep-alive probes, or a firewall forgets an idle connection unheard */
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
-	cwh_curl_set_prereq(easy, before_request);
+	cwh_curl_set_prereq(easy, before_request, on_progress);
 	/* do not wait for a look-up that is given up: it may hang for a minute */
 	cwh_curl_set_quick_exit(easy);
 	curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
@@ -506,7 +534,7 @@ cwh_transport_open(const CwhTransportOptions *o)
 
 /*
  * Take other options.  Transfers under way go on as they were started; the next
- * ones use fresh handles, and before_request() judges connections anew.
+ * ones use fresh handles, and connections are judged anew for each.
  */
 void
 cwh_transport_configure(const CwhTransportOptions *o)

@@ -875,8 +875,11 @@ def send_alerts():
     original = protocol._on_handshake_complete
 
     def on_handshake_complete(self, error):
-        if error is not None and hasattr(self, "_process_outgoing"):
-            self._process_outgoing()
+        if error is not None:
+            if hasattr(self, "_process_outgoing"):
+                self._process_outgoing()
+            else:                   # before Python 3.11
+                self._transport.write(self._sslpipe._outgoing.read())
         original(self, error)
 
     protocol._on_handshake_complete = on_handshake_complete

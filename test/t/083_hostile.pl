@@ -209,7 +209,8 @@ my $way_out = '-c statement_timeout=0 -c lock_timeout=0 -c default_transaction_r
   . ' -c default_transaction_deferrable=off -c default_tablespace= -c temp_file_limit=-1'
   . ' -c transaction_timeout=0';
 # a parallel worker begins with what its database says, whatever its leader says
-$way_out .= ' -c max_parallel_workers_per_gather=0' if index(",$known,", ',transaction_timeout,') >= 0;
+$way_out .= ' -c max_parallel_workers_per_gather=0 -c max_parallel_maintenance_workers=0'
+  if index(",$known,", ',transaction_timeout,') >= 0;
 $way_out =~ s/ -c (\w+)=\S*/index(",$known,", ",$1,") < 0 ? '' : $&/ge;
 my ($status, $stdout, $stderr) = $node->psql('postgres', $all);
 is($status, 0, 'hostile settings for the database and its roles') or diag($stderr);
