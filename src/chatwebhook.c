@@ -231,7 +231,7 @@ cwh_target_policy(void)
 static void
 define_settings(void)
 {
-	/* To stop all sending at once, when an endpoint or a network is in trouble. */
+	/* To stop all sending at once, when an endpoint or a network is sick. */
 	DefineCustomBoolVariable("chatwebhook.enabled",
 							 "Sends what is due; off stops claiming at once.",
 							 "Events are still queued while it is off, and requests under way are finished.",
@@ -259,7 +259,7 @@ define_settings(void)
 							&cwh_max_in_flight, 256, 1, 4096, PGC_SIGHUP, 0,
 							NULL, NULL, NULL);
 
-	/* The fallback for what no commit could tell, such as COMMIT PREPARED elsewhere. */
+	/* For what no commit could tell, such as COMMIT PREPARED elsewhere. */
 	DefineCustomIntVariable("chatwebhook.poll_interval",
 							"Sets how often a worker looks through the queue without having been woken.",
 							NULL,
@@ -392,7 +392,7 @@ define_settings(void)
 							 log_attempts_options, PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);
 
-	/* To bring an application over that emits what event_type does not know yet. */
+	/* For applications that emit what event_type does not know yet. */
 	DefineCustomEnumVariable("chatwebhook.validation",
 							 "Chooses what an event of an unknown type, or without a required key, is.",
 							 NULL,
@@ -468,8 +468,10 @@ database_to_vacate(Node *statement)
 		ListCell   *cell;
 
 		foreach(cell, ((AlterDatabaseStmt *) statement)->options)
+		{
 			if (strcmp(((DefElem *) lfirst(cell))->defname, "tablespace") == 0)
 				name = ((AlterDatabaseStmt *) statement)->dbname;
+		}
 	}
 	if (name == NULL)
 		return InvalidOid;

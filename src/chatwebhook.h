@@ -82,7 +82,7 @@ typedef enum CwhVaultResult
 	CWH_VAULT_WRONG				/* changed, or not of this webhook and name */
 } CwhVaultResult;
 
-extern int	cwh_vault_parse_keys(const char *text, size_t len,
+extern int	cwh_vault_parse_keys(const char *input, size_t len,
 								 CwhVaultKey *keys, int max,
 								 const char **problem);
 extern size_t cwh_vault_sealed_len(size_t plain_len, bool encrypted);

@@ -497,8 +497,8 @@ static void
 parse_rule(JsonbContainer *object, CwhRule *rule)
 {
 	static const char *const meanings[] = {
-		[CWH_DELIVERED] = "success", [CWH_RETRY] = "retry",
-		[CWH_DEAD] = "dead", [CWH_DISABLE] = "disable"
+		[CWH_DELIVERED] = "success",[CWH_RETRY] = "retry",
+		[CWH_DEAD] = "dead",[CWH_DISABLE] = "disable"
 	};
 	JsonbValue	value;
 	JsonbValue *found = getKeyJsonValueFromContainer(object, "status", 6, &value);

@@ -85,8 +85,8 @@ typedef struct Writer
 {
 	bool		open;
 	EState	   *estate;
-	RowBuffer		events;
-	RowBuffer		deliveries;
+	RowBuffer	events;
+	RowBuffer	deliveries;
 	MemoryContext values;		/* of the rows that are buffered */
 } Writer;
 

@@ -470,9 +470,9 @@ anything_pending(void)
 	/* a snapshot of our own: the transaction's may be older than the settles */
 	PushActiveSnapshot(GetLatestSnapshot());
 	result = SPI_execute("SELECT 1 FROM chatwebhook.webhook w"
-					" WHERE w.enabled AND EXISTS ("
-					"   SELECT 1 FROM chatwebhook.queue q"
-					"    WHERE q.webhook_id OPERATOR(pg_catalog.=) w.id)",
+						 " WHERE w.enabled AND EXISTS ("
+						 "   SELECT 1 FROM chatwebhook.queue q"
+						 "    WHERE q.webhook_id OPERATOR(pg_catalog.=) w.id)",
 						 true, 1);
 	if (result != SPI_OK_SELECT)
 		elog(ERROR, "could not look into the queue: %s",

@@ -193,17 +193,17 @@ parse_exponent(const char *p, const char *end, int64_t *exponent)
 
 /* Take a JSON number apart; false if the text is not one. */
 static bool
-parse_decimal(const char *text, size_t len, Decimal *decimal)
+parse_decimal(const char *number, size_t len, Decimal *decimal)
 {
-	const char *end = text + len;
-	const char *whole = text;
+	const char *end = number + len;
+	const char *whole = number;
 	const char *whole_end;
 	const char *fraction;
 	const char *fraction_end;
 	const char *first;
 	const char *last;
 
-	decimal->negative = (len > 0 && *text == '-');
+	decimal->negative = (len > 0 && *number == '-');
 	if (decimal->negative)
 		whole++;
 	whole_end = skip_digits(whole, end);
@@ -287,18 +287,18 @@ write_small(unsigned value, char *out)
 static double
 nearest_double(const Decimal *decimal)
 {
-	char		text[MAX_DIGITS + sizeof("e-999")];
+	char		buffer[MAX_DIGITS + sizeof("e-999")];
 	size_t		len = decimal->ndigits;
 	int			exponent = (int) (decimal->exponent - (int64_t) len);
 
 	/* strtod() rounds correctly.  With no point, no locale comes into it. */
-	memcpy(text, decimal->digits, len);
-	text[len++] = 'e';
+	memcpy(buffer, decimal->digits, len);
+	buffer[len++] = 'e';
 	if (exponent < 0)
-		text[len++] = '-';
-	len += write_small((unsigned) abs(exponent), text + len);
-	text[len] = '\0';
-	return strtod(text, NULL);
+		buffer[len++] = '-';
+	len += write_small((unsigned) abs(exponent), buffer + len);
+	buffer[len] = '\0';
+	return strtod(buffer, NULL);
 }
 
 /* Make a power of five times a power of two. */

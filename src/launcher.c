@@ -55,8 +55,8 @@ typedef struct Database
 {
 	Oid			oid;			/* hash key */
 	bool		listed;			/* is in pg_database, and wanted */
-	bool		look;			/* find out whether it has the extension: it may
-								 * have come since a worker last looked */
+	bool		look;			/* find out whether it has the extension: it
+								 * may have come since a worker last looked */
 	bool		has_extension;	/* a worker has found it */
 	bool		told;			/* one has logged that its version is another
 								 * than the library's */
@@ -79,8 +79,10 @@ is_wanted(const char *name)
 	if (!SplitGUCList(list, ',', &names) || names == NIL)
 		return true;
 	foreach(cell, names)
+	{
 		if (strcmp(lfirst(cell), name) == 0)
 			return true;
+	}
 	return false;
 }
 

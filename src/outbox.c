@@ -43,7 +43,7 @@
 #define LE	" OPERATOR(pg_catalog.<=) "
 #define ADD " OPERATOR(pg_catalog.+) "
 #define CAT " OPERATOR(pg_catalog.||) "
-
+/* INDENT OFF */
 static const char present_sql[] =
 	"SELECT oid, extversion::pg_catalog.text FROM pg_catalog.pg_extension "
 	"WHERE extname" EQ "'chatwebhook'";
@@ -390,6 +390,7 @@ static Statement check_backlog_st = {check_backlog_sql, 2,
 	{UUIDARRAYOID, TIMESTAMPTZARRAYOID}, NULL};
 static Statement disable_st = {disable_sql, 2, {UUIDOID, TEXTOID}, NULL};
 static Statement note_problem_st = {note_problem_sql, 2, {UUIDOID, TEXTOID}, NULL};
+/* INDENT ON */
 
 /* Run a statement; its rows are in SPI_tuptable. */
 static uint64
@@ -727,7 +728,10 @@ load_auth(CwhWebhook *webhook, Jsonb *auth, const Secret *secrets, int n)
 		"type", "token", "username", "password", "name", "value", "token_url",
 		"client_id", "scope"
 	};
-	enum {TYPE, TOKEN, USERNAME, PASSWORD, NAME, VALUE, TOKEN_URL, CLIENT_ID, SCOPE};
+	enum
+	{
+		TYPE, TOKEN, USERNAME, PASSWORD, NAME, VALUE, TOKEN_URL, CLIENT_ID, SCOPE
+	};
 	char	   *values[lengthof(keys)];
 	StringInfoData line;
 

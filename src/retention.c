@@ -33,6 +33,7 @@
 #define EQ	" OPERATOR(pg_catalog.=) "
 #define GT	" OPERATOR(pg_catalog.>) "
 #define LT	" OPERATOR(pg_catalog.<) "
+/* INDENT OFF */
 
 /*
  * The next events, their deliveries of each kind that are old enough, and
@@ -93,6 +94,8 @@ static const char rest_sql[] =
 static SPIPlanPtr events_plan = NULL;
 static SPIPlanPtr attempts_plan = NULL;
 static SPIPlanPtr rest_plan = NULL;
+
+/* INDENT ON */
 
 /* Where the walks have got to. */
 static pg_uuid_t last_event;

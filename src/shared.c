@@ -85,7 +85,8 @@ typedef struct Shared
 	ConditionVariable left;		/* a worker has left */
 	ConditionVariable settled;	/* some deliveries were settled */
 	int			nculprits;
-	Culprit		culprits[MAX_CULPRITS]; /* webhooks to be disabled, by slots_lock */
+	Culprit		culprits[MAX_CULPRITS]; /* webhooks to be disabled, by
+										 * slots_lock */
 	pg_atomic_uint64 last_id;	/* the last delivery's; see cwh_next_id() */
 	int			nslots;
 	WorkerSlot	slots[FLEXIBLE_ARRAY_MEMBER];
@@ -828,7 +829,7 @@ chatwebhook_in_flight(PG_FUNCTION_ARGS)
 	{
 		pg_uuid_t	webhook_id;
 		int64		n;
-	} Count;
+	}			Count;
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	HASH_SEQ_STATUS status;
 	HASHCTL		info;

@@ -150,19 +150,19 @@ base64_digit(char c)
  * read differently verifies nowhere.
  */
 static int64_t
-base64_decoded_len(const char *text, size_t len)
+base64_decoded_len(const char *input, size_t len)
 {
 	size_t		digits = len;
 
 	if (len % 4 != 0)
 		return -1;
 
-	while (digits > 0 && len - digits < 2 && text[digits - 1] == '=')
+	while (digits > 0 && len - digits < 2 && input[digits - 1] == '=')
 		digits--;
 
 	for (size_t i = 0; i < digits; i++)
 	{
-		if (base64_digit(text[i]) < 0)
+		if (base64_digit(input[i]) < 0)
 			return -1;
 	}
 
@@ -171,14 +171,14 @@ base64_decoded_len(const char *text, size_t len)
 
 /* Decode what base64_decoded_len() has found to be base64. */
 static void
-base64_decode(const char *text, size_t len, unsigned char *out)
+base64_decode(const char *input, size_t len, unsigned char *out)
 {
 	uint32_t	bits = 0;
 	int			nbits = 0;
 
-	for (size_t i = 0; i < len && text[i] != '='; i++)
+	for (size_t i = 0; i < len && input[i] != '='; i++)
 	{
-		bits = (bits << 6) | (uint32_t) base64_digit(text[i]);
+		bits = (bits << 6) | (uint32_t) base64_digit(input[i]);
 		nbits += 6;
 		if (nbits >= 8)
 		{
@@ -195,19 +195,19 @@ base64_decode(const char *text, size_t len, unsigned char *out)
  * bytes are written: the bits that its last digit has to spare are zero.
  */
 static bool
-base64_decode_exactly(const char *text, size_t len,
+base64_decode_exactly(const char *input, size_t len,
 					  unsigned char *out, size_t out_len)
 {
 	size_t		padding = (3 - out_len % 3) % 3;
 	int			spare = (1 << (2 * padding)) - 1;
 
-	if (base64_decoded_len(text, len) != (int64_t) out_len)
+	if (base64_decoded_len(input, len) != (int64_t) out_len)
 		return false;
 
-	if (base64_digit(text[len - padding - 1]) & spare)
+	if (base64_digit(input[len - padding - 1]) & spare)
 		return false;
 
-	base64_decode(text, len, out);
+	base64_decode(input, len, out);
 	return true;
 }
 
@@ -722,16 +722,16 @@ cwh_verify_body(CwhSigner *signer, const void *body, size_t len,
 
 /* Read a plain decimal integer without a sign; false if it is anything else. */
 static bool
-parse_timestamp(const char *text, int64_t *timestamp)
+parse_timestamp(const char *input, int64_t *timestamp)
 {
 	int64_t		value = 0;
 
-	if (*text == '\0')
+	if (*input == '\0')
 		return false;
 
-	for (; *text != '\0'; text++)
+	for (; *input != '\0'; input++)
 	{
-		int			digit = *text - '0';
+		int			digit = *input - '0';
 
 		if (digit < 0 || digit > 9)
 			return false;

@@ -262,7 +262,8 @@ load_table(int which, void (*load) (TupleTableSlot *slot))
 
 	/*
 	 * The latest snapshot, not the transaction's: the cache outlives the
-	 * transaction, and an invalidation that has been seen does not come again.
+	 * transaction, and an invalidation that has been seen does not come
+	 * again.
 	 */
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	relation = table_open(table, AccessShareLock);
@@ -351,8 +352,10 @@ anybody_wants(const char *type)
 	ListCell   *cell;
 
 	foreach(cell, everywhere)
+	{
 		if (matches(lfirst(cell), type))
 			return true;
+	}
 	hash_seq_init(&status, chatbots);
 	while ((chatbot = hash_seq_search(&status)) != NULL)
 	{
@@ -406,8 +409,10 @@ cwh_subscriptions(const char *type, const char *chatbot_id)
 	if (!valid)
 		load_cache();
 	foreach(cell, everywhere)
+	{
 		if (matches(lfirst(cell), type))
 			result = lappend(result, &((Subscriber *) lfirst(cell))->subscription);
+	}
 	if (chatbot_id)
 	{
 		Chatbot    *chatbot;

@@ -91,14 +91,14 @@ static const RefusedRange refused_ranges[] = {
 	{{AF_INET, 32, {100, 100, 100, 200}}, METADATA},	/* Alibaba */
 	{{AF_INET, 32, {192, 0, 0, 192}}, METADATA},	/* Oracle, the older */
 	/* fd00:ec2::254 and fd00:ec2::23, AWS */
-	{{AF_INET6, 128, {0xfd, 0, 0x0e, 0xc2, [14] = 0x02, 0x54}}, METADATA},
-	{{AF_INET6, 128, {0xfd, 0, 0x0e, 0xc2, [14] = 0, 0x23}}, METADATA},
+	{{AF_INET6, 128, {0xfd, 0, 0x0e, 0xc2,[14] = 0x02, 0x54}}, METADATA},
+	{{AF_INET6, 128, {0xfd, 0, 0x0e, 0xc2,[14] = 0, 0x23}}, METADATA},
 	/* fd20:ce::254, Google */
-	{{AF_INET6, 128, {0xfd, 0x20, 0, 0xce, [14] = 0x02, 0x54}}, METADATA},
+	{{AF_INET6, 128, {0xfd, 0x20, 0, 0xce,[14] = 0x02, 0x54}}, METADATA},
 	/* fd00:42::42, Scaleway */
-	{{AF_INET6, 128, {0xfd, 0, 0, 0x42, [14] = 0, 0x42}}, METADATA},
+	{{AF_INET6, 128, {0xfd, 0, 0, 0x42,[14] = 0, 0x42}}, METADATA},
 	/* fe80::a9fe:a9fe, OpenStack */
-	{{AF_INET6, 128, {0xfe, 0x80, [12] = 0xa9, 0xfe, 0xa9, 0xfe}}, METADATA},
+	{{AF_INET6, 128, {0xfe, 0x80,[12] = 0xa9, 0xfe, 0xa9, 0xfe}}, METADATA},
 
 	/* IPv4 */
 	{{AF_INET, 8, {0}}, UNSPECIFIED},	/* RFC 791, "this network" */
@@ -257,17 +257,17 @@ to_lower(char c)
  * zeros are refused: others might take them for something else.
  */
 static int
-parse_number(const char *text, size_t len, int max)
+parse_number(const char *input, size_t len, int max)
 {
 	int			value = 0;
 
-	if (len == 0 || (len > 1 && text[0] == '0'))
+	if (len == 0 || (len > 1 && input[0] == '0'))
 		return -1;
 	for (size_t i = 0; i < len; i++)
 	{
-		if (!is_digit(text[i]))
+		if (!is_digit(input[i]))
 			return -1;
-		value = value * 10 + (text[i] - '0');
+		value = value * 10 + (input[i] - '0');
 		if (value > max)
 			return -1;
 	}
@@ -445,13 +445,13 @@ check_characters(const char *url, size_t len)
 
 /* Is this text the scheme, in whatever case? */
 static bool
-is_scheme(const char *text, size_t len, const char *scheme)
+is_scheme(const char *input, size_t len, const char *scheme)
 {
 	if (len != strlen(scheme))
 		return false;
 	for (size_t i = 0; i < len; i++)
 	{
-		if (to_lower(text[i]) != scheme[i])
+		if (to_lower(input[i]) != scheme[i])
 			return false;
 	}
 	return true;
@@ -516,16 +516,16 @@ port_is_allowed(const CwhTargetPolicy *policy, uint16_t port)
  * is refused, though libcurl takes it for the default port.
  */
 static const char *
-parse_port(const CwhTargetPolicy *policy, const char *text, size_t len,
+parse_port(const CwhTargetPolicy *policy, const char *input, size_t len,
 		   CwhTarget *target)
 {
 	int			port = target->https ? 443 : 80;
 
 	if (len > 0)
 	{
-		if (text[0] != ':')
+		if (input[0] != ':')
 			return "the host is not valid";
-		port = parse_number(text + 1, len - 1, UINT16_MAX);
+		port = parse_number(input + 1, len - 1, UINT16_MAX);
 		if (port < 1)
 			return "the port is not a number from 1 to 65535";
 	}
@@ -538,7 +538,7 @@ parse_port(const CwhTargetPolicy *policy, const char *text, size_t len,
 
 /* Check a host that was given in brackets, which are not part of text. */
 static const char *
-parse_ipv6_host(const CwhTargetPolicy *policy, const char *text, size_t len,
+parse_ipv6_host(const CwhTargetPolicy *policy, const char *input, size_t len,
 				CwhTarget *target)
 {
 	char		buffer[INET6_ADDRSTRLEN];
@@ -553,10 +553,10 @@ parse_ipv6_host(const CwhTargetPolicy *policy, const char *text, size_t len,
 		return "the host is not a valid IPv6 address";
 	for (size_t i = 0; i < len; i++)
 	{
-		if (!is_hex_digit(text[i]) && text[i] != ':' && text[i] != '.')
+		if (!is_hex_digit(input[i]) && input[i] != ':' && input[i] != '.')
 			return "the host is not a valid IPv6 address";
 	}
-	memcpy(buffer, text, len);
+	memcpy(buffer, input, len);
 	buffer[len] = '\0';
 	if (inet_pton(AF_INET6, buffer, address) != 1)
 		return "the host is not a valid IPv6 address";
@@ -606,7 +606,7 @@ ends_in_number(const char *host)
  * 8.0.0.1 for some and 10.0.0.1 for others.
  */
 static const char *
-parse_ipv4_host(const CwhTargetPolicy *policy, const char *text, size_t len,
+parse_ipv4_host(const CwhTargetPolicy *policy, const char *input, size_t len,
 				CwhTarget *target)
 {
 	char		usual[INET_ADDRSTRLEN];
@@ -623,7 +623,7 @@ parse_ipv4_host(const CwhTargetPolicy *policy, const char *text, size_t len,
 		return refusal->host;
 
 	inet_ntop(AF_INET, bytes, usual, sizeof(usual));
-	if (strlen(usual) != len || memcmp(usual, text, len) != 0)
+	if (strlen(usual) != len || memcmp(usual, input, len) != 0)
 		return "the host is an IPv4 address in an unusual notation";
 
 	target->literal = true;
@@ -665,14 +665,14 @@ loopback_is_allowed(const CwhTargetPolicy *policy)
  * take for an IPv4 address.
  */
 static const char *
-parse_host(const CwhTargetPolicy *policy, const char *text, size_t len,
+parse_host(const CwhTargetPolicy *policy, const char *input, size_t len,
 		   CwhTarget *target)
 {
 	size_t		host_len = len;
 	size_t		label_len = 0;
 
 	/* "example.com." is "example.com" without the search list. */
-	if (host_len > 0 && text[host_len - 1] == '.')
+	if (host_len > 0 && input[host_len - 1] == '.')
 		host_len--;
 	if (host_len == 0)
 		return "the URL has no host";
@@ -682,7 +682,7 @@ parse_host(const CwhTargetPolicy *policy, const char *text, size_t len,
 	/* No percent sign among the characters: libcurl would decode it. */
 	for (size_t i = 0; i < host_len; i++)
 	{
-		char		c = text[i];
+		char		c = input[i];
 
 		if (c == '.')
 		{
@@ -704,7 +704,7 @@ parse_host(const CwhTargetPolicy *policy, const char *text, size_t len,
 		return "the host is not valid";
 
 	if (ends_in_number(target->host))
-		return parse_ipv4_host(policy, text, len, target);
+		return parse_ipv4_host(policy, input, len, target);
 	if (is_loopback_name(target->host) && !loopback_is_allowed(policy))
 		return "the host is a name of this machine";
 	return NULL;
@@ -826,18 +826,18 @@ next_item(const char **list, const char **item, size_t *len)
  * 10.0.0.0/8.
  */
 static const char *
-parse_network(const char *text, size_t len, CwhNetwork *network)
+parse_network(const char *input, size_t len, CwhNetwork *network)
 {
 	static const char malformed[] =
-	"a network is neither an IP address nor one in CIDR notation";
-	const char *slash = memchr(text, '/', len);
-	size_t		address_len = slash ? (size_t) (slash - text) : len;
+		"a network is neither an IP address nor one in CIDR notation";
+	const char *slash = memchr(input, '/', len);
+	size_t		address_len = slash ? (size_t) (slash - input) : len;
 	char		buffer[INET6_ADDRSTRLEN];
 	int			max_bits;
 
 	if (address_len >= sizeof(buffer))
 		return malformed;
-	memcpy(buffer, text, address_len);
+	memcpy(buffer, input, address_len);
 	buffer[address_len] = '\0';
 
 	memset(network, 0, sizeof(*network));

@@ -317,8 +317,8 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 
 	/*
 	 * libcurl repeats a request when a connection from its cache turns out to
-	 * be closed, and goes on with the next one from there.  Once is right: the
-	 * receiver may have closed while the connection was idle.
+	 * be closed, and goes on with the next one from there.  Once is right:
+	 * the receiver may have closed while the connection was idle.
 	 */
 	connected(transfer);
 	if (++transfer->requests > MAX_REQUESTS)

@@ -98,12 +98,12 @@ hex_digit(char c)
 
 /* Read a key that is written in hexadecimal digits. */
 static bool
-parse_hex_key(const char *text, unsigned char key[KEY_LEN])
+parse_hex_key(const char *input, unsigned char key[KEY_LEN])
 {
 	for (int i = 0; i < KEY_LEN; i++)
 	{
-		int			high = hex_digit(text[2 * i]);
-		int			low = hex_digit(text[2 * i + 1]);
+		int			high = hex_digit(input[2 * i]);
+		int			low = hex_digit(input[2 * i + 1]);
 
 		if (high < 0 || low < 0)
 			return false;
@@ -120,17 +120,17 @@ parse_hex_key(const char *text, unsigned char key[KEY_LEN])
  * been lost or mistyped is better found now than when nothing opens.
  */
 static bool
-parse_base64_key(const char *text, unsigned char key[KEY_LEN])
+parse_base64_key(const char *input, unsigned char key[KEY_LEN])
 {
 	unsigned char decoded[BASE64_KEY_LEN / 4 * 3];
 	unsigned char again[BASE64_KEY_LEN + 1];
 	bool		same = false;
 
-	if (EVP_DecodeBlock(decoded, (const unsigned char *) text,
+	if (EVP_DecodeBlock(decoded, (const unsigned char *) input,
 						BASE64_KEY_LEN) >= KEY_LEN)
 	{
 		EVP_EncodeBlock(again, decoded, KEY_LEN);
-		same = memcmp(again, text, BASE64_KEY_LEN) == 0;
+		same = memcmp(again, input, BASE64_KEY_LEN) == 0;
 		if (same)
 			memcpy(key, decoded, KEY_LEN);
 	}
@@ -200,22 +200,22 @@ parse_key(const char *line, size_t len, CwhVaultKey *key)
  * names a key file does not expect to have secrets stored plain.
  */
 int
-cwh_vault_parse_keys(const char *text, size_t len, CwhVaultKey *keys, int max,
+cwh_vault_parse_keys(const char *input, size_t len, CwhVaultKey *keys, int max,
 					 const char **problem)
 {
-	const char *end = len > 0 ? text + len : text;
+	const char *end = len > 0 ? input + len : input;
 	int			n = 0;
 
 	*problem = NULL;
 
-	while (text != end && *problem == NULL)
+	while (input != end && *problem == NULL)
 	{
-		const char *line = text;
+		const char *line = input;
 		const char *newline = memchr(line, '\n', (size_t) (end - line));
 		const char *line_end = newline ? newline : end;
 		CwhVaultKey key;
 
-		text = newline ? newline + 1 : end;
+		input = newline ? newline + 1 : end;
 
 		while (line < line_end && is_line_blank(*line))
 			line++;

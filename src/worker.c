@@ -167,7 +167,8 @@ typedef struct Delivery
 	pg_uuid_t	event_id;
 	char	   *event_type;
 	char	   *chatbot_id;		/* or null */
-	char	   *conversation_id;	/* if others of it wait for this one, or null */
+	char	   *conversation_id;	/* if others of it wait for this one, or
+									 * null */
 	int			attempts;		/* made before */
 	int			first_attempt;
 	int64		last_wait_ms;
@@ -234,7 +235,8 @@ struct Endpoint
 	bool		slow;			/* and took long the last time */
 	bool		tried;			/* by this worker */
 	bool		proven;			/* the last attempt succeeded */
-	bool		blocked;		/* no request may start, until then: see gate.c */
+	bool		blocked;		/* no request may start, until then: see
+								 * gate.c */
 	TimestampTz blocked_until;
 	uint64		connector_number;	/* counts its connectors */
 	char	   *token;			/* for OAuth 2.0, or null */
@@ -245,7 +247,8 @@ struct Endpoint
 	bool		fetching;		/* one is being asked for */
 	const char *disable;		/* why the webhook is to be disabled, or null */
 	bool		disabled;		/* done, in the transaction under way */
-	bool		note;			/* its problem, or that it has none, is to be noted */
+	bool		note;			/* its problem, or that it has none, is to be
+								 * noted */
 	bool		noted;			/* done, in the transaction under way */
 	bool		announce;		/* and it was not known before */
 	int			wanted;			/* in the claim being made */
@@ -260,6 +263,7 @@ struct Endpoint
 static MemoryContext worker_context;
 static MemoryContext transaction_context;
 static HTAB *endpoints;
+
 /* by whether they are proven: */
 static dlist_head ready_list[2];	/* endpoints that are ready and have room */
 static dlist_head startable_list[2];	/* those with waiting ones and window */
@@ -284,7 +288,8 @@ static TimestampTz careful_until = 0;
 static TimestampTz paused_until = 0;
 static int	pause_ms = 0;
 static TimestampTz next_sweep = 0;
-static dlist_head stale_list;	/* endpoints whose webhooks may have to be read */
+static dlist_head stale_list;	/* endpoints whose webhooks may have to be
+								 * read */
 static int	nstale = 0;
 static bool refresh_due = false;	/* others may have to be, too */
 static uint64 looked_generation = 0;	/* idle ones were looked for at this */
@@ -831,6 +836,7 @@ send_request(Delivery *delivery)
 {
 	Endpoint   *endpoint = delivery->endpoint;
 	CwhWebhook *webhook = endpoint->webhook;
+
 	/* the settings may have changed since the URL was stored */
 	const char *problem = cwh_request_problem(webhook);
 
@@ -1864,8 +1870,10 @@ claim(void)
 	for (int proven = 0; proven < 2; proven++)
 		if (proven || unproven > 0)
 			dlist_foreach(iter, &ready_list[proven])
-				if (++nready >= Min(budget, claim_width))
-					break;
+		{
+			if (++nready >= Min(budget, claim_width))
+				break;
+		}
 	if (nready == 0)
 		return;
 	nready = Min(nready, Min(budget, claim_width));
@@ -2381,7 +2389,10 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 		}
 		if (do_sweep)
 		{
-			/* one for all, and for transactions that are still open later, too */
+			/*
+			 * one for all, and for transactions that are still open later,
+			 * too
+			 */
 			if (worker_number == 0 &&
 				(clock_unknown || GetCurrentTimestamp() < clock_lost))
 				ncaught_up = cwh_outbox_catch_up(GetCurrentTimestamp(),
@@ -2416,7 +2427,7 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 			pause_ms = 1;
 		}
 		else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE &&
-			careful_until < GetCurrentTimestamp())
+				 careful_until < GetCurrentTimestamp())
 			careful_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														CAREFUL_MS);
 		else
