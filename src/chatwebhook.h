@@ -197,6 +197,12 @@ extern bool cwh_json_array_index(const char *key, size_t len, uint32_t *value);
  */
 struct curl_slist;
 
+/*
+ * Buffers that grew larger than this, in bytes, are not kept for the next
+ * delivery: there are three for each of as many as were ever under way at once.
+ */
+#define CWH_MAX_KEPT_BUFFER	4096
+
 /* A growing run of bytes that malloc gave. */
 typedef struct CwhBytes
 {

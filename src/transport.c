@@ -58,9 +58,6 @@
  */
 #define CONNECTING_MS			250
 
-/* Buffers that grew larger than this are not kept for the next transfer. */
-#define MAX_KEPT_BUFFER			(32 * 1024)
-
 #define MAX_EVENTS				128
 #define MAX_SPARE_HANDLES		256
 
@@ -1069,7 +1066,7 @@ cwh_transfer_release(CwhTransfer *transfer)
 	for (int i = 0; i < 2; i++)
 	{
 		all[i]->len = 0;
-		if (all[i]->cap <= MAX_KEPT_BUFFER)
+		if (all[i]->cap <= CWH_MAX_KEPT_BUFFER)
 			continue;
 		free(all[i]->data);
 		memset(all[i], 0, sizeof(CwhBytes));

@@ -659,7 +659,7 @@ free_delivery(Delivery *delivery)
 	delivery->replies = NULL;
 	delivery->batch.data = NULL;
 	cwh_transfer_release(&delivery->transfer);
-	if (delivery->body.maxlen > 64 * 1024)
+	if (delivery->body.maxlen > CWH_MAX_KEPT_BUFFER)
 	{
 		pfree(delivery->body.data);
 		delivery->body.data = MemoryContextAlloc(worker_context, 2048);
