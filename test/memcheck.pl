@@ -42,6 +42,9 @@ my $receiver = start_receiver();
 
 my $node = new_node(
 	'main',
+	# what the first rounds leave for the next deliveries is then all that there
+	# will be
+	'chatwebhook.max_in_flight' => 64,
 	'chatwebhook.log_attempts' => 'all',
 	'chatwebhook.breaker_threshold' => 0,
 	'chatwebhook.connector_timeout' => '1s',
