@@ -74,7 +74,8 @@ my %classes = (
 	ordered => [ '/flaky/1', $delivered, ordered => 't' ],
 	limited => [ '/ok', $delivered, rate_limit => 20 ],
 	batched => [ '/ok', $delivered, batch_size => 5 ],
-	batched_late => [ '/flaky/1', $delivered, batch_size => 4, batch_window => '100 ms', signing => 'v1a' ],
+	# a batch that is put together anew is refused once more
+	batched_late => [ '/flaky/1', $delivered, max_retries => 5, batch_size => 4, batch_window => '100 ms', signing => 'v1a' ],
 	batched_bad => [ '/status/500', qr/^dead.*500/, batch_size => 5 ],
 	filtered => [ '/ok', $delivered, filter => '$.data.role == "bot"' ],
 	tls => [ $tls->url('/ok'), $delivered ],
