@@ -42,8 +42,6 @@ my $receiver = start_receiver();
 
 my $node = new_node(
 	'main',
-	# what the first rounds leave for the next deliveries is then all that there
-	# will be
 	'chatwebhook.max_in_flight' => 64,
 	'chatwebhook.log_attempts' => 'all',
 	'chatwebhook.breaker_threshold' => 0,
@@ -54,11 +52,6 @@ my $node = new_node(
 	'chatwebhook.alert_failures' => 5,
 	'authentication_timeout' => '5min',
 	'autovacuum' => 'off');
-
-sub literal
-{
-	return Chatwebhook::_literal($_[0]);
-}
 
 #
 # What there is to send to.  By name: the path or the URL, how a delivery ends,
@@ -300,6 +293,17 @@ sub disturb
 	return settle();
 }
 
+# A worker keeps the place of a delivery for the next one, of as many as it ever
+# had at once: here it has all that it may have, or each round would have some
+# more by chance.
+sub fill_places
+{
+	sql(webhook_sql('flood', '/ok', max_in_flight => 64) . emit_sql('flood', 1000));
+	ok(wait_idle($node), 'as much was under way as may be');
+	sql("DELETE FROM chatwebhook.webhook WHERE name = 'flood'");
+	return worker_is_there();
+}
+
 #
 # What a worker has of memory: all that is its own, valgrind's part in it
 # included, and what PostgreSQL knows of
@@ -337,6 +341,7 @@ while ($deliveries < $wanted)
 	# A new worker has all its plans and catalog caches before it: it is weighed
 	# when it has gone through all classes once, and so is not ended after that.
 	disturb($round == 1);
+	fill_places() if $round == 1;
 	diag(sprintf 'round %d: %d deliveries, %.0f s', $round, $deliveries, time - $begin);
 	next if $round == 1 || $deliveries < $wanted / 2;
 	$pid //= worker_pid();
