@@ -45,8 +45,9 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use version;
 
-our @EXPORT = qw(new_node sql becomes_true start_receiver start_services
-  create_webhook wait_idle server_major libcurl_version);
+our @EXPORT = qw(new_node sql sql_in becomes_true becomes_true_in literal
+  start_receiver start_services create_webhook wait_idle server_major
+  libcurl_version);
 
 our $lib = dirname(abs_path(__FILE__));
 
@@ -113,7 +114,7 @@ sub new_node
 	foreach my $setting (sort keys %settings)
 	{
 		$node->append_conf('postgresql.conf',
-			"$setting = " . _literal($settings{$setting}));
+			"$setting = " . literal($settings{$setting}));
 	}
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION chatwebhook')
@@ -122,24 +123,41 @@ sub new_node
 	return $node;
 }
 
-=item sql($sql), becomes_true($query, $what)
+=item sql($sql), sql_in($dbname, $sql)
 
-What SQL returns in database postgres of the node that was made last; and a test
-that passes as soon as a query gives true there.
+What SQL returns in database postgres, or in another, of the node that was made
+last.
+
+=item becomes_true($query, $what), becomes_true_in($dbname, $query, $what)
+
+A test that passes as soon as a query gives true there.
 
 =cut
+
+sub sql_in
+{
+	my ($dbname, $sql) = @_;
+	return $last_node->safe_psql($dbname, $sql);
+}
 
 sub sql
 {
 	my ($sql) = @_;
-	return $last_node->safe_psql('postgres', $sql);
+	return sql_in('postgres', $sql);
+}
+
+sub becomes_true_in
+{
+	my ($dbname, $query, $what) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return ok($last_node->poll_query_until($dbname, $query), $what);
 }
 
 sub becomes_true
 {
 	my ($query, $what) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return ok($last_node->poll_query_until('postgres', $query), $what);
+	return becomes_true_in('postgres', $query, $what);
 }
 
 =item start_receiver(%options)
@@ -198,9 +216,9 @@ sub create_webhook
 	}
 
 	my $arguments =
-	  join(', ', map { "$_ => " . _literal($columns{$_}) } sort keys %columns);
+	  join(', ', map { "$_ => " . literal($columns{$_}) } sort keys %columns);
 	my $set_credentials = join('',
-		map { ', chatwebhook.set_credential(id, ' . _literal($_) . ', ' . _literal($credentials->{$_}) . ')' }
+		map { ', chatwebhook.set_credential(id, ' . literal($_) . ', ' . literal($credentials->{$_}) . ')' }
 		sort keys %$credentials);
 	my $row = $node->safe_psql($dbname,
 		"SELECT id, secret$set_credentials FROM chatwebhook.create_webhook($arguments)");
@@ -271,7 +289,7 @@ sub _label_path
 }
 
 # A Perl value as an SQL literal, or as a setting's value.
-sub _literal
+sub literal
 {
 	my ($value) = @_;
 

@@ -65,13 +65,6 @@ sub webhook
 	return $id;
 }
 
-# Wait until a query gives true.
-sub wait_until
-{
-	my ($query, $what) = @_;
-	return ok($node->poll_query_until('postgres', $query), $what);
-}
-
 # What the delivery view says of a webhook's only delivery.
 sub delivery
 {
@@ -319,7 +312,7 @@ subtest 'Retry-After' => sub {
 		path => $waits{$_}[0],
 		%{ $waits{$_}[1] }) foreach keys %waits;
 	emit('waits');
-	wait_until(
+	becomes_true(
 		"SELECT count(*) FILTER (WHERE attempts = 1) = " . keys(%waits)
 		  . q{ FROM chatwebhook.delivery WHERE chatbot_id = 'waits'},
 		'each was tried once');
@@ -438,7 +431,7 @@ subtest 'retry()' => sub {
 subtest 'cancel()' => sub {
 	webhook('canceled', path => '/status/503', backoff => '1 minute');
 	emit('canceled');
-	wait_until(
+	becomes_true(
 		q{SELECT attempts = 1 FROM chatwebhook.delivery WHERE webhook_name = 'canceled'},
 		'a delivery waits for its retry');
 	my $delivery = delivery('canceled', 'id');
@@ -454,7 +447,7 @@ subtest 'cancel()' => sub {
 	$delivery = delivery('canceled in flight', 'id');
 	is(sql("SELECT chatwebhook.cancel($delivery)"), 't', 'it is canceled');
 	$receiver->set(up => ['canceled in flight']);
-	wait_until(
+	becomes_true(
 		q{SELECT in_flight = 0 AND total = 1 FROM chatwebhook.webhook_health
 			WHERE name = 'canceled in flight'},
 		'the answer arrives');
@@ -474,7 +467,7 @@ subtest 'a webhook is deleted while its requests are in flight' => sub {
 		'all it was owed is canceled and stays in the history');
 	my $count = $receiver->count('deleted');
 	$receiver->set(up => ['deleted']);
-	wait_until('SELECT in_flight = 0 FROM chatwebhook.worker_status',
+	becomes_true('SELECT in_flight = 0 FROM chatwebhook.worker_status',
 		'the answers arrive');
 	webhook('bystander');
 	emit('bystander');
@@ -491,7 +484,7 @@ subtest 'a webhook is deleted while its requests are in flight' => sub {
 	ok($receiver->wait_for(1, 'erased'), 'a request is under way');
 	sql('TRUNCATE chatwebhook.queue');
 	$receiver->set(up => ['erased']);
-	wait_until(q{SELECT in_flight = 0 AND total = 1 FROM chatwebhook.webhook_health
+	becomes_true(q{SELECT in_flight = 0 AND total = 1 FROM chatwebhook.webhook_health
 			WHERE name = 'erased'}, 'one whose row is gone disturbs nobody');
 };
 
@@ -597,7 +590,7 @@ subtest 'webhook_health agrees with what the receiver saw' => sub {
 	{
 		emit('mixture', 10);
 		$emitted += 10;
-		wait_until(
+		becomes_true(
 			q{SELECT state = 'paused' AND in_flight = 0 OR NOT EXISTS (
 				SELECT FROM chatwebhook.delivery
 				WHERE webhook_name = 'mixture' AND status = 'pending')
@@ -636,7 +629,7 @@ subtest 'webhook_health agrees with what the receiver saw' => sub {
 	is(health('slow and healthy', 'state', 'total', 'success_rate IS NULL'),
 		'idle|0|t', 'one that was sent nothing is idle');
 	emit('slow and healthy', 4);
-	wait_until(q{SELECT total = 4 FROM chatwebhook.webhook_health
+	becomes_true(q{SELECT total = 4 FROM chatwebhook.webhook_health
 		WHERE name = 'slow and healthy'}, 'four deliveries');
 	is( health('slow and healthy', 'state', 'success_rate = 1',
 			'avg_latency_ms BETWEEN 200 AND 2000', 'p95_latency_ms BETWEEN 200 AND 2000',

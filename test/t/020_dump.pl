@@ -23,20 +23,6 @@ my $receiver = start_receiver();
 my $node = new_node('main', 'chatwebhook.log_attempts' => 'all');
 my $dumps = PostgreSQL::Test::Utils::tempdir('dumps');
 
-# Run SQL in a database and return its output.
-sub sql_in
-{
-	my ($dbname, $sql) = @_;
-	return $node->safe_psql($dbname, $sql);
-}
-
-# Wait until a query gives true.
-sub wait_until
-{
-	my ($dbname, $sql, $what) = @_;
-	ok($node->poll_query_until($dbname, $sql), $what);
-}
-
 # Change settings by a reload.
 sub set
 {
@@ -45,7 +31,7 @@ sub set
 	$node->append_conf('postgresql.conf', "$_ = '$settings{$_}'")
 	  foreach sort keys %settings;
 	$node->reload;
-	wait_until('postgres', "SELECT current_setting('$_') = '$settings{$_}'",
+	becomes_true("SELECT current_setting('$_') = '$settings{$_}'",
 		"$_ is '$settings{$_}'")
 	  foreach sort keys %settings;
 }
@@ -192,21 +178,17 @@ sql(
 sql(
 	"INSERT INTO message SELECT n, 'bot-' || n FROM generate_series(1, 3) AS n");
 ok($receiver->wait_for(3, 'ok'), 'three events have arrived');
-wait_until('postgres',
-	"SELECT count(*) = 3 FROM chatwebhook.queue
+becomes_true("SELECT count(*) = 3 FROM chatwebhook.queue
 	  WHERE webhook_id = '$later' AND attempts > 0",
 	'three are being retried');
-wait_until('postgres',
-	"SELECT count(*) = 1 FROM chatwebhook.dead WHERE webhook_id = '$dead'",
+becomes_true("SELECT count(*) = 1 FROM chatwebhook.dead WHERE webhook_id = '$dead'",
 	'one is dead');
-wait_until('postgres',
-	"SELECT NOT enabled FROM chatwebhook.webhook WHERE id = '$gone'",
+becomes_true("SELECT NOT enabled FROM chatwebhook.webhook WHERE id = '$gone'",
 	'a webhook is gone');
-wait_until('postgres', 'SELECT count(*) = 1 FROM chatwebhook.alert',
+becomes_true('SELECT count(*) = 1 FROM chatwebhook.alert',
 	'there is an alert on it');
 set('chatwebhook.enabled' => 'off');
-wait_until('postgres',
-	'SELECT coalesce(sum(in_flight), 0) = 0 FROM chatwebhook.worker_status',
+becomes_true('SELECT coalesce(sum(in_flight), 0) = 0 FROM chatwebhook.worker_status',
 	'nothing is under way');
 sql("INSERT INTO message VALUES (4, 'bot-4')");
 sql(
@@ -304,7 +286,7 @@ foreach my $options ([], ['--jobs=4'])
 	$receiver->set(up => ['later']);
 	sql('CREATE DATABASE busy TEMPLATE template0');
 	restore_custom('busy', 'busy', @$options, '--section=pre-data');
-	wait_until('busy', 'SELECT count(*) > 0 FROM chatwebhook.worker_status',
+	becomes_true_in('busy', 'SELECT count(*) > 0 FROM chatwebhook.worker_status',
 		'a worker is there');
 	restore_custom('busy', 'busy', @$options, '--section=data',
 		'--section=post-data');
@@ -341,7 +323,7 @@ sub worker_looks
 	sql_in('slow',
 		"SELECT chatwebhook.emit('witness.wanted', NULL, NULL, NULL)");
 	ok($receiver->wait_for($n + 1, 'witness'), 'a worker has looked');
-	wait_until('slow',
+	becomes_true_in('slow',
 		'SELECT sum(in_flight) = 0 FROM chatwebhook.worker_status',
 		'and is done with that');
 }
@@ -358,14 +340,14 @@ create_webhook($node,
 	events => ['witness.wanted']);
 restore_tables('event', 'queue');
 worker_looks();
-wait_until('slow',
+becomes_true_in('slow',
 	"SELECT count(*) = 1 FROM chatwebhook.delivery WHERE status = 'delivered'",
 	'the witness has got its own');
 is(states('slow'), "delivered 1, pending $pending",
 	'what has no webhook yet waits');
 restore_tables('webhook');
 worker_looks();
-wait_until('slow',
+becomes_true_in('slow',
 	"SELECT count(*) = 2 FROM chatwebhook.delivery WHERE status = 'delivered'",
 	'the witness has got its own');
 is($receiver->count - $receiver->count('witness'),

@@ -21,12 +21,6 @@ my $json = JSON::PP->new->canonical->allow_nonref;
 my $receiver = start_receiver();
 my $node = new_node('main', 'chatwebhook.poll_interval' => '100ms');
 
-sub wait_until
-{
-	my ($sql, $what) = @_;
-	ok($node->poll_query_until('postgres', $sql), $what);
-}
-
 # A webhook for the events of the chatbot of the same name; its id.
 sub webhook
 {
@@ -109,7 +103,7 @@ subtest 'an event that is gone' => sub {
 	webhook('no-event');
 	$node->append_conf('postgresql.conf', 'chatwebhook.enabled = off');
 	$node->reload;
-	wait_until(q{SELECT current_setting('chatwebhook.enabled') = 'off'}, 'off');
+	becomes_true(q{SELECT current_setting('chatwebhook.enabled') = 'off'}, 'off');
 	emit('no-event');
 	emit('no-event');
 	sql(q{CREATE TABLE kept AS SELECT * FROM chatwebhook.event WHERE chatbot_id = 'no-event' LIMIT 1;
@@ -122,7 +116,7 @@ subtest 'an event that is gone' => sub {
 	is(sql(q{SELECT count(*) FROM chatwebhook.delivery WHERE chatbot_id = 'no-event' AND status = 'pending'}), 2,
 		'its deliveries wait, as it may come with a restore');
 	sql('INSERT INTO chatwebhook.event SELECT * FROM kept');
-	wait_until(q{SELECT count(*) = 1 FROM chatwebhook.delivery WHERE chatbot_id = 'no-event' AND status = 'delivered'},
+	becomes_true(q{SELECT count(*) = 1 FROM chatwebhook.delivery WHERE chatbot_id = 'no-event' AND status = 'delivered'},
 		'what is there again is delivered');
 	is(sql(q{SELECT chatwebhook.cancel(id) FROM chatwebhook.delivery
 		WHERE chatbot_id = 'no-event' AND status = 'pending'}), 't', 'the other can be canceled');
@@ -154,7 +148,7 @@ subtest 'an event type that is gone' => sub {
 	my $id = webhook('no-type', path => '/gone', events => ['order.placed']);
 	sql(q{SELECT chatwebhook.emit('order.placed', 'no-type', NULL, NULL);
 		DELETE FROM chatwebhook.event_type WHERE name = 'order.placed'});
-	wait_until("SELECT NOT enabled AND disabled_reason IS NOT NULL
+	becomes_true("SELECT NOT enabled AND disabled_reason IS NOT NULL
 		  FROM chatwebhook.webhook WHERE id = '$id'",
 		'410 disables a webhook even if its event type is gone');
 };

@@ -63,7 +63,7 @@ my %attributes = map { $_ => 1 } qw(aria-hidden aria-label aria-labelledby chars
 
 sub query
 {
-	return $node->safe_psql($dbname, $_[0]);
+	return sql_in($dbname, $_[0]);
 }
 
 # A page, made as the README says, in a file.

@@ -25,21 +25,6 @@ my $version = $node->safe_psql('postgres',
 	q{SELECT default_version FROM pg_available_extensions
 	   WHERE name = 'chatwebhook'});
 
-# Run SQL in a database and return its output.
-sub sql_in
-{
-	my ($dbname, $sql) = @_;
-	return $node->safe_psql($dbname, $sql);
-}
-
-# Wait until a query gives true.
-sub wait_until
-{
-	my ($dbname, $sql, $what) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	ok($node->poll_query_until($dbname, $sql), $what);
-}
-
 # A database with the extension, in this version.
 sub new_database
 {
@@ -89,7 +74,7 @@ sub has_workers
 {
 	my ($dbname, $n, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	wait_until('postgres', qq{
+	becomes_true(qq{
 		SELECT count(*) = $n FROM pg_stat_activity
 		 WHERE backend_type = 'chatwebhook worker' AND datname = '$dbname'}, $name);
 }
@@ -328,7 +313,7 @@ sub contents
 
 sql('ALTER SYSTEM SET chatwebhook.enabled = off');
 $node->reload;
-wait_until('used', 'SELECT NOT current_setting($$chatwebhook.enabled$$)::boolean',
+becomes_true_in('used', 'SELECT NOT current_setting($$chatwebhook.enabled$$)::boolean',
 	'sending is off');
 my $before = contents();
 is(join(' ', grep { $before->{$_} eq '' } sort keys %$before), '',

@@ -69,7 +69,7 @@ my $node = new_node(
 $node->safe_psql('postgres', "CREATE TABLESPACE small LOCATION '$directory/space'");
 $node->safe_psql('postgres', 'CREATE DATABASE chats TABLESPACE small');
 
-sub query { return $node->safe_psql('chats', @_); }
+sub query { return sql_in('chats', @_); }
 
 query(q{
 	CREATE EXTENSION chatwebhook;
