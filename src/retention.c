@@ -91,11 +91,11 @@ static const char rest_sql[] =
 	"   DELETE FROM chatwebhook.activity a WHERE a.since" LT "($1 OPERATOR(pg_catalog.-) '10 minutes'::pg_catalog.interval) RETURNING 1"
 	") SELECT 1";
 
+/* INDENT ON */
+
 static SPIPlanPtr events_plan = NULL;
 static SPIPlanPtr attempts_plan = NULL;
 static SPIPlanPtr rest_plan = NULL;
-
-/* INDENT ON */
 
 /* Where the walks have got to. */
 static pg_uuid_t last_event;

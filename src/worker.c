@@ -1868,12 +1868,15 @@ claim(void)
 	if (budget <= 0)
 		return;
 	for (int proven = 0; proven < 2; proven++)
-		if (proven || unproven > 0)
-			dlist_foreach(iter, &ready_list[proven])
+	{
+		if (!proven && unproven <= 0)
+			continue;
+		dlist_foreach(iter, &ready_list[proven])
 		{
 			if (++nready >= Min(budget, claim_width))
 				break;
 		}
+	}
 	if (nready == 0)
 		return;
 	nready = Min(nready, Min(budget, claim_width));
