@@ -223,6 +223,7 @@ struct Endpoint
 	TimestampTz ready_since;
 	int			expected;		/* new ones since then, up to a full batch */
 	TimestampTz reread_at;		/* no sweep has it read again before this */
+	bool		reread;			/* but then it is to be: one has asked */
 	TimestampTz look_at;		/* when it becomes ready by itself */
 	bool		in_timers;
 	pairingheap_node timer;
@@ -1608,9 +1609,16 @@ on_swept(const pg_uuid_t *webhook_id, TimestampTz first_due)
 	if (first_due > GetCurrentTimestamp())
 		set_timer(endpoint, first_due);
 	else if (endpoint->reread_at > GetCurrentTimestamp())
+	{
+		endpoint->reread = true;
+		set_timer(endpoint, endpoint->reread_at);
 		make_ready(endpoint, DT_NOEND, 0, 0);	/* behind where it is */
+	}
 	else
+	{
+		endpoint->reread = false;
 		make_ready(endpoint, DT_NOBEGIN, 1, 0);
+	}
 }
 
 /* A webhook that could not be sent to was found: what was missing may be there. */
@@ -1930,7 +1938,9 @@ claim(void)
 		/* what waits in its conversation need not be read again, either */
 		endpoint->after.due = now;
 		endpoint->after.id = PG_INT64_MAX;
-		endpoint->reread_at = Max(endpoint->reread_at, reread_at);
+		/* what was promised is not put off */
+		if (!endpoint->reread)
+			endpoint->reread_at = Max(endpoint->reread_at, reread_at);
 		if (endpoint->later)
 		{
 			endpoint->later = false;
@@ -2905,6 +2915,15 @@ run_timers(TimestampTz now)
 		else
 			endpoint->blocked = false;
 		make_ready(endpoint, endpoint->look_at, 1, 0);
+		if (!endpoint->reread)
+			continue;
+		if (endpoint->reread_at > now)
+			set_timer(endpoint, endpoint->reread_at);
+		else
+		{
+			endpoint->reread = false;
+			make_ready(endpoint, DT_NOBEGIN, 1, 0);
+		}
 	}
 }
 
