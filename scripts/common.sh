@@ -26,7 +26,7 @@ as_root() {
 find_postgresql() {
     if [ -z "${PG_CONFIG:-}" ]; then
         PG_CONFIG=/usr/lib/postgresql/15/bin/pg_config
-        if pgxs=$(pg_config --pgxs 2>/dev/null) && [ -f "$pgxs" ]; then
+        if headers=$(pg_config --includedir-server 2>/dev/null) && [ -f "$headers/postgres.h" ]; then
             PG_CONFIG=$(command -v pg_config)
         fi
     fi
