@@ -175,11 +175,19 @@ class Bench:
         self.wait(f"SELECT count(*) = {n} FROM chatwebhook.worker_status WHERE in_flight = 0")
 
     def wait(self, query, timeout=600):
+        """Until a query is true; asked in one session, for starting psql anew takes from what is measured."""
         deadline = time.monotonic() + timeout
-        while self.sql(query) != "t":
-            if time.monotonic() > deadline:
-                raise TimeoutError(query)
-            time.sleep(0.05)
+        with subprocess.Popen([os.path.join(BINDIR, "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"],
+                              text=True, bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as session:
+            while True:
+                session.stdin.write(query + ";\n")
+                answer = session.stdout.readline()
+                if answer == "t\n":
+                    return
+                if answer == "" or time.monotonic() > deadline:
+                    session.kill()
+                    raise TimeoutError(query)
+                time.sleep(0.05)
 
     def webhook(self, name, event, url=None, **columns):
         names = "".join(f", {column} => '{value}'" for column, value in columns.items())
