@@ -391,6 +391,7 @@ extern void cwh_slot_set_exit(CwhExit how);
 extern bool cwh_slot_told(void);
 extern bool cwh_slot_stop_requested(void);
 extern int	cwh_slot_take_hints(CwhHint *hints, bool *sweep);
+extern void cwh_slot_halt(bool halted);
 extern void cwh_slot_update_stats(const CwhWorkerStats *stats);
 extern void cwh_stop_workers(Oid database);
 extern void cwh_unbar_workers(void);

@@ -68,6 +68,7 @@ typedef struct WorkerSlot
 
 	/* under the slot's own lock */
 	bool		sweep;			/* look at every webhook */
+	bool		halted;			/* claims nothing now: hints do not wake it */
 	int			nhints;
 	CwhHint		hints[CWH_MAX_HINTS];
 	CwhWorkerStats stats;
@@ -259,6 +260,7 @@ publish_hints(void)
 	for (int i = 0; i < shared->nslots; i++)
 	{
 		WorkerSlot *slot = &shared->slots[i];
+		bool		wake;
 
 		if (slot->database != MyDatabaseId || slot->latch == NULL)
 			continue;
@@ -271,8 +273,11 @@ publish_hints(void)
 		for (int j = 0; j < npending_hints; j++)
 			add_hint(slot->hints, &slot->nhints, &slot->sweep,
 					 &pending_hints[j]);
+		wake = pending_sweep || !slot->halted;
 		LWLockRelease(slot_lock(slot));
-		SetLatch(slot->latch);
+		/* a signal to a process that sleeps: the dearest part of an emit */
+		if (wake)
+			SetLatch(slot->latch);
 	}
 	LWLockRelease(slots_lock);
 }
@@ -562,6 +567,18 @@ cwh_slot_take_hints(CwhHint *hints, bool *sweep)
 	my_slot->sweep = false;
 	LWLockRelease(slot_lock(my_slot));
 	return n;
+}
+
+/*
+ * Say whether this worker claims nothing until it says otherwise, since the
+ * kill switch is on: commits need not wake it, and it sweeps when it goes on.
+ */
+void
+cwh_slot_halt(bool halted)
+{
+	LWLockAcquire(slot_lock(my_slot), LW_EXCLUSIVE);
+	my_slot->halted = halted;
+	LWLockRelease(slot_lock(my_slot));
 }
 
 /* Show the worker's figures. */

@@ -2943,6 +2943,7 @@ reload(void)
 	/* the key file may be another, and open more secrets */
 	next_sweep = 0;
 	next_upkeep = 0;
+	cwh_slot_halt(!cwh_enabled);
 	if (cwh_enabled)
 		return;
 	hash_seq_init(&status, endpoints);
@@ -3191,6 +3192,7 @@ cwh_worker_main(Datum arg)
 	CommitTransactionCommand();
 	stats.started_at = GetCurrentTimestamp();
 	transact(false, false, false);
+	cwh_slot_halt(!cwh_enabled);
 	cwh_slot_announce();
 	ereport(LOG, (errmsg("chatwebhook worker %d started", worker_number + 1)));
 	deliver();
