@@ -18,6 +18,7 @@ OBJS = \
 	src/request.o \
 	src/retention.o \
 	src/retry.o \
+	src/rows.o \
 	src/secrets.o \
 	src/shared.o \
 	src/sign.o \

@@ -199,7 +199,7 @@ struct curl_slist;
 
 /*
  * Buffers that grew larger than this, in bytes, are not kept for the next
- * delivery: there are three for each of as many as were ever under way at once.
+ * delivery: there are some for each of as many as were ever under way at once.
  */
 #define CWH_MAX_KEPT_BUFFER	4096
 
@@ -225,7 +225,10 @@ typedef struct CwhTransfer
 	/* the request; must stay as it is until the transfer is reaped */
 	const char *url;
 	const char *method;			/* null: POST */
-	struct curl_slist *headers; /* freed by the transport */
+	struct curl_slist *headers; /* an array that is linked as a list, or null */
+	int			nheaders;
+	int			max_headers;
+	CwhBytes	header_text;	/* what some of them point to */
 	const char *body;			/* or null */
 	size_t		body_len;
 	size_t		min_response_size;	/* kept of a body, if the option is less */
@@ -272,18 +275,24 @@ extern bool cwh_transport_start(CwhTransfer *transfer);
 extern int	cwh_transport_drive(void);
 extern CwhTransfer *cwh_transport_reap(void);
 extern void cwh_transport_abort(CwhTransfer *transfer);
+extern bool cwh_transfer_reserve(CwhTransfer *transfer, int headers,
+								 size_t len);
 extern void cwh_transfer_release(CwhTransfer *transfer);
+extern void cwh_transfer_free(CwhTransfer *transfer);
 
 #ifdef POSTGRES_H
 
 #include <signal.h>
 
 #include "datatype/timestamp.h"
+#include "executor/tuptable.h"
 #include "lib/stringinfo.h"
+#include "nodes/execnodes.h"
 #include "nodes/pg_list.h"
 #include "storage/condition_variable.h"
 #include "utils/jsonb.h"
 #include "utils/palloc.h"
+#include "utils/relcache.h"
 #include "utils/uuid.h"
 
 /*
@@ -463,6 +472,64 @@ extern void cwh_json_write(StringInfo out, Jsonb *value);
 extern void cwh_json_write_string(StringInfo out, const char *string, size_t len);
 extern void cwh_uuidv7(pg_uuid_t *uuid, TimestampTz at);
 extern void cwh_uuid_text(const pg_uuid_t *uuid, char out[37]);
+
+/*
+ * rows.c: rows into the extension's own tables, without SQL
+ */
+
+/*
+ * The columns of the tables by their places, with how many there were in 1.0.
+ * Later versions append theirs, which may be null: this library may meet tables
+ * that lack them, or that have more.
+ */
+enum
+{
+	CWH_EVENT_ID, CWH_EVENT_TYPE, CWH_EVENT_CHATBOT_ID,
+	CWH_EVENT_CONVERSATION_ID, CWH_EVENT_CREATED_AT, CWH_EVENT_DATA,
+	CWH_EVENT_COLUMNS_1_0
+};
+
+enum
+{
+	CWH_QUEUE_ID, CWH_QUEUE_WEBHOOK_ID, CWH_QUEUE_EVENT_ID,
+	CWH_QUEUE_CREATED_AT, CWH_QUEUE_NEXT_ATTEMPT_AT, CWH_QUEUE_LAST_ATTEMPT_AT,
+	CWH_QUEUE_ATTEMPTS, CWH_QUEUE_FIRST_ATTEMPT, CWH_QUEUE_LAST_WAIT_MS,
+	CWH_QUEUE_LATENCY_MS, CWH_QUEUE_LAST_STATUS_CODE, CWH_QUEUE_CHATBOT_ID,
+	CWH_QUEUE_CONVERSATION_ID, CWH_QUEUE_LAST_ERROR, CWH_QUEUE_REPLIES,
+	CWH_QUEUE_ORDERED, CWH_QUEUE_COLUMNS_1_0
+};
+
+/* of history and dead */
+enum
+{
+	CWH_HISTORY_ID, CWH_HISTORY_WEBHOOK_ID, CWH_HISTORY_EVENT_ID,
+	CWH_HISTORY_CREATED_AT, CWH_HISTORY_COMPLETED_AT,
+	CWH_HISTORY_LAST_ATTEMPT_AT, CWH_HISTORY_ATTEMPTS, CWH_HISTORY_LATENCY_MS,
+	CWH_HISTORY_LAST_STATUS_CODE, CWH_HISTORY_CHATBOT_ID,
+	CWH_HISTORY_WEBHOOK_NAME, CWH_HISTORY_STATUS, CWH_HISTORY_LAST_ERROR,
+	CWH_HISTORY_REPLIES, CWH_HISTORY_COLUMNS_1_0
+};
+
+/* So many rows are gathered at most before they are stored. */
+#define CWH_MAX_ROWS	200
+
+typedef struct CwhRows
+{
+	Relation	relation;
+	EState	   *estate;
+	ResultRelInfo *relinfo;
+	TupleTableSlot *slots[CWH_MAX_ROWS];
+	int			nslots;			/* made so far */
+	int			n;				/* filled */
+} CwhRows;
+
+extern void cwh_rows_open(CwhRows *rows, EState *estate, const char *name,
+						  int columns);
+extern TupleTableSlot *cwh_rows_next(CwhRows *rows);
+extern void cwh_rows_flush(CwhRows *rows);
+extern void cwh_rows_close(CwhRows *rows);
+extern void cwh_set_column(TupleTableSlot *slot, int column, Datum value);
+extern void cwh_set_text(TupleTableSlot *slot, int column, const char *value);
 
 /*
  * outbox.c: claim and settle.  All but the last two are to be called within a

@@ -249,6 +249,37 @@ cwh_insert_index_entries(ResultRelInfo *relinfo, TupleTableSlot *slot,
 	list_free(rechecks);
 }
 
+/* Look into an index; the keys are set by index_rescan(). */
+static inline IndexScanDesc
+cwh_begin_index_scan(Relation relation, Relation index, Snapshot snapshot,
+					 int nkeys)
+{
+#if PG_VERSION_NUM >= 190000
+	return index_beginscan(relation, index, snapshot, NULL, nkeys, 0, 0);
+#elif PG_VERSION_NUM >= 180000
+	return index_beginscan(relation, index, snapshot, NULL, nkeys, 0);
+#else
+	return index_beginscan(relation, index, snapshot, nkeys, 0);
+#endif
+}
+
+/* Delete a row, or wait for whoever has locked it; false if it has changed. */
+static inline bool
+cwh_delete_row(Relation relation, TupleTableSlot *slot, CommandId cid,
+			   Snapshot snapshot)
+{
+	TM_FailureData failure;
+
+#if PG_VERSION_NUM >= 190000
+	return table_tuple_delete(relation, &slot->tts_tid, cid, 0, snapshot,
+							  InvalidSnapshot, true, &failure) == TM_Ok;
+#else
+	return table_tuple_delete(relation, &slot->tts_tid, cid, snapshot,
+							  InvalidSnapshot, true, &failure,
+							  false) == TM_Ok;
+#endif
+}
+
 /* Scan a whole table. */
 static inline TableScanDesc
 cwh_begin_scan(Relation relation, Snapshot snapshot)

@@ -48,45 +48,13 @@ PG_FUNCTION_INFO_V1(chatwebhook_emit_trigger);
 PG_FUNCTION_INFO_V1(chatwebhook_emit_to);
 PG_FUNCTION_INFO_V1(chatwebhook_emit_but);
 
-/*
- * The columns of chatwebhook.event and chatwebhook.queue, by their places, with
- * how many there were in 1.0.  Later versions append theirs, which may be null:
- * this library may meet tables that lack them, or that have more.
- */
-enum
-{
-	EVENT_ID, EVENT_TYPE, EVENT_CHATBOT_ID, EVENT_CONVERSATION_ID,
-	EVENT_CREATED_AT, EVENT_DATA, EVENT_COLUMNS_1_0
-};
-
-enum
-{
-	QUEUE_ID, QUEUE_WEBHOOK_ID, QUEUE_EVENT_ID, QUEUE_CREATED_AT,
-	QUEUE_NEXT_ATTEMPT_AT, QUEUE_LAST_ATTEMPT_AT, QUEUE_ATTEMPTS,
-	QUEUE_FIRST_ATTEMPT, QUEUE_LAST_WAIT_MS, QUEUE_LATENCY_MS,
-	QUEUE_LAST_STATUS_CODE, QUEUE_CHATBOT_ID, QUEUE_CONVERSATION_ID,
-	QUEUE_LAST_ERROR, QUEUE_REPLIES, QUEUE_ORDERED, QUEUE_COLUMNS_1_0
-};
-
-/* Rows on their way into a table. */
-#define MAX_BUFFERED	200
-
-typedef struct RowBuffer
-{
-	Relation	relation;
-	ResultRelInfo *relinfo;
-	TupleTableSlot *slots[MAX_BUFFERED];
-	int			nslots;			/* made so far */
-	int			n;				/* filled */
-} RowBuffer;
-
 /* Writes events and deliveries; opened when the first is wanted. */
 typedef struct Writer
 {
 	bool		open;
 	EState	   *estate;
-	RowBuffer	events;
-	RowBuffer	deliveries;
+	CwhRows		events;
+	CwhRows		deliveries;
 	MemoryContext values;		/* of the rows that are buffered */
 } Writer;
 
@@ -122,50 +90,12 @@ static HTAB *plans = NULL;
  * Writing
  */
 
-/* Open a table to be written to. */
-static void
-open_buffer(Writer *writer, RowBuffer *buffer, const char *name, int columns)
-{
-	buffer->relation = table_open(cwh_relation(name), RowExclusiveLock);
-	if (RelationGetNumberOfAttributes(buffer->relation) < columns)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table \"chatwebhook.%s\" is of another version than the library", name),
-				 errhint("Use ALTER EXTENSION chatwebhook UPDATE.")));
-	buffer->relinfo = makeNode(ResultRelInfo);
-	InitResultRelInfo(buffer->relinfo, buffer->relation, 1, NULL, 0);
-	ExecOpenIndices(buffer->relinfo, false);
-	buffer->nslots = 0;
-	buffer->n = 0;
-}
-
-/* Store the rows of a buffer. */
-static void
-flush_buffer(Writer *writer, RowBuffer *buffer)
-{
-	CommandId	cid = GetCurrentCommandId(true);
-
-	if (buffer->n == 1)
-		table_tuple_insert(buffer->relation, buffer->slots[0], cid, 0, NULL);
-	else if (buffer->n > 1)
-		table_multi_insert(buffer->relation, buffer->slots, buffer->n, cid, 0,
-						   NULL);
-	for (int i = 0; i < buffer->n; i++)
-	{
-		cwh_insert_index_entries(buffer->relinfo, buffer->slots[i],
-								 writer->estate);
-		ExecClearTuple(buffer->slots[i]);
-	}
-	buffer->n = 0;
-}
-
 /* Store what is buffered. */
 static void
 flush_writer(Writer *writer)
 {
-	flush_buffer(writer, &writer->events);
-	flush_buffer(writer, &writer->deliveries);
-	ResetPerTupleExprContext(writer->estate);
+	cwh_rows_flush(&writer->events);
+	cwh_rows_flush(&writer->deliveries);
 	MemoryContextReset(writer->values);
 }
 
@@ -179,19 +109,11 @@ open_writer(Writer *writer)
 	writer->values = AllocSetContextCreate(CurrentMemoryContext,
 										   "chatwebhook values",
 										   ALLOCSET_DEFAULT_SIZES);
-	open_buffer(writer, &writer->events, "event", EVENT_COLUMNS_1_0);
-	open_buffer(writer, &writer->deliveries, "queue", QUEUE_COLUMNS_1_0);
+	cwh_rows_open(&writer->events, writer->estate, "event",
+				  CWH_EVENT_COLUMNS_1_0);
+	cwh_rows_open(&writer->deliveries, writer->estate, "queue",
+				  CWH_QUEUE_COLUMNS_1_0);
 	writer->open = true;
-}
-
-/* Close a table. */
-static void
-close_buffer(RowBuffer *buffer)
-{
-	for (int i = 0; i < buffer->nslots; i++)
-		ExecDropSingleTupleTableSlot(buffer->slots[i]);
-	ExecCloseIndices(buffer->relinfo);
-	table_close(buffer->relation, NoLock);
 }
 
 /* Store what is left and close the writer. */
@@ -201,52 +123,11 @@ close_writer(Writer *writer)
 	if (!writer->open)
 		return;
 	flush_writer(writer);
-	close_buffer(&writer->events);
-	close_buffer(&writer->deliveries);
+	cwh_rows_close(&writer->events);
+	cwh_rows_close(&writer->deliveries);
 	FreeExecutorState(writer->estate);
 	MemoryContextDelete(writer->values);
 	writer->open = false;
-}
-
-/* The next empty row of a buffer, all columns null. */
-static TupleTableSlot *
-next_slot(Writer *writer, RowBuffer *buffer)
-{
-	TupleTableSlot *slot;
-
-	if (buffer->n == buffer->nslots)
-	{
-		/* a slot outlives the values of its rows */
-		MemoryContext oldcontext =
-			MemoryContextSwitchTo(writer->estate->es_query_cxt);
-
-		buffer->slots[buffer->nslots++] = table_slot_create(buffer->relation,
-															NULL);
-		MemoryContextSwitchTo(oldcontext);
-	}
-	slot = buffer->slots[buffer->n++];
-	ExecClearTuple(slot);
-	memset(slot->tts_isnull, true,
-		   slot->tts_tupleDescriptor->natts * sizeof(bool));
-	return slot;
-}
-
-/* Set a column of a row, unless the table is too old to have it. */
-static inline void
-set_column(TupleTableSlot *slot, int column, Datum value)
-{
-	if (column >= slot->tts_tupleDescriptor->natts)
-		return;
-	slot->tts_values[column] = value;
-	slot->tts_isnull[column] = false;
-}
-
-/* Set a column to a text, or leave it null. */
-static inline void
-set_text(TupleTableSlot *slot, int column, const char *value)
-{
-	if (value)
-		set_column(slot, column, CStringGetTextDatum(value));
 }
 
 /*
@@ -271,19 +152,19 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 	ListCell   *cell;
 	pg_uuid_t  *event_id;
 
-	if (writer->events.n == MAX_BUFFERED)
+	if (writer->events.n == CWH_MAX_ROWS)
 		flush_writer(writer);
 
 	oldcontext = MemoryContextSwitchTo(writer->values);
 	event_id = palloc(sizeof(pg_uuid_t));
 	*event_id = event->id;
-	slot = next_slot(writer, &writer->events);
-	set_column(slot, EVENT_ID, UUIDPGetDatum(event_id));
-	set_text(slot, EVENT_TYPE, event->type);
-	set_text(slot, EVENT_CHATBOT_ID, event->chatbot_id);
-	set_text(slot, EVENT_CONVERSATION_ID, event->conversation_id);
-	set_column(slot, EVENT_CREATED_AT, TimestampTzGetDatum(event->created_at));
-	set_column(slot, EVENT_DATA, JsonbPGetDatum(event->data));
+	slot = cwh_rows_next(&writer->events);
+	cwh_set_column(slot, CWH_EVENT_ID, UUIDPGetDatum(event_id));
+	cwh_set_text(slot, CWH_EVENT_TYPE, event->type);
+	cwh_set_text(slot, CWH_EVENT_CHATBOT_ID, event->chatbot_id);
+	cwh_set_text(slot, CWH_EVENT_CONVERSATION_ID, event->conversation_id);
+	cwh_set_column(slot, CWH_EVENT_CREATED_AT, TimestampTzGetDatum(event->created_at));
+	cwh_set_column(slot, CWH_EVENT_DATA, JsonbPGetDatum(event->data));
 	ExecStoreVirtualTuple(slot);
 	/* the data may belong to a row that is gone before we write */
 	ExecMaterializeSlot(slot);
@@ -294,24 +175,24 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 		pg_uuid_t  *webhook_id = palloc(sizeof(pg_uuid_t));
 		int64		id;
 
-		if (writer->deliveries.n == MAX_BUFFERED)
-			flush_buffer(writer, &writer->deliveries);
+		if (writer->deliveries.n == CWH_MAX_ROWS)
+			cwh_rows_flush(&writer->deliveries);
 		*webhook_id = subscription->webhook_id;
 		id = next_delivery_id(event->created_at);
-		slot = next_slot(writer, &writer->deliveries);
-		set_column(slot, QUEUE_ID, Int64GetDatum(id));
-		set_column(slot, QUEUE_WEBHOOK_ID, UUIDPGetDatum(webhook_id));
-		set_column(slot, QUEUE_EVENT_ID, UUIDPGetDatum(event_id));
-		set_column(slot, QUEUE_CREATED_AT,
+		slot = cwh_rows_next(&writer->deliveries);
+		cwh_set_column(slot, CWH_QUEUE_ID, Int64GetDatum(id));
+		cwh_set_column(slot, CWH_QUEUE_WEBHOOK_ID, UUIDPGetDatum(webhook_id));
+		cwh_set_column(slot, CWH_QUEUE_EVENT_ID, UUIDPGetDatum(event_id));
+		cwh_set_column(slot, CWH_QUEUE_CREATED_AT,
 				   TimestampTzGetDatum(event->created_at));
-		set_column(slot, QUEUE_NEXT_ATTEMPT_AT,
+		cwh_set_column(slot, CWH_QUEUE_NEXT_ATTEMPT_AT,
 				   TimestampTzGetDatum(event->created_at));
-		set_column(slot, QUEUE_ATTEMPTS, Int32GetDatum(0));
-		set_column(slot, QUEUE_FIRST_ATTEMPT, Int32GetDatum(0));
-		set_column(slot, QUEUE_LAST_WAIT_MS, Int64GetDatum(0));
-		set_text(slot, QUEUE_CHATBOT_ID, event->chatbot_id);
-		set_text(slot, QUEUE_CONVERSATION_ID, event->conversation_id);
-		set_column(slot, QUEUE_ORDERED,
+		cwh_set_column(slot, CWH_QUEUE_ATTEMPTS, Int32GetDatum(0));
+		cwh_set_column(slot, CWH_QUEUE_FIRST_ATTEMPT, Int32GetDatum(0));
+		cwh_set_column(slot, CWH_QUEUE_LAST_WAIT_MS, Int64GetDatum(0));
+		cwh_set_text(slot, CWH_QUEUE_CHATBOT_ID, event->chatbot_id);
+		cwh_set_text(slot, CWH_QUEUE_CONVERSATION_ID, event->conversation_id);
+		cwh_set_column(slot, CWH_QUEUE_ORDERED,
 				   BoolGetDatum(subscription->ordered &&
 								event->conversation_id != NULL));
 		ExecStoreVirtualTuple(slot);

@@ -447,8 +447,7 @@ chatwebhook_test_webhook(PG_FUNCTION_ARGS)
 	PG_FINALLY();
 	{
 		cwh_transport_abort(&transfer);
-		free(transfer.response_headers.data);
-		free(transfer.response_body.data);
+		cwh_transfer_free(&transfer);
 		cwh_transport_close();
 		cwh_webhook_free(webhook);
 	}

@@ -9,7 +9,8 @@
  *
  * A settle deletes what is finished from the queue, adds it to the history,
  * moves what failed to its next attempt, and brings the health up to date, all
- * in one transaction and with one statement for each of those.
+ * in one transaction: what is finished, which is most, without SQL (rows.c),
+ * and the others with one statement each.
  *
  * Transactions begin in cwh_outbox_begin() and end in cwh_outbox_commit(), or
  * with an error, which the caller catches.
@@ -18,17 +19,24 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/stratnum.h"
+#include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
+#include "executor/executor.h"
 #include "executor/spi.h"
 #include "pgstat.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
@@ -163,44 +171,6 @@ static const char next_due_sql[] =
 	"        WHERE p.webhook_id" EQ "want.webhook_id"
 	"          AND p.next_attempt_at" GT "$2"
 	"        ORDER BY p.next_attempt_at LIMIT 1) q";
-
-/* What a settle says of each delivery. */
-#define OUTCOMES \
-	"ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)," \
-	"           pg_catalog.unnest($3), pg_catalog.unnest($4)," \
-	"           pg_catalog.unnest($5), pg_catalog.unnest($6)," \
-	"           pg_catalog.unnest($7), pg_catalog.unnest($8))" \
-	" AS o(id, tried, status, attempted_at, latency_ms, status_code, error, extra)"
-
-/*
- * Move finished deliveries; for one that was not tried, nothing is counted.
- *
- * Plans are kept, and those that are made while the queue is empty must serve
- * when it is full.  A join of the queue to the ids might then read all of it,
- * or compare each with each: hence the subquery for each id, and the full join,
- * which cannot be a nested loop and is kept full by the COALESCE.
- */
-#define FINISH(table) \
-	"WITH o AS MATERIALIZED (SELECT * FROM " OUTCOMES "), gone AS (" \
-	"   DELETE FROM chatwebhook.queue d" \
-	"    WHERE d.ctid" EQ "ANY (ARRAY(SELECT (SELECT q.ctid FROM chatwebhook.queue q" \
-	"                                         WHERE q.id" EQ "o.id) FROM o))" \
-	"   RETURNING d.*)" \
-	" INSERT INTO chatwebhook." table " (id, webhook_id, event_id, created_at," \
-	"       completed_at, last_attempt_at, attempts, latency_ms," \
-	"       last_status_code, chatbot_id, webhook_name, status, last_error, replies)" \
-	" SELECT g.id, g.webhook_id, g.event_id, g.created_at," \
-	"        pg_catalog.clock_timestamp()," \
-	"        COALESCE(o.attempted_at, g.last_attempt_at)," \
-	"        g.attempts" ADD "o.tried, o.latency_ms, o.status_code, g.chatbot_id," \
-	"        o.extra, o.status, o.error," \
-	"        CASE WHEN o.status OPERATOR(pg_catalog.<>) 'delivered' THEN g.replies END" \
-	"   FROM gone g FULL JOIN o ON g.id" EQ "o.id" \
-	"  WHERE COALESCE(g.id, 0)" GT "0" \
-	" RETURNING id"
-
-static const char finish_sql[] = FINISH("history");
-static const char bury_sql[] = FINISH("dead");
 
 /* The ids stand here twice so that the queue is never read whole. */
 static const char postpone_sql[] =
@@ -347,10 +317,6 @@ typedef struct Statement
 	SPIPlanPtr	plan;
 } Statement;
 
-#define OUTCOME_TYPES \
-	8, {INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, \
-		INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
-
 static Statement present_st = {present_sql, 0, {0}, NULL};
 static Statement last_id_st = {last_id_sql, 0, {0}, NULL};
 static Statement any_webhook_st = {any_webhook_sql, 0, {0}, NULL};
@@ -366,8 +332,6 @@ static Statement claim_next_st = {claim_next_sql, 3,
 	{UUIDARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}, NULL};
 static Statement next_due_st = {next_due_sql, 2,
 	{UUIDARRAYOID, TIMESTAMPTZOID}, NULL};
-static Statement finish_st = {finish_sql, OUTCOME_TYPES, NULL};
-static Statement bury_st = {bury_sql, OUTCOME_TYPES, NULL};
 static Statement postpone_st = {postpone_sql, 8,
 	{INT8ARRAYOID, INT4ARRAYOID, INTERVALARRAYOID, TIMESTAMPTZARRAYOID,
 	INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID}, NULL};
@@ -1120,9 +1084,9 @@ compare_ids(const void *a, const void *b)
 	return left < right ? -1 : left > right;
 }
 
-/* Which of the results are in the last result of a statement, by its ids. */
+/* Which of these results are in the last result of a statement, by its ids. */
 static bool *
-find_results(const CwhResult *results, int n)
+find_results(CwhResult **results, int n)
 {
 	uint64		nids = SPI_processed;
 	int64	   *ids = palloc(Max(1, nids) * sizeof(int64));
@@ -1132,35 +1096,31 @@ find_results(const CwhResult *results, int n)
 		ids[i] = DatumGetInt64(field(i, 1, NULL));
 	qsort(ids, nids, sizeof(int64), compare_ids);
 	for (int i = 0; i < n; i++)
-		found[i] = bsearch(&results[i].id, ids, nids, sizeof(int64),
+		found[i] = bsearch(&results[i]->id, ids, nids, sizeof(int64),
 						   compare_ids) != NULL;
 	return found;
 }
 
 /*
- * Mark those of the results with one of these outcomes that are not in the last
- * result: they were canceled while they were under way.
+ * Mark those of these results that were not found: they were canceled while they
+ * were under way.
  *
- * A row that somebody changes while a statement is at it is no longer at the
- * place where that looks for it, and is passed over although it is there.  The
- * caller is to try again with "careful", as for a row that is locked.
+ * A row that somebody changes while a settle is at it is no longer at the place
+ * where that looks for it, and is passed over although it is there.  The caller
+ * is to try again with "careful", as for a row that is locked.
  */
 static void
-mark_gone(CwhResult *results, int n, CwhOutcome one, CwhOutcome other)
+mark_gone(CwhResult **results, int n, const bool *found)
 {
 	int64	   *ids = palloc(n * sizeof(int64));
-	bool	   *found = find_results(results, n);
 	int			nids = 0;
 	Datum		arg;
 
 	for (int i = 0; i < n; i++)
 	{
-		if (results[i].settled ||
-			(results[i].outcome != one && results[i].outcome != other))
-			continue;
-		results[i].gone = !found[i];
+		results[i]->gone = !found[i];
 		if (!found[i])
-			ids[nids++] = results[i].id;
+			ids[nids++] = results[i]->id;
 	}
 	if (nids == 0)
 		return;
@@ -1171,95 +1131,214 @@ mark_gone(CwhResult *results, int n, CwhOutcome one, CwhOutcome other)
 				 errmsg("a delivery was changed while it was being settled")));
 }
 
-/* Settle those of the results that have one of these outcomes. */
+/* The same for those that are not in the last result of a statement. */
 static void
-settle_some(Statement *statement, CwhResult *results, int n,
-			CwhOutcome one, CwhOutcome other)
+mark_missing(CwhResult **results, int n)
 {
-	static const char *const status_names[] = {
-		[CWH_OUTCOME_DELIVERED] = "delivered",
-		[CWH_OUTCOME_DEAD] = "dead",
-		[CWH_OUTCOME_CANCELED] = "canceled"
+	if (SPI_processed < (uint64) n)
+		mark_gone(results, n, find_results(results, n));
+}
+
+/* Add a row to history or dead: the queue's, and what became of it. */
+static void
+add_finished(CwhRows *rows, const CwhResult *result, TupleTableSlot *from)
+{
+	static const struct
+	{
+		int			from;
+		int			to;
+	}			same[] = {
+		{CWH_QUEUE_ID, CWH_HISTORY_ID},
+		{CWH_QUEUE_WEBHOOK_ID, CWH_HISTORY_WEBHOOK_ID},
+		{CWH_QUEUE_EVENT_ID, CWH_HISTORY_EVENT_ID},
+		{CWH_QUEUE_CREATED_AT, CWH_HISTORY_CREATED_AT},
+		{CWH_QUEUE_LAST_ATTEMPT_AT, CWH_HISTORY_LAST_ATTEMPT_AT},
+		{CWH_QUEUE_CHATBOT_ID, CWH_HISTORY_CHATBOT_ID}
 	};
-	Array		arrays[8];
-	Datum		args[8];
-	Datum		names[lengthof(status_names)];
-	int			count = 0;
+	TupleTableSlot *slot = cwh_rows_next(rows);
+	int32		attempts = DatumGetInt32(from->tts_values[CWH_QUEUE_ATTEMPTS]);
+	const char *status = "delivered";
 
-	for (int i = 0; i < n; i++)
-		if (!results[i].settled &&
-			(results[i].outcome == one || results[i].outcome == other))
-			count++;
-	if (count == 0)
+	for (int i = 0; i < lengthof(same); i++)
+		if (!from->tts_isnull[same[i].from])
+			cwh_set_column(slot, same[i].to, from->tts_values[same[i].from]);
+	cwh_set_column(slot, CWH_HISTORY_COMPLETED_AT,
+				   TimestampTzGetDatum(GetCurrentTimestamp()));
+	if (result->attempted_at != 0)
+	{
+		attempts++;
+		cwh_set_column(slot, CWH_HISTORY_LAST_ATTEMPT_AT,
+					   TimestampTzGetDatum(result->attempted_at));
+		cwh_set_column(slot, CWH_HISTORY_LATENCY_MS,
+					   Int32GetDatum(result->latency_ms));
+		if (result->status != 0)
+			cwh_set_column(slot, CWH_HISTORY_LAST_STATUS_CODE,
+						   Int32GetDatum(result->status));
+	}
+	cwh_set_column(slot, CWH_HISTORY_ATTEMPTS, Int32GetDatum(attempts));
+	cwh_set_text(slot, CWH_HISTORY_WEBHOOK_NAME, result->webhook_name);
+	cwh_set_text(slot, CWH_HISTORY_LAST_ERROR, result->error);
+	if (result->outcome != CWH_OUTCOME_DELIVERED)
+	{
+		status = result->outcome == CWH_OUTCOME_DEAD ? "dead" : "canceled";
+		/* a value that is stored apart goes with the queue's row */
+		if (!from->tts_isnull[CWH_QUEUE_REPLIES])
+			cwh_set_column(slot, CWH_HISTORY_REPLIES,
+						   PointerGetDatum(PG_DETOAST_DATUM(from->tts_values[CWH_QUEUE_REPLIES])));
+	}
+	cwh_set_text(slot, CWH_HISTORY_STATUS, status);
+	ExecStoreVirtualTuple(slot);
+	/* the row's values are in a page that we do not hold on to */
+	ExecMaterializeSlot(slot);
+}
+
+/*
+ * Move finished deliveries from the queue to history or dead; for one that was
+ * not tried, nothing is counted.
+ */
+static void
+finish(CwhResult **results, int n, const char *to)
+{
+	bool	   *found = palloc0(Max(1, n) * sizeof(bool));
+	int			nfound = 0;
+	EState	   *estate;
+	CwhRows		rows;
+	Relation	queue;
+	Relation	index;
+	IndexScanDesc scan;
+	TupleTableSlot *slot;
+	Snapshot	snapshot;
+	CommandId	cid = GetCurrentCommandId(true);
+
+	if (n == 0)
 		return;
-
-	for (int i = 0; i < lengthof(status_names); i++)
-		names[i] = status_names[i] ? CStringGetTextDatum(status_names[i]) : 0;
-	make_arrays(arrays, statement, 8, count);
-	count = 0;
+	/* others' commits since our transaction began are to be seen */
+	PushActiveSnapshot(GetTransactionSnapshot());
+	snapshot = GetActiveSnapshot();
+	estate = CreateExecutorState();
+	cwh_rows_open(&rows, estate, to, CWH_HISTORY_COLUMNS_1_0);
+	queue = table_open(cwh_relation("queue"), RowExclusiveLock);
+	index = index_open(cwh_relation("queue_pkey"), RowExclusiveLock);
+	slot = table_slot_create(queue, NULL);
+	scan = cwh_begin_index_scan(queue, index, snapshot, 1);
 	for (int i = 0; i < n; i++)
 	{
-		const CwhResult *result = &results[i];
+		ScanKeyData key;
 
-		if (result->settled ||
-			(result->outcome != one && result->outcome != other))
+		ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ,
+					Int64GetDatum(results[i]->id));
+		index_rescan(scan, &key, 1, NULL, 0);
+		if (!index_getnext_slot(scan, ForwardScanDirection, slot))
 			continue;
-		set(&arrays[0], count, Int64GetDatum(result->id));
-		if (result->attempted_at == 0)
-			set(&arrays[1], count, Int32GetDatum(0));
+		if (rows.n == CWH_MAX_ROWS)
+			cwh_rows_flush(&rows);
+		slot_getallattrs(slot);
+		add_finished(&rows, results[i], slot);
+		found[i] = cwh_delete_row(queue, slot, cid, snapshot);
+		if (found[i])
+			nfound++;
 		else
-		{
-			set(&arrays[1], count, Int32GetDatum(1));
-			set(&arrays[3], count, TimestampTzGetDatum(result->attempted_at));
-			set(&arrays[4], count, Int32GetDatum(result->latency_ms));
-			if (result->status != 0)
-				set(&arrays[5], count, Int32GetDatum(result->status));
-		}
-		set_text(&arrays[6], count, result->error);
-		if (result->outcome == CWH_OUTCOME_RETRY)
-		{
-			set(&arrays[2], count, ms_interval(result->latency_ms +
-											   result->wait_ms));
-			set(&arrays[7], count, Int64GetDatum(result->wait_ms));
-		}
-		else
-		{
-			set(&arrays[2], count, names[result->outcome]);
-			set_text(&arrays[7], count, result->webhook_name);
-		}
-		count++;
+			rows.n--;
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, NoLock);
+	table_close(queue, NoLock);
+	cwh_rows_flush(&rows);
+	cwh_rows_close(&rows);
+	FreeExecutorState(estate);
+	PopActiveSnapshot();
+	/* what comes after it in this transaction sees it */
+	CommandCounterIncrement();
+	if (nfound < n)
+		mark_gone(results, n, found);
+}
+
+/* Move deliveries on to their next attempts. */
+static void
+postpone(CwhResult **results, int n)
+{
+	Array		arrays[8];
+	Datum		args[8];
+
+	if (n == 0)
+		return;
+	make_arrays(arrays, &postpone_st, 8, n);
+	for (int i = 0; i < n; i++)
+	{
+		const CwhResult *result = results[i];
+
+		set(&arrays[0], i, Int64GetDatum(result->id));
+		set(&arrays[1], i, Int32GetDatum(1));
+		set(&arrays[2], i, ms_interval(result->latency_ms + result->wait_ms));
+		set(&arrays[3], i, TimestampTzGetDatum(result->attempted_at));
+		set(&arrays[4], i, Int32GetDatum(result->latency_ms));
+		if (result->status != 0)
+			set(&arrays[5], i, Int32GetDatum(result->status));
+		set_text(&arrays[6], i, result->error);
+		set(&arrays[7], i, Int64GetDatum(result->wait_ms));
 	}
 	finish_arrays(arrays, 8, args);
-	if (run(statement, args) < (uint64) count)
-		mark_gone(results, n, one, other);
+	(void) run(&postpone_st, args);
+	mark_missing(results, n);
 }
 
 /* Keep the replies of those that are not over, and see which are gone. */
 static void
-settle_steps(CwhResult *results, int n)
+keep_replies(CwhResult **results, int n)
 {
 	Array		arrays[2];
 	Datum		args[2];
-	int			count = 0;
 
-	for (int i = 0; i < n; i++)
-		if (!results[i].settled && results[i].outcome == CWH_OUTCOME_STEP)
-			count++;
-	if (count == 0)
+	if (n == 0)
 		return;
-	make_arrays(arrays, &step_st, 2, count);
-	count = 0;
+	make_arrays(arrays, &step_st, 2, n);
 	for (int i = 0; i < n; i++)
 	{
-		if (results[i].settled || results[i].outcome != CWH_OUTCOME_STEP)
-			continue;
-		set(&arrays[0], count, Int64GetDatum(results[i].id));
-		set(&arrays[1], count, JsonbPGetDatum(results[i].replies));
-		count++;
+		set(&arrays[0], i, Int64GetDatum(results[i]->id));
+		set(&arrays[1], i, JsonbPGetDatum(results[i]->replies));
 	}
 	finish_arrays(arrays, 2, args);
-	if (run(&step_st, args) < (uint64) count)
-		mark_gone(results, n, CWH_OUTCOME_STEP, CWH_OUTCOME_STEP);
+	(void) run(&step_st, args);
+	mark_missing(results, n);
+}
+
+/* Those of these results that have one of two outcomes. */
+static CwhResult **
+having(CwhResult **results, int n, CwhOutcome one, CwhOutcome other, int *nhaving)
+{
+	CwhResult **found = palloc(Max(1, n) * sizeof(CwhResult *));
+
+	*nhaving = 0;
+	for (int i = 0; i < n; i++)
+		if (results[i]->outcome == one || results[i]->outcome == other)
+			found[(*nhaving)++] = results[i];
+	return found;
+}
+
+/*
+ * Of these results, keep those whose rows can be had, and lock them.  What is
+ * gone is settled; what is neither is left for later.
+ */
+static int
+lock_results(CwhResult **results, int n, Datum ids)
+{
+	bool	   *there;
+	bool	   *locked;
+	int			kept = 0;
+
+	(void) run(&exists_st, &ids);
+	there = find_results(results, n);
+	(void) run(&lock_st, &ids);
+	locked = find_results(results, n);
+	for (int i = 0; i < n; i++)
+	{
+		results[i]->gone = !there[i];
+		results[i]->settled = !there[i] || locked[i];
+		if (there[i] && locked[i])
+			results[kept++] = results[i];
+	}
+	return kept;
 }
 
 /*
@@ -1274,57 +1353,35 @@ settle_steps(CwhResult *results, int n)
 void
 cwh_outbox_settle(CwhResult *results, int n, bool careful)
 {
-	int64	   *keys = palloc(Max(1, n) * sizeof(int64));
+	int64	   *ids = palloc(Max(1, n) * sizeof(int64));
 	bool	   *mine = palloc(Max(1, n) * sizeof(bool));
+	CwhResult **ours = palloc(Max(1, n) * sizeof(CwhResult *));
+	CwhResult **some;
+	int			nours = 0;
+	int			nsome;
 
 	/* of what is not ours, nothing is ours to say */
 	for (int i = 0; i < n; i++)
-		keys[i] = results[i].id;
-	cwh_claims_mine(keys, n, mine);
+		ids[i] = results[i].id;
+	cwh_claims_mine(ids, n, mine);
 	for (int i = 0; i < n; i++)
 	{
-		results[i].settled = !mine[i];
-		results[i].gone = !mine[i];
-	}
-
-	if (careful)
-	{
-		Datum		arg = id_array(keys, n);
-		bool	   *locked = palloc0(Max(1, n) * sizeof(bool));
-		bool	   *found;
-
-		/* gone: settled; neither gone nor to be had: left for later */
-		(void) run(&exists_st, &arg);
-		found = find_results(results, n);
-		for (int i = 0; i < n; i++)
-			if (!found[i])
-				results[i].settled = results[i].gone = true;
-		(void) run(&lock_st, &arg);
-		found = find_results(results, n);
-		for (int i = 0; i < n; i++)
-		{
-			locked[i] = !results[i].settled && !found[i];
-			if (locked[i])
-				results[i].settled = true;	/* for the statements below */
-		}
-		settle_some(&finish_st, results, n, CWH_OUTCOME_DELIVERED,
-					CWH_OUTCOME_CANCELED);
-		settle_some(&bury_st, results, n, CWH_OUTCOME_DEAD, CWH_OUTCOME_DEAD);
-		settle_some(&postpone_st, results, n, CWH_OUTCOME_RETRY,
-					CWH_OUTCOME_RETRY);
-		settle_steps(results, n);
-		for (int i = 0; i < n; i++)
-			results[i].settled = !locked[i];
-		return;
-	}
-
-	settle_some(&finish_st, results, n, CWH_OUTCOME_DELIVERED,
-				CWH_OUTCOME_CANCELED);
-	settle_some(&bury_st, results, n, CWH_OUTCOME_DEAD, CWH_OUTCOME_DEAD);
-	settle_some(&postpone_st, results, n, CWH_OUTCOME_RETRY, CWH_OUTCOME_RETRY);
-	settle_steps(results, n);
-	for (int i = 0; i < n; i++)
 		results[i].settled = true;
+		results[i].gone = !mine[i];
+		if (mine[i])
+			ours[nours++] = &results[i];
+	}
+	if (careful)
+		nours = lock_results(ours, nours, id_array(ids, n));
+
+	some = having(ours, nours, CWH_OUTCOME_DELIVERED, CWH_OUTCOME_CANCELED, &nsome);
+	finish(some, nsome, "history");
+	some = having(ours, nours, CWH_OUTCOME_DEAD, CWH_OUTCOME_DEAD, &nsome);
+	finish(some, nsome, "dead");
+	some = having(ours, nours, CWH_OUTCOME_RETRY, CWH_OUTCOME_RETRY, &nsome);
+	postpone(some, nsome);
+	some = having(ours, nours, CWH_OUTCOME_STEP, CWH_OUTCOME_STEP, &nsome);
+	keep_replies(some, nsome);
 }
 
 /* Keep these attempts. */

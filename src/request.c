@@ -110,49 +110,80 @@ cwh_header_problem(Jsonb *headers)
 	return NULL;
 }
 
-/* Append a line to a list; nothing is lost but the line if memory is out. */
-static void
-add_line(struct curl_slist **list, const char *line)
-{
-	struct curl_slist *longer = curl_slist_append(*list, line);
+/*
+ * A request has so many header lines at most, besides its webhook's and a
+ * connector's own; and what is made for it of their text is no longer than
+ * this, besides what the caller says.
+ */
+#define MAX_LINES		16
+#define MAX_LINES_TEXT	1024
 
-	if (longer)
-		*list = longer;
+/* Begin a request's headers, which may have so many lines and bytes more. */
+static void
+begin_headers(CwhTransfer *transfer, int lines, size_t len)
+{
+	if (!cwh_transfer_reserve(transfer, MAX_LINES + lines,
+							  MAX_LINES_TEXT + strlen(cwh_user_agent) + len))
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory")));
 }
 
-/* Append a short header to a list. */
-static void add_header(struct curl_slist **list, const char *format,...)
-			pg_attribute_printf(2, 3);
-
+/* Add a header line that stays as long as the transfer. */
 static void
-add_header(struct curl_slist **list, const char *format,...)
+add_line(CwhTransfer *transfer, const char *line)
 {
-	char		line[MAX_HEADER_NAME + MAX_HEADER_VALUE + 4];
-	va_list		args;
+	struct curl_slist *node = &transfer->headers[transfer->nheaders];
 
-	va_start(args, format);
-	vsnprintf(line, sizeof(line), format, args);
-	va_end(args);
-	add_line(list, line);
+	Assert(transfer->nheaders < transfer->max_headers);
+	node->data = unconstify(char *, line);
+	node->next = NULL;
+	if (transfer->nheaders++ > 0)
+		node[-1].next = node;
 }
 
-/* Append the webhook's headers, and that of its auth. */
+/* Add a header line of these parts, the last of which is null. */
 static void
-add_own_headers(struct curl_slist **list, const CwhWebhook *webhook,
+add_header(CwhTransfer *transfer, const char *part,...)
+{
+	CwhBytes   *bytes = &transfer->header_text;
+	char	   *line = bytes->data + bytes->len;
+	va_list		parts;
+
+	va_start(parts, part);
+	for (; part; part = va_arg(parts, const char *))
+	{
+		size_t		len = strlen(part);
+
+		/* begin_headers() was told of everything that has no limit of its own */
+		if (bytes->len + len + 1 > bytes->cap)
+			elog(ERROR, "the headers of a request are too long");
+		memcpy(bytes->data + bytes->len, part, len);
+		bytes->len += len;
+	}
+	va_end(parts);
+	bytes->data[bytes->len++] = '\0';
+	add_line(transfer, line);
+}
+
+/* The bytes that the webhook's own headers take. */
+static size_t
+own_text(const char *token)
+{
+	return token ? strlen(token) : 0;
+}
+
+/* Add the webhook's headers, and that of its auth. */
+static void
+add_own_headers(CwhTransfer *transfer, const CwhWebhook *webhook,
 				const char *token)
 {
 	for (int i = 0; i < webhook->nheaders; i++)
-		add_line(list, webhook->headers[i]);
+		add_line(transfer, webhook->headers[i]);
 	if (webhook->auth == CWH_AUTH_HEADER)
-		add_line(list, webhook->auth_line);
+		add_line(transfer, webhook->auth_line);
 	else if (webhook->auth == CWH_AUTH_OAUTH2 && token)
-	{
-		char	   *line = psprintf("Authorization: Bearer %s", token);
-
-		add_line(list, line);
-		cwh_cleanse(line, strlen(line));
-		pfree(line);
-	}
+		add_header(transfer, "Authorization: Bearer ", token, NULL);
 }
 
 /*
@@ -161,7 +192,7 @@ add_own_headers(struct curl_slist **list, const CwhWebhook *webhook,
  */
 static void
 sign(CwhSigner *signer, const char *header, const char *id, int64 unix_time,
-	 StringInfo body, struct curl_slist **headers,
+	 StringInfo body, CwhTransfer *transfer,
 	 char entry[CWH_ASYMMETRIC_SIGNATURE_LEN + 1])
 {
 	char		hex[CWH_BODY_SIGNATURE_LEN + 1];
@@ -176,7 +207,7 @@ sign(CwhSigner *signer, const char *header, const char *id, int64 unix_time,
 			cwh_sign_standard(signer, id, unix_time, body->data, body->len,
 							  entry);
 		if (ok)
-			add_header(headers, "%s: %s", header, hex);
+			add_header(transfer, header, ": ", hex, NULL);
 	}
 	if (!ok)
 		elog(ERROR, "could not sign a request");
@@ -201,11 +232,10 @@ cwh_request_problem(const CwhWebhook *webhook)
 /* What all kinds of request have. */
 static void
 prepare(CwhTransfer *transfer, const CwhWebhook *webhook, const char *url,
-		struct curl_slist *headers, const char *body, size_t body_len)
+		const char *body, size_t body_len)
 {
 	transfer->url = url;
 	transfer->method = NULL;
-	transfer->headers = headers;
 	transfer->body = body;
 	transfer->body_len = body_len;
 	transfer->min_response_size = 0;
@@ -221,33 +251,37 @@ prepare_signed(CwhTransfer *transfer, const CwhWebhook *webhook,
 			   const char *deliveries, StringInfo body, TimestampTz now,
 			   const char *token)
 {
-	struct curl_slist *headers = NULL;
 	int64		unix_time = (int64) timestamptz_to_time_t(now);
 	char		id[37];
+	char		number[32];
 	char		signature[CWH_ASYMMETRIC_SIGNATURE_LEN + 1];
 	char		previous[CWH_ASYMMETRIC_SIGNATURE_LEN + 2] = "";
 
+	begin_headers(transfer, webhook->nheaders,
+				  strlen(event_type) + strlen(deliveries) + own_text(token));
 	cwh_uuid_text(message_id, id);
-	add_header(&headers, "Content-Type: application/json");
-	add_header(&headers, "User-Agent: %s", cwh_user_agent);
-	add_header(&headers, "X-Webhook-Event: %s", event_type);
+	add_line(transfer, "Content-Type: application/json");
+	add_header(transfer, "User-Agent: ", cwh_user_agent, NULL);
+	add_header(transfer, "X-Webhook-Event: ", event_type, NULL);
 	sign(webhook->signer, "X-Webhook-Signature", id, unix_time, body,
-		 &headers, signature);
+		 transfer, signature);
 	if (webhook->previous && webhook->previous_until > now)
 	{
 		previous[0] = ' ';
 		sign(webhook->previous, "X-Webhook-Signature-Previous", id, unix_time,
-			 body, &headers, previous + 1);
+			 body, transfer, previous + 1);
 	}
-	add_header(&headers, "webhook-id: %s", id);
-	add_header(&headers, "webhook-timestamp: " INT64_FORMAT, unix_time);
-	add_header(&headers, "webhook-signature: %s%s", signature, previous);
-	add_header(&headers, "X-Webhook-Attempt: %d", attempt);
-	add_header(&headers, "X-Webhook-Delivery: %s", deliveries);
+	add_header(transfer, "webhook-id: ", id, NULL);
+	pg_lltoa(unix_time, number);
+	add_header(transfer, "webhook-timestamp: ", number, NULL);
+	add_header(transfer, "webhook-signature: ", signature, previous, NULL);
+	pg_ltoa(attempt, number);
+	add_header(transfer, "X-Webhook-Attempt: ", number, NULL);
+	add_header(transfer, "X-Webhook-Delivery: ", deliveries, NULL);
 	/* no wait for "100 Continue" before a large body */
-	add_header(&headers, "Expect:");
-	add_own_headers(&headers, webhook, token);
-	prepare(transfer, webhook, webhook->url, headers, body->data, body->len);
+	add_line(transfer, "Expect:");
+	add_own_headers(transfer, webhook, token);
+	prepare(transfer, webhook, webhook->url, body->data, body->len);
 }
 
 /*
@@ -262,7 +296,7 @@ cwh_request_prepare(CwhTransfer *transfer, const CwhWebhook *webhook,
 {
 	char		delivery[32];
 
-	snprintf(delivery, sizeof(delivery), INT64_FORMAT, delivery_id);
+	pg_lltoa(delivery_id, delivery);
 	prepare_signed(transfer, webhook, event_type, event_id, attempt, delivery,
 				   body, now, token);
 }
@@ -354,7 +388,6 @@ const char *
 cwh_request_prepare_step(CwhTransfer *transfer, const CwhWebhook *webhook,
 						 CwhRequest *request, const char *token)
 {
-	struct curl_slist *headers = NULL;
 	const char *problem;
 	const char *body = request->body ? request->body->data : NULL;
 	CwhTarget	target;
@@ -365,21 +398,23 @@ cwh_request_prepare_step(CwhTransfer *transfer, const CwhWebhook *webhook,
 								   strlen(request->sent_url), &target);
 	if (problem)
 		return problem;
+	begin_headers(transfer, webhook->nheaders + request->nheaders,
+				  own_text(token));
 	/* without a body, libcurl would make up a type */
-	add_line(&headers, body ? "Content-Type: application/json" : "Content-Type:");
-	add_header(&headers, "User-Agent: %s", cwh_user_agent);
-	add_line(&headers, "Accept: application/json");
-	add_line(&headers, "Expect:");
+	add_line(transfer, body ? "Content-Type: application/json" : "Content-Type:");
+	add_header(transfer, "User-Agent: ", cwh_user_agent, NULL);
+	add_line(transfer, "Accept: application/json");
+	add_line(transfer, "Expect:");
 	for (int i = 0; i < request->nheaders; i++)
 		if (!request->own_url || !is_own_header(webhook, request->headers[i]))
-			add_line(&headers, request->headers[i]);
+			add_line(transfer, request->headers[i]);
 	if (request->own_url)
 	{
-		add_own_headers(&headers, webhook, token);
+		add_own_headers(transfer, webhook, token);
 		if (body && webhook->auth == CWH_AUTH_BODY)
 			body = request->sent_body = step_body(webhook, request);
 	}
-	prepare(transfer, webhook, request->sent_url, headers, body,
+	prepare(transfer, webhook, request->sent_url, body,
 			body ? strlen(body) : 0);
 	if (!request->own_url)
 		transfer->client_certificate = transfer->client_key = NULL;
@@ -412,7 +447,6 @@ cwh_request_cleanse(CwhRequest *request)
 const char *
 cwh_request_prepare_token(CwhTransfer *transfer, const CwhWebhook *webhook)
 {
-	struct curl_slist *headers = NULL;
 	const char *problem;
 	CwhTarget	target;
 
@@ -420,11 +454,12 @@ cwh_request_prepare_token(CwhTransfer *transfer, const CwhWebhook *webhook)
 								   strlen(webhook->token_url), &target);
 	if (problem)
 		return problem;
-	add_line(&headers, "Content-Type: application/x-www-form-urlencoded");
-	add_header(&headers, "User-Agent: %s", cwh_user_agent);
-	add_line(&headers, "Accept: application/json");
-	add_line(&headers, "Expect:");
-	prepare(transfer, webhook, webhook->token_url, headers,
+	begin_headers(transfer, 0, 0);
+	add_line(transfer, "Content-Type: application/x-www-form-urlencoded");
+	add_header(transfer, "User-Agent: ", cwh_user_agent, NULL);
+	add_line(transfer, "Accept: application/json");
+	add_line(transfer, "Expect:");
+	prepare(transfer, webhook, webhook->token_url,
 			webhook->token_request, strlen(webhook->token_request));
 	transfer->min_response_size = MIN_REPLY_SIZE;
 	return NULL;

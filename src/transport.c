@@ -689,7 +689,7 @@ set_method(CURL *easy, const CwhTransfer *transfer)
 
 /*
  * Start a transfer.  False if libcurl cannot take it, which has no other cause
- * than memory; its headers are freed then, too.
+ * than memory.
  */
 bool
 cwh_transport_start(CwhTransfer *transfer)
@@ -701,14 +701,11 @@ cwh_transport_start(CwhTransfer *transfer)
 	transfer->easy = easy;
 	transfer->generation = generation;
 	if (easy == NULL)
-	{
-		curl_slist_free_all(transfer->headers);
-		transfer->headers = NULL;
 		return false;
-	}
 	ok = curl_easy_setopt(easy, CURLOPT_URL, transfer->url) == CURLE_OK;
 	set_method(easy, transfer);
-	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, transfer->headers);
+	curl_easy_setopt(easy, CURLOPT_HTTPHEADER,
+					 transfer->nheaders > 0 ? transfer->headers : NULL);
 	curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, transfer->timeout_ms);
 	ok = ok && set_client_certificate(easy, transfer->client_certificate,
 									  transfer->client_key);
@@ -723,8 +720,6 @@ cwh_transport_start(CwhTransfer *transfer)
 	if (!ok)
 	{
 		curl_easy_cleanup(easy);
-		curl_slist_free_all(transfer->headers);
-		transfer->headers = NULL;
 		transfer->easy = NULL;
 		return false;
 	}
@@ -923,8 +918,6 @@ retire(CwhTransfer *transfer)
 	else
 		curl_easy_cleanup(transfer->easy);
 	transfer->easy = NULL;
-	curl_slist_free_all(transfer->headers);
-	transfer->headers = NULL;
 	running--;
 }
 
@@ -1057,18 +1050,68 @@ cwh_transport_abort(CwhTransfer *transfer)
 	restore_signals(&saved);
 }
 
-/* Free what a transfer has gathered, unless it is small enough to be kept. */
-void
-cwh_transfer_release(CwhTransfer *transfer)
+/*
+ * Make room for a request's header lines and for the text of those that are
+ * made for it, and begin with none.  False if memory is out.
+ */
+bool
+cwh_transfer_reserve(CwhTransfer *transfer, int headers, size_t len)
 {
-	CwhBytes   *all[] = {&transfer->response_headers, &transfer->response_body};
+	CwhBytes   *bytes = &transfer->header_text;
 
-	for (int i = 0; i < 2; i++)
+	transfer->nheaders = 0;
+	bytes->len = 0;
+	if (headers > transfer->max_headers)
+	{
+		free(transfer->headers);
+		transfer->headers = malloc(headers * sizeof(struct curl_slist));
+		transfer->max_headers = transfer->headers ? headers : 0;
+	}
+	if (len > bytes->cap)
+	{
+		free(bytes->data);
+		bytes->data = malloc(len);
+		bytes->cap = bytes->data ? len : 0;
+	}
+	return transfer->max_headers >= headers && bytes->cap >= len;
+}
+
+/* Free what a transfer has gathered, unless it is small enough to be kept. */
+static void
+release(CwhTransfer *transfer, size_t keep)
+{
+	CwhBytes   *all[] = {
+		&transfer->header_text, &transfer->response_headers,
+		&transfer->response_body
+	};
+
+	for (int i = 0; i < lengthof(all); i++)
 	{
 		all[i]->len = 0;
-		if (all[i]->cap <= CWH_MAX_KEPT_BUFFER)
+		if (all[i]->cap <= keep)
 			continue;
 		free(all[i]->data);
 		memset(all[i], 0, sizeof(CwhBytes));
 	}
+	transfer->nheaders = 0;
+	if (transfer->max_headers * sizeof(struct curl_slist) > keep)
+	{
+		free(transfer->headers);
+		transfer->headers = NULL;
+		transfer->max_headers = 0;
+	}
+}
+
+/* A transfer is done with, and may be used again. */
+void
+cwh_transfer_release(CwhTransfer *transfer)
+{
+	release(transfer, CWH_MAX_KEPT_BUFFER);
+}
+
+/* A transfer is not used again. */
+void
+cwh_transfer_free(CwhTransfer *transfer)
+{
+	release(transfer, 0);
 }
