@@ -284,6 +284,7 @@ extern void cwh_transfer_free(CwhTransfer *transfer);
 
 #include <signal.h>
 
+#include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
 #include "executor/tuptable.h"
 #include "lib/stringinfo.h"
@@ -383,7 +384,9 @@ typedef struct CwhWorkerStats
 extern void cwh_shared_install(void);
 extern bool cwh_shared_available(void);
 
+extern void cwh_flush_soon(XLogRecPtr upto);
 extern void cwh_launcher_attach(void);
+extern void cwh_launcher_flush(void);
 extern bool cwh_launcher_take(List **databases);
 extern void cwh_launcher_poke(Oid database);
 
@@ -399,7 +402,8 @@ extern void cwh_slot_announce(void);
 extern void cwh_slot_set_exit(CwhExit how);
 extern bool cwh_slot_told(void);
 extern bool cwh_slot_stop_requested(void);
-extern int	cwh_slot_take_hints(CwhHint *hints, bool *sweep);
+extern int	cwh_slot_take_hints(CwhHint *hints, bool *sweep,
+								XLogRecPtr *committed);
 extern void cwh_slot_halt(bool halted);
 extern void cwh_slot_update_stats(const CwhWorkerStats *stats);
 extern void cwh_stop_workers(Oid database);
@@ -601,6 +605,14 @@ typedef struct CwhWebhook
 	bool		retired;		/* another has taken its place */
 } CwhWebhook;
 
+/* When a commit is to be on disk. */
+typedef enum CwhFlush
+{
+	CWH_FLUSH_NOT,				/* it need not survive a crash: claims alone */
+	CWH_FLUSH_SOON,				/* else deliveries are repeated after one */
+	CWH_FLUSH_NOW				/* before anything follows from it */
+} CwhFlush;
+
 /* A place in a webhook's queue, behind which to look. */
 typedef struct CwhPosition
 {
@@ -741,7 +753,7 @@ extern bool cwh_outbox_disable(const pg_uuid_t *webhook_id, const char *reason);
 extern bool cwh_outbox_note_problem(const pg_uuid_t *webhook_id,
 									const char *problem, bool *changed);
 extern void cwh_outbox_begin(void);
-extern void cwh_outbox_commit(void);
+extern void cwh_outbox_commit(CwhFlush flush);
 
 /*
  * gate.c: whether a request to a webhook may start now

@@ -323,6 +323,7 @@ cwh_launcher_main(Datum arg)
 		bool		all;
 
 		CHECK_FOR_INTERRUPTS();
+		cwh_launcher_flush();
 		all = cwh_launcher_take(&pokes);
 		if (ConfigReloadPending)
 		{

@@ -496,20 +496,27 @@ cwh_outbox_begin(void)
 }
 
 /*
- * Commit, and see to it that the commit is on disk.
- *
- * The worker runs with synchronous_commit off, so that its row locks are gone
- * before it waits for the disk, and flushes here instead.
+ * Commit.  The worker runs with synchronous_commit off, so that neither it nor
+ * its row locks wait for the disk, and says here what has to be there when.  No
+ * more than one commit that has to is on its way there.
  */
 void
-cwh_outbox_commit(void)
+cwh_outbox_commit(CwhFlush flush)
 {
+	static XLogRecPtr on_its_way = InvalidXLogRecPtr;
+
 	SPI_finish();
 	PopActiveSnapshot();
 	XactLastCommitEnd = InvalidXLogRecPtr;
 	CommitTransactionCommand();
-	if (!XLogRecPtrIsInvalid(XactLastCommitEnd))
+	if (flush == CWH_FLUSH_NOW && !XLogRecPtrIsInvalid(XactLastCommitEnd))
 		XLogFlush(XactLastCommitEnd);
+	else if (flush == CWH_FLUSH_SOON && !XLogRecPtrIsInvalid(XactLastCommitEnd))
+	{
+		XLogFlush(on_its_way);
+		on_its_way = XactLastCommitEnd;
+		cwh_flush_soon(on_its_way);
+	}
 	pgstat_report_stat(false);
 }
 

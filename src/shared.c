@@ -21,6 +21,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
@@ -69,6 +70,7 @@ typedef struct WorkerSlot
 	/* under the slot's own lock */
 	bool		sweep;			/* look at every webhook */
 	bool		halted;			/* claims nothing now: hints do not wake it */
+	XLogRecPtr	committed;		/* where what the hints tell of was committed */
 	int			nhints;
 	CwhHint		hints[CWH_MAX_HINTS];
 	CwhWorkerStats stats;
@@ -89,6 +91,7 @@ typedef struct Shared
 	Culprit		culprits[MAX_CULPRITS]; /* webhooks to be disabled, by
 										 * slots_lock */
 	pg_atomic_uint64 last_id;	/* the last delivery's; see cwh_next_id() */
+	pg_atomic_uint64 flush_upto;	/* WAL that the launcher is to flush */
 	int			nslots;
 	WorkerSlot	slots[FLEXIBLE_ARRAY_MEMBER];
 } Shared;
@@ -176,6 +179,7 @@ startup(void)
 		shared->nslots = max_worker_processes;
 		shared->look_at_all = true;
 		pg_atomic_init_u64(&shared->last_id, 0);
+		pg_atomic_init_u64(&shared->flush_upto, 0);
 		ConditionVariableInit(&shared->left);
 		ConditionVariableInit(&shared->settled);
 	}
@@ -273,6 +277,7 @@ publish_hints(void)
 		for (int j = 0; j < npending_hints; j++)
 			add_hint(slot->hints, &slot->nhints, &slot->sweep,
 					 &pending_hints[j]);
+		slot->committed = Max(slot->committed, XactLastCommitEnd);
 		wake = pending_sweep || !slot->halted;
 		LWLockRelease(slot_lock(slot));
 		/* a signal to a process that sleeps: the dearest part of an emit */
@@ -346,6 +351,37 @@ cwh_launcher_attach(void)
 	shared->launcher = &MyProc->procLatch;
 	shared->look_at_all = true;
 	LWLockRelease(slots_lock);
+}
+
+/*
+ * Have WAL flushed up to there while the caller goes on: the launcher waits for
+ * the disk in its stead.
+ */
+void
+cwh_flush_soon(XLogRecPtr upto)
+{
+	uint64		before = pg_atomic_read_u64(&shared->flush_upto);
+	bool		asked = false;
+
+	while (before < upto &&
+		   !pg_atomic_compare_exchange_u64(&shared->flush_upto, &before, upto))
+		;
+	LWLockAcquire(slots_lock, LW_SHARED);
+	if (shared->launcher)
+	{
+		SetLatch(shared->launcher);
+		asked = true;
+	}
+	LWLockRelease(slots_lock);
+	if (!asked)
+		XLogFlush(upto);
+}
+
+/* Flush what workers have asked for. */
+void
+cwh_launcher_flush(void)
+{
+	XLogFlush(pg_atomic_read_u64(&shared->flush_upto));
 }
 
 /*
@@ -553,9 +589,13 @@ cwh_slot_stop_requested(void)
 	return ((volatile WorkerSlot *) my_slot)->stop;
 }
 
-/* Take the hints that came since the last time. */
+/*
+ * Take the hints that came since the last time.  What they tell of was committed
+ * up to there, but may not be on disk yet, if its session has turned
+ * synchronous_commit off.
+ */
 int
-cwh_slot_take_hints(CwhHint *hints, bool *sweep)
+cwh_slot_take_hints(CwhHint *hints, bool *sweep, XLogRecPtr *committed)
 {
 	int			n;
 
@@ -563,6 +603,7 @@ cwh_slot_take_hints(CwhHint *hints, bool *sweep)
 	n = my_slot->nhints;
 	memcpy(hints, my_slot->hints, n * sizeof(CwhHint));
 	*sweep = my_slot->sweep;
+	*committed = my_slot->committed;
 	my_slot->nhints = 0;
 	my_slot->sweep = false;
 	LWLockRelease(slot_lock(my_slot));

@@ -28,6 +28,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "lib/ilist.h"
@@ -316,6 +317,8 @@ static TimestampTz pass_started = 0;
 static CwhWorkerStats stats;
 static bool stats_changed = true;
 static uint64 seen_generation = 0;
+static XLogRecPtr emitted_upto = InvalidXLogRecPtr; /* what may be claimed was
+													 * committed by there */
 static slist_head to_render;	/* deliveries whose next request is to be made */
 static slist_node *to_render_tail;
 static int	nto_render = 0;
@@ -2371,6 +2374,24 @@ is_absence(int sqlerrcode)
 }
 
 /*
+ * When is a transaction to be on disk?  Before a connector's next request is
+ * sent, since the last one must not be made again, and before what comes behind
+ * in an ordered conversation.  And if it has swept, before anything is sent of
+ * what it found, which it knows nothing else of.
+ */
+static CwhFlush
+when_to_flush(const Settle *work, bool do_settle, bool do_sweep)
+{
+	if (do_sweep)
+		return CWH_FLUSH_NOW;
+	for (int i = 0; i < work->n; i++)
+		if (work->deliveries[i]->outcome == CWH_OUTCOME_STEP ||
+			work->deliveries[i]->conversation_id)
+			return CWH_FLUSH_NOW;
+	return do_settle ? CWH_FLUSH_SOON : CWH_FLUSH_NOT;
+}
+
+/*
  * One transaction: settle what has ended, look around, and claim.  An error
  * leaves everything as it was, to be tried again after a pause.
  */
@@ -2423,7 +2444,10 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 			claim_next(work, do_claim);
 		if (do_claim)
 			claim();
-		cwh_outbox_commit();
+		cwh_outbox_commit(when_to_flush(work, do_settle, do_sweep));
+		/* no event is sent that a crash could still take back */
+		if (nclaimed_now > 0)
+			XLogFlush(emitted_upto);
 		ok = true;
 	}
 	PG_CATCH();
@@ -2550,7 +2574,7 @@ check_alerts(void)
 		cwh_outbox_check_alerts(alerting, nalerting);
 	if (check_backlogs)
 		cwh_outbox_check_backlog(backlogs, backlog_dues, nbacklogs);
-	cwh_outbox_commit();
+	cwh_outbox_commit(CWH_FLUSH_SOON);
 }
 
 /* Remove some of what is old. */
@@ -2746,7 +2770,7 @@ disable_culprits(void)
 		ereport(LOG, (errmsg("chatwebhook disabled a webhook: its connector could not be stopped")));
 		add_alerting(&id);
 	}
-	cwh_outbox_commit();
+	cwh_outbox_commit(CWH_FLUSH_NOW);
 }
 
 /* Ask connectors for the next requests of deliveries, in one transaction. */
@@ -2774,7 +2798,7 @@ render_deliveries(TimestampTz now)
 		{
 			cwh_outbox_begin();
 			done = cwh_connector_render(renders, n);
-			cwh_outbox_commit();
+			cwh_outbox_commit(CWH_FLUSH_NOT);
 		}
 		PG_CATCH();
 		{
@@ -2822,7 +2846,7 @@ take_hints(void)
 {
 	CwhHint		hints[CWH_MAX_HINTS];
 	bool		sweep;
-	int			n = cwh_slot_take_hints(hints, &sweep);
+	int			n = cwh_slot_take_hints(hints, &sweep, &emitted_upto);
 	TimestampTz now = GetCurrentTimestamp();
 
 	for (int i = 0; i < n; i++)
