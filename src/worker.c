@@ -137,8 +137,14 @@
  */
 #define SLOW_SHARE			20
 
-/* Alerts are looked at this often at most. */
+/*
+ * Alerts are looked at this often at most, of so many webhooks at a time, and in
+ * one part in so many of the time: what is to be sent waits meanwhile.
+ */
 #define ALERTS_MS			500
+#define MORE_ALERTS_MS		50	/* while there are more of them */
+#define ALERTS_BATCH		10
+#define ALERTS_SHARE		100
 #define FAILED_ALERTS_MS	2000
 
 /*
@@ -2571,10 +2577,35 @@ check_alerts(void)
 {
 	cwh_outbox_begin();
 	if (nalerting > 0)
-		cwh_outbox_check_alerts(alerting, nalerting);
+		cwh_outbox_check_alerts(alerting, Min(nalerting, ALERTS_BATCH));
 	if (check_backlogs)
 		cwh_outbox_check_backlog(backlogs, backlog_dues, nbacklogs);
 	cwh_outbox_commit(CWH_FLUSH_SOON);
+}
+
+/*
+ * Have those checked that were put down first; false if that failed.  Those wait
+ * behind the others then, since somebody may have locked one of them, say.
+ */
+static bool
+check_some_alerts(void)
+{
+	pg_uuid_t	first[ALERTS_BATCH];
+	int			n = Min(nalerting, ALERTS_BATCH);
+	bool		ok = run_apart("checking alerts", check_alerts);
+
+	if (n > 0)
+	{
+		memcpy(first, alerting, n * sizeof(pg_uuid_t));
+		memmove(alerting, alerting + n, (nalerting - n) * sizeof(pg_uuid_t));
+		if (ok)
+			nalerting -= n;
+		else
+			memcpy(alerting + nalerting - n, first, n * sizeof(pg_uuid_t));
+	}
+	if (ok)
+		check_backlogs = false;
+	return ok;
 }
 
 /* Remove some of what is old. */
@@ -2609,15 +2640,13 @@ keep_up(TimestampTz now)
 {
 	if ((nalerting > 0 || check_backlogs) && now >= next_alerts)
 	{
-		if (run_apart("checking alerts", check_alerts))
-		{
-			nalerting = 0;
-			check_backlogs = false;
-			next_alerts = TimestampTzPlusMilliseconds(now, ALERTS_MS);
-		}
-		else
-			/* somebody has locked one of them, say */
-			next_alerts = TimestampTzPlusMilliseconds(now, FAILED_ALERTS_MS);
+		bool		ok = check_some_alerts();
+		TimestampTz end = GetCurrentTimestamp();
+		int			wait_ms = !ok ? FAILED_ALERTS_MS :
+			nalerting > 0 ? MORE_ALERTS_MS : ALERTS_MS;
+
+		next_alerts = Max(TimestampTzPlusMilliseconds(now, wait_ms),
+						  end + ALERTS_SHARE * (end - now));
 	}
 	if (worker_number == 0 && now >= next_upkeep &&
 		!run_apart("removing what is old", remove_old))
@@ -3101,8 +3130,8 @@ deliver(void)
 	/* what has been answered need not be repeated */
 	for (int i = 0; nresults > 0 && i < 5; i++)
 		transact(true, false, false);
-	if (nalerting > 0)
-		(void) run_apart("checking alerts", check_alerts);
+	while (nalerting > 0 && check_some_alerts())
+		;
 }
 
 /* Settings that this process needs, whatever the database's say. */
