@@ -42,6 +42,7 @@ use File::Basename qw(dirname);
 use JSON::PP ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Session;
 use Test::More;
 use version;
 
@@ -72,6 +73,29 @@ if (!eval { IPC::Run->VERSION('20220807') })
 			die $@ if $@ !~ /Broken pipe/ || time > $deadline;
 		}
 	};
+}
+# Most statements need no psql.  The class has another name in 13 and 14.
+{
+	my ($class) = grep { $_->can('safe_psql') } qw(PostgreSQL::Test::Cluster PostgresNode);
+	my ($ask, $poll) = map { $class->can($_) } qw(safe_psql poll_query_until);
+	no strict 'refs';
+	no warnings 'redefine';
+	*{"${class}::safe_psql"} = sub {
+		my ($node, $dbname, $sql, @rest) = @_;
+		return (@rest ? undef : Session::ask($node, $dbname, $sql)) // $ask->(@_);
+	};
+	*{"${class}::poll_query_until"} = sub {
+		my ($node, $dbname, $query, $expected) = @_;
+		return Session::poll($node, $dbname, $query, $expected // 't') // $poll->(@_);
+	};
+	foreach my $name (qw(psql background_psql interactive_psql reload restart stop kill9))
+	{
+		my $original = $class->can($name) or next;
+		*{"${class}::$name"} = sub {
+			Session::forget($_[0]);
+			goto &$original;
+		};
+	}
 }
 use warnings 'once';
 
