@@ -5,9 +5,9 @@
  *
  * Jobs are lines of JSON: url, width, height, scheme (light or dark), click (a
  * selector: these are clicked first), screenshot (where to write it; the page's
- * first 4000 pixels).  Each is answered by a line, see look().  The browser is spoken to
- * through a pipe, by the DevTools protocol; no port is opened, and the page's
- * own scripts, if it had any, would run.
+ * first 4000 pixels).  Each is answered by a line, see look().  An empty line ends it all.
+ * The browser is spoken to through a pipe, by the DevTools protocol; no port is
+ * opened, and the page's own scripts, if it had any, would run.
  */
 'use strict'
 
@@ -150,6 +150,7 @@ async function main () {
   for (const domain of ['Page', 'Network', 'Log', 'Runtime']) await page(`${domain}.enable`)
 
   for await (const line of readline.createInterface({ input: process.stdin })) {
+    if (line === '') break
     const job = JSON.parse(line)
     requests.length = said.length = 0
     await page('Emulation.setDeviceMetricsOverride', {
@@ -175,6 +176,7 @@ async function main () {
   }
   ending = true
   await send('Browser.close')
+  process.stdin.destroy()
 }
 
 main().catch((error) => {
