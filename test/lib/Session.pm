@@ -54,7 +54,7 @@ my %parameters = (
 my %shared;
 
 # What a session may remember, or be seen by.
-my $private = qr/pg_(?!sleep\b|total_relation_size\b|class\b|wal_)|set_config|current_setting|temp|session/i;
+my $private = qr/pg_(?!sleep\b|total_relation_size\b|class\b|wal_)|set_config|current_setting|\btemp|session/i;
 
 =head1 FUNCTIONS
 
@@ -80,7 +80,7 @@ sub ask
 		my $answer = $self->_query($statement);
 		if (defined $answer->{error})
 		{
-			forget($node);
+			$shared ? forget($node) : $self->_close;
 			die "error running SQL: '$answer->{error}'\nwith sql '$sql'";
 		}
 		print $answer->{notices};
@@ -121,9 +121,9 @@ sub poll
 				  . ($answer->{error} // ''));
 			last;
 		}
-		if (defined $answer->{error})
+		if (defined $answer->{error} && $self)
 		{
-			forget($node);
+			$shared ? forget($node) : $self->_close;
 			undef $self;
 		}
 		sleep $pause;
