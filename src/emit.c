@@ -184,17 +184,17 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 		cwh_set_column(slot, CWH_QUEUE_WEBHOOK_ID, UUIDPGetDatum(webhook_id));
 		cwh_set_column(slot, CWH_QUEUE_EVENT_ID, UUIDPGetDatum(event_id));
 		cwh_set_column(slot, CWH_QUEUE_CREATED_AT,
-				   TimestampTzGetDatum(event->created_at));
+					   TimestampTzGetDatum(event->created_at));
 		cwh_set_column(slot, CWH_QUEUE_NEXT_ATTEMPT_AT,
-				   TimestampTzGetDatum(event->created_at));
+					   TimestampTzGetDatum(event->created_at));
 		cwh_set_column(slot, CWH_QUEUE_ATTEMPTS, Int32GetDatum(0));
 		cwh_set_column(slot, CWH_QUEUE_FIRST_ATTEMPT, Int32GetDatum(0));
 		cwh_set_column(slot, CWH_QUEUE_LAST_WAIT_MS, Int64GetDatum(0));
 		cwh_set_text(slot, CWH_QUEUE_CHATBOT_ID, event->chatbot_id);
 		cwh_set_text(slot, CWH_QUEUE_CONVERSATION_ID, event->conversation_id);
 		cwh_set_column(slot, CWH_QUEUE_ORDERED,
-				   BoolGetDatum(subscription->ordered &&
-								event->conversation_id != NULL));
+					   BoolGetDatum(subscription->ordered &&
+									event->conversation_id != NULL));
 		ExecStoreVirtualTuple(slot);
 		cwh_hint(webhook_id, event->created_at, id, 1);
 	}
