@@ -260,12 +260,12 @@ class Bench:
                                        str(per_commit), sql], text=True)
         return tuple(float(value) for value in out.split())
 
-    def pgbench(self, script, clients, seconds):
+    def pgbench(self, script, clients, transactions):
         path = self.tools + "/script.sql"
         with open(path, "w") as file:
             file.write(script)
-        run = subprocess.run([os.path.join(BINDIR, "pgbench"), "-n", "-f", path, "-c", str(clients),
-                              "-j", "1", "-M", "prepared", "-T", str(seconds)], text=True, capture_output=True)
+        run = subprocess.run([os.path.join(BINDIR, "pgbench"), "-n", "-f", path, "-c", str(clients), "-j", "1",
+                              "-M", "prepared", "-t", str(transactions // clients)], text=True, capture_output=True)
         if run.returncode != 0:
             raise RuntimeError(run.stderr)
         return float(re.search(r"^tps = ([\d.]+)", run.stdout, re.M).group(1))
@@ -399,19 +399,21 @@ def make_chats(bench):
 
 
 def insert(bench):
+    """In many short rounds: how fast a disk syncs changes from second to second."""
     make_chats(bench)
     tables = ["plain"] + [f"{how}_{kind}" for how in ("row", "statement", "plpgsql") for kind in KINDS]
     limits = {"none": 0.97, "one": 0.83, "five": 0.75, "twenty": 0.5}
-    seconds = float(os.environ.get("INSERT_SECONDS", "3"))
     for clients in (1, 4):
         def run(table):
-            script = f"INSERT INTO {table} (conversation, role, content) VALUES ('c1', 'user', '{CONTENT}');\n"
-            rate = bench.pgbench(script, clients, max(1, int(seconds)))
-            bench.forget()
-            bench.sql(f"TRUNCATE {table}, outbox.event, outbox.delivery", "CHECKPOINT")
-            return rate
+            return bench.pgbench(f"INSERT INTO {table} (conversation, role, content) VALUES ('c1', 'user', '{CONTENT}');\n",
+                                 clients, 400)
 
-        results = in_turn({table: (lambda table=table: run(table)) for table in tables})
+        results = {table: [] for table in tables}
+        for _ in range(2 * RUNS):
+            for table, rates in in_turn({table: (lambda table=table: run(table)) for table in tables}, 4).items():
+                results[table] += rates
+            bench.forget()
+            bench.sql(f"TRUNCATE {', '.join(tables)}, outbox.event, outbox.delivery", "CHECKPOINT")
         rate = {table: statistics.median(results[table]) for table in tables}
         for how in ("row", "statement"):
             for kind, limit in limits.items():

@@ -14,7 +14,10 @@
  *
  * The breaker opens after chatwebhook.breaker_threshold failures in a row.  From
  * then on one request at a time is let through, a probe, after waits that grow
- * like those of retries; the first that succeeds closes it.
+ * like those of retries; the first that succeeds closes it.  Before it opens,
+ * from the third failure in a row on, requests start at growing distances: many
+ * webhooks that begin to fail together, each with a backlog, are not to keep
+ * the workers busy with that.
  *
  * All of it is protected by one lock, which is held for no longer than a look
  * into the hash table takes.
@@ -45,6 +48,11 @@ PG_FUNCTION_INFO_V1(chatwebhook_gates);
  */
 #define MAX_GATES	32768
 
+/* The distances at which requests start after failures, until the breaker opens. */
+#define FREE_FAILURES		2
+#define FIRST_DISTANCE_MS	25
+#define MAX_DISTANCE_MS		1000
+
 /* A bucket holds what comes in together in this part of a second. */
 #define BUCKET_SHARE	20
 
@@ -61,7 +69,8 @@ typedef struct Gate
 	TimestampTz paused_until;	/* the receiver wants nothing before this */
 	int			failures;		/* in a row */
 	int64		wait_ms;		/* between the last two probes */
-	TimestampTz probe_at;		/* the next probe; no other request starts */
+	TimestampTz probe_at;		/* no request starts before; if the breaker is
+								 * open: the next probe, and no other does */
 } Gate;
 
 typedef struct Gates
@@ -174,9 +183,7 @@ cwh_gate_pass(const pg_uuid_t *webhook_id, double rate, int n, int64 probe_ms,
 		bool		broken = cwh_breaker_threshold > 0 &&
 			gate->failures >= cwh_breaker_threshold;
 
-		wait_until = gate->paused_until;
-		if (broken)
-			wait_until = Max(wait_until, gate->probe_at);
+		wait_until = Max(gate->paused_until, gate->probe_at);
 		if (rate > 0)
 		{
 			double		depth = Max(1.0, rate / BUCKET_SHARE);
@@ -194,6 +201,15 @@ cwh_gate_pass(const pg_uuid_t *webhook_id, double rate, int n, int64 probe_ms,
 	LWLockRelease(lock);
 	*again = wait_until;
 	return wait_until <= now;
+}
+
+/* How long to wait after so many failures in a row, before the breaker opens. */
+static int64
+distance_ms(int failures)
+{
+	int			doublings = Min(failures - FREE_FAILURES - 1, 10);
+
+	return Min(FIRST_DISTANCE_MS << doublings, MAX_DISTANCE_MS);
 }
 
 /*
@@ -225,6 +241,9 @@ cwh_gate_failed(const pg_uuid_t *webhook_id, const CwhRetryPolicy *policy,
 										   random01, -1);
 			gate->probe_at = TimestampTzPlusMilliseconds(now, gate->wait_ms);
 		}
+		else if (cwh_breaker_threshold > 0 && gate->failures > FREE_FAILURES)
+			gate->probe_at = TimestampTzPlusMilliseconds(now,
+														 distance_ms(gate->failures));
 	}
 	LWLockRelease(lock);
 	return opened;
@@ -249,6 +268,7 @@ cwh_gate_succeeded(const pg_uuid_t *webhook_id)
 			gate->failures >= cwh_breaker_threshold;
 		gate->failures = 0;
 		gate->wait_ms = 0;
+		gate->probe_at = 0;
 		if (gate->full_at == 0 && gate->paused_until <= GetCurrentTimestamp())
 		{
 			hash_search(table, &key, HASH_REMOVE, NULL);

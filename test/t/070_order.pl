@@ -123,6 +123,9 @@ subtest 'pauses and the breaker' => sub {
 	sql(q{SELECT count(chatwebhook.emit('test.pause', NULL, NULL, '{}')) FROM generate_series(1, 100)});
 	becomes_true(q{SELECT state = 'paused' FROM chatwebhook.webhook_health WHERE name = 'broken'}, 'it is paused');
 	ok($receiver->wait_for($receiver->count('broken') + 3, 'broken'), 'it is tried from time to time');
+	my @tried = map { $_->{time} } $receiver->log('broken');
+	cmp_ok($tried[3] - $tried[2], '>=', 0.025, 'after three failures it is left alone for a moment');
+	cmp_ok($tried[4] - $tried[3], '>=', 0.05, 'and after four for longer');
 	cmp_ok($_->{concurrent}, '<=', 1, 'by one request at a time')
 	  foreach ($receiver->log('broken'))[ -2, -1 ];
 	cmp_ok(sql(q{SELECT count(*) FROM chatwebhook.delivery WHERE attempts = 0}), '>', 50, 'what waits uses up no attempts');
