@@ -225,10 +225,13 @@ typedef struct CwhTransfer
 	/* the request; must stay as it is until the transfer is reaped */
 	const char *url;
 	const char *method;			/* null: POST */
-	struct curl_slist *headers; /* an array that is linked as a list, or null */
+	struct curl_slist *headers; /* an array that is linked as a list, with room
+								 * for the text of some behind it, or null;
+								 * freed when the transfer ends */
 	int			nheaders;
 	int			max_headers;
-	CwhBytes	header_text;	/* what some of them point to */
+	char	   *header_text;	/* where the next text goes */
+	size_t		header_room;	/* bytes that are left there */
 	const char *body;			/* or null */
 	size_t		body_len;
 	size_t		min_response_size;	/* kept of a body, if the option is less */

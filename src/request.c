@@ -146,8 +146,7 @@ add_line(CwhTransfer *transfer, const char *line)
 static void
 add_header(CwhTransfer *transfer, const char *part,...)
 {
-	CwhBytes   *bytes = &transfer->header_text;
-	char	   *line = bytes->data + bytes->len;
+	char	   *line = transfer->header_text;
 	va_list		parts;
 
 	va_start(parts, part);
@@ -156,13 +155,15 @@ add_header(CwhTransfer *transfer, const char *part,...)
 		size_t		len = strlen(part);
 
 		/* begin_headers() was told of everything that has no limit of its own */
-		if (bytes->len + len + 1 > bytes->cap)
+		if (len + 1 > transfer->header_room)
 			elog(ERROR, "the headers of a request are too long");
-		memcpy(bytes->data + bytes->len, part, len);
-		bytes->len += len;
+		memcpy(transfer->header_text, part, len);
+		transfer->header_text += len;
+		transfer->header_room -= len;
 	}
 	va_end(parts);
-	bytes->data[bytes->len++] = '\0';
+	*transfer->header_text++ = '\0';
+	transfer->header_room--;
 	add_line(transfer, line);
 }
 

@@ -904,6 +904,15 @@ account_for_sockets(CwhTransfer *transfer)
 	transfer->nfds = 0;
 }
 
+/* Forget a request's headers. */
+static void
+free_headers(CwhTransfer *transfer)
+{
+	free(transfer->headers);
+	transfer->headers = NULL;
+	transfer->nheaders = 0;
+}
+
 /* Take a handle out of the multi handle and keep it for another transfer. */
 static void
 retire(CwhTransfer *transfer)
@@ -918,6 +927,7 @@ retire(CwhTransfer *transfer)
 	else
 		curl_easy_cleanup(transfer->easy);
 	transfer->easy = NULL;
+	free_headers(transfer);
 	running--;
 }
 
@@ -1057,33 +1067,24 @@ cwh_transport_abort(CwhTransfer *transfer)
 bool
 cwh_transfer_reserve(CwhTransfer *transfer, int headers, size_t len)
 {
-	CwhBytes   *bytes = &transfer->header_text;
+	size_t		lines = headers * sizeof(struct curl_slist);
 
+	free(transfer->headers);
+	transfer->headers = malloc(lines + len);
 	transfer->nheaders = 0;
-	bytes->len = 0;
-	if (headers > transfer->max_headers)
-	{
-		free(transfer->headers);
-		transfer->headers = malloc(headers * sizeof(struct curl_slist));
-		transfer->max_headers = transfer->headers ? headers : 0;
-	}
-	if (len > bytes->cap)
-	{
-		free(bytes->data);
-		bytes->data = malloc(len);
-		bytes->cap = bytes->data ? len : 0;
-	}
-	return transfer->max_headers >= headers && bytes->cap >= len;
+	if (transfer->headers == NULL)
+		return false;
+	transfer->max_headers = headers;
+	transfer->header_text = (char *) transfer->headers + lines;
+	transfer->header_room = len;
+	return true;
 }
 
 /* Free what a transfer has gathered, unless it is small enough to be kept. */
 static void
 release(CwhTransfer *transfer, size_t keep)
 {
-	CwhBytes   *all[] = {
-		&transfer->header_text, &transfer->response_headers,
-		&transfer->response_body
-	};
+	CwhBytes   *all[] = {&transfer->response_headers, &transfer->response_body};
 
 	for (int i = 0; i < lengthof(all); i++)
 	{
@@ -1093,13 +1094,7 @@ release(CwhTransfer *transfer, size_t keep)
 		free(all[i]->data);
 		memset(all[i], 0, sizeof(CwhBytes));
 	}
-	transfer->nheaders = 0;
-	if (transfer->max_headers * sizeof(struct curl_slist) > keep)
-	{
-		free(transfer->headers);
-		transfer->headers = NULL;
-		transfer->max_headers = 0;
-	}
+	free_headers(transfer);
 }
 
 /* A transfer is done with, and may be used again. */
