@@ -206,13 +206,14 @@ CREATE TABLE chatwebhook.queue (
     replies          jsonb,
     ordered          boolean NOT NULL DEFAULT false
 ) WITH (
-    autovacuum_vacuum_scale_factor = 0.01,
     autovacuum_vacuum_threshold = 5000,
     autovacuum_vacuum_insert_threshold = -1,
     autovacuum_analyze_scale_factor = 0.5,
     autovacuum_analyze_threshold = 50000,
     autovacuum_vacuum_cost_delay = 0,
-    vacuum_truncate = off
+    vacuum_truncate = off,
+    -- often while it is small; of a large one, each vacuum reads all indexes
+    autovacuum_vacuum_scale_factor = 0.1
 );
 CREATE INDEX queue_claim_idx ON chatwebhook.queue (webhook_id, next_attempt_at, id);
 CREATE INDEX queue_event_idx ON chatwebhook.queue (event_id);

@@ -12,6 +12,7 @@ ALTER TABLE chatwebhook.webhook
     ADD COLUMN batch_size integer NOT NULL DEFAULT 1,
     ADD COLUMN batch_window interval NOT NULL DEFAULT '0';
 ALTER TABLE chatwebhook.health ADD COLUMN problem text;
+ALTER TABLE chatwebhook.queue SET (autovacuum_vacuum_scale_factor = 0.1);
 COMMENT ON COLUMN chatwebhook.webhook.rate_limit IS
     'Deliveries a second, all workers together; 0.001 to 100000; null: no limit.';
 COMMENT ON COLUMN chatwebhook.webhook.batch_size IS
