@@ -471,14 +471,15 @@ def growth(bench):
 
     say(f"    fresh: {fresh():,.0f} a second")
 
-    # finished ones
+    # finished ones, with ids of their time, as retention expects them
     base = fresh()
     finished = int(5e6 * SCALE)
     bench.sql(f"""
         WITH w AS (SELECT id, name FROM chatwebhook.webhook LIMIT 1)
         INSERT INTO chatwebhook.history (id, webhook_id, webhook_name, event_id, status, created_at, completed_at,
                last_attempt_at, attempts, latency_ms, last_status_code)
-        SELECT i, w.id, w.name, chatwebhook.uuidv7(), 'delivered', now() - interval '1 day', now() - interval '1 day',
+        SELECT (extract(epoch FROM now() - interval '1 day' - '2026-01-01Z') * 1e6)::bigint + i,
+               w.id, w.name, chatwebhook.uuidv7(), 'delivered', now() - interval '1 day', now() - interval '1 day',
                now() - interval '1 day', 1, 1, 200
           FROM w, generate_series(1, {finished}) i""", "VACUUM ANALYZE chatwebhook.history")
     rule(f"growth: {finished:,} finished in history, to {n:,} in fresh tables", rate_now() / base, 0.85)
