@@ -142,26 +142,25 @@ add_line(CwhTransfer *transfer, const char *line)
 		node[-1].next = node;
 }
 
-/* Add a header line of these parts, the last of which is null. */
+/* Add a header line of three parts. */
 static void
-add_header(CwhTransfer *transfer, const char *part,...)
+add_header(CwhTransfer *transfer, const char *one, const char *two,
+		   const char *three)
 {
+	const char *parts[] = {one, two, three};
 	char	   *line = transfer->header_text;
-	va_list		parts;
 
-	va_start(parts, part);
-	for (; part; part = va_arg(parts, const char *))
+	for (int i = 0; i < lengthof(parts); i++)
 	{
-		size_t		len = strlen(part);
+		size_t		len = strlen(parts[i]);
 
 		/* begin_headers() was told of everything that has no limit of its own */
 		if (len + 1 > transfer->header_room)
 			elog(ERROR, "the headers of a request are too long");
-		memcpy(transfer->header_text, part, len);
+		memcpy(transfer->header_text, parts[i], len);
 		transfer->header_text += len;
 		transfer->header_room -= len;
 	}
-	va_end(parts);
 	*transfer->header_text++ = '\0';
 	transfer->header_room--;
 	add_line(transfer, line);
@@ -184,7 +183,7 @@ add_own_headers(CwhTransfer *transfer, const CwhWebhook *webhook,
 	if (webhook->auth == CWH_AUTH_HEADER)
 		add_line(transfer, webhook->auth_line);
 	else if (webhook->auth == CWH_AUTH_OAUTH2 && token)
-		add_header(transfer, "Authorization: Bearer ", token, NULL);
+		add_header(transfer, "Authorization: Bearer ", token, "");
 }
 
 /*
@@ -208,7 +207,7 @@ sign(CwhSigner *signer, const char *header, const char *id, int64 unix_time,
 			cwh_sign_standard(signer, id, unix_time, body->data, body->len,
 							  entry);
 		if (ok)
-			add_header(transfer, header, ": ", hex, NULL);
+			add_header(transfer, header, ": ", hex);
 	}
 	if (!ok)
 		elog(ERROR, "could not sign a request");
@@ -262,8 +261,8 @@ prepare_signed(CwhTransfer *transfer, const CwhWebhook *webhook,
 				  strlen(event_type) + strlen(deliveries) + own_text(token));
 	cwh_uuid_text(message_id, id);
 	add_line(transfer, "Content-Type: application/json");
-	add_header(transfer, "User-Agent: ", cwh_user_agent, NULL);
-	add_header(transfer, "X-Webhook-Event: ", event_type, NULL);
+	add_header(transfer, "User-Agent: ", cwh_user_agent, "");
+	add_header(transfer, "X-Webhook-Event: ", event_type, "");
 	sign(webhook->signer, "X-Webhook-Signature", id, unix_time, body,
 		 transfer, signature);
 	if (webhook->previous && webhook->previous_until > now)
@@ -272,13 +271,13 @@ prepare_signed(CwhTransfer *transfer, const CwhWebhook *webhook,
 		sign(webhook->previous, "X-Webhook-Signature-Previous", id, unix_time,
 			 body, transfer, previous + 1);
 	}
-	add_header(transfer, "webhook-id: ", id, NULL);
+	add_header(transfer, "webhook-id: ", id, "");
 	pg_lltoa(unix_time, number);
-	add_header(transfer, "webhook-timestamp: ", number, NULL);
-	add_header(transfer, "webhook-signature: ", signature, previous, NULL);
+	add_header(transfer, "webhook-timestamp: ", number, "");
+	add_header(transfer, "webhook-signature: ", signature, previous);
 	pg_ltoa(attempt, number);
-	add_header(transfer, "X-Webhook-Attempt: ", number, NULL);
-	add_header(transfer, "X-Webhook-Delivery: ", deliveries, NULL);
+	add_header(transfer, "X-Webhook-Attempt: ", number, "");
+	add_header(transfer, "X-Webhook-Delivery: ", deliveries, "");
 	/* no wait for "100 Continue" before a large body */
 	add_line(transfer, "Expect:");
 	add_own_headers(transfer, webhook, token);
@@ -403,7 +402,7 @@ cwh_request_prepare_step(CwhTransfer *transfer, const CwhWebhook *webhook,
 				  own_text(token));
 	/* without a body, libcurl would make up a type */
 	add_line(transfer, body ? "Content-Type: application/json" : "Content-Type:");
-	add_header(transfer, "User-Agent: ", cwh_user_agent, NULL);
+	add_header(transfer, "User-Agent: ", cwh_user_agent, "");
 	add_line(transfer, "Accept: application/json");
 	add_line(transfer, "Expect:");
 	for (int i = 0; i < request->nheaders; i++)
@@ -457,7 +456,7 @@ cwh_request_prepare_token(CwhTransfer *transfer, const CwhWebhook *webhook)
 		return problem;
 	begin_headers(transfer, 0, 0);
 	add_line(transfer, "Content-Type: application/x-www-form-urlencoded");
-	add_header(transfer, "User-Agent: ", cwh_user_agent, NULL);
+	add_header(transfer, "User-Agent: ", cwh_user_agent, "");
 	add_line(transfer, "Accept: application/json");
 	add_line(transfer, "Expect:");
 	prepare(transfer, webhook, webhook->token_url,

@@ -180,9 +180,9 @@ is_deeply([ map { $mutations[$_] }
 #
 new_database('used', '1.0');
 # a body that the catalog has parsed, where there can be one
-my $note = q{CASE WHEN replies = '[]' THEN
+my $note_function = q{CASE WHEN replies = '[]' THEN
 			('POST', webhook->>'url', '{}', event->'data', true)::chatwebhook.request END};
-$note = server_major() >= 14 ? "RETURN $note" : "AS \$\$ SELECT $note \$\$";
+$note_function = server_major() >= 14 ? "RETURN $note_function" : "AS \$\$ SELECT $note_function \$\$";
 sql_in('used', q{
 	CREATE ROLE chat LOGIN;
 	CREATE ROLE shop LOGIN;
@@ -201,7 +201,7 @@ sql_in('used', q{
 	INSERT INTO chatwebhook.connector (name, function)
 		VALUES ('note', 'public.note(jsonb,jsonb,jsonb)');
 	SELECT chatwebhook.add_tenant('shop', 'bot-1');
-} =~ s/\$note/$note/r);
+} =~ s/\$note/$note_function/r);
 my ($ok, $secret) = create_webhook($node, dbname => 'used', name => 'ok',
 	events => ['order.*'],
 	headers => { 'X-Team' => 'sales', 'X-Token' => '{{token}}' });
