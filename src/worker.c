@@ -139,12 +139,14 @@
 
 /*
  * Alerts are looked at this often at most, of so many webhooks at a time, and in
- * one part in so many of the time: what is to be sent waits meanwhile.
+ * one part in so many of the time, or after the longest wait: what is to be sent
+ * waits meanwhile.
  */
 #define ALERTS_MS			500
 #define MORE_ALERTS_MS		50	/* while there are more of them */
 #define ALERTS_BATCH		10
 #define ALERTS_SHARE		100
+#define MAX_ALERTS_MS		5000
 #define FAILED_ALERTS_MS	2000
 
 /*
@@ -2646,7 +2648,7 @@ keep_up(TimestampTz now)
 			nalerting > 0 ? MORE_ALERTS_MS : ALERTS_MS;
 
 		next_alerts = Max(TimestampTzPlusMilliseconds(now, wait_ms),
-						  end + ALERTS_SHARE * (end - now));
+						  end + Min(ALERTS_SHARE * (end - now), MAX_ALERTS_MS * 1000));
 	}
 	if (worker_number == 0 && now >= next_upkeep &&
 		!run_apart("removing what is old", remove_old))
