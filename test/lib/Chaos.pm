@@ -355,8 +355,10 @@ sub make_chaos
 			weigh_workers();
 			$next_weighing = time + 1;
 		}
-		my @due = grep { $_->[0] <= time } @heal;
-		@heal = grep { $_->[0] > time } @heal;
+		# one time for both: what came due in between would be lost
+		my $now = time;
+		my @due = grep { $_->[0] <= $now } @heal;
+		@heal = grep { $_->[0] > $now } @heal;
 		$_->[1]->() foreach @due;
 		sleep 0.05;
 	}
