@@ -44,6 +44,9 @@
 /* Time for the look-up, connecting and the TLS handshake, at most. */
 #define CONNECT_TIMEOUT_MS		5000
 
+/* What a handle reads at once; a longer reply takes several reads. */
+#define RECEIVE_BUFFER_SIZE		4096
+
 /* A reply's header lines beyond these limits end the transfer. */
 #define MAX_HEADER_BYTES		(32 * 1024)
 #define MAX_HEADER_LINES		200
@@ -468,6 +471,8 @@ make_handle(void)
 	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) CONNECT_TIMEOUT_MS);
 	/* keep-alive probes, or a firewall forgets an idle connection unheard */
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
+	/* most replies are short, and the handle keeps its buffer: 16 kB otherwise */
+	curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, (long) RECEIVE_BUFFER_SIZE);
 	cwh_curl_set_prereq(easy, before_request, on_progress);
 	/* do not wait for a look-up that is given up: it may hang for a minute */
 	cwh_curl_set_quick_exit(easy);
