@@ -118,7 +118,7 @@ class Bench:
         return subprocess.run([AS_POSTGRES, *command], cwd=self.dir, text=True, **options)
 
     def start(self):
-        for name, libraries in (("raw", ["-lcurl", "-lcrypto"]), ("latency", ["-lpq", "-lpthread"])):
+        for name, libraries in (("raw", ["-lcurl", "-lcrypto"]), ("latency", ["-lpq", "-lpthread"]), ("insert", ["-lpq", "-lpthread"])):
             include = subprocess.check_output([PG_CONFIG, "--includedir"], text=True).strip()
             subprocess.run(["cc", "-D_GNU_SOURCE", "-O2", "-I" + include, os.path.join(BENCH, name + ".c"),
                             "-o", os.path.join(self.tools, name), *libraries], check=True)
@@ -260,15 +260,10 @@ class Bench:
                                        str(per_commit), sql], text=True)
         return tuple(float(value) for value in out.split())
 
-    def pgbench(self, script, clients, transactions):
-        path = self.tools + "/script.sql"
-        with open(path, "w") as file:
-            file.write(script)
-        run = subprocess.run([os.path.join(BINDIR, "pgbench"), "-n", "-f", path, "-c", str(clients), "-j", "1",
-                              "-M", "prepared", "-t", str(transactions // clients)], text=True, capture_output=True)
-        if run.returncode != 0:
-            raise RuntimeError(run.stderr)
-        return float(re.search(r"^tps = ([\d.]+)", run.stdout, re.M).group(1))
+    def insert(self, clients, rounds, transactions, tables):
+        out = subprocess.check_output([self.tools + "/insert", "", str(clients), str(rounds), str(transactions), CONTENT,
+                                       *tables], text=True)
+        return {table: [float(rate) for rate in line.split()] for table, line in zip(tables, out.splitlines())}
 
 
 def spread(values, form="{:,.0f}"):
@@ -399,18 +394,13 @@ def make_chats(bench):
 
 
 def insert(bench):
-    """In many short rounds: how fast a disk syncs changes from second to second."""
     make_chats(bench)
     tables = ["plain"] + [f"{how}_{kind}" for how in ("row", "statement", "plpgsql") for kind in KINDS]
     limits = {"none": 0.97, "one": 0.83, "five": 0.75, "twenty": 0.5}
     for clients in (1, 4):
-        def run(table):
-            return bench.pgbench(f"INSERT INTO {table} (conversation, role, content) VALUES ('c1', 'user', '{CONTENT}');\n",
-                                 clients, 400)
-
         results = {table: [] for table in tables}
-        for _ in range(2 * RUNS):
-            for table, rates in in_turn({table: (lambda table=table: run(table)) for table in tables}, 4).items():
+        for _ in range(RUNS):
+            for table, rates in bench.insert(clients, 20, 50, tables).items():
                 results[table] += rates
             bench.forget()
             bench.sql(f"TRUNCATE {', '.join(tables)}, outbox.event, outbox.delivery", "CHECKPOINT")

@@ -1,0 +1,142 @@
+/*
+ * insert.c
+ *		How fast rows go into each of several tables, a transaction each.
+ *
+ * usage: insert CONNINFO CLIENTS ROUNDS TRANSACTIONS CONTENT TABLE...
+ *
+ * In each round the clients insert so many rows each into one table after the
+ * other, all at once into the same, and the tables in any order: how fast a disk
+ * syncs changes from second to second.  The connections last, as an application's
+ * do, and a first round, in which they fill their caches, is not counted.  Writes
+ * a line for each table: the inserts a second of every round.
+ */
+#include <libpq-fe.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define MAX_TABLES	64
+
+static const char *conninfo;
+static const char *content;
+static char **tables;
+static int	ntables;
+static int	nclients;
+static int	rounds;
+static int	transactions;
+static int	order[MAX_TABLES];
+static double *rates;			/* of each table, those of each round */
+static pthread_barrier_t barrier;
+
+static double
+now(void)
+{
+	struct timespec at;
+
+	clock_gettime(CLOCK_MONOTONIC, &at);
+	return at.tv_sec + at.tv_nsec / 1e9;
+}
+
+/* A result that is as wanted, or the end. */
+static void
+check(PGconn *conn, PGresult *result)
+{
+	if (PQresultStatus(result) != PGRES_COMMAND_OK)
+	{
+		fprintf(stderr, "insert: %s", PQerrorMessage(conn));
+		exit(1);
+	}
+	PQclear(result);
+}
+
+static void
+shuffle(void)
+{
+	for (int i = ntables - 1; i > 0; i--)
+	{
+		int			j = rand() % (i + 1);
+		int			other = order[i];
+
+		order[i] = order[j];
+		order[j] = other;
+	}
+}
+
+/* One client; the first keeps the time. */
+static void *
+run(void *arg)
+{
+	int			number = *(int *) arg;
+	PGconn	   *conn = PQconnectdb(conninfo);
+
+	for (int i = 0; i < ntables; i++)
+	{
+		char		sql[1024];
+
+		snprintf(sql, sizeof(sql), "INSERT INTO %s (conversation, role, content) VALUES ('c1', 'user', $1)",
+				 tables[i]);
+		check(conn, PQprepare(conn, tables[i], sql, 1, NULL));
+	}
+	for (int round = -1; round < rounds; round++)
+	{
+		if (number == 0)
+			shuffle();
+		for (int i = 0; i < ntables; i++)
+		{
+			double		start;
+			int			table;
+
+			pthread_barrier_wait(&barrier);
+			table = order[i];
+			start = now();
+			for (int j = 0; j < transactions; j++)
+				check(conn, PQexecPrepared(conn, tables[table], 1, &content, NULL, NULL, 0));
+			pthread_barrier_wait(&barrier);
+			if (number == 0 && round >= 0)
+				rates[table * rounds + round] = nclients * transactions / (now() - start);
+		}
+	}
+	PQfinish(conn);
+	return NULL;
+}
+
+int
+main(int argc, char **argv)
+{
+	pthread_t  *threads;
+	int		   *numbers;
+
+	if (argc < 7 || argc - 6 > MAX_TABLES)
+	{
+		fprintf(stderr, "usage: insert CONNINFO CLIENTS ROUNDS TRANSACTIONS CONTENT TABLE...\n");
+		return 2;
+	}
+	conninfo = argv[1];
+	nclients = atoi(argv[2]);
+	rounds = atoi(argv[3]);
+	transactions = atoi(argv[4]);
+	content = argv[5];
+	tables = &argv[6];
+	ntables = argc - 6;
+	rates = calloc((size_t) ntables * rounds, sizeof(double));
+	threads = calloc(nclients, sizeof(pthread_t));
+	numbers = calloc(nclients, sizeof(int));
+	pthread_barrier_init(&barrier, NULL, nclients);
+	for (int i = 0; i < ntables; i++)
+		order[i] = i;
+	for (int i = 0; i < nclients; i++)
+	{
+		numbers[i] = i;
+		pthread_create(&threads[i], NULL, run, &numbers[i]);
+	}
+	for (int i = 0; i < nclients; i++)
+		pthread_join(threads[i], NULL);
+	for (int i = 0; i < ntables; i++)
+	{
+		for (int round = 0; round < rounds; round++)
+			printf("%.0f ", rates[i * rounds + round]);
+		printf("\n");
+	}
+	return 0;
+}
