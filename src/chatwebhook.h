@@ -528,6 +528,7 @@ typedef struct CwhRows
 	TupleTableSlot *slots[CWH_MAX_ROWS];
 	int			nslots;			/* made so far */
 	int			n;				/* filled */
+	struct BulkInsertStateData *bulk;	/* if there are many; else null */
 } CwhRows;
 
 extern void cwh_rows_open(CwhRows *rows, EState *estate, const char *name,

@@ -43,6 +43,7 @@ cwh_rows_open(CwhRows *rows, EState *estate, const char *name, int columns)
 	ExecOpenIndices(rows->relinfo, false);
 	rows->nslots = 0;
 	rows->n = 0;
+	rows->bulk = NULL;
 }
 
 /*
@@ -75,11 +76,13 @@ void
 cwh_rows_flush(CwhRows *rows)
 {
 	CommandId	cid = GetCurrentCommandId(true);
+	bool		full = rows->n == CWH_MAX_ROWS;
 
 	if (rows->n == 1)
-		table_tuple_insert(rows->relation, rows->slots[0], cid, 0, NULL);
+		table_tuple_insert(rows->relation, rows->slots[0], cid, 0, rows->bulk);
 	else if (rows->n > 1)
-		table_multi_insert(rows->relation, rows->slots, rows->n, cid, 0, NULL);
+		table_multi_insert(rows->relation, rows->slots, rows->n, cid, 0,
+						   rows->bulk);
 	for (int i = 0; i < rows->n; i++)
 	{
 		cwh_insert_index_entries(rows->relinfo, rows->slots[i], rows->estate);
@@ -87,12 +90,23 @@ cwh_rows_flush(CwhRows *rows)
 	}
 	rows->n = 0;
 	ResetPerTupleExprContext(rows->estate);
+	if (full && rows->bulk == NULL)
+	{
+		/* a large load goes through a few of the shared buffers, as COPY does */
+		MemoryContext oldcontext =
+			MemoryContextSwitchTo(rows->estate->es_query_cxt);
+
+		rows->bulk = GetBulkInsertState();
+		MemoryContextSwitchTo(oldcontext);
+	}
 }
 
 /* Close the table; all rows are stored. */
 void
 cwh_rows_close(CwhRows *rows)
 {
+	if (rows->bulk)
+		FreeBulkInsertState(rows->bulk);
 	for (int i = 0; i < rows->nslots; i++)
 		ExecDropSingleTupleTableSlot(rows->slots[i]);
 	ExecCloseIndices(rows->relinfo);
