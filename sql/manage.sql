@@ -162,7 +162,7 @@ BEGIN
     END IF;
     -- what is under way is not stopped, but leaves nothing behind
     WITH gone AS (
-        DELETE FROM chatwebhook.queue q WHERE q.event_id = ANY (events) RETURNING *
+        DELETE FROM chatwebhook.queue q WHERE q.event_id IN (SELECT unnest(events)) RETURNING *
     )
     INSERT INTO chatwebhook.history (id, webhook_id, event_id, created_at, completed_at,
            last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id, webhook_name, status)

@@ -163,7 +163,9 @@ CREATE TABLE chatwebhook.event (
     chatbot_id      text,
     conversation_id text,
     created_at      timestamptz NOT NULL,
-    data            jsonb NOT NULL
+    data            jsonb NOT NULL,
+    first_delivery  bigint,
+    last_delivery   bigint
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000);
 COMMENT ON TABLE chatwebhook.event IS
     'Something that happened in a chat, and that at least one webhook wanted. Immutable.';
@@ -174,12 +176,18 @@ COMMENT ON COLUMN chatwebhook.event.chatbot_id IS 'The chatbot it happened to; n
 COMMENT ON COLUMN chatwebhook.event.conversation_id IS 'The conversation it happened in; null: none was given.';
 COMMENT ON COLUMN chatwebhook.event.created_at IS 'When it was emitted: the timestamp of the envelope.';
 COMMENT ON COLUMN chatwebhook.event.data IS 'What happened: the data of the envelope.';
+COMMENT ON COLUMN chatwebhook.event.first_delivery IS
+    'The least id of its deliveries, which keep the ids that they get with it; null: not known.';
+COMMENT ON COLUMN chatwebhook.event.last_delivery IS
+    'The greatest id of its deliveries; some between may be of other events; null: not known.';
 
 /*
  * The hot part: what is pending, and nothing else.  A claim reads it by
  * (webhook_id, next_attempt_at, id) from where the last one ended; a settled
  * delivery leaves by DELETE.  A claim writes nothing here: it lasts as long as
- * the claimant's process, so it is kept in shared memory (src/shared.c).
+ * the claimant's process, so it is kept in shared memory (src/shared.c).  There
+ * is no index on event_id, which every emit would pay for: an event knows
+ * between which ids its deliveries are.
  *
  * Deliveries of a webhook that is gone are canceled by its trigger, or by the
  * worker when it meets one.
@@ -216,7 +224,6 @@ CREATE TABLE chatwebhook.queue (
     autovacuum_vacuum_scale_factor = 0.1
 );
 CREATE INDEX queue_claim_idx ON chatwebhook.queue (webhook_id, next_attempt_at, id);
-CREATE INDEX queue_event_idx ON chatwebhook.queue (event_id);
 CREATE INDEX queue_order_idx ON chatwebhook.queue (webhook_id, conversation_id, id) WHERE ordered;
 COMMENT ON TABLE chatwebhook.queue IS
     'The deliveries that are pending. Read the view delivery instead.';

@@ -151,6 +151,8 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 	MemoryContext oldcontext;
 	ListCell   *cell;
 	pg_uuid_t  *event_id;
+	int64		first = PG_INT64_MAX;
+	int64		last = 0;
 
 	if (writer->events.n == CWH_MAX_ROWS)
 		flush_writer(writer);
@@ -158,17 +160,6 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 	oldcontext = MemoryContextSwitchTo(writer->values);
 	event_id = palloc(sizeof(pg_uuid_t));
 	*event_id = event->id;
-	slot = cwh_rows_next(&writer->events);
-	cwh_set_column(slot, CWH_EVENT_ID, UUIDPGetDatum(event_id));
-	cwh_set_text(slot, CWH_EVENT_TYPE, event->type);
-	cwh_set_text(slot, CWH_EVENT_CHATBOT_ID, event->chatbot_id);
-	cwh_set_text(slot, CWH_EVENT_CONVERSATION_ID, event->conversation_id);
-	cwh_set_column(slot, CWH_EVENT_CREATED_AT, TimestampTzGetDatum(event->created_at));
-	cwh_set_column(slot, CWH_EVENT_DATA, JsonbPGetDatum(event->data));
-	ExecStoreVirtualTuple(slot);
-	/* the data may belong to a row that is gone before we write */
-	ExecMaterializeSlot(slot);
-
 	foreach(cell, subscriptions)
 	{
 		const CwhSubscription *subscription = lfirst(cell);
@@ -179,6 +170,8 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 			cwh_rows_flush(&writer->deliveries);
 		*webhook_id = subscription->webhook_id;
 		id = next_delivery_id(event->created_at);
+		first = Min(first, id);
+		last = Max(last, id);
 		slot = cwh_rows_next(&writer->deliveries);
 		cwh_set_column(slot, CWH_QUEUE_ID, Int64GetDatum(id));
 		cwh_set_column(slot, CWH_QUEUE_WEBHOOK_ID, UUIDPGetDatum(webhook_id));
@@ -198,6 +191,19 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 		ExecStoreVirtualTuple(slot);
 		cwh_hint(webhook_id, event->created_at, id, 1);
 	}
+
+	slot = cwh_rows_next(&writer->events);
+	cwh_set_column(slot, CWH_EVENT_ID, UUIDPGetDatum(event_id));
+	cwh_set_text(slot, CWH_EVENT_TYPE, event->type);
+	cwh_set_text(slot, CWH_EVENT_CHATBOT_ID, event->chatbot_id);
+	cwh_set_text(slot, CWH_EVENT_CONVERSATION_ID, event->conversation_id);
+	cwh_set_column(slot, CWH_EVENT_CREATED_AT, TimestampTzGetDatum(event->created_at));
+	cwh_set_column(slot, CWH_EVENT_DATA, JsonbPGetDatum(event->data));
+	cwh_set_column(slot, CWH_EVENT_FIRST_DELIVERY, Int64GetDatum(first));
+	cwh_set_column(slot, CWH_EVENT_LAST_DELIVERY, Int64GetDatum(last));
+	ExecStoreVirtualTuple(slot);
+	/* the data may belong to a row that is gone before we write */
+	ExecMaterializeSlot(slot);
 	MemoryContextSwitchTo(oldcontext);
 }
 

@@ -13,6 +13,24 @@ ALTER TABLE chatwebhook.webhook
     ADD COLUMN batch_window interval NOT NULL DEFAULT '0';
 ALTER TABLE chatwebhook.health ADD COLUMN problem text;
 ALTER TABLE chatwebhook.queue SET (autovacuum_vacuum_scale_factor = 0.1);
+-- the events of 1.0 have no deliveries beyond those that there are
+DO $$
+BEGIN
+    EXECUTE format('ALTER TABLE chatwebhook.event ADD COLUMN first_delivery bigint DEFAULT 0,'
+                   ' ADD COLUMN last_delivery bigint DEFAULT %s',
+        (SELECT greatest(0, (SELECT max(id) FROM chatwebhook.queue),
+                         (SELECT max(id) FROM chatwebhook.history),
+                         (SELECT max(id) FROM chatwebhook.dead))));
+END
+$$;
+ALTER TABLE chatwebhook.event
+    ALTER COLUMN first_delivery DROP DEFAULT,
+    ALTER COLUMN last_delivery DROP DEFAULT;
+COMMENT ON COLUMN chatwebhook.event.first_delivery IS
+    'The least id of its deliveries, which keep the ids that they get with it; null: not known.';
+COMMENT ON COLUMN chatwebhook.event.last_delivery IS
+    'The greatest id of its deliveries; some between may be of other events; null: not known.';
+DROP INDEX chatwebhook.queue_event_idx;
 COMMENT ON COLUMN chatwebhook.webhook.rate_limit IS
     'Deliveries a second, all workers together; 0.001 to 100000; null: no limit.';
 COMMENT ON COLUMN chatwebhook.webhook.batch_size IS
@@ -418,7 +436,7 @@ BEGIN
     END IF;
     -- what is under way is not stopped, but leaves nothing behind
     WITH gone AS (
-        DELETE FROM chatwebhook.queue q WHERE q.event_id = ANY (events) RETURNING *
+        DELETE FROM chatwebhook.queue q WHERE q.event_id IN (SELECT unnest(events)) RETURNING *
     )
     INSERT INTO chatwebhook.history (id, webhook_id, event_id, created_at, completed_at,
            last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id, webhook_name, status)

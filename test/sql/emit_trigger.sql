@@ -185,6 +185,9 @@ INSERT INTO chatwebhook.webhook (name, url) SELECT 'more ' || i, 'https://exampl
 CREATE TRIGGER m AFTER INSERT ON message REFERENCING NEW TABLE AS n EXECUTE FUNCTION chatwebhook.emit('a', 'id');
 INSERT INTO message (id) VALUES (1), (2), (3);
 SELECT e.data, count(*), count(DISTINCT q.webhook_id) FROM chatwebhook.event e JOIN chatwebhook.queue q ON q.event_id = e.id GROUP BY e.id ORDER BY e.id;
+-- each event knows between which ids its deliveries are, however many are stored at once
+SELECT e.data, min(q.id) = e.first_delivery AS first, max(q.id) = e.last_delivery AS last
+  FROM chatwebhook.event e JOIN chatwebhook.queue q ON q.event_id = e.id GROUP BY e.id ORDER BY e.id;
 DELETE FROM chatwebhook.webhook WHERE name <> 'all';
 WITH gone AS (DELETE FROM chatwebhook.event), owed AS (DELETE FROM chatwebhook.queue), past AS (DELETE FROM chatwebhook.history) SELECT;
 DROP TRIGGER m ON message;

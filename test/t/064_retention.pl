@@ -89,8 +89,9 @@ sql(qq{
 	CREATE TABLE names (id uuid, name text)});
 
 # An event of some days ago, and its deliveries: a table, and when each was
-# finished.
+# finished.  Every other one knows between which ids they are.
 my $n = 0;
+my $knows = 0;
 
 sub event
 {
@@ -110,6 +111,10 @@ sub event
 			: qq{INSERT INTO chatwebhook.$table (id, webhook_id, event_id, created_at, completed_at, attempts, webhook_name, status)
 				VALUES (delivery_id($days, $n), '$closed', '$event', ago($days), ago($finished), 1, '$name', '$status')});
 	}
+	$knows = !$knows;
+	sql(qq{UPDATE chatwebhook.event e SET first_delivery = d.first, last_delivery = d.last
+		FROM (SELECT min(id) AS first, max(id) AS last FROM chatwebhook.delivery WHERE event_id = '$event') d
+		WHERE e.id = '$event'}) if $knows;
 	return;
 }
 

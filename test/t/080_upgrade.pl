@@ -131,7 +131,7 @@ my @mutations = (
 	'ALTER TABLE chatwebhook.attempt DROP CONSTRAINT attempt_pkey',
 	'ALTER TABLE chatwebhook.attempt ADD CHECK (attempt > 0) NOT VALID',
 	'DROP INDEX chatwebhook.dead_event_idx',
-	'ALTER INDEX chatwebhook.queue_event_idx SET (fillfactor = 50)',
+	'ALTER INDEX chatwebhook.queue_claim_idx SET (fillfactor = 50)',
 	'ALTER TABLE chatwebhook.queue RESET (vacuum_truncate)',
 	'ALTER TABLE chatwebhook.event ALTER data SET STORAGE external',
 	'ALTER TABLE chatwebhook.event DISABLE ROW LEVEL SECURITY',
@@ -327,6 +327,12 @@ is(sql_in('used', q{SELECT extversion FROM pg_extension WHERE extname = 'chatweb
 has_workers('used', 1, 'a worker comes by itself');
 my $after = contents();
 is($after->{$_}, $before->{$_}, "$_ is as it was") foreach sort keys %$before;
+is( sql_in('used', q{
+		SELECT count(*) FILTER (WHERE d.id BETWEEN e.first_delivery AND e.last_delivery) || ' of ' || count(*)
+		  FROM chatwebhook.event e JOIN chatwebhook.delivery d ON d.event_id = e.id}),
+	sql_in('used', q{SELECT count(*) || ' of ' || count(*) FROM chatwebhook.delivery}),
+	'and its events know where their deliveries are');
+is(sql_in('used', 'SELECT max(last_delivery) FROM chatwebhook.event'), $newest, 'and where there are none');
 
 # others' rights too, also where pg_dump takes them for others'
 my @used = catalog('used');
