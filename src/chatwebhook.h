@@ -225,9 +225,9 @@ typedef struct CwhTransfer
 	/* the request; must stay as it is until the transfer is reaped */
 	const char *url;
 	const char *method;			/* null: POST */
-	struct curl_slist *headers; /* an array that is linked as a list, with room
-								 * for the text of some behind it, or null;
-								 * freed when the transfer ends */
+	struct curl_slist *headers; /* an array that is linked as a list, with
+								 * room for the text of some behind it, or
+								 * null; freed when the transfer ends */
 	int			nheaders;
 	int			max_headers;
 	char	   *header_text;	/* where the next text goes */

@@ -471,7 +471,7 @@ make_handle(void)
 	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) CONNECT_TIMEOUT_MS);
 	/* keep-alive probes, or a firewall forgets an idle connection unheard */
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
-	/* most replies are short, and the handle keeps its buffer: 16 kB otherwise */
+	/* each handle keeps this: 16 kB otherwise, and most replies are short */
 	curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, (long) RECEIVE_BUFFER_SIZE);
 	cwh_curl_set_prereq(easy, before_request, on_progress);
 	/* do not wait for a look-up that is given up: it may hang for a minute */
