@@ -408,7 +408,7 @@ def insert(bench):
         for how in ("row", "statement"):
             for kind, limit in limits.items():
                 rule(f"insert, {clients} client(s), {how} trigger, fan-out {KINDS[kind]}",
-                     rate[f"{how}_{kind}"] / rate["plain"], limit)
+                     statistics.median(r / p for r, p in zip(results[f"{how}_{kind}"], results["plain"])), limit)
         for kind in ("one", "five"):
             added = {how: 1 / rate[f"{how}_{kind}"] - 1 / rate["plain"] for how in ("row", "plpgsql")}
             rule(f"time added, {clients} client(s), fan-out {KINDS[kind]}, to the outbox in PL/pgSQL",

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #define MAX_TABLES	64
 
@@ -27,6 +28,8 @@ static int	rounds;
 static int	transactions;
 static int	order[MAX_TABLES];
 static double *rates;			/* of each table, those of each round */
+static double *starts;			/* of each client, in the turn that is on */
+static double *ends;
 static pthread_barrier_t barrier;
 
 static double
@@ -63,7 +66,22 @@ shuffle(void)
 	}
 }
 
-/* One client; the first keeps the time. */
+/* How long the turn took that has ended, from the first start to the last end. */
+static double
+turn(void)
+{
+	double		start = starts[0];
+	double		end = ends[0];
+
+	for (int i = 1; i < nclients; i++)
+	{
+		start = starts[i] < start ? starts[i] : start;
+		end = ends[i] > end ? ends[i] : end;
+	}
+	return end - start;
+}
+
+/* One client; the first does the accounts. */
 static void *
 run(void *arg)
 {
@@ -84,17 +102,18 @@ run(void *arg)
 			shuffle();
 		for (int i = 0; i < ntables; i++)
 		{
-			double		start;
 			int			table;
 
 			pthread_barrier_wait(&barrier);
 			table = order[i];
-			start = now();
+			starts[number] = now();
 			for (int j = 0; j < transactions; j++)
 				check(conn, PQexecPrepared(conn, tables[table], 1, &content, NULL, NULL, 0));
+			ends[number] = now();
 			pthread_barrier_wait(&barrier);
+			/* the others wait at the next barrier meanwhile */
 			if (number == 0 && round >= 0)
-				rates[table * rounds + round] = nclients * transactions / (now() - start);
+				rates[table * rounds + round] = nclients * transactions / turn();
 		}
 	}
 	PQfinish(conn);
@@ -120,6 +139,9 @@ main(int argc, char **argv)
 	tables = &argv[6];
 	ntables = argc - 6;
 	rates = calloc((size_t) ntables * rounds, sizeof(double));
+	starts = calloc(nclients, sizeof(double));
+	ends = calloc(nclients, sizeof(double));
+	srand(getpid());
 	threads = calloc(nclients, sizeof(pthread_t));
 	numbers = calloc(nclients, sizeof(int));
 	pthread_barrier_init(&barrier, NULL, nclients);
