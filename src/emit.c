@@ -109,10 +109,11 @@ open_writer(Writer *writer)
 	writer->values = AllocSetContextCreate(CurrentMemoryContext,
 										   "chatwebhook values",
 										   ALLOCSET_DEFAULT_SIZES);
-	cwh_rows_open(&writer->events, writer->estate, "event",
-				  CWH_EVENT_COLUMNS_1_0);
+	/* locked in the same order as by the views and by an update */
 	cwh_rows_open(&writer->deliveries, writer->estate, "queue",
 				  CWH_QUEUE_COLUMNS_1_0);
+	cwh_rows_open(&writer->events, writer->estate, "event",
+				  CWH_EVENT_COLUMNS_1_0);
 	writer->open = true;
 }
 

@@ -106,7 +106,10 @@ void
 cwh_rows_close(CwhRows *rows)
 {
 	if (rows->bulk)
+	{
 		FreeBulkInsertState(rows->bulk);
+		table_finish_bulk_insert(rows->relation, 0);
+	}
 	for (int i = 0; i < rows->nslots; i++)
 		ExecDropSingleTupleTableSlot(rows->slots[i]);
 	ExecCloseIndices(rows->relinfo);

@@ -7,25 +7,17 @@
  * pg_dump take what the administrator has granted for the extension's own.
  */
 
-
+-- in the order that others take them in, all of whom have to wait
+LOCK TABLE chatwebhook.queue, chatwebhook.event IN ACCESS EXCLUSIVE MODE;
 ALTER TABLE chatwebhook.webhook
     ADD COLUMN batch_size integer NOT NULL DEFAULT 1,
     ADD COLUMN batch_window interval NOT NULL DEFAULT '0';
 ALTER TABLE chatwebhook.health ADD COLUMN problem text;
 ALTER TABLE chatwebhook.queue SET (autovacuum_vacuum_scale_factor = 0.1);
--- the events of 1.0 have no deliveries beyond those that there are
-DO $$
-BEGIN
-    EXECUTE format('ALTER TABLE chatwebhook.event ADD COLUMN first_delivery bigint DEFAULT 0,'
-                   ' ADD COLUMN last_delivery bigint DEFAULT %s',
-        (SELECT greatest(0, (SELECT max(id) FROM chatwebhook.queue),
-                         (SELECT max(id) FROM chatwebhook.history),
-                         (SELECT max(id) FROM chatwebhook.dead))));
-END
-$$;
+-- null, since not known, for the events that there are
 ALTER TABLE chatwebhook.event
-    ALTER COLUMN first_delivery DROP DEFAULT,
-    ALTER COLUMN last_delivery DROP DEFAULT;
+    ADD COLUMN first_delivery bigint,
+    ADD COLUMN last_delivery bigint;
 COMMENT ON COLUMN chatwebhook.event.first_delivery IS
     'The least id of its deliveries, which keep the ids that they get with it; null: not known.';
 COMMENT ON COLUMN chatwebhook.event.last_delivery IS
