@@ -60,6 +60,7 @@ sub finished
 # The bystander is served, by the same worker.
 webhook('bystander');
 my $served = 0;
+becomes_true('SELECT count(*) = 1 FROM chatwebhook.worker_status', 'there is a worker');
 my $worker = sql('SELECT pid FROM chatwebhook.worker_status');
 
 sub bystander_is_served

@@ -81,6 +81,7 @@ subtest 'a retry holds back those behind it, a dead one does not' => sub {
 	sql("SELECT chatwebhook.cancel($first)");
 	becomes_true("SELECT attempts = 1 FROM chatwebhook.delivery WHERE id = $second", 'one that is canceled lets the next go');
 	sql("SELECT chatwebhook.retry($second)");
+	becomes_true("SELECT attempts = 2 AND status = 'pending' FROM chatwebhook.delivery WHERE id = $second", 'one that is tried again has all its retries');
 	sql("UPDATE chatwebhook.webhook SET max_retries = 0 WHERE id = '$id'");
 	sql("SELECT chatwebhook.retry($second)");
 	becomes_true("SELECT status = 'dead' FROM chatwebhook.delivery WHERE id = $second", 'it is given up');
