@@ -80,25 +80,25 @@ my $launcher = processes('launcher');
 SKIP:
 {
 	skip 'there is no /proc', 3 if !-e "/proc/$launcher/stat";
-	# a look at each database has ended when nothing is used any more
-	my ($used, $deadline) = (ticks($launcher), time + 30);
-	while (time < $deadline)
-	{
-		sleep 1;
-		my $now = ticks($launcher);
-		last if $now == $used;
-		$used = $now;
-	}
-	my @workers = split /\n/, processes('worker');
 	my $switches = sub {
 		return slurp_file("/proc/$launcher/status") =~ /^voluntary_ctxt_switches:\s*(\d+)/m
 		  ? $1 : die;
 	};
+	# a look at each database has ended when nothing wakes it any more
+	my ($seen, $deadline) = ($switches->(), time + 30);
+	while (time < $deadline)
+	{
+		sleep 1;
+		my $now = $switches->();
+		last if $now == $seen;
+		$seen = $now;
+	}
+	my @workers = split /\n/, processes('worker');
 	my ($before, $woken) = (ticks($launcher), $switches->());
 	my $worked = 0;
 	$worked += ticks($_) foreach @workers;
 	sleep 5;
-	$used = ticks($launcher) - $before;
+	my $used = ticks($launcher) - $before;
 	$woken = $switches->() - $woken;
 	my $work = -$worked;
 	$work += ticks($_) foreach @workers;
