@@ -42,9 +42,9 @@
  * those events that are left without any.  OFFSET has the queue looked into for
  * each event between the ids of its deliveries: as a join, all of it could be
  * read for a few events, as it is for those of 1.0, which do not know their
- * deliveries.  What this statement deletes itself
- * is still to be seen by it; an event goes only if all that can be seen of its
- * deliveries was deleted here, and not by somebody who tries them again.
+ * deliveries.  What this statement deletes itself is still to be seen by it; an
+ * event goes only if all that can be seen of its deliveries was deleted here, and
+ * not by somebody who tries them again.
  */
 static const char events_sql[] =
 	"WITH batch AS MATERIALIZED ("
@@ -53,7 +53,7 @@ static const char events_sql[] =
 	"), held AS MATERIALIZED ("
 	"   SELECT q.event_id FROM batch b"
 	"     JOIN chatwebhook.queue q ON q.event_id" EQ "b.id"
-	"    WHERE b.first_delivery IS NULL"
+	"    WHERE b.first_delivery IS NULL OR b.last_delivery IS NULL"
 	"), finished AS ("
 	"   DELETE FROM chatwebhook.history h USING batch b"
 	"    WHERE h.event_id" EQ "b.id AND h.completed_at" LT "$3"
