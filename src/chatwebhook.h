@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 struct sockaddr;
 
@@ -254,6 +255,10 @@ typedef struct CwhTransfer
 	void	   *easy;
 	char		detail[256];	/* libcurl's words for a failure */
 	struct CwhTransfer *next;
+	int			spent_ms;		/* of its time, before it began anew */
+	bool		must_wait;		/* for a connection that another makes */
+	int			repeats;		/* of ours, after its connection was lost */
+	struct timespec waits_since;
 	uint64_t	generation;		/* of the options it was started with */
 	bool		connecting;		/* has a socket, but no connection yet */
 	int			fds[4];			/* sockets opened for it, the last ones */

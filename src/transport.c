@@ -51,8 +51,12 @@
 #define MAX_HEADER_BYTES		(32 * 1024)
 #define MAX_HEADER_LINES		200
 
-/* A request and its repeat on another connection. */
+/*
+ * A request and its repeats on other connections.  When a shared one ends, that
+ * strikes many at once, and those may well fill up the next.
+ */
 #define MAX_REQUESTS			2
+#define MAX_SHARED_REQUESTS		5
 
 /*
  * While a transfer connects, libcurl is called this often at least.  When an
@@ -62,6 +66,7 @@
 #define CONNECTING_MS			250
 
 #define MAX_EVENTS				128
+#define MAX_HOSTS				1024
 #define MAX_SPARE_HANDLES		256
 
 /* What is known of a descriptor. */
@@ -71,6 +76,18 @@ typedef struct Socket
 	unsigned char registered;	/* with epoll */
 	bool		ours;			/* opened by open_socket() */
 } Socket;
+
+/*
+ * A host that takes many requests on a connection.  While one of its transfers
+ * makes a connection, others wait to share it.  libcurl has them wait at first
+ * (CURLOPT_PIPEWAIT), but not when the host closes a connection and there are
+ * still requests on that: then it makes a connection for each.
+ */
+typedef struct Host
+{
+	uint64_t	key;			/* a hash of its URL */
+	CwhTransfer *connecting;	/* or null */
+} Host;
 
 static CURLM *multi = NULL;
 static int	epoll_fd = -1;
@@ -86,6 +103,9 @@ static int	running = 0;
 static int	connecting = 0;		/* transfers without a connection yet */
 static struct timespec looked_at;	/* when those were last looked at */
 static uint64_t generation = 0; /* counts changes of the options */
+static Host hosts[MAX_HOSTS];	/* by the last bits of their keys */
+static CwhTransfer *waiting = NULL; /* a list of those for a connection */
+static bool recheck_waiting = false;
 static CwhTransportOptions options;
 static char *ca_file = NULL;
 static char *proxy = NULL;
@@ -204,6 +224,49 @@ on_timer(CURLM *m, long timeout_ms, void *arg)
 	return 0;
 }
 
+/*
+ * Hosts
+ */
+
+/* The key of a transfer's host: FNV-1a of the URL up to its path. */
+static uint64_t
+host_key(const CwhTransfer *transfer)
+{
+	const char *p = strstr(transfer->url, "://");
+	uint64_t	key = UINT64_C(0xcbf29ce484222325);
+
+	for (p = p ? p + 3 : transfer->url; *p && strchr("/?#", *p) == NULL; p++)
+		key = (key ^ (unsigned char) *p) * UINT64_C(0x100000001b3);
+	return key;
+}
+
+/* A transfer's host, if it is known to take many requests on a connection. */
+static Host *
+known_host(const CwhTransfer *transfer)
+{
+	uint64_t	key = host_key(transfer);
+	Host	   *host = &hosts[key % MAX_HOSTS];
+
+	return host->key == key ? host : NULL;
+}
+
+/* Note which version of HTTP a transfer's host has answered with. */
+static void
+learn_host(const CwhTransfer *transfer)
+{
+	uint64_t	key = host_key(transfer);
+	Host	   *host = &hosts[key % MAX_HOSTS];
+	long		version = 0;
+
+	curl_easy_getinfo(transfer->easy, CURLINFO_HTTP_VERSION, &version);
+	if (host->connecting != NULL || version == 0)
+		return;
+	if (version >= CURL_HTTP_VERSION_2_0)
+		host->key = key;
+	else if (host->key == key)
+		host->key = 0;
+}
+
 /* Refuse an address that the policy does not allow; true if it does. */
 static bool
 address_allowed(CwhTransfer *transfer, const struct sockaddr *address)
@@ -230,11 +293,17 @@ static curl_socket_t
 open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
 	CwhTransfer *transfer = arg;
+	Host	   *host = known_host(transfer);
 	Socket	   *sock;
 	int			fd;
 
 	/* one that is refused is no matter if another of the name's is not */
 	if (!address_allowed(transfer, &address->addr))
+		return CURL_SOCKET_BAD;
+	transfer->must_wait = host && host->connecting &&
+		host->connecting != transfer &&
+		transfer->spent_ms < transfer->timeout_ms;
+	if (transfer->must_wait)
 		return CURL_SOCKET_BAD;
 	if (!AcquireExternalFD())
 	{
@@ -264,6 +333,8 @@ open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 		transfer->connecting = true;
 		connecting++;
 	}
+	if (host && host->connecting == NULL)
+		host->connecting = transfer;
 	transfer->fds[transfer->nfds++ % lengthof(transfer->fds)] = fd;
 	return fd;
 }
@@ -277,13 +348,39 @@ close_socket(void *arg, curl_socket_t fd)
 	return close(fd);
 }
 
-/* A transfer has its connection, or has given up. */
+/*
+ * A transfer does not connect any more.  If it has not succeeded, those that
+ * wait are not to wait for one after the other.
+ */
+static void
+end_connecting(CwhTransfer *transfer, bool made)
+{
+	Host	   *host;
+
+	if (!transfer->connecting)
+		return;
+	transfer->connecting = false;
+	connecting--;
+	host = known_host(transfer);
+	if (host && host->connecting == transfer)
+	{
+		host->connecting = NULL;
+		if (!made)
+			host->key = 0;
+		recheck_waiting = true;
+	}
+}
+
+/* A transfer has its connection. */
 static void
 connected(CwhTransfer *transfer)
 {
-	if (transfer->connecting)
-		connecting--;
-	transfer->connecting = false;
+	if (!transfer->connecting)
+		return;
+	end_connecting(transfer, true);
+	/* of some of the host's addresses, perhaps, but not of this one */
+	transfer->refused = transfer->starved = false;
+	transfer->error[0] = '\0';
 }
 
 /* Judge the address that a connection leads to. */
@@ -305,6 +402,13 @@ peer_allowed(CwhTransfer *transfer, const char *remote_ip)
 	return address_allowed(transfer, &address.any);
 }
 
+/* How often a request may be sent in an attempt. */
+static int
+max_requests(const CwhTransfer *transfer)
+{
+	return known_host(transfer) ? MAX_SHARED_REQUESTS : MAX_REQUESTS;
+}
+
 /*
  * A request is about to be sent, perhaps on a connection that was opened under
  * another policy: look again.
@@ -317,11 +421,12 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 
 	/*
 	 * libcurl repeats a request when a connection from its cache turns out to
-	 * be closed, and goes on with the next one from there.  Once is right:
-	 * the receiver may have closed while the connection was idle.
+	 * be closed, and goes on with the next one from there; so do we, see
+	 * try_anew().  The receiver may have closed while the connection was
+	 * idle, or, with HTTP/2, after so many requests.
 	 */
 	connected(transfer);
-	if (++transfer->requests > MAX_REQUESTS)
+	if (++transfer->requests > max_requests(transfer))
 	{
 		strlcpy(transfer->error, "the connection was closed without a reply",
 				sizeof(transfer->error));
@@ -469,6 +574,14 @@ make_handle(void)
 	if (ca_file)
 		curl_easy_setopt(easy, CURLOPT_CAINFO, ca_file);
 	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) CONNECT_TIMEOUT_MS);
+
+	/*
+	 * If a connection to the host is being made, wait to see whether it takes
+	 * more than one request at a time, instead of making others.
+	 */
+	curl_easy_setopt(easy, CURLOPT_PIPEWAIT, 1L);
+	/* wait for a connection that is being made if it may be shared */
+	curl_easy_setopt(easy, CURLOPT_PIPEWAIT, 1L);
 	/* keep-alive probes, or a firewall forgets an idle connection unheard */
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
 	/* each handle keeps this: 16 kB otherwise, and most replies are short */
@@ -566,6 +679,9 @@ cwh_transport_close(void)
 	running = connecting = 0;
 	finished = NULL;
 	finished_tail = &finished;
+	memset(hosts, 0, sizeof(hosts));
+	waiting = NULL;
+	recheck_waiting = false;
 	restore_signals(&saved);
 }
 
@@ -610,6 +726,9 @@ reset_outcome(CwhTransfer *transfer)
 	transfer->error[0] = '\0';
 	transfer->detail[0] = '\0';
 	transfer->latency_ms = 0;
+	transfer->spent_ms = 0;
+	transfer->must_wait = false;
+	transfer->repeats = 0;
 	transfer->retry_after_s = -1;
 	transfer->response_headers.len = 0;
 	transfer->response_body.len = 0;
@@ -877,6 +996,14 @@ describe_failure(CwhTransfer *transfer, CURLcode code)
 			else
 				strlcpy(error, "the connection was lost while sending", size);
 			break;
+		case CURLE_HTTP2_STREAM:
+			reason = strstr(transfer->detail, "closed cleanly: ");
+			if (reason)
+				snprintf(error, size, "the server ended the HTTP/2 stream: %s",
+						 strchr(reason, ':') + 2);
+			else
+				strlcpy(error, "the server ended the HTTP/2 stream", size);
+			break;
 		case CURLE_UNSUPPORTED_PROTOCOL:
 		case CURLE_WEIRD_SERVER_REPLY:
 			strlcpy(error, "the reply is not HTTP", size);
@@ -918,14 +1045,21 @@ free_headers(CwhTransfer *transfer)
 	transfer->nheaders = 0;
 }
 
-/* Take a handle out of the multi handle and keep it for another transfer. */
+/* Take a transfer from libcurl. */
+static void
+withdraw(CwhTransfer *transfer)
+{
+	curl_multi_remove_handle(multi, transfer->easy);
+	end_connecting(transfer, false);
+	if (transfer->nfds > 0)
+		account_for_sockets(transfer);
+}
+
+/* Take a transfer from libcurl, and keep its handle for another. */
 static void
 retire(CwhTransfer *transfer)
 {
-	curl_multi_remove_handle(multi, transfer->easy);
-	connected(transfer);
-	if (transfer->nfds > 0)
-		account_for_sockets(transfer);
+	withdraw(transfer);
 	curl_easy_setopt(transfer->easy, CURLOPT_ERRORBUFFER, NULL);
 	if (nspare < MAX_SPARE_HANDLES && transfer->generation == generation)
 		spare[nspare++] = transfer->easy;
@@ -934,6 +1068,18 @@ retire(CwhTransfer *transfer)
 	transfer->easy = NULL;
 	free_headers(transfer);
 	running--;
+}
+
+/*
+ * Over HTTP/2 a server may answer before it has read the request, and end the
+ * stream.  libcurl 7.88 can then fail, without a word, to hand the answer over.
+ */
+static bool
+answered_early(const CwhTransfer *transfer, CURLcode code)
+{
+	return code == CURLE_HTTP2_STREAM &&
+		(transfer->detail[0] == '\0' ||
+		 strcmp(transfer->detail, curl_easy_strerror(code)) == 0);
 }
 
 /* Note how a transfer has ended. */
@@ -945,13 +1091,14 @@ finish(CwhTransfer *transfer, CURLcode code)
 
 	curl_easy_getinfo(transfer->easy, CURLINFO_RESPONSE_CODE, &status);
 	curl_easy_getinfo(transfer->easy, CURLINFO_TOTAL_TIME_T, &total);
-	transfer->latency_ms = (int) ((total + 500) / 1000);
-	if (code == CURLE_OK || (code == CURLE_WRITE_ERROR && transfer->cut))
+	transfer->latency_ms = transfer->spent_ms + (int) ((total + 500) / 1000);
+	if (status != 0)
+		learn_host(transfer);
+	if (code == CURLE_OK || (code == CURLE_WRITE_ERROR && transfer->cut) ||
+		(answered_early(transfer, code) && transfer->reply == CWH_REPLY_BODY))
 	{
 		transfer->status = (int) status;
 		transfer->error[0] = '\0';
-		/* of some of the host's addresses, perhaps, but not of this one */
-		transfer->refused = transfer->starved = false;
 	}
 	else
 	{
@@ -970,6 +1117,91 @@ finish(CwhTransfer *transfer, CURLcode code)
 	transfer->next = NULL;
 	*finished_tail = transfer;
 	finished_tail = &transfer->next;
+}
+
+/* Milliseconds that libcurl has had a transfer for. */
+static int
+ms_under_way(const CwhTransfer *transfer)
+{
+	curl_off_t	total = 0;
+
+	curl_easy_getinfo(transfer->easy, CURLINFO_TOTAL_TIME_T, &total);
+	return (int) ((total + 500) / 1000);
+}
+
+/* Begin a transfer anew, with what is left of its time. */
+static void
+begin_anew(CwhTransfer *transfer)
+{
+	transfer->refused = transfer->starved = false;
+	transfer->error[0] = transfer->detail[0] = '\0';
+	curl_easy_setopt(transfer->easy, CURLOPT_TIMEOUT_MS,
+					 Max(transfer->timeout_ms - transfer->spent_ms, 1));
+	if (curl_multi_add_handle(multi, transfer->easy) != CURLM_OK)
+		finish(transfer, CURLE_OUT_OF_MEMORY);
+}
+
+/*
+ * A transfer has failed.  See whether that is no more than what must be reckoned
+ * with when connections are shared, and it can be tried anew; true if so.
+ *
+ * A transfer may have to wait for a connection that another makes.  A request is
+ * repeated if its connection, made earlier or by another transfer, was lost
+ * before a reply began: the server may have been about to close it.
+ */
+static bool
+try_anew(CwhTransfer *transfer, CURLcode code)
+{
+	bool		lost = (code == CURLE_SEND_ERROR || code == CURLE_RECV_ERROR ||
+						code == CURLE_HTTP2 || code == CURLE_GOT_NOTHING) &&
+		transfer->nfds == 0;
+
+	if (code == CURLE_COULDNT_CONNECT && transfer->must_wait)
+	{
+		transfer->spent_ms += ms_under_way(transfer);
+		clock_gettime(CLOCK_MONOTONIC, &transfer->waits_since);
+		withdraw(transfer);
+		transfer->next = waiting;
+		waiting = transfer;
+		return true;
+	}
+	if ((lost || answered_early(transfer, code)) &&
+		Max(transfer->repeats + 1, transfer->requests) < max_requests(transfer) &&
+		transfer->reply == CWH_REPLY_NONE && transfer->error[0] == '\0')
+	{
+		transfer->repeats++;
+		transfer->spent_ms += ms_under_way(transfer);
+		withdraw(transfer);
+		begin_anew(transfer);
+		return true;
+	}
+	return false;
+}
+
+/* Begin those that need not wait any longer. */
+static void
+look_at_waiting(void)
+{
+	CwhTransfer *list = waiting;
+
+	recheck_waiting = false;
+	waiting = NULL;
+	while (list)
+	{
+		CwhTransfer *transfer = list;
+		Host	   *host = known_host(transfer);
+
+		list = transfer->next;
+		if (host && host->connecting)
+		{
+			transfer->next = waiting;
+			waiting = transfer;
+			continue;
+		}
+		transfer->next = NULL;
+		transfer->spent_ms -= (int) ms_until(&transfer->waits_since);
+		begin_anew(transfer);
+	}
 }
 
 /*
@@ -1030,8 +1262,11 @@ cwh_transport_drive(void)
 			continue;
 		curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE,
 						  (char **) &transfer);
-		finish(transfer, code);
+		if (code == CURLE_OK || !try_anew(transfer, code))
+			finish(transfer, code);
 	}
+	if (recheck_waiting)
+		look_at_waiting();
 	restore_signals(&saved);
 	return running;
 }
@@ -1061,6 +1296,14 @@ cwh_transport_abort(CwhTransfer *transfer)
 	if (transfer->easy == NULL)
 		return;
 	block_signals(&saved);
+	for (CwhTransfer **link = &waiting; *link; link = &(*link)->next)
+	{
+		if (*link == transfer)
+		{
+			*link = transfer->next;
+			break;
+		}
+	}
 	retire(transfer);
 	restore_signals(&saved);
 }

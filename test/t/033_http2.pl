@@ -1,0 +1,91 @@
+# HTTP/2: many requests on few connections, which end while requests are under
+# way, and replies that come before a request was read.
+#
+# All of these are a server's everyday business: nginx closes a connection after
+# 1,000 requests, and a limit in front of a service answers without its body.  A
+# delivery is to notice nothing of the former, and to record the latter's status.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+
+use Chatwebhook;
+use Test::More;
+
+my $receiver = start_receiver(program => 'http2.js', tls => 1);
+my $node = new_node(
+	'main',
+	'chatwebhook.max_in_flight' => 200,
+	'chatwebhook.log_attempts' => 'all',
+	'chatwebhook.breaker_threshold' => 0,
+	'chatwebhook.ca_file' => $receiver->ca_file);
+
+# Emit n events of a chatbot, with a text of so many characters.
+sub emit
+{
+	my ($chatbot, $n, $length) = @_;
+	sql("SELECT count(chatwebhook.emit('message.sent', '$chatbot', 'c', jsonb_build_object('role', 'bot', 'content', repeat('x', $length))))
+		FROM generate_series(1, $n)");
+	ok(wait_idle($node), "$chatbot: the worker is done");
+	return;
+}
+
+# How the attempts for a webhook have ended: lines of status, error and number.
+sub outcomes
+{
+	my ($name) = @_;
+	return sql("SELECT a.status_code, a.error, count(*) FROM chatwebhook.attempt a JOIN chatwebhook.webhook w ON w.id = a.webhook_id
+		WHERE w.name = '$name' GROUP BY 1, 2 ORDER BY 1, 2");
+}
+
+# The connections on which requests of a label came.
+sub connections
+{
+	my ($from, $label) = @_;
+	my %connections = map { $_->{connection} => 1 } $from->log($label);
+	return scalar keys %connections;
+}
+
+# What has not worked yet gets one request at a time.
+create_webhook($node, name => 'burst', chatbot_id => 'burst', max_in_flight => 200);
+emit('burst', 1, 10);
+emit('burst', 1000, 10);
+is(outcomes('burst'), '200||1001', 'a burst: each was delivered');
+cmp_ok(connections($receiver, 'burst'), '<=', 2, '... on one connection, or another');
+
+# The reply comes first.  Of 300 kB, libcurl sends 64 before it has to wait.
+foreach my $status (200, 429)
+{
+	create_webhook(
+		$node,
+		name => "early $status",
+		path => "/early/$status/-/early-$status",
+		chatbot_id => "early-$status",
+		max_retries => 0);
+	emit("early-$status", $_, $_ == 1 ? 300000 : 10) foreach 1, 30;
+	my $wanted = $status == 200 ? '200||31' : '429|HTTP status 429|31';
+	is(outcomes("early $status"), $wanted, "the body was not read: the status of the reply is that of the attempt");
+}
+
+# There is none.
+create_webhook($node, name => 'error', path => '/error', chatbot_id => 'error', max_retries => 0);
+emit('error', 1, 10);
+is(outcomes('error'), '|the server ended the HTTP/2 stream: INTERNAL_ERROR (err 2)|1', 'a stream that ends with an error');
+
+# A connection does not last.
+my $closing = start_receiver(program => 'http2.js', tls => 1, args => [ '--requests' => 100 ]);
+sql("ALTER SYSTEM SET chatwebhook.ca_file = '" . $closing->ca_file . "'; ");
+sql('SELECT pg_reload_conf()');
+create_webhook($node, name => 'closing', chatbot_id => 'closing', max_in_flight => 200);
+emit('closing', 1, 10);
+emit('closing', 1000, 10);
+is(outcomes('closing'), '200||1001', 'connections end after 100 requests: each was delivered at the first attempt');
+my $connections = connections($closing, 'closing');
+cmp_ok($connections, '>', 5, '... on several connections');
+cmp_ok($connections, '<=', 2 * 1001 / 100, "... but not many more than they had to be: $connections");
+my %ids = map { $_->{headers}{'webhook-id'} => 1 } $closing->log('closing');
+is(scalar keys %ids, 1001, '... and all of them have come');
+
+done_testing();
