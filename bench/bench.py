@@ -80,6 +80,17 @@ http {{
         listen 127.0.0.1:{https} ssl http2 backlog=4096;
         http2_max_requests 100000000;
         location / {{ return 200 "ok"; }}
+        # reads a request to its end, as a service does
+        location /service/ {{
+            proxy_pass http://service;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+        }}
+    }}
+    upstream service {{
+        server 127.0.0.1:{http};
+        keepalive 200;
+        keepalive_requests 100000000;
     }}
 }}
 """
@@ -544,29 +555,32 @@ def connections_to(port, pids):
 def https(bench):
     n = int(10000 * SCALE)
     bench.set(ca_file=bench.tls_files + "/certificate")
-    bench.only("sink", "bench.one", f"https://localhost:{bench.https}/")
-    most = [0]
+    for sink, path in (("nginx itself", "/"), ("a service behind nginx", "/service/")):
+        url = f"https://localhost:{bench.https}{path}"
+        bench.only("sink", "bench.one", url)
+        most = [0]
 
-    def ours():
-        rate = bench.drain(n)[0]
-        most[0] = max(most[0], connections_to(bench.https, bench.pids()))
-        bench.forget()
-        return rate
+        def ours():
+            rate = bench.drain(n)[0]
+            most[0] = max(most[0], connections_to(bench.https, bench.pids()))
+            bench.forget()
+            return rate
 
-    def h2load():
-        out = subprocess.check_output(["h2load", "-n", str(n), "-c", str(max(1, most[0])), "-m", str(TRANSFERS),
-                                       "-d", bench.tools + "/body", f"https://localhost:{bench.https}/"], text=True)
-        return float(re.search(r"([\d.]+) req/s", out).group(1))
+        def h2load():
+            out = subprocess.check_output(["h2load", "-n", str(n), "-c", str(max(1, most[0])), "-m", str(TRANSFERS),
+                                           "-d", bench.tools + "/body", url], text=True)
+            return float(re.search(r"([\d.]+) req/s", out).group(1))
 
-    def raw():
-        return bench.raw(n, f"https://localhost:{bench.https}/", bench.tls_files + "/certificate")[0]
+        def raw():
+            return bench.raw(n, url, bench.tls_files + "/certificate")[0]
 
-    results = in_turn({"ours": ours, "h2load": h2load, "libcurl": raw})
-    rule(f"HTTPS with HTTP/2, {n:,} deliveries, to h2load", statistics.median(results["ours"]) / statistics.median(results["h2load"]), 0.5)
-    rule(f"HTTPS with HTTP/2, {n:,} deliveries, to bare libcurl", statistics.median(results["ours"]) / statistics.median(results["libcurl"]), 0.5)
-    rule("HTTPS connections", most[0], 8, least=False)
-    for kind, rates in results.items():
-        say(f"    {kind}: {spread(rates)} a second")
+        results = in_turn({"ours": ours, "h2load": h2load, "libcurl": raw})
+        rates = {kind: statistics.median(values) for kind, values in results.items()}
+        rule(f"HTTP/2 to {sink}, {n:,} deliveries, to h2load", rates["ours"] / rates["h2load"], 0.5)
+        rule(f"HTTP/2 to {sink}, {n:,} deliveries, to bare libcurl", rates["ours"] / rates["libcurl"], 0.5)
+        rule(f"HTTP/2 to {sink}, connections", most[0], 8, least=False)
+        for kind, values in results.items():
+            say(f"    {kind}: {spread(values)} a second")
     bench.set(ca_file="")
 
 
