@@ -494,6 +494,7 @@ def growth(bench):
 
     # pending: the rate over the first n of them
     base = fresh()
+    bench.forget()
     pending = int(2e6 * SCALE)
     bench.set(enabled="off")
     for _ in range(10):
