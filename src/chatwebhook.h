@@ -255,15 +255,19 @@ typedef struct CwhTransfer
 	void	   *easy;
 	char		detail[256];	/* libcurl's words for a failure */
 	struct CwhTransfer *next;
-	int			spent_ms;		/* of its time, before it began anew */
+	struct timespec began;
+	bool		begun_anew;
 	bool		must_wait;		/* for a connection that another makes */
-	int			repeats;		/* of ours, after its connection was lost */
-	struct timespec waits_since;
+	bool		proxied;
 	uint64_t	generation;		/* of the options it was started with */
 	bool		connecting;		/* has a socket, but no connection yet */
 	int			fds[4];			/* sockets opened for it, the last ones */
 	int			nfds;
-	int			requests;		/* sent so far, libcurl's own repeats included */
+	int			requests;		/* sent so far, libcurl's own repeats
+								 * included; 0 if it does not tell of them */
+	int			earlier_requests;	/* of them, before it was begun anew */
+	int			max_requests;
+	int			repeats;		/* of ours, on other connections */
 	enum
 	{
 		CWH_REPLY_NONE,

@@ -79,13 +79,14 @@ typedef struct Socket
 
 /*
  * A host that takes many requests on a connection.  While one of its transfers
- * makes a connection, others wait to share it.  libcurl has them wait at first
- * (CURLOPT_PIPEWAIT), but not when the host closes a connection and there are
- * still requests on that: then it makes a connection for each.
+ * makes a connection, others wait to share it.  libcurl could have them wait
+ * (CURLOPT_PIPEWAIT), but it does so with any host until that has answered, one
+ * after the other if that fails, and not while it still has a connection that
+ * the host is closing.
  */
 typedef struct Host
 {
-	uint64_t	key;			/* a hash of its URL */
+	uint64_t	key;			/* a hash of its URL, 0: none */
 	CwhTransfer *connecting;	/* or null */
 } Host;
 
@@ -105,7 +106,6 @@ static struct timespec looked_at;	/* when those were last looked at */
 static uint64_t generation = 0; /* counts changes of the options */
 static Host hosts[MAX_HOSTS];	/* by the last bits of their keys */
 static CwhTransfer *waiting = NULL; /* a list of those for a connection */
-static bool recheck_waiting = false;
 static CwhTransportOptions options;
 static char *ca_file = NULL;
 static char *proxy = NULL;
@@ -224,6 +224,24 @@ on_timer(CURLM *m, long timeout_ms, void *arg)
 	return 0;
 }
 
+/* Milliseconds from now until then, rounded up. */
+static int64_t
+ms_until(const struct timespec *then)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t) (then->tv_sec - now.tv_sec) * 1000 +
+		(then->tv_nsec - now.tv_nsec + 999999) / 1000000;
+}
+
+/* Has a transfer used up its time, waiting and earlier tries included? */
+static bool
+out_of_time(const CwhTransfer *transfer)
+{
+	return -ms_until(&transfer->began) >= transfer->timeout_ms;
+}
+
 /*
  * Hosts
  */
@@ -232,10 +250,12 @@ on_timer(CURLM *m, long timeout_ms, void *arg)
 static uint64_t
 host_key(const CwhTransfer *transfer)
 {
-	const char *p = strstr(transfer->url, "://");
+	const char *scheme_end = strstr(transfer->url, "://");
+	const char *end = scheme_end ? scheme_end + 3 : transfer->url;
 	uint64_t	key = UINT64_C(0xcbf29ce484222325);
 
-	for (p = p ? p + 3 : transfer->url; *p && strchr("/?#", *p) == NULL; p++)
+	end += strcspn(end, "/?#");
+	for (const char *p = transfer->url; p < end; p++)
 		key = (key ^ (unsigned char) *p) * UINT64_C(0x100000001b3);
 	return key;
 }
@@ -274,7 +294,7 @@ address_allowed(CwhTransfer *transfer, const struct sockaddr *address)
 	const char *reason;
 
 	/* the proxy's own address is the administrator's business */
-	if (proxy)
+	if (transfer->proxied)
 		return true;
 	reason = cwh_target_check_address(&options.policy, address);
 	if (reason == NULL)
@@ -301,8 +321,7 @@ open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	if (!address_allowed(transfer, &address->addr))
 		return CURL_SOCKET_BAD;
 	transfer->must_wait = host && host->connecting &&
-		host->connecting != transfer &&
-		transfer->spent_ms < transfer->timeout_ms;
+		host->connecting != transfer && !out_of_time(transfer);
 	if (transfer->must_wait)
 		return CURL_SOCKET_BAD;
 	if (!AcquireExternalFD())
@@ -367,7 +386,6 @@ end_connecting(CwhTransfer *transfer, bool made)
 		host->connecting = NULL;
 		if (!made)
 			host->key = 0;
-		recheck_waiting = true;
 	}
 }
 
@@ -404,9 +422,11 @@ peer_allowed(CwhTransfer *transfer, const char *remote_ip)
 
 /* How often a request may be sent in an attempt. */
 static int
-max_requests(const CwhTransfer *transfer)
+max_requests(CwhTransfer *transfer)
 {
-	return known_host(transfer) ? MAX_SHARED_REQUESTS : MAX_REQUESTS;
+	if (known_host(transfer))
+		transfer->max_requests = MAX_SHARED_REQUESTS;
+	return transfer->max_requests;
 }
 
 /*
@@ -426,6 +446,7 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 	 * idle, or, with HTTP/2, after so many requests.
 	 */
 	connected(transfer);
+	transfer->reply = CWH_REPLY_NONE;	/* a proxy's, to CONNECT, is not it */
 	if (++transfer->requests > max_requests(transfer))
 	{
 		strlcpy(transfer->error, "the connection was closed without a reply",
@@ -449,7 +470,8 @@ on_progress(void *arg, curl_off_t download_size, curl_off_t downloaded,
 	curl_easy_getinfo(transfer->easy, CURLINFO_PRIMARY_IP, &remote_ip);
 	if (remote_ip == NULL || remote_ip[0] == '\0')
 		return 0;				/* there is no connection yet */
-	connected(transfer);
+	if (cwh_curl_has_sent(transfer->easy, 0))
+		connected(transfer);
 	/* what was sent under another policy goes on */
 	if (transfer->generation != generation &&
 		cwh_curl_has_sent(transfer->easy, 0))
@@ -574,14 +596,6 @@ make_handle(void)
 	if (ca_file)
 		curl_easy_setopt(easy, CURLOPT_CAINFO, ca_file);
 	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) CONNECT_TIMEOUT_MS);
-
-	/*
-	 * If a connection to the host is being made, wait to see whether it takes
-	 * more than one request at a time, instead of making others.
-	 */
-	curl_easy_setopt(easy, CURLOPT_PIPEWAIT, 1L);
-	/* wait for a connection that is being made if it may be shared */
-	curl_easy_setopt(easy, CURLOPT_PIPEWAIT, 1L);
 	/* keep-alive probes, or a firewall forgets an idle connection unheard */
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
 	/* each handle keeps this: 16 kB otherwise, and most replies are short */
@@ -681,7 +695,6 @@ cwh_transport_close(void)
 	finished_tail = &finished;
 	memset(hosts, 0, sizeof(hosts));
 	waiting = NULL;
-	recheck_waiting = false;
 	restore_signals(&saved);
 }
 
@@ -690,17 +703,6 @@ int
 cwh_transport_fd(void)
 {
 	return epoll_fd;
-}
-
-/* Milliseconds from now until then, rounded up. */
-static int64_t
-ms_until(const struct timespec *then)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t) (then->tv_sec - now.tv_sec) * 1000 +
-		(then->tv_nsec - now.tv_nsec + 999999) / 1000000;
 }
 
 /* Milliseconds until cwh_transport_drive() should be called anyway; or -1. */
@@ -726,7 +728,9 @@ reset_outcome(CwhTransfer *transfer)
 	transfer->error[0] = '\0';
 	transfer->detail[0] = '\0';
 	transfer->latency_ms = 0;
-	transfer->spent_ms = 0;
+	transfer->begun_anew = false;
+	transfer->max_requests = MAX_REQUESTS;
+	transfer->earlier_requests = 0;
 	transfer->must_wait = false;
 	transfer->repeats = 0;
 	transfer->retry_after_s = -1;
@@ -824,6 +828,8 @@ cwh_transport_start(CwhTransfer *transfer)
 	reset_outcome(transfer);
 	transfer->easy = easy;
 	transfer->generation = generation;
+	transfer->proxied = proxy != NULL;
+	clock_gettime(CLOCK_MONOTONIC, &transfer->began);
 	if (easy == NULL)
 		return false;
 	ok = curl_easy_setopt(easy, CURLOPT_URL, transfer->url) == CURLE_OK;
@@ -864,7 +870,10 @@ timed_out_phase(const CwhTransfer *transfer)
 	curl_easy_getinfo(transfer->easy, CURLINFO_LOCAL_PORT, &local_port);
 
 	/* on a connection from the cache the first two stay 0 */
-	if (!cwh_curl_has_sent(transfer->easy, transfer->requests))
+	if (transfer->must_wait)
+		return "timed out while connecting";
+	if (!cwh_curl_has_sent(transfer->easy,
+						   transfer->requests - transfer->earlier_requests))
 	{
 		if (resolved == 0)
 			return "timed out while looking up the host's name";
@@ -1055,7 +1064,7 @@ withdraw(CwhTransfer *transfer)
 		account_for_sockets(transfer);
 }
 
-/* Take a transfer from libcurl, and keep its handle for another. */
+/* The same for good, and keep its handle for another. */
 static void
 retire(CwhTransfer *transfer)
 {
@@ -1091,14 +1100,20 @@ finish(CwhTransfer *transfer, CURLcode code)
 
 	curl_easy_getinfo(transfer->easy, CURLINFO_RESPONSE_CODE, &status);
 	curl_easy_getinfo(transfer->easy, CURLINFO_TOTAL_TIME_T, &total);
-	transfer->latency_ms = transfer->spent_ms + (int) ((total + 500) / 1000);
+	transfer->latency_ms = transfer->begun_anew ?
+		(int) -ms_until(&transfer->began) : (int) ((total + 500) / 1000);
 	if (status != 0)
+	{
+		end_connecting(transfer, true);
 		learn_host(transfer);
+	}
 	if (code == CURLE_OK || (code == CURLE_WRITE_ERROR && transfer->cut) ||
-		(answered_early(transfer, code) && transfer->reply == CWH_REPLY_BODY))
+		(answered_early(transfer, code) && status >= 200 &&
+		 transfer->reply == CWH_REPLY_BODY))
 	{
 		transfer->status = (int) status;
 		transfer->error[0] = '\0';
+		transfer->refused = transfer->starved = false;
 	}
 	else
 	{
@@ -1119,58 +1134,64 @@ finish(CwhTransfer *transfer, CURLcode code)
 	finished_tail = &transfer->next;
 }
 
-/* Milliseconds that libcurl has had a transfer for. */
-static int
-ms_under_way(const CwhTransfer *transfer)
-{
-	curl_off_t	total = 0;
-
-	curl_easy_getinfo(transfer->easy, CURLINFO_TOTAL_TIME_T, &total);
-	return (int) ((total + 500) / 1000);
-}
-
 /* Begin a transfer anew, with what is left of its time. */
 static void
 begin_anew(CwhTransfer *transfer)
 {
+	transfer->begun_anew = true;
+	transfer->must_wait = false;
+	transfer->earlier_requests = transfer->requests;
 	transfer->refused = transfer->starved = false;
 	transfer->error[0] = transfer->detail[0] = '\0';
 	curl_easy_setopt(transfer->easy, CURLOPT_TIMEOUT_MS,
-					 Max(transfer->timeout_ms - transfer->spent_ms, 1));
+					 (long) Max(transfer->timeout_ms + ms_until(&transfer->began), 1));
 	if (curl_multi_add_handle(multi, transfer->easy) != CURLM_OK)
 		finish(transfer, CURLE_OUT_OF_MEMORY);
 }
 
 /*
- * A transfer has failed.  See whether that is no more than what must be reckoned
- * with when connections are shared, and it can be tried anew; true if so.
- *
- * A transfer may have to wait for a connection that another makes.  A request is
- * repeated if its connection, made earlier or by another transfer, was lost
- * before a reply began: the server may have been about to close it.
+ * Has a transfer lost a connection that was made earlier, or by another, before
+ * a reply began?  The server may have been about to close it.
+ */
+static bool
+lost_connection(const CwhTransfer *transfer, CURLcode code)
+{
+	switch (code)
+	{
+		case CURLE_SEND_ERROR:
+		case CURLE_RECV_ERROR:
+		case CURLE_GOT_NOTHING:
+		case CURLE_HTTP2:
+			/* so libcurl 8.1 says that the server ended the stream alone */
+			return transfer->nfds == 0 &&
+				strstr(transfer->detail, "was reset") == NULL;
+		default:
+			return false;
+	}
+}
+
+/*
+ * A transfer has failed.  See whether that is no more than what comes of sharing
+ * connections, and it can be begun anew; true if so.  It may have to wait for a
+ * connection that another transfer makes, or its request can be repeated.  Where
+ * libcurl does not tell of its own repeats, these are not counted with ours.
  */
 static bool
 try_anew(CwhTransfer *transfer, CURLcode code)
 {
-	bool		lost = (code == CURLE_SEND_ERROR || code == CURLE_RECV_ERROR ||
-						code == CURLE_HTTP2 || code == CURLE_GOT_NOTHING) &&
-		transfer->nfds == 0;
-
 	if (code == CURLE_COULDNT_CONNECT && transfer->must_wait)
 	{
-		transfer->spent_ms += ms_under_way(transfer);
-		clock_gettime(CLOCK_MONOTONIC, &transfer->waits_since);
 		withdraw(transfer);
 		transfer->next = waiting;
 		waiting = transfer;
 		return true;
 	}
-	if ((lost || answered_early(transfer, code)) &&
+	if ((lost_connection(transfer, code) || answered_early(transfer, code)) &&
+		transfer->reply == CWH_REPLY_NONE && transfer->error[0] == '\0' &&
 		Max(transfer->repeats + 1, transfer->requests) < max_requests(transfer) &&
-		transfer->reply == CWH_REPLY_NONE && transfer->error[0] == '\0')
+		!out_of_time(transfer))
 	{
 		transfer->repeats++;
-		transfer->spent_ms += ms_under_way(transfer);
 		withdraw(transfer);
 		begin_anew(transfer);
 		return true;
@@ -1178,13 +1199,12 @@ try_anew(CwhTransfer *transfer, CURLcode code)
 	return false;
 }
 
-/* Begin those that need not wait any longer. */
+/* Begin those that need not wait any longer, and end those that waited too long. */
 static void
 look_at_waiting(void)
 {
 	CwhTransfer *list = waiting;
 
-	recheck_waiting = false;
 	waiting = NULL;
 	while (list)
 	{
@@ -1192,15 +1212,16 @@ look_at_waiting(void)
 		Host	   *host = known_host(transfer);
 
 		list = transfer->next;
-		if (host && host->connecting)
+		transfer->next = NULL;
+		if (out_of_time(transfer))
+			finish(transfer, CURLE_OPERATION_TIMEDOUT);
+		else if (host && host->connecting)
 		{
 			transfer->next = waiting;
 			waiting = transfer;
-			continue;
 		}
-		transfer->next = NULL;
-		transfer->spent_ms -= (int) ms_until(&transfer->waits_since);
-		begin_anew(transfer);
+		else
+			begin_anew(transfer);
 	}
 }
 
@@ -1265,7 +1286,7 @@ cwh_transport_drive(void)
 		if (code == CURLE_OK || !try_anew(transfer, code))
 			finish(transfer, code);
 	}
-	if (recheck_waiting)
+	if (waiting)
 		look_at_waiting();
 	restore_signals(&saved);
 	return running;

@@ -23,31 +23,25 @@
  */
 'use strict';
 
-const fs = require('node:fs');
-const http2 = require('node:http2');
-const { parseArgs } = require('node:util');
+const fs = require('fs');
+const http2 = require('http2');
 
-const options = parseArgs({
-    options: {
-        cert: { type: 'string' },
-        key: { type: 'string' },
-        log: { type: 'string' },
-        secrets: { type: 'string' },
-        requests: { type: 'string' },
-    },
-}).values;
+/* without util.parseArgs(), which older versions have not */
+const options = {};
+for (let i = 2; i < process.argv.length; i += 2)
+    options[process.argv[i].replace(/^--/, '')] = process.argv[i + 1];
 
 const log = options.log === undefined ? 1 : fs.openSync(options.log, 'a');
-const most = Number(options.requests ?? Infinity);
+const most = Number(options.requests || Infinity);
 let connections = 0;
 
 function note(stream, headers, status) {
     const path = headers[':path'];
     fs.writeSync(log, JSON.stringify({
         path,
-        label: path.split('/-/')[1] ?? '',
+        label: path.split('/-/')[1] || '',
         headers,
-        connection: stream.session?.number ?? null,
+        connection: stream.session ? stream.session.number : null,
         status,
     }) + '\n');
 }

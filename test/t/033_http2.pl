@@ -12,15 +12,24 @@ use FindBin;
 use lib "$FindBin::Bin/../lib";
 
 use Chatwebhook;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
+foreach my $program ($ENV{NODE} // 'node', 'openssl')
+{
+	plan skip_all => "there is no $program" if system("command -v $program >/dev/null") != 0;
+}
+my $closing = start_receiver(program => 'http2.js', tls => 1, args => [ '--requests' => 100 ]);
 my $receiver = start_receiver(program => 'http2.js', tls => 1);
+my $trusted = PostgreSQL::Test::Utils::tempdir('trusted') . '/both.crt';
+append_to_file($trusted, slurp_file($_->ca_file)) foreach $receiver, $closing;
+chmod 0644, $trusted;
 my $node = new_node(
 	'main',
 	'chatwebhook.max_in_flight' => 200,
 	'chatwebhook.log_attempts' => 'all',
 	'chatwebhook.breaker_threshold' => 0,
-	'chatwebhook.ca_file' => $receiver->ca_file);
+	'chatwebhook.ca_file' => $trusted);
 
 # Emit n events of a chatbot, with a text of so many characters.
 sub emit
@@ -75,10 +84,7 @@ emit('error', 1, 10);
 is(outcomes('error'), '|the server ended the HTTP/2 stream: INTERNAL_ERROR (err 2)|1', 'a stream that ends with an error');
 
 # A connection does not last.
-my $closing = start_receiver(program => 'http2.js', tls => 1, args => [ '--requests' => 100 ]);
-sql("ALTER SYSTEM SET chatwebhook.ca_file = '" . $closing->ca_file . "'; ");
-sql('SELECT pg_reload_conf()');
-create_webhook($node, name => 'closing', chatbot_id => 'closing', max_in_flight => 200);
+create_webhook($node, receiver => $closing, name => 'closing', chatbot_id => 'closing', max_in_flight => 200);
 emit('closing', 1, 10);
 emit('closing', 1000, 10);
 is(outcomes('closing'), '200||1001', 'connections end after 100 requests: each was delivered at the first attempt');
