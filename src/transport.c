@@ -916,6 +916,33 @@ tls_reason(CwhTransfer *transfer)
 	return reason;
 }
 
+/*
+ * The name of the error with which a server has ended a stream of HTTP/2, such as
+ * "INTERNAL_ERROR"; null if libcurl does not say.  Its words are "was not closed
+ * cleanly: NAME (err NUMBER)", or in later versions "reset by server (error
+ * NUMBER NAME)".
+ */
+static const char *
+stream_error(CwhTransfer *transfer)
+{
+	static const char earlier[] = "closed cleanly: ";
+	static const char later[] = "(error ";
+	char	   *name = strstr(transfer->detail, earlier);
+
+	if (name != NULL)
+		name += strlen(earlier);
+	else
+	{
+		name = strstr(transfer->detail, later);
+		name = name ? strchr(name + strlen(later), ' ') : NULL;
+		if (name == NULL)
+			return NULL;
+		name++;
+	}
+	name[strcspn(name, " )")] = '\0';
+	return name;
+}
+
 /* Name what went wrong. */
 static void
 describe_failure(CwhTransfer *transfer, CURLcode code)
@@ -1006,10 +1033,10 @@ describe_failure(CwhTransfer *transfer, CURLcode code)
 				strlcpy(error, "the connection was lost while sending", size);
 			break;
 		case CURLE_HTTP2_STREAM:
-			reason = strstr(transfer->detail, "closed cleanly: ");
+			reason = stream_error(transfer);
 			if (reason)
 				snprintf(error, size, "the server ended the HTTP/2 stream: %s",
-						 strchr(reason, ':') + 2);
+						 reason);
 			else
 				strlcpy(error, "the server ended the HTTP/2 stream", size);
 			break;
@@ -1150,8 +1177,9 @@ begin_anew(CwhTransfer *transfer)
 }
 
 /*
- * Has a transfer lost a connection that was made earlier, or by another, before
- * a reply began?  The server may have been about to close it.
+ * Has a transfer lost a shared connection that was made earlier, or by another?
+ * The server may have been about to close it.  With others libcurl repeats the
+ * request itself.
  */
 static bool
 lost_connection(const CwhTransfer *transfer, CURLcode code)
@@ -1163,7 +1191,7 @@ lost_connection(const CwhTransfer *transfer, CURLcode code)
 		case CURLE_GOT_NOTHING:
 		case CURLE_HTTP2:
 			/* so libcurl 8.1 says that the server ended the stream alone */
-			return transfer->nfds == 0 &&
+			return transfer->nfds == 0 && known_host(transfer) &&
 				strstr(transfer->detail, "was reset") == NULL;
 		default:
 			return false;
