@@ -1014,7 +1014,10 @@ describe_failure(CwhTransfer *transfer, CURLcode code)
 			strlcpy(error, "the connection was closed without a reply", size);
 			break;
 		case CURLE_PARTIAL_FILE:
-			strlcpy(error, "the connection was closed within the reply", size);
+			strlcpy(error, transfer->reply == CWH_REPLY_NONE ?
+					"the connection was closed without a reply" :
+					"the connection was closed within the reply",
+					size);
 			break;
 		case CURLE_RECV_ERROR:
 			/* in TLS 1.3 the server judges a client after the handshake */
@@ -1189,6 +1192,7 @@ lost_connection(const CwhTransfer *transfer, CURLcode code)
 		case CURLE_SEND_ERROR:
 		case CURLE_RECV_ERROR:
 		case CURLE_GOT_NOTHING:
+		case CURLE_PARTIAL_FILE:
 		case CURLE_HTTP2:
 			/* so libcurl 8.1 says that the server ended the stream alone */
 			return transfer->nfds == 0 && known_host(transfer) &&

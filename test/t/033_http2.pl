@@ -91,7 +91,7 @@ emit('error', 1, 10);
 is(outcomes('error'), '|the server ended the HTTP/2 stream: INTERNAL_ERROR|1', 'a stream that ends with an error');
 
 # A connection does not last.
-create_webhook($node, receiver => $closing, name => 'closing', chatbot_id => 'closing', max_in_flight => 200);
+create_webhook($node, receiver => $closing, name => 'closing', chatbot_id => 'closing', max_in_flight => 100);
 emit('closing', 1, 10);
 emit('closing', 1000, 10);
 like(
