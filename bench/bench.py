@@ -121,6 +121,7 @@ class Bench:
         self.dir = subprocess.check_output(
             [AS_POSTGRES, "mktemp", "-d", "/tmp/chatwebhook-bench.XXXXXX"], text=True, cwd="/").strip()
         self.tools = tempfile.mkdtemp()
+        os.chmod(self.tools, 0o755)  # the server reads the certificate
         self.nginx = None
         self.running = False
 

@@ -108,6 +108,8 @@ start(CURLM *multi, Transfer *transfer)
 	curl_easy_setopt(transfer->easy, CURLOPT_HTTPHEADER, transfer->headers);
 	curl_easy_setopt(transfer->easy, CURLOPT_POSTFIELDS, body);
 	curl_easy_setopt(transfer->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) body_len);
+	/* on HTTP/2, as few connections as can be */
+	curl_easy_setopt(transfer->easy, CURLOPT_PIPEWAIT, 1L);
 	curl_multi_add_handle(multi, transfer->easy);
 }
 

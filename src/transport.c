@@ -1152,9 +1152,10 @@ finish(CwhTransfer *transfer, CURLcode code)
 		if (transfer->nfds > 0 && code != CURLE_ABORTED_BY_CALLBACK)
 		{
 			/* an address was allowed, and failed by itself */
-			transfer->refused = transfer->starved = false;
-			if (code == CURLE_COULDNT_CONNECT || code == CURLE_OPERATION_TIMEDOUT)
+			if (transfer->refused || code == CURLE_COULDNT_CONNECT ||
+				code == CURLE_OPERATION_TIMEDOUT)
 				transfer->error[0] = '\0';
+			transfer->refused = transfer->starved = false;
 		}
 		describe_failure(transfer, code);
 	}

@@ -220,6 +220,11 @@ subtest 'certificates' => sub {
 	my ($request) = $receivers{good}->log;
 	ok($request->{verified}{signature} && $request->{verified}{standard}, 'it is signed');
 
+	# Of this name's addresses ::1 is refused, which is not what went wrong.
+	my $port = $receivers{foreign}->port;
+	webhook('two addresses', $receivers{foreign}, url => "https://localhost:$port/ok");
+	like(deliver('two addresses'), $expected{foreign}, 'two addresses: the error is that of the one which is allowed');
+
 	# These servers are refused for nothing but their version.
 	SKIP:
 	{
