@@ -98,7 +98,7 @@ like(outcomes('closing'), qr/^200\|\|1001$/m, 'connections end after 100 request
 # Node.js 18 cuts off replies, and so strikes some a fifth time.
 my $failed = sql("SELECT count(*) FROM chatwebhook.attempt a JOIN chatwebhook.webhook w ON w.id = a.webhook_id
 	WHERE w.name = 'closing' AND a.error IS NOT NULL");
-cmp_ok($failed, '<=', $old ? 1000 : 10, "... at the first attempt, or nearly: $failed failed");
+cmp_ok($failed, '<=', $old ? 1000 : 50, "... at the first attempt, or nearly: $failed failed");
 my $connections = connections($closing, 'closing');
 cmp_ok($connections, '>=', 5, '... on several connections');
 cmp_ok($connections, '<=', $old ? 100 : 2 * 1001 / 100, "... but not many more than they had to be: $connections");
