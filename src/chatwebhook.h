@@ -255,6 +255,7 @@ typedef struct CwhTransfer
 	void	   *easy;
 	char		detail[256];	/* libcurl's words for a failure */
 	struct CwhTransfer *next;
+	uint64_t	host_key;
 	struct timespec began;
 	bool		begun_anew;
 	bool		must_wait;		/* for a connection that another makes */

@@ -246,16 +246,16 @@ out_of_time(const CwhTransfer *transfer)
  * Hosts
  */
 
-/* The key of a transfer's host: FNV-1a of the URL up to its path. */
+/* The key of a URL's host: FNV-1a of the URL up to its path. */
 static uint64_t
-host_key(const CwhTransfer *transfer)
+host_key(const char *url)
 {
-	const char *scheme_end = strstr(transfer->url, "://");
-	const char *end = scheme_end ? scheme_end + 3 : transfer->url;
+	const char *scheme_end = strstr(url, "://");
+	const char *end = scheme_end ? scheme_end + 3 : url;
 	uint64_t	key = UINT64_C(0xcbf29ce484222325);
 
 	end += strcspn(end, "/?#");
-	for (const char *p = transfer->url; p < end; p++)
+	for (const char *p = url; p < end; p++)
 		key = (key ^ (unsigned char) *p) * UINT64_C(0x100000001b3);
 	return key;
 }
@@ -264,26 +264,24 @@ host_key(const CwhTransfer *transfer)
 static Host *
 known_host(const CwhTransfer *transfer)
 {
-	uint64_t	key = host_key(transfer);
-	Host	   *host = &hosts[key % MAX_HOSTS];
+	Host	   *host = &hosts[transfer->host_key % MAX_HOSTS];
 
-	return host->key == key ? host : NULL;
+	return host->key == transfer->host_key ? host : NULL;
 }
 
 /* Note which version of HTTP a transfer's host has answered with. */
 static void
 learn_host(const CwhTransfer *transfer)
 {
-	uint64_t	key = host_key(transfer);
-	Host	   *host = &hosts[key % MAX_HOSTS];
+	Host	   *host = &hosts[transfer->host_key % MAX_HOSTS];
 	long		version = 0;
 
 	curl_easy_getinfo(transfer->easy, CURLINFO_HTTP_VERSION, &version);
 	if (host->connecting != NULL || version == 0)
 		return;
 	if (version >= CURL_HTTP_VERSION_2_0)
-		host->key = key;
-	else if (host->key == key)
+		host->key = transfer->host_key;
+	else if (host->key == transfer->host_key)
 		host->key = 0;
 }
 
@@ -829,6 +827,7 @@ cwh_transport_start(CwhTransfer *transfer)
 	transfer->easy = easy;
 	transfer->generation = generation;
 	transfer->proxied = proxy != NULL;
+	transfer->host_key = host_key(transfer->url);
 	clock_gettime(CLOCK_MONOTONIC, &transfer->began);
 	if (easy == NULL)
 		return false;

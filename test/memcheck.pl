@@ -318,14 +318,14 @@ sub weigh
 		# A statement of its own, such as retention's, may be under way: what that
 		# takes goes when it ends.
 		my $account;
-		foreach my $attempt (1 .. 60)
+		foreach my $attempt (1 .. 600)
 		{
 			my $offset = -s $node->logfile;
 			sql("SELECT pg_log_backend_memory_contexts($pid)");
 			$node->wait_for_log(qr/Grand total: .* used/, $offset);
 			$account = slurp_file($node->logfile, $offset);
 			last if $account !~ /; SPI Exec: /;
-			sleep 1;
+			sleep 0.1;
 		}
 		($result{palloc}) = $account =~ /Grand total: .*?(\d+) used/;
 		# Deleted webhooks are there until the next sweep, or for ten minutes if
