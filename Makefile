@@ -6,25 +6,31 @@ DISTVERSION = $(shell sed -n 's/^   "version": "\(.*\)",/\1/p' META.json)
 
 MODULE_big = chatwebhook
 OBJS = \
+	src/attempt.o \
 	src/chatwebhook.o \
+	src/claim.o \
 	src/connector.o \
 	src/emit.o \
+	src/endpoint.o \
 	src/envelope.o \
 	src/functions.o \
 	src/gate.o \
 	src/json.o \
 	src/launcher.o \
 	src/outbox.o \
+	src/render.o \
 	src/request.o \
 	src/retention.o \
 	src/retry.o \
 	src/rows.o \
 	src/secrets.o \
+	src/settle.o \
 	src/shared.o \
 	src/sign.o \
 	src/subscription.o \
 	src/target.o \
 	src/transport.o \
+	src/upkeep.o \
 	src/vault.o \
 	src/worker.o
 
@@ -70,7 +76,7 @@ PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
-$(OBJS): src/chatwebhook.h src/compat.h
+$(OBJS): src/chatwebhook.h src/compat.h src/worker.h
 
 $(EXTENSION)--$(EXTVERSION).sql: $(SQL_PARTS)
 	cat $^ > $@

@@ -10,7 +10,7 @@
 # settled and not yet on disk.  That are the requests under way, no more than
 # the sum of max_in_flight of the webhooks; the answers that wait to be settled
 # together, fewer than the batch that brings a settle about (SETTLE_BATCH in
-# src/worker.c); and one settle that is on its way to the disk.  A worker that is
+# src/settle.c); and one settle that is on its way to the disk.  A worker that is
 # ended by SIGTERM settles its answers before it leaves, so for that one only the
 # requests under way count.
 
