@@ -13,6 +13,7 @@ OBJS = \
 	src/emit.o \
 	src/endpoint.o \
 	src/envelope.o \
+	src/failure.o \
 	src/functions.o \
 	src/gate.o \
 	src/json.o \

@@ -293,6 +293,14 @@ extern bool cwh_transfer_reserve(CwhTransfer *transfer, int headers,
 extern void cwh_transfer_release(CwhTransfer *transfer);
 extern void cwh_transfer_free(CwhTransfer *transfer);
 
+/*
+ * failure.c: what is said of a transfer that failed
+ */
+#define CWH_HEADERS_TOO_LARGE	"the reply's headers are too large"
+
+extern void cwh_describe_failure(CwhTransfer *transfer, int code,
+								 bool has_ca_file);
+
 #ifdef POSTGRES_H
 
 #include <signal.h>
