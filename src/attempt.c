@@ -534,6 +534,111 @@ judge_others(Delivery *first, CwhVerdict verdict, int64 wait_s, double random01,
 	}
 }
 
+/*
+ * A request has ended that says nothing of its delivery: for want of
+ * descriptors, since it was for a token, or since its token was refused for the
+ * first time.  True if so: the attempt goes on.
+ */
+static bool
+is_preliminary(Delivery *delivery, TimestampTz now)
+{
+	Endpoint   *endpoint = delivery->endpoint;
+	CwhTransfer *transfer = &delivery->transfer;
+	bool		fetching = delivery->fetching;
+
+	delivery->fetching = false;
+	if (transfer->starved)
+	{
+		/* we lack them: not the endpoint's fault, and not an attempt */
+		cwh_worker.starved_until = TimestampTzPlusMilliseconds(now, STARVED_MS);
+		cwh_note_error("no descriptor was free for a connection: increase max_files_per_process or lower chatwebhook.max_in_flight");
+		if (fetching)
+			endpoint->fetching = false;
+		return true;
+	}
+	if (fetching && take_token(delivery))
+		return true;
+	if (transfer->failed || transfer->status != 401 ||
+		endpoint->webhook->auth != CWH_AUTH_OAUTH2)
+		return false;
+	if (delivery->renewed)
+	{
+		endpoint->token_refused = true;
+		return false;
+	}
+	if (endpoint->token_refused &&
+		!TimestampDifferenceExceeds(endpoint->token_at, now, REFUSED_TOKEN_MS))
+		return false;
+	/* the token has expired, or was revoked: another, once */
+	delivery->renewed = true;
+	if (delivery->token == endpoint->token_number)
+		cwh_forget_token(endpoint);
+	return true;
+}
+
+/* What a reply, or the want of one, means for its delivery. */
+static CwhVerdict
+reach_verdict(Delivery *delivery, int64 *wait_s)
+{
+	CwhTransfer *transfer = &delivery->transfer;
+	CwhWebhook *webhook = delivery->endpoint->webhook;
+
+	if (transfer->refused)
+		return CWH_DEAD;
+	if (transfer->failed)
+		return CWH_RETRY;
+	if (webhook->connector)
+		return cwh_connector_verdict(webhook, step_number(delivery), transfer,
+									 wait_s);
+	return cwh_retry_verdict(transfer->status);
+}
+
+/* What an attempt's end means for its endpoint. */
+static void
+judge_endpoint(Endpoint *endpoint, const CwhTransfer *transfer,
+			   CwhVerdict verdict, int64 wait_s, TimestampTz now)
+{
+	endpoint->tried = true;
+	cwh_set_proven(endpoint, verdict == CWH_DELIVERED);
+	if (verdict == CWH_RETRY)
+		note_failure(endpoint, transfer, wait_s, now);
+	else if (!transfer->failed && cwh_gate_succeeded(&endpoint->id))
+		ereport(LOG, (errmsg("chatwebhook goes on with webhook \"%s\": it answers again",
+							 endpoint->webhook->name)));
+	switch (verdict)
+	{
+		case CWH_DELIVERED:
+			endpoint->token_refused = false;
+			endpoint->window = Min(endpoint->window + 1,
+								   endpoint->webhook->max_in_flight);
+			break;
+		case CWH_RETRY:
+			endpoint->window = Max(1, endpoint->window / 2);
+			break;
+		case CWH_DISABLE:
+			endpoint->disable = transfer->status == 410 ?
+				"the receiver answered 410 Gone" :
+				"the receiver's answer means that there will be no other";
+			cwh_touch(endpoint);
+			break;
+		default:
+			break;
+	}
+}
+
+/* Why an attempt has failed. */
+static char *
+reason_of(const Delivery *delivery)
+{
+	char	   *error = cwh_outcome_error(&delivery->transfer);
+
+	if (error == NULL)
+		error = psprintf("HTTP status %d", delivery->transfer.status);
+	if (step_number(delivery) > 1)
+		error = psprintf("request %d: %s", step_number(delivery), error);
+	return error;
+}
+
 /* What an attempt that has ended means, or a request of it. */
 static void
 judge_transfer(Delivery *delivery)
@@ -551,50 +656,12 @@ judge_transfer(Delivery *delivery)
 	cwh_worker.stats.last_activity_at = now;
 	cwh_worker.stats_changed = true;
 
-	if (transfer->starved)
+	if (is_preliminary(delivery, now))
 	{
-		/* we lack descriptors: not the endpoint's fault, and not an attempt */
-		cwh_worker.starved_until = TimestampTzPlusMilliseconds(now, STARVED_MS);
-		cwh_note_error("no descriptor was free for a connection: increase max_files_per_process or lower chatwebhook.max_in_flight");
-		if (delivery->fetching)
-			endpoint->fetching = delivery->fetching = false;
 		cwh_go_on(delivery);
 		return;
 	}
-	if (delivery->fetching)
-	{
-		delivery->fetching = false;
-		if (take_token(delivery))
-		{
-			cwh_go_on(delivery);
-			return;
-		}
-	}
-	if (transfer->status == 401 && endpoint->webhook->auth == CWH_AUTH_OAUTH2 &&
-		!transfer->failed && delivery->renewed)
-		endpoint->token_refused = true;
-	if (transfer->status == 401 && endpoint->webhook->auth == CWH_AUTH_OAUTH2 &&
-		!transfer->failed && !delivery->renewed &&
-		(!endpoint->token_refused ||
-		 TimestampDifferenceExceeds(endpoint->token_at, now, REFUSED_TOKEN_MS)))
-	{
-		/* the token has expired, or was revoked: another, once */
-		delivery->renewed = true;
-		if (delivery->token == endpoint->token_number)
-			cwh_forget_token(endpoint);
-		cwh_go_on(delivery);
-		return;
-	}
-
-	if (transfer->refused)
-		verdict = CWH_DEAD;
-	else if (transfer->failed)
-		verdict = CWH_RETRY;
-	else if (endpoint->webhook->connector)
-		verdict = cwh_connector_verdict(endpoint->webhook, step_number(delivery),
-										transfer, &wait_s);
-	else
-		verdict = cwh_retry_verdict(transfer->status);
+	verdict = reach_verdict(delivery, &wait_s);
 	if (verdict == CWH_DELIVERED && delivery->request && !delivery->request->last)
 	{
 		(void) cwh_gate_succeeded(&endpoint->id);
@@ -606,42 +673,12 @@ judge_transfer(Delivery *delivery)
 		return;
 	}
 
-	endpoint->tried = true;
-	cwh_set_proven(endpoint, verdict == CWH_DELIVERED);
-	if (verdict == CWH_DELIVERED)
-		endpoint->token_refused = false;
-	if (verdict == CWH_RETRY)
-		note_failure(endpoint, transfer, wait_s, now);
-	else if (!transfer->failed && cwh_gate_succeeded(&endpoint->id))
-		ereport(LOG, (errmsg("chatwebhook goes on with webhook \"%s\": it answers again",
-							 endpoint->webhook->name)));
-
-	error = verdict == CWH_DELIVERED ? NULL : cwh_outcome_error(transfer);
-	if (error == NULL && verdict != CWH_DELIVERED)
-		error = psprintf("HTTP status %d", transfer->status);
-	if (error && step_number(delivery) > 1)
-		error = psprintf("request %d: %s", step_number(delivery), error);
+	judge_endpoint(endpoint, transfer, verdict, wait_s, now);
+	error = verdict == CWH_DELIVERED ? NULL : reason_of(delivery);
+	if (verdict == CWH_RETRY &&
+		(transfer->status == 429 || transfer->status == 503))
+		wait_s = Max(wait_s, transfer->retry_after_s);
 	transfer->latency_ms += delivery->earlier_ms;
-	switch (verdict)
-	{
-		case CWH_DELIVERED:
-			endpoint->window = Min(endpoint->window + 1,
-								   endpoint->webhook->max_in_flight);
-			break;
-		case CWH_RETRY:
-			endpoint->window = Max(1, endpoint->window / 2);
-			if (transfer->status == 429 || transfer->status == 503)
-				wait_s = Max(wait_s, transfer->retry_after_s);
-			break;
-		case CWH_DISABLE:
-			endpoint->disable = transfer->status == 410 ?
-				"the receiver answered 410 Gone" :
-				"the receiver's answer means that there will be no other";
-			cwh_touch(endpoint);
-			break;
-		default:
-			break;
-	}
 	cwh_add_result(delivery, decide(delivery, verdict, wait_s, random01),
 				   error);
 	cwh_add_gain(endpoint, delivery, verdict == CWH_DELIVERED, now);
