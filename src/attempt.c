@@ -4,7 +4,7 @@
  *
  * An attempt is one request, or with connectors several; one of a batch is the
  * attempt at several deliveries, of which the first has the transfer.  A token
- * that is asked for first is not part of it.  Nothing in here is in a
+ * that is asked for first is not part of it.  Requests are sent and judged in no
  * transaction: what is to be written goes to settle.c.
  *
  * Copyright (c) 2026, chatwebhook contributors
@@ -535,12 +535,12 @@ judge_others(Delivery *first, CwhVerdict verdict, int64 wait_s, double random01,
 }
 
 /*
- * A request has ended that says nothing of its delivery: for want of
- * descriptors, since it was for a token, or since its token was refused for the
- * first time.  True if so: the attempt goes on.
+ * A request has ended.  See to it if that says nothing of its delivery: it could
+ * not start for want of descriptors, it has brought a token, or its token was
+ * refused and there may be a better one.  True if so: the attempt goes on.
  */
 static bool
-is_preliminary(Delivery *delivery, TimestampTz now)
+take_preliminary(Delivery *delivery, TimestampTz now)
 {
 	Endpoint   *endpoint = delivery->endpoint;
 	CwhTransfer *transfer = &delivery->transfer;
@@ -656,7 +656,7 @@ judge_transfer(Delivery *delivery)
 	cwh_worker.stats.last_activity_at = now;
 	cwh_worker.stats_changed = true;
 
-	if (is_preliminary(delivery, now))
+	if (take_preliminary(delivery, now))
 	{
 		cwh_go_on(delivery);
 		return;
@@ -698,7 +698,6 @@ cwh_judge(Delivery *delivery)
 	MemoryContext oldcontext;
 
 	oldcontext = MemoryContextSwitchTo(cwh_worker.transaction_context);
-
 	judge_transfer(delivery);
 	MemoryContextSwitchTo(oldcontext);
 }

@@ -8,12 +8,15 @@
  * put it there (a hint), by the worker itself (a retry's time), or found by
  * the sweep every chatwebhook.poll_interval.
  *
- * All of it runs in a transaction of the worker, whose end decides whether the
- * claims made in it are kept: cwh_keep_claims() or cwh_undo_claims() follows.
+ * Claims are made in a transaction of the worker, whose end decides whether they
+ * are kept: between cwh_begin_claims() and cwh_keep_claims() or
+ * cwh_undo_claims().
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
 #include "postgres.h"
+
+#include <limits.h>
 
 #include "utils/timestamp.h"
 

@@ -16,7 +16,6 @@
 
 #include "storage/fd.h"
 #include "utils/hsearch.h"
-#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "worker.h"
@@ -49,12 +48,11 @@ compare_timers(const pairingheap_node *a, const pairingheap_node *b, void *arg)
 	return at < bt ? 1 : at > bt ? -1 : 0;
 }
 
-/* Set up what is below. */
+/* Set up the state of this file, in the current memory context. */
 void
 cwh_endpoints_set_up(void)
 {
 	HASHCTL		info;
-	MemoryContext oldcontext = MemoryContextSwitchTo(cwh_worker.context);
 
 	memset(&info, 0, sizeof(info));
 	info.keysize = sizeof(pg_uuid_t);
@@ -68,7 +66,6 @@ cwh_endpoints_set_up(void)
 		dlist_init(&cwh_worker.ready_list[proven]);
 		dlist_init(&startable_list[proven]);
 	}
-	MemoryContextSwitchTo(oldcontext);
 }
 
 /* Have an endpoint become ready at a time, if nothing does so sooner. */

@@ -19,6 +19,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "worker.h"
 
 /* Room for the name of a connector's function. */
@@ -271,7 +272,7 @@ cwh_render_deliveries(TimestampTz now)
 	MemoryContextReset(cwh_worker.transaction_context);
 }
 
-/* Set up what is above. */
+/* Set up the state of this file. */
 void
 cwh_render_set_up(void)
 {

@@ -10,7 +10,6 @@
  */
 #include "postgres.h"
 
-#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "worker.h"
@@ -18,6 +17,9 @@
 /* Settle when this many have ended, or the first of them this long ago. */
 #define SETTLE_BATCH		100
 #define SETTLE_DELAY_MS		20
+
+/* Rows that somebody else has locked are tried again after this. */
+#define LOCKED_DELAY_MS		500
 
 /* ended, to be settled, oldest first */
 static slist_head results = SLIST_STATIC_INIT(results);

@@ -2,14 +2,13 @@
  * upkeep.c
  *		What the worker does beside delivering: alerts, and removal of the old.
  *
- * Each is a short transaction, run apart from the others, and so seldom that
- * it takes a small part of the worker's time.
+ * Each is a short transaction, run apart from the others, in a part of the
+ * worker's time that leaves delivering most of it.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
 #include "postgres.h"
 
-#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "worker.h"
@@ -190,7 +189,7 @@ cwh_keep_up(TimestampTz now)
 		cwh_worker.next_upkeep = TimestampTzPlusMilliseconds(now, MAX_PASS_MS);
 }
 
-/* When there may be something to do again; DT_NOEND: not before a sweep. */
+/* When there is something to do again; DT_NOEND if there is nothing. */
 TimestampTz
 cwh_next_keep_up(void)
 {

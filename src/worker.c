@@ -26,16 +26,17 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "storage/procsignal.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
 #include "worker.h"
+
+/* One settle takes no more than this, and fewer after one has failed. */
+#define MAX_SETTLE			1000
 
 /* After an error of the worker's own. */
 #define FIRST_PAUSE_MS		100

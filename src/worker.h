@@ -8,8 +8,8 @@
  * success; a failure halves it.  So an endpoint that never answers holds one
  * or two of the worker's slots, whatever its backlog.  Endpoints that were never
  * tried, or whose last attempt failed (unproven ones), may together hold no more
- * than half of the slots; so there are two of each of the lists of endpoints
- * below.
+ * than half of the slots; so what is counted and listed of endpoints is so for
+ * the two kinds apart.
  *
  * A delivery is known to the worker from its claim to its settling.
  *
@@ -40,17 +40,11 @@
 #define UNPROVEN_SHARE		2
 #define UNPROVEN_RESERVE	8
 
-/* Rows that somebody else has locked are tried again after this. */
-#define LOCKED_DELAY_MS		500
-
 /*
  * Deliveries of a webhook, or an event, that is not there are canceled after
  * this: it may come yet, if a restore is under way.
  */
 #define ORPHAN_GRACE_MS		600000
-
-/* One settle takes no more than this, and fewer after one has failed. */
-#define MAX_SETTLE			1000
 
 typedef struct Endpoint Endpoint;
 
@@ -58,7 +52,8 @@ typedef struct Endpoint Endpoint;
 typedef struct Delivery
 {
 	CwhTransfer transfer;		/* first, so that one is the other */
-	slist_node	node;			/* in waiting, results or spare */
+	slist_node	node;			/* in waiting, others, to_render, results or
+								 * spare */
 	Endpoint   *endpoint;
 	int64		id;
 	const char *problem;		/* why it cannot be sent, or null */
@@ -192,7 +187,7 @@ typedef struct Worker
 	int			nheld[2];		/* requests under way and deliveries waiting */
 
 	int			nresults;		/* ended, to be settled */
-	int			settle_limit;	/* that it takes */
+	int			settle_limit;	/* results that one settle takes */
 	bool		settle_alone;	/* the last claim has failed */
 
 	/* times, or 0; when the clock is set, follow_clock() moves them */

@@ -30,8 +30,8 @@
  *				stays locked between the two, they are one step here
  *	commit		CommitTransactionCommand() in cwh_outbox_commit(): others see it,
  *				and it may yet be lost
- *	keep		XLogFlush(), keep_settle() and keep_claims()
- *	abort		the PG_CATCH() of transact(): undo_claims(), results stay
+ *	keep		XLogFlush(), cwh_keep_settle() and cwh_keep_claims()
+ *	abort		the PG_CATCH() of transact(): cwh_undo_claims(), results stay
  *	send		start_delivery() to judge_transfer(): the receiver gets it and
  *				the reply arrives or does not, or it does not get it, or it
  *				refuses it for good (dead).  The request arrives, if at all,
@@ -71,8 +71,8 @@ enum
 	NO_ROW_LOCK = 1 << 1,		/* no FOR UPDATE, and so no second look */
 	NO_ORDER_CHECK = 1 << 2,	/* no NOT EXISTS (what came before) */
 	NO_RECLAIM = 1 << 3,		/* no cwh_claim_release_all() at exit */
-	NO_UNDO = 1 << 4,			/* no undo_claims() */
-	NO_RELEASE = 1 << 5,		/* no cwh_claim_release() in keep_settle() */
+	NO_UNDO = 1 << 4,			/* no cwh_undo_claims() */
+	NO_RELEASE = 1 << 5,		/* no cwh_claim_release() in cwh_keep_settle() */
 	NO_FLUSH = 1 << 6,			/* no XLogFlush() before anything is sent */
 	EARLY_RELEASE = 1 << 7,		/* given up when the request ends */
 	LATE_CLAIM = 1 << 8,		/* cwh_claim() after the commit */
