@@ -25,6 +25,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,6 +67,7 @@
 
 #define MAX_EVENTS				128
 #define MAX_HOSTS				1024
+#define MAX_CORKED				64
 #define MAX_SPARE_HANDLES		256
 
 /* What is known of a descriptor. */
@@ -74,6 +76,8 @@ typedef struct Socket
 	unsigned char wanted;		/* by libcurl: EPOLLIN, EPOLLOUT */
 	unsigned char registered;	/* with epoll */
 	bool		ours;			/* opened by open_socket() */
+	bool		shared;			/* by requests, in HTTP/2 */
+	bool		corked;			/* it is in the list of those */
 } Socket;
 
 /*
@@ -87,6 +91,8 @@ typedef struct Host
 {
 	uint64_t	key;			/* a hash of its URL, 0: none */
 	CwhTransfer *connecting;	/* or null */
+	int			fds[4];			/* of its connections, the last ones */
+	int			nfds;
 } Host;
 
 static CURLM *multi = NULL;
@@ -105,6 +111,8 @@ static struct timespec looked_at;	/* when those were last looked at */
 static uint64_t generation = 0; /* counts changes of the options */
 static Host hosts[MAX_HOSTS];	/* by the last bits of their keys */
 static CwhTransfer *waiting = NULL; /* a list of those for a connection */
+static int	corked[MAX_CORKED]; /* sockets whose packets are held back */
+static int	ncorked = 0;
 static CwhTransportOptions options;
 static char *ca_file = NULL;
 static char *proxy = NULL;
@@ -268,20 +276,41 @@ known_host(const CwhTransfer *transfer)
 	return host->key == transfer->host_key ? host : NULL;
 }
 
-/* Note which version of HTTP a transfer's host has answered with. */
+/* Note that a socket leads to a host. */
+static void
+add_socket(Host *host, int fd)
+{
+	if (fd < 0 || fd >= nsockets || !sockets[fd].ours)
+		return;
+	sockets[fd].shared = true;
+	for (int i = 0; i < Min(host->nfds, lengthof(host->fds)); i++)
+		if (host->fds[i] == fd)
+			return;
+	host->fds[host->nfds++ % lengthof(host->fds)] = fd;
+}
+
+/* Note which version of HTTP a transfer's host has answered with, and where. */
 static void
 learn_host(const CwhTransfer *transfer)
 {
 	Host	   *host = &hosts[transfer->host_key % MAX_HOSTS];
 	long		version = 0;
+	curl_socket_t fd = CURL_SOCKET_BAD;
 
 	curl_easy_getinfo(transfer->easy, CURLINFO_HTTP_VERSION, &version);
 	if (host->connecting != NULL || version == 0)
 		return;
-	if (version >= CURL_HTTP_VERSION_2_0)
-		host->key = transfer->host_key;
-	else if (host->key == transfer->host_key)
-		host->key = 0;
+	if (version < CURL_HTTP_VERSION_2_0)
+	{
+		if (host->key == transfer->host_key)
+			host->key = 0;
+		return;
+	}
+	if (host->key != transfer->host_key)
+		host->nfds = 0;
+	host->key = transfer->host_key;
+	curl_easy_getinfo(transfer->easy, CURLINFO_ACTIVESOCKET, &fd);
+	add_socket(host, fd);
 }
 
 /* Refuse an address that the policy does not allow; true if it does. */
@@ -427,6 +456,47 @@ max_requests(CwhTransfer *transfer)
 }
 
 /*
+ * Requests that share a connection are sent one right after the other, each in
+ * two pieces.  Have the kernel gather them, until uncork(), rather than send
+ * each and wake the receiver for it: that costs more than the sending.
+ */
+static void
+cork(const Host *host)
+{
+	int			n = Min(host->nfds, lengthof(host->fds));
+	int			on = 1;
+
+	for (int i = 0; i < n; i++)
+	{
+		int			fd = host->fds[i];
+
+		/* or it was closed since */
+		if (!sockets[fd].shared || sockets[fd].corked || ncorked == MAX_CORKED)
+			continue;
+		(void) setsockopt(fd, IPPROTO_TCP, TCP_CORK, &on, sizeof(on));
+		sockets[fd].corked = true;
+		corked[ncorked++] = fd;
+	}
+}
+
+/* Let go of what is held back. */
+static void
+uncork(void)
+{
+	int			off = 0;
+
+	while (ncorked > 0)
+	{
+		int			fd = corked[--ncorked];
+
+		/* or it was closed meanwhile */
+		if (sockets[fd].corked)
+			(void) setsockopt(fd, IPPROTO_TCP, TCP_CORK, &off, sizeof(off));
+		sockets[fd].corked = false;
+	}
+}
+
+/*
  * A request is about to be sent, perhaps on a connection that was opened under
  * another policy: look again.
  */
@@ -435,6 +505,7 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 			   int local_port)
 {
 	CwhTransfer *transfer = arg;
+	const Host *host = known_host(transfer);
 
 	/*
 	 * libcurl repeats a request when a connection from its cache turns out to
@@ -450,7 +521,11 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 				sizeof(transfer->error));
 		return CWH_PREREQ_ABORT;
 	}
-	return peer_allowed(transfer, remote_ip) ? CWH_PREREQ_GO : CWH_PREREQ_ABORT;
+	if (!peer_allowed(transfer, remote_ip))
+		return CWH_PREREQ_ABORT;
+	if (host)
+		cork(host);
+	return CWH_PREREQ_GO;
 }
 
 /*
@@ -691,6 +766,7 @@ cwh_transport_close(void)
 	finished_tail = &finished;
 	memset(hosts, 0, sizeof(hosts));
 	waiting = NULL;
+	ncorked = 0;
 	restore_signals(&saved);
 }
 
@@ -1106,6 +1182,7 @@ cwh_transport_drive(void)
 		cwh_curl_socket_all(multi, &still);
 		clock_gettime(CLOCK_MONOTONIC, &looked_at);
 	}
+	uncork();
 
 	while ((message = curl_multi_info_read(multi, &left)) != NULL)
 	{

@@ -67,6 +67,13 @@ emit('burst', 1000, 10);
 is(outcomes('burst'), '200||1001', 'a burst: each was delivered');
 cmp_ok(connections($receiver, 'burst'), '<=', $old ? 10 : 2, '... on one connection, or another');
 
+# What is held back while requests are written is let go at once, and not by the
+# kernel's timer of 200 ms.
+emit('burst', 1, 10) foreach 1 .. 5;
+my $best = sql("SELECT min(latency_ms) FROM (SELECT a.latency_ms FROM chatwebhook.attempt a JOIN chatwebhook.webhook w ON w.id = a.webhook_id
+	WHERE w.name = 'burst' ORDER BY a.started_at DESC LIMIT 5) AS last");
+cmp_ok($best, '<', 150, "one request by itself: it took $best ms");
+
 # The reply comes first, once after 64 of 300 kB: then libcurl waits to send more.
 # 7.88 may still do so when the stream has ended, until the time is up.
 foreach my $status (200, 429)
