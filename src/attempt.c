@@ -201,7 +201,7 @@ cwh_send_request(Delivery *delivery)
 	webhook->users++;
 	if (!cwh_transport_start(&delivery->transfer))
 		cwh_fail_delivery(delivery, "could not start the request: out of memory",
-					  false);
+						  false);
 }
 
 /*
@@ -346,7 +346,7 @@ put_back(Endpoint *endpoint, Delivery *delivery)
 {
 	if (slist_is_empty(&endpoint->waiting))
 		cwh_append_node(&endpoint->waiting, &endpoint->waiting_tail,
-					&delivery->node);
+						&delivery->node);
 	else
 		slist_push_head(&endpoint->waiting, &delivery->node);
 	cwh_count_waiting(endpoint, 1);

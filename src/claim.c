@@ -234,8 +234,8 @@ claim_failed(void)
 		endpoint->ready = false;
 		endpoint->later = true;
 		cwh_set_timer(endpoint,
-				  TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											  FAILED_CLAIM_MS));
+					  TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												  FAILED_CLAIM_MS));
 		cwh_reconsider(endpoint);
 	}
 	claim_width = Max(1, claim_asked / 2);
@@ -445,7 +445,7 @@ cwh_keep_claims(void)
 		else
 		{
 			cwh_append_node(&endpoint->waiting, &endpoint->waiting_tail,
-						&delivery->node);
+							&delivery->node);
 			cwh_count_waiting(endpoint, 1);
 			continue;
 		}

@@ -33,6 +33,7 @@ static dlist_head startable_list[2];	/* those with waiting ones and window */
 static int	nstarted[2];		/* requests under way */
 
 static pairingheap *timers;
+
 /* endpoints whose webhooks may have to be read */
 static dlist_head stale_list = DLIST_STATIC_INIT(stale_list);
 static int	nstale = 0;
@@ -554,8 +555,8 @@ cwh_refresh_endpoints(void)
 			cwh_release_waiting(endpoint);
 			if (is_missed(endpoint))
 				cwh_set_timer(endpoint,
-						  TimestampTzPlusMilliseconds(endpoint->gone_since,
-													  ORPHAN_GRACE_MS + 1000));
+							  TimestampTzPlusMilliseconds(endpoint->gone_since,
+														  ORPHAN_GRACE_MS + 1000));
 		}
 		else if (!endpoint->webhook->enabled)
 			cwh_release_waiting(endpoint);

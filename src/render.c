@@ -261,7 +261,7 @@ cwh_render_deliveries(TimestampTz now)
 			MemoryContextSwitchTo(cwh_worker.transaction_context);
 			if (failed)
 				cwh_fail_delivery(delivery, "the connector could not be called; see the server's log",
-							  false);
+								  false);
 			else if (i < done)
 				on_rendered(delivery, &renders[i], now);
 			else

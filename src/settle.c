@@ -24,6 +24,7 @@
 /* ended, to be settled, oldest first */
 static slist_head results = SLIST_STATIC_INIT(results);
 static slist_node *results_tail;
+
 /* endpoints that a settle is to see to */
 static dlist_head touched_list = DLIST_STATIC_INIT(touched_list);
 static int	ntouched = 0;
@@ -104,7 +105,7 @@ cwh_count_attempt(Endpoint *endpoint, const Delivery *delivery, bool success)
 /* What an endpoint's health gains from a request that was an attempt. */
 void
 cwh_add_gain(Endpoint *endpoint, const Delivery *delivery, bool success,
-		 TimestampTz now)
+			 TimestampTz now)
 {
 	CwhHealthGain *gain;
 	int			latency = delivery->transfer.latency_ms;

@@ -181,8 +181,9 @@ cwh_keep_up(TimestampTz now)
 		int			wait_ms = !ok ? FAILED_ALERTS_MS :
 			nalerting > 0 ? MORE_ALERTS_MS : ALERTS_MS;
 
-		cwh_worker.next_alerts = Max(TimestampTzPlusMilliseconds(now, wait_ms),
-						  end + Min(ALERTS_SHARE * (end - now), MAX_ALERTS_MS * 1000));
+		cwh_worker.next_alerts =
+			Max(TimestampTzPlusMilliseconds(now, wait_ms),
+				end + Min(ALERTS_SHARE * (end - now), MAX_ALERTS_MS * 1000));
 	}
 	if (cwh_worker.number == 0 && now >= cwh_worker.next_upkeep &&
 		!cwh_run_apart("removing what is old", remove_old))

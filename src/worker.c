@@ -48,7 +48,7 @@
 /* After a locked row was met, settles are careful for this long. */
 #define CAREFUL_MS			10000
 
-Worker		cwh_worker = {.settle_limit = MAX_SETTLE, .stats_changed = true};
+Worker		cwh_worker;
 volatile sig_atomic_t cwh_worker_terminate = false;
 
 static TimestampTz paused_until = 0;
@@ -586,11 +586,13 @@ set_up(void)
 	CwhTransportOptions options;
 
 	cwh_worker.context = AllocSetContextCreate(TopMemoryContext,
-										   "chatwebhook worker",
-										   ALLOCSET_DEFAULT_SIZES);
+											   "chatwebhook worker",
+											   ALLOCSET_DEFAULT_SIZES);
 	cwh_worker.transaction_context = AllocSetContextCreate(TopMemoryContext,
-												"chatwebhook transaction",
-												ALLOCSET_DEFAULT_SIZES);
+														   "chatwebhook transaction",
+														   ALLOCSET_DEFAULT_SIZES);
+	cwh_worker.settle_limit = MAX_SETTLE;
+	cwh_worker.stats_changed = true;
 	MemoryContextSwitchTo(cwh_worker.context);
 	cwh_endpoints_set_up();
 	cwh_render_set_up();
