@@ -476,6 +476,17 @@ def growth(bench):
         bench.only("sink", "bench.one")
         rule(f"growth: {what}, to {n:,} in fresh tables", rate * 2 / (base + fresh()), 0.85)
 
+    def emitting():
+        bench.set(enabled="off")
+        times = []
+        for _ in range(runs):
+            start = time.monotonic()
+            bench.emit("bench.one", n)
+            times.append(time.monotonic() - start)
+        bench.forget()
+        bench.set(enabled="on")
+        return statistics.median(times)
+
     say(f"    fresh: {fresh():,.0f} a second")
 
     # finished ones, with ids of their time, as retention expects them
@@ -491,10 +502,13 @@ def growth(bench):
           FROM w, generate_series(1, {finished}) i""", "VACUUM ANALYZE chatwebhook.history")
     compare(f"{finished:,} finished in history", base, rate_now())
 
-    # 10,000 webhooks
+    # 10,000 webhooks, every other one of every chatbot
     base = fresh()
-    bench.sql(f"INSERT INTO chatwebhook.webhook (name, url, chatbot_id, events) SELECT 'w' || i, '{bench.url}' || i, "
-              f"'bot ' || i, '{{bench.other}}' FROM generate_series(1, {int(10000 * SCALE)}) i")
+    few = emitting()
+    bench.sql("INSERT INTO chatwebhook.webhook (name, url, chatbot_id, events) "
+              f"SELECT 'w' || i, '{bench.url}' || i, CASE WHEN i % 2 = 0 THEN 'bot ' || i END, '{{bench.other}}' "
+              f"FROM generate_series(1, {int(10000 * SCALE)}) i")
+    rule(f"growth: {int(10000 * SCALE):,} webhooks, time to emit {n:,} events, to few", emitting() / few, 1.25, least=False)
     compare(f"{int(10000 * SCALE):,} webhooks", base, rate_now())
 
     # pending: the rate over the first n of them

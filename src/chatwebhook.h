@@ -456,7 +456,9 @@ typedef struct CwhEventType
 {
 	char		name[256];		/* hash key */
 	bool		known;			/* is in event_type */
-	bool		checked;		/* wanted has been found out */
+	bool		checked;		/* what follows has been found out */
+	List	   *everywhere;		/* of CwhSubscription: webhooks of every
+								 * chatbot that want it */
 	bool		wanted;			/* by any webhook, of any chatbot */
 	int			nrequired;
 	char	  **required;		/* keys that data must have */
@@ -545,6 +547,7 @@ typedef struct CwhRows
 	Relation	relation;
 	EState	   *estate;
 	ResultRelInfo *relinfo;
+	bool	   *ready;			/* whether each index takes entries */
 	TupleTableSlot *slots[CWH_MAX_ROWS];
 	int			nslots;			/* made so far */
 	int			n;				/* filled */

@@ -41,6 +41,13 @@ cwh_rows_open(CwhRows *rows, EState *estate, const char *name, int columns)
 	rows->relinfo = makeNode(ResultRelInfo);
 	InitResultRelInfo(rows->relinfo, rows->relation, 1, NULL, 0);
 	ExecOpenIndices(rows->relinfo, false);
+	rows->ready = palloc(Max(1, rows->relinfo->ri_NumIndices) * sizeof(bool));
+	for (int i = 0; i < rows->relinfo->ri_NumIndices; i++)
+	{
+		IndexInfo  *index = rows->relinfo->ri_IndexRelationInfo[i];
+
+		rows->ready[i] = index->ii_ReadyForInserts;
+	}
 	rows->nslots = 0;
 	rows->n = 0;
 	rows->bulk = NULL;
@@ -71,6 +78,42 @@ cwh_rows_next(CwhRows *rows)
 	return slot;
 }
 
+/*
+ * Does a row belong into an index?  This only knows of "WHERE column", and says
+ * yes to all else; the executor would set an expression up for each statement.
+ */
+static bool
+may_be_in_index(const IndexInfo * index, TupleTableSlot *slot)
+{
+	Var		   *column;
+	Datum		value;
+	bool		isnull;
+
+	if (list_length(index->ii_Predicate) != 1)
+		return true;
+	column = linitial(index->ii_Predicate);
+	if (!IsA(column, Var) || column->varattno <= 0)
+		return true;
+	value = slot_getattr(slot, column->varattno, &isnull);
+	return !isnull && DatumGetBool(value);
+}
+
+/* Make the entries of a row in the indexes that it belongs into. */
+static void
+insert_index_entries(CwhRows *rows, TupleTableSlot *slot)
+{
+	ResultRelInfo *relinfo = rows->relinfo;
+
+	for (int i = 0; i < relinfo->ri_NumIndices; i++)
+	{
+		IndexInfo  *index = relinfo->ri_IndexRelationInfo[i];
+
+		index->ii_ReadyForInserts = rows->ready[i] &&
+			may_be_in_index(index, slot);
+	}
+	cwh_insert_index_entries(relinfo, slot, rows->estate);
+}
+
 /* Store the rows that were gathered. */
 void
 cwh_rows_flush(CwhRows *rows)
@@ -85,7 +128,7 @@ cwh_rows_flush(CwhRows *rows)
 						   rows->bulk);
 	for (int i = 0; i < rows->n; i++)
 	{
-		cwh_insert_index_entries(rows->relinfo, rows->slots[i], rows->estate);
+		insert_index_entries(rows, rows->slots[i]);
 		ExecClearTuple(rows->slots[i]);
 	}
 	rows->n = 0;

@@ -56,6 +56,16 @@ typedef struct Chatbot
 static const char *const table_names[] = {"event_type", "webhook", "vault"};
 static Oid	table_oids[lengthof(table_names)];
 
+/* Relations that were asked for, until they or their schema change. */
+typedef struct Known
+{
+	const char *name;			/* a constant */
+	Oid			oid;
+} Known;
+
+static Known known[16];
+static int	nknown = 0;
+
 static MemoryContext cache_context = NULL;
 static bool valid = false;
 static uint64 generation = 1;	/* counts invalidations */
@@ -84,6 +94,9 @@ cwh_config_changed(void)
 static void
 on_relation_change(Datum arg, Oid relid)
 {
+	for (int i = 0; i < nknown; i++)
+		if (relid == InvalidOid || relid == known[i].oid)
+			nknown = 0;
 	for (int i = 0; i < lengthof(table_oids); i++)
 	{
 		if (relid != InvalidOid && relid != table_oids[i] &&
@@ -100,6 +113,7 @@ static void
 on_catalog_change(Datum arg, int cacheid, uint32 hashvalue)
 {
 	memset(table_oids, 0, sizeof(table_oids));
+	nknown = 0;
 	valid = false;
 	generation++;
 }
@@ -117,13 +131,21 @@ register_callbacks(void)
 	registered_by = MyProcPid;
 }
 
-/* The OID of a table of ours; an error if the extension is not there. */
+/*
+ * The OID of a relation of ours, by a name that is a constant; an error if the
+ * extension is not there.
+ */
 Oid
 cwh_relation(const char *name)
 {
-	Oid			namespace = get_namespace_oid("chatwebhook", true);
+	Oid			namespace;
 	Oid			relation = InvalidOid;
 
+	for (int i = 0; i < nknown; i++)
+		if (strcmp(known[i].name, name) == 0)
+			return known[i].oid;
+	register_callbacks();
+	namespace = get_namespace_oid("chatwebhook", true);
 	if (OidIsValid(namespace))
 		relation = get_relname_relid(name, namespace);
 	if (!OidIsValid(relation))
@@ -131,6 +153,11 @@ cwh_relation(const char *name)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation \"chatwebhook.%s\" does not exist", name),
 				 errhint("Use CREATE EXTENSION chatwebhook.")));
+	if (nknown < lengthof(known))
+	{
+		known[nknown].name = name;
+		known[nknown++].oid = relation;
+	}
 	return relation;
 }
 
@@ -343,19 +370,31 @@ matches(const Subscriber *subscriber, const char *type)
 	return false;
 }
 
-/* Does any webhook, of any chatbot, want events of this type? */
+/* Those webhooks of every chatbot that want events of this type. */
+static List *
+find_everywhere(const char *type)
+{
+	List	   *result = NIL;
+	ListCell   *cell;
+
+	foreach(cell, everywhere)
+	{
+		Subscriber *subscriber = lfirst(cell);
+
+		if (matches(subscriber, type))
+			result = lappend(result, &subscriber->subscription);
+	}
+	return result;
+}
+
+/* Does any webhook of one chatbot want events of this type? */
 static bool
-anybody_wants(const char *type)
+any_chatbot_wants(const char *type)
 {
 	HASH_SEQ_STATUS status;
 	Chatbot    *chatbot;
 	ListCell   *cell;
 
-	foreach(cell, everywhere)
-	{
-		if (matches(lfirst(cell), type))
-			return true;
-	}
 	hash_seq_init(&status, chatbots);
 	while ((chatbot = hash_seq_search(&status)) != NULL)
 	{
@@ -380,6 +419,7 @@ cwh_event_type(const char *name)
 {
 	static CwhEventType unknown;
 	CwhEventType *type;
+	MemoryContext oldcontext = CurrentMemoryContext;
 
 	if (!valid)
 		load_cache();
@@ -391,11 +431,15 @@ cwh_event_type(const char *name)
 		strlcpy(unknown.name, name, sizeof(unknown.name));
 		type = &unknown;
 	}
+	else if (!type->checked)
+		MemoryContextSwitchTo(cache_context);
 	if (!type->checked)
 	{
-		type->wanted = anybody_wants(name);
+		type->everywhere = find_everywhere(name);
+		type->wanted = type->everywhere != NIL || any_chatbot_wants(name);
 		type->checked = true;
 	}
+	MemoryContextSwitchTo(oldcontext);
 	return type;
 }
 
@@ -403,19 +447,12 @@ cwh_event_type(const char *name)
 List *
 cwh_subscriptions(const char *type, const char *chatbot_id)
 {
-	List	   *result = NIL;
-	ListCell   *cell;
+	List	   *result = list_copy(cwh_event_type(type)->everywhere);
 
-	if (!valid)
-		load_cache();
-	foreach(cell, everywhere)
-	{
-		if (matches(lfirst(cell), type))
-			result = lappend(result, &((Subscriber *) lfirst(cell))->subscription);
-	}
 	if (chatbot_id)
 	{
 		Chatbot    *chatbot;
+		ListCell   *cell;
 		char		key[16];
 
 		hash_chatbot(chatbot_id, key);
