@@ -4,6 +4,7 @@
 # SQL are run, page by page, in a database of their own, in the order in which
 # they stand; where output is shown, it is what comes out.  Links lead somewhere,
 # their anchors too.  What the connectors' page says of replies is in the table.
+# META.json is here, too.
 
 use strict;
 use warnings;
@@ -148,6 +149,33 @@ is( $node->safe_psql('postgres', q{
 		SELECT chatwebhook._redact('https://a-long-name.example.com/services/0123456789abcdef/b?token=1')}),
 	'https://a-long-name.example.com/services/.../b?...',
 	'what is shown of a URL');
+
+#
+# META.json, as version 1.0.0 of PGXN's Meta Spec asks for
+#
+my $meta = JSON::PP->new->decode(slurp_file("$root/META.json"));
+my ($version) = slurp_file("$root/chatwebhook.control") =~ /^default_version *= *'(.*)'/m;
+my $semantic = qr/^\d+\.\d+\.\d+$/;
+foreach my $key (qw(name abstract maintainer license version))
+{
+	ok(($meta->{$key} // '') =~ /\S/, "META.json has its $key");
+}
+like($meta->{license}, qr/^(?:postgresql|mit|bsd)$/, 'a license that the specification knows');
+like($meta->{version}, $semantic, 'a semantic version');
+like($meta->{version}, qr/^\Q$version\E\./, "... of the extension's $version");
+is($meta->{'meta-spec'}{version}, '1.0.0', 'the version of the specification');
+my %provides = %{ $meta->{provides} };
+is(join(' ', keys %provides), 'chatwebhook', 'it provides the extension');
+is($provides{chatwebhook}{version}, $meta->{version}, '... in that version');
+foreach my $key (qw(file docfile))
+{
+	ok(-f "$root/$provides{chatwebhook}{$key}", "... whose $key is there");
+}
+foreach my $phase (values %{ $meta->{prereqs} })
+{
+	like($phase->{$_}{PostgreSQL}, $semantic, "what it $_") foreach keys %$phase;
+}
+is(scalar(grep { length($_) < 2 || length($_) > 255 || m{[/\\[:cntrl:]]} } @{ $meta->{tags} }), 0, 'tags that can be tags');
 
 $node->stop('fast');
 done_testing();
