@@ -52,6 +52,7 @@ PG_FUNCTION_INFO_V1(chatwebhook_emit_but);
 typedef struct Writer
 {
 	bool		open;
+	MemoryContext context;		/* that it is opened in */
 	EState	   *estate;
 	CwhRows		events;
 	CwhRows		deliveries;
@@ -99,12 +100,26 @@ flush_writer(Writer *writer)
 	MemoryContextReset(writer->values);
 }
 
-/* Open the writer. */
+/* A writer, to be opened when there is something to write. */
+static void
+begin_writer(Writer *writer)
+{
+	writer->open = false;
+	writer->context = CurrentMemoryContext;
+}
+
+/* Open the writer, if it is not. */
 static void
 open_writer(Writer *writer)
 {
+	MemoryContext oldcontext;
+
+	if (writer->open)
+		return;
 	PreventCommandDuringRecovery("chatwebhook.emit()");
 	PreventCommandIfReadOnly("chatwebhook.emit()");
+	/* it outlives the row that is written first */
+	oldcontext = MemoryContextSwitchTo(writer->context);
 	writer->estate = CreateExecutorState();
 	writer->values = AllocSetContextCreate(CurrentMemoryContext,
 										   "chatwebhook values",
@@ -114,6 +129,7 @@ open_writer(Writer *writer)
 				  CWH_QUEUE_COLUMNS_1_0);
 	cwh_rows_open(&writer->events, writer->estate, "event",
 				  CWH_EVENT_COLUMNS_1_0);
+	MemoryContextSwitchTo(oldcontext);
 	writer->open = true;
 }
 
@@ -322,8 +338,7 @@ emit_event(Writer *writer, CwhEvent *event, List *subscriptions)
 	subscriptions = apply_filters(subscriptions, event);
 	if (subscriptions == NIL)
 		return false;
-	if (!writer->open)
-		open_writer(writer);
+	open_writer(writer);
 	write_event(writer, event, subscriptions);
 	return true;
 }
@@ -704,13 +719,6 @@ emit_rows(Writer *writer, TriggerPlan *plan, Relation relation,
 	{
 		CHECK_FOR_INTERRUPTS();
 		oldcontext = MemoryContextSwitchTo(context);
-		if (!writer->open && cwh_event_type(plan->type)->wanted)
-		{
-			/* the writer outlives the row */
-			MemoryContextSwitchTo(oldcontext);
-			open_writer(writer);
-			MemoryContextSwitchTo(context);
-		}
 		emit_row(writer, plan, slot);
 		MemoryContextSwitchTo(oldcontext);
 		MemoryContextReset(context);
@@ -746,7 +754,7 @@ chatwebhook_emit_trigger(PG_FUNCTION_ARGS)
 	/* hear of webhooks that others have committed within our transaction */
 	AcceptInvalidationMessages();
 	plan = get_plan(data->tg_trigger, data->tg_relation);
-	writer.open = false;
+	begin_writer(&writer);
 	if (TRIGGER_FIRED_FOR_ROW(data->tg_event))
 	{
 		emit_row(&writer, plan,
@@ -860,7 +868,7 @@ emit_arguments(FunctionCallInfo fcinfo, int first, const pg_uuid_t *only,
 		subscriptions = leave_out(subscriptions, but);
 	if (subscriptions == NIL)
 		PG_RETURN_NULL();
-	writer.open = false;
+	begin_writer(&writer);
 	if (!emit_event(&writer, &event, subscriptions))
 		PG_RETURN_NULL();
 	close_writer(&writer);

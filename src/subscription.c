@@ -140,11 +140,13 @@ cwh_relation(const char *name)
 {
 	Oid			namespace;
 	Oid			relation = InvalidOid;
+	uint64		started;
 
 	for (int i = 0; i < nknown; i++)
 		if (strcmp(known[i].name, name) == 0)
 			return known[i].oid;
 	register_callbacks();
+	started = generation;
 	namespace = get_namespace_oid("chatwebhook", true);
 	if (OidIsValid(namespace))
 		relation = get_relname_relid(name, namespace);
@@ -153,7 +155,8 @@ cwh_relation(const char *name)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation \"chatwebhook.%s\" does not exist", name),
 				 errhint("Use CREATE EXTENSION chatwebhook.")));
-	if (nknown < lengthof(known))
+	/* unless it has changed while we looked */
+	if (started == generation && nknown < lengthof(known))
 	{
 		known[nknown].name = name;
 		known[nknown++].oid = relation;
@@ -288,12 +291,12 @@ load_table(int which, void (*load) (TupleTableSlot *slot))
 	Oid			table = cwh_relation(table_names[which]);
 
 	/*
-	 * The latest snapshot, not the transaction's: the cache outlives the
-	 * transaction, and an invalidation that has been seen does not come
-	 * again.
+	 * The latest snapshot, and not the transaction's or one of before waiting
+	 * for the lock: the cache outlives the transaction, and an invalidation
+	 * that has been seen does not come again.
 	 */
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	relation = table_open(table, AccessShareLock);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	slot = table_slot_create(relation, NULL);
 	scan = cwh_begin_scan(relation, snapshot);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
@@ -447,8 +450,14 @@ cwh_event_type(const char *name)
 List *
 cwh_subscriptions(const char *type, const char *chatbot_id)
 {
-	List	   *result = list_copy(cwh_event_type(type)->everywhere);
+	const CwhEventType *found;
+	List	   *result;
 
+	if (!valid)
+		load_cache();
+	found = hash_search(types, type, HASH_FIND, NULL);
+	result = found && found->checked ? list_copy(found->everywhere) :
+		find_everywhere(type);
 	if (chatbot_id)
 	{
 		Chatbot    *chatbot;
