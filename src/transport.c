@@ -70,14 +70,22 @@
 #define MAX_CORKED				64
 #define MAX_SPARE_HANDLES		256
 
+/* An address, of either kind. */
+typedef union Address
+{
+	struct sockaddr any;
+	struct sockaddr_in v4;
+	struct sockaddr_in6 v6;
+} Address;
+
 /* What is known of a descriptor. */
 typedef struct Socket
 {
 	unsigned char wanted;		/* by libcurl: EPOLLIN, EPOLLOUT */
 	unsigned char registered;	/* with epoll */
 	bool		ours;			/* opened by open_socket() */
-	bool		shared;			/* by requests, in HTTP/2 */
 	bool		corked;			/* it is in the list of those */
+	uint16_t	local_port;		/* of a connection; 0: not known */
 } Socket;
 
 /*
@@ -91,8 +99,6 @@ typedef struct Host
 {
 	uint64_t	key;			/* a hash of its URL, 0: none */
 	CwhTransfer *connecting;	/* or null */
-	int			fds[4];			/* of its connections, the last ones */
-	int			nfds;
 } Host;
 
 static CURLM *multi = NULL;
@@ -111,6 +117,7 @@ static struct timespec looked_at;	/* when those were last looked at */
 static uint64_t generation = 0; /* counts changes of the options */
 static Host hosts[MAX_HOSTS];	/* by the last bits of their keys */
 static CwhTransfer *waiting = NULL; /* a list of those for a connection */
+static int	by_port[65536];		/* sockets, by their local ports */
 static int	corked[MAX_CORKED]; /* sockets whose packets are held back */
 static int	ncorked = 0;
 static CwhTransportOptions options;
@@ -276,41 +283,20 @@ known_host(const CwhTransfer *transfer)
 	return host->key == transfer->host_key ? host : NULL;
 }
 
-/* Note that a socket leads to a host. */
-static void
-add_socket(Host *host, int fd)
-{
-	if (fd < 0 || fd >= nsockets || !sockets[fd].ours)
-		return;
-	sockets[fd].shared = true;
-	for (int i = 0; i < Min(host->nfds, lengthof(host->fds)); i++)
-		if (host->fds[i] == fd)
-			return;
-	host->fds[host->nfds++ % lengthof(host->fds)] = fd;
-}
-
-/* Note which version of HTTP a transfer's host has answered with, and where. */
+/* Note which version of HTTP a transfer's host has answered with. */
 static void
 learn_host(const CwhTransfer *transfer)
 {
 	Host	   *host = &hosts[transfer->host_key % MAX_HOSTS];
 	long		version = 0;
-	curl_socket_t fd = CURL_SOCKET_BAD;
 
 	curl_easy_getinfo(transfer->easy, CURLINFO_HTTP_VERSION, &version);
 	if (host->connecting != NULL || version == 0)
 		return;
-	if (version < CURL_HTTP_VERSION_2_0)
-	{
-		if (host->key == transfer->host_key)
-			host->key = 0;
-		return;
-	}
-	if (host->key != transfer->host_key)
-		host->nfds = 0;
-	host->key = transfer->host_key;
-	curl_easy_getinfo(transfer->easy, CURLINFO_ACTIVESOCKET, &fd);
-	add_socket(host, fd);
+	if (version >= CURL_HTTP_VERSION_2_0)
+		host->key = transfer->host_key;
+	else if (host->key == transfer->host_key)
+		host->key = 0;
 }
 
 /* Refuse an address that the policy does not allow; true if it does. */
@@ -431,12 +417,7 @@ connected(CwhTransfer *transfer)
 static bool
 peer_allowed(CwhTransfer *transfer, const char *remote_ip)
 {
-	union
-	{
-		struct sockaddr any;
-		struct sockaddr_in v4;
-		struct sockaddr_in6 v6;
-	}			address;
+	Address		address;
 
 	memset(&address, 0, sizeof(address));
 	if (inet_pton(AF_INET, remote_ip, &address.v4.sin_addr) == 1)
@@ -456,27 +437,48 @@ max_requests(CwhTransfer *transfer)
 }
 
 /*
+ * A transfer has made a connection.  libcurl tells its local port with each
+ * request on it, and no descriptor: find out which of the transfer's it is.
+ */
+static void
+note_port(const CwhTransfer *transfer, int local_port)
+{
+	int			n = Min(transfer->nfds, lengthof(transfer->fds));
+
+	for (int i = 0; i < n; i++)
+	{
+		int			fd = transfer->fds[i];
+		Address		address;
+		socklen_t	len = sizeof(address);
+
+		if (!sockets[fd].ours || getsockname(fd, &address.any, &len) < 0)
+			continue;
+		/* the port is in the same place of both */
+		if (ntohs(address.v4.sin_port) != local_port)
+			continue;
+		sockets[fd].local_port = local_port;
+		by_port[local_port] = fd;
+	}
+}
+
+/*
  * Requests that share a connection are sent one right after the other, each in
  * two pieces.  Have the kernel gather them, until uncork(), rather than send
  * each and wake the receiver for it: that costs more than the sending.
  */
 static void
-cork(const Host *host)
+cork(int local_port)
 {
-	int			n = Min(host->nfds, lengthof(host->fds));
+	int			fd = by_port[local_port];
 	int			on = 1;
 
-	for (int i = 0; i < n; i++)
-	{
-		int			fd = host->fds[i];
-
-		/* or it was closed since */
-		if (!sockets[fd].shared || sockets[fd].corked || ncorked == MAX_CORKED)
-			continue;
-		(void) setsockopt(fd, IPPROTO_TCP, TCP_CORK, &on, sizeof(on));
-		sockets[fd].corked = true;
-		corked[ncorked++] = fd;
-	}
+	/* it may have been closed since, and the descriptor used again */
+	if (sockets[fd].local_port != local_port || sockets[fd].corked ||
+		ncorked == MAX_CORKED)
+		return;
+	(void) setsockopt(fd, IPPROTO_TCP, TCP_CORK, &on, sizeof(on));
+	sockets[fd].corked = true;
+	corked[ncorked++] = fd;
 }
 
 /* Let go of what is held back. */
@@ -505,7 +507,6 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 			   int local_port)
 {
 	CwhTransfer *transfer = arg;
-	const Host *host = known_host(transfer);
 
 	/*
 	 * libcurl repeats a request when a connection from its cache turns out to
@@ -523,8 +524,13 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 	}
 	if (!peer_allowed(transfer, remote_ip))
 		return CWH_PREREQ_ABORT;
-	if (host)
-		cork(host);
+	if (local_port > 0 && local_port <= UINT16_MAX)
+	{
+		if (transfer->nfds > 0)
+			note_port(transfer, local_port);
+		if (known_host(transfer))
+			cork(local_port);
+	}
 	return CWH_PREREQ_GO;
 }
 
