@@ -53,11 +53,13 @@ make_debian() {
 
 # in_debian ROOT COMMAND...: run it with ROOT as / and nothing else of this
 # machine, not its processes, network, shared memory or environment.  The mounts
-# are the namespace's own, and its end is the end of all that runs in it.
+# are the namespace's own, and its end is the end of all that runs in it; that
+# comes with the end of the caller, too.
 in_debian() {
     # The inner shell expands these.
     # shellcheck disable=SC2016
-    unshare --mount --pid --net --ipc --uts --fork --kill-child \
+    setpriv --pdeathsig KILL \
+        unshare --mount --pid --net --ipc --uts --fork --kill-child \
         --propagation private sh -euc '
             mount --bind "$1" "$1"
             cd "$1"
