@@ -393,7 +393,8 @@ subtest 'settings of the database and of the worker\'s role' => sub {
 		client_min_messages => 'error',
 		default_tablespace => "''",
 		log_min_messages => 'warning');
-	# some are not there in every version
+	# some are not there in every version, and 19 takes no other value for strings
+	delete $hostile{standard_conforming_strings} if sql('SHOW server_version_num') >= 190000;
 	delete @hostile{ grep { sql("SELECT current_setting('$_', true) IS NULL") eq 't' } keys %hostile };
 	my ($id) = create_webhook($node, name => 'settings', path => '/flaky/1', backoff => '10 ms');
 	my $n = 0;
