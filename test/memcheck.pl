@@ -304,6 +304,18 @@ sub fill_places
 	return worker_is_there();
 }
 
+# An alert is opened, and closed when what it tells of is over.
+sub recover
+{
+	my $open = "SELECT count(*) = %d FROM chatwebhook.alert WHERE webhook_name = 'recovering' AND closed_at IS NULL";
+	sql(webhook_sql('recovering', '/status/500', max_retries => 0) . emit_sql('recovering', 5));
+	ok($node->poll_query_until('postgres', sprintf $open, 1), 'an alert is opened');
+	sql("UPDATE chatwebhook.webhook SET url = replace(url, 'status/500', 'ok') WHERE name = 'recovering';" . emit_sql('recovering', 1));
+	ok($node->poll_query_until('postgres', sprintf $open, 0), 'and closed');
+	sql("DELETE FROM chatwebhook.webhook WHERE name = 'recovering'");
+	return worker_is_there();
+}
+
 #
 # What a worker has of memory: all that is its own, valgrind's part in it
 # included, and what PostgreSQL knows of
@@ -349,7 +361,11 @@ while ($deliveries < $wanted)
 	# A new worker has all its plans and catalog caches before it: it is weighed
 	# when it has gone through all classes once, and so is not ended after that.
 	disturb($round == 1);
-	fill_places() if $round == 1;
+	if ($round == 1)
+	{
+		fill_places();
+		recover();
+	}
 	diag(sprintf 'round %d: %d deliveries, %.0f s', $round, $deliveries, time - $begin);
 	next if $round == 1 || $deliveries < $wanted / 2;
 	$pid //= worker_pid();
