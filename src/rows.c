@@ -83,7 +83,7 @@ cwh_rows_next(CwhRows *rows)
  * yes to all else; the executor would set an expression up for each statement.
  */
 static bool
-may_be_in_index(const IndexInfo * index, TupleTableSlot *slot)
+may_be_in_index(const IndexInfo *index, TupleTableSlot *slot)
 {
 	Var		   *column;
 	Datum		value;
