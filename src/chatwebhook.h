@@ -547,7 +547,8 @@ typedef struct CwhRows
 	Relation	relation;
 	EState	   *estate;
 	ResultRelInfo *relinfo;
-	bool	   *ready;			/* whether each index takes entries */
+	const Oid  *indexes;		/* in the order of relinfo's */
+	IndexInfo **infos;			/* of these, not to be written to */
 	TupleTableSlot *slots[CWH_MAX_ROWS];
 	int			nslots;			/* made so far */
 	int			n;				/* filled */

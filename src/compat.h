@@ -249,6 +249,15 @@ cwh_insert_index_entries(ResultRelInfo *relinfo, TupleTableSlot *slot,
 	list_free(rechecks);
 }
 
+/* Let an index's access method end what it began for the entries. */
+static inline void
+cwh_index_insert_cleanup(Relation index, IndexInfo *info)
+{
+#if PG_VERSION_NUM >= 170000
+	index_insert_cleanup(index, info);
+#endif
+}
+
 /* Look into an index; the keys are set by index_rescan(). */
 static inline IndexScanDesc
 cwh_begin_index_scan(Relation relation, Relation index, Snapshot snapshot,

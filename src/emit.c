@@ -517,6 +517,7 @@ static void
 emit_row(Writer *writer, TriggerPlan *plan, TupleTableSlot *slot)
 {
 	const CwhEventType *type = check_type(plan->type);
+	uint64		generation = cwh_config_generation();
 	List	   *subscriptions;
 	CwhEvent	event;
 
@@ -526,15 +527,17 @@ emit_row(Writer *writer, TriggerPlan *plan, TupleTableSlot *slot)
 	event.type = plan->type;
 	event.chatbot_id = row_text(plan->chatbot, slot);
 	event.conversation_id = row_text(plan->conversation, slot);
-	if (cwh_subscriptions(plan->type, event.chatbot_id) == NIL)
+	subscriptions = cwh_subscriptions(plan->type, event.chatbot_id);
+	if (subscriptions == NIL)
 		return;
 	event.data = row_data(plan, slot);
 
 	/*
-	 * Again, since the row may have columns of types whose output is a user's
-	 * function, which can do anything, and empty the cache that this is in.
+	 * The row may have columns of types whose output is a user's function,
+	 * which can do anything, and empty the cache that this is in.
 	 */
-	subscriptions = cwh_subscriptions(plan->type, event.chatbot_id);
+	if (generation != cwh_config_generation())
+		subscriptions = cwh_subscriptions(plan->type, event.chatbot_id);
 	if (subscriptions == NIL)
 		return;
 	(void) emit_event(writer, &event, subscriptions);

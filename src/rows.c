@@ -12,25 +12,131 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/heapam.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/index.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/relcache.h"
 
 #include "chatwebhook.h"
 #include "compat.h"
 
+/* The indexes of a table, understood, until it or one of them changes. */
+typedef struct Indexes
+{
+	Oid			table;			/* hash key */
+	bool		valid;
+	MemoryContext context;		/* of all below */
+	int			n;
+	Oid		   *oids;
+	IndexInfo **infos;
+} Indexes;
+
+static HTAB *known_indexes = NULL;
+static uint64 changes = 0;		/* counts invalidations */
+
+/* Relcache callback: has one of the tables changed, or an index of one? */
+static void
+on_relation_change(Datum arg, Oid relid)
+{
+	HASH_SEQ_STATUS status;
+	Indexes    *indexes;
+
+	changes++;
+	hash_seq_init(&status, known_indexes);
+	while ((indexes = hash_seq_search(&status)) != NULL)
+	{
+		if (relid == InvalidOid || relid == indexes->table)
+			indexes->valid = false;
+		for (int i = 0; i < indexes->n; i++)
+			if (relid == indexes->oids[i])
+				indexes->valid = false;
+	}
+}
+
+/* Understand a table's indexes, in their memory. */
+static void
+load_indexes(Indexes *indexes, Relation relation)
+{
+	List	   *oids = RelationGetIndexList(relation);
+	ListCell   *cell;
+
+	indexes->oids = palloc((list_length(oids) + 1) * sizeof(Oid));
+	indexes->infos = palloc((list_length(oids) + 1) * sizeof(IndexInfo *));
+	foreach(cell, oids)
+	{
+		Relation	index = index_open(lfirst_oid(cell), RowExclusiveLock);
+
+		indexes->infos[indexes->n] = BuildIndexInfo(index);
+		indexes->oids[indexes->n++] = RelationGetRelid(index);
+		index_close(index, NoLock);
+	}
+	list_free(oids);
+}
+
+/* The indexes of a table that is locked, from the cache if they are there. */
+static const Indexes *
+get_indexes(Relation relation)
+{
+	Oid			table = RelationGetRelid(relation);
+	uint64		before;
+	Indexes    *indexes;
+	MemoryContext oldcontext;
+	bool		found;
+
+	if (known_indexes == NULL)
+	{
+		HASHCTL		info;
+
+		memset(&info, 0, sizeof(info));
+		info.keysize = sizeof(Oid);
+		info.entrysize = sizeof(Indexes);
+		info.hcxt = CacheMemoryContext;
+		known_indexes = hash_create("chatwebhook indexes", 16, &info,
+									HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+		CacheRegisterRelcacheCallback(on_relation_change, (Datum) 0);
+	}
+	indexes = hash_search(known_indexes, &table, HASH_ENTER, &found);
+	if (found && indexes->valid)
+		return indexes;
+	/* somebody up the stack may be using it: gone with the transaction */
+	if (found && indexes->context)
+		MemoryContextSetParent(indexes->context, TopTransactionContext);
+	indexes->valid = false;
+	indexes->n = 0;
+	indexes->context = NULL;
+	indexes->context = AllocSetContextCreate(CacheMemoryContext,
+											 "chatwebhook indexes",
+											 ALLOCSET_SMALL_SIZES);
+	oldcontext = MemoryContextSwitchTo(indexes->context);
+	before = changes;
+	load_indexes(indexes, relation);
+	MemoryContextSwitchTo(oldcontext);
+	/* what has changed meanwhile is looked at again by the next to ask */
+	indexes->valid = before == changes;
+	return indexes;
+}
+
 /*
  * Open a table to be written to; an error if it has fewer columns.  The rows
- * live as long as the executor's state.
+ * live as long as the executor's state.  Indexes are opened when there is an
+ * entry for them.
  */
 void
 cwh_rows_open(CwhRows *rows, EState *estate, const char *name, int columns)
 {
+	ResultRelInfo *relinfo = makeNode(ResultRelInfo);
+	const Indexes *indexes;
+
 	rows->relation = table_open(cwh_relation(name), RowExclusiveLock);
 	if (RelationGetNumberOfAttributes(rows->relation) < columns)
 		ereport(ERROR,
@@ -38,16 +144,14 @@ cwh_rows_open(CwhRows *rows, EState *estate, const char *name, int columns)
 				 errmsg("table \"chatwebhook.%s\" is of another version than the library", name),
 				 errhint("Use ALTER EXTENSION chatwebhook UPDATE.")));
 	rows->estate = estate;
-	rows->relinfo = makeNode(ResultRelInfo);
-	InitResultRelInfo(rows->relinfo, rows->relation, 1, NULL, 0);
-	ExecOpenIndices(rows->relinfo, false);
-	rows->ready = palloc(Max(1, rows->relinfo->ri_NumIndices) * sizeof(bool));
-	for (int i = 0; i < rows->relinfo->ri_NumIndices; i++)
-	{
-		IndexInfo  *index = rows->relinfo->ri_IndexRelationInfo[i];
-
-		rows->ready[i] = index->ii_ReadyForInserts;
-	}
+	rows->relinfo = relinfo;
+	InitResultRelInfo(relinfo, rows->relation, 1, NULL, 0);
+	indexes = get_indexes(rows->relation);
+	rows->indexes = indexes->oids;
+	rows->infos = indexes->infos;
+	relinfo->ri_NumIndices = indexes->n;
+	relinfo->ri_IndexRelationDescs = palloc0((indexes->n + 1) * sizeof(Relation));
+	relinfo->ri_IndexRelationInfo = palloc0((indexes->n + 1) * sizeof(IndexInfo *));
 	rows->nslots = 0;
 	rows->n = 0;
 	rows->bulk = NULL;
@@ -98,7 +202,26 @@ may_be_in_index(const IndexInfo *index, TupleTableSlot *slot)
 	return !isnull && DatumGetBool(value);
 }
 
-/* Make the entries of a row in the indexes that it belongs into. */
+/* Open an index for entries. */
+static void
+open_index(CwhRows *rows, int i)
+{
+	MemoryContext context = rows->estate->es_query_cxt;
+	Relation	index = index_open(rows->indexes[i], RowExclusiveLock);
+	IndexInfo  *info;
+
+	/* a copy, for what the access method and the executor note in it */
+	info = MemoryContextAlloc(context, sizeof(IndexInfo));
+	*info = *rows->infos[i];
+	info->ii_Context = context;
+	rows->relinfo->ri_IndexRelationDescs[i] = index;
+	rows->relinfo->ri_IndexRelationInfo[i] = info;
+}
+
+/*
+ * Make the entries of a row in the indexes that it belongs into; the executor
+ * passes over those that are not open.
+ */
 static void
 insert_index_entries(CwhRows *rows, TupleTableSlot *slot)
 {
@@ -106,10 +229,14 @@ insert_index_entries(CwhRows *rows, TupleTableSlot *slot)
 
 	for (int i = 0; i < relinfo->ri_NumIndices; i++)
 	{
-		IndexInfo  *index = relinfo->ri_IndexRelationInfo[i];
+		Relation   *index = &relinfo->ri_IndexRelationDescs[i];
+		bool		wanted = may_be_in_index(rows->infos[i], slot);
 
-		index->ii_ReadyForInserts = rows->ready[i] &&
-			may_be_in_index(index, slot);
+		if (wanted && *index == NULL)
+			open_index(rows, i);
+		if (*index)
+			relinfo->ri_IndexRelationInfo[i]->ii_ReadyForInserts =
+				wanted && (*index)->rd_index->indisready;
 	}
 	cwh_insert_index_entries(relinfo, slot, rows->estate);
 }
@@ -155,7 +282,15 @@ cwh_rows_close(CwhRows *rows)
 	}
 	for (int i = 0; i < rows->nslots; i++)
 		ExecDropSingleTupleTableSlot(rows->slots[i]);
-	ExecCloseIndices(rows->relinfo);
+	for (int i = 0; i < rows->relinfo->ri_NumIndices; i++)
+	{
+		Relation	index = rows->relinfo->ri_IndexRelationDescs[i];
+
+		if (index == NULL)
+			continue;
+		cwh_index_insert_cleanup(index, rows->relinfo->ri_IndexRelationInfo[i]);
+		index_close(index, NoLock);
+	}
 	table_close(rows->relation, NoLock);
 }
 

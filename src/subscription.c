@@ -143,7 +143,7 @@ cwh_relation(const char *name)
 	uint64		started;
 
 	for (int i = 0; i < nknown; i++)
-		if (strcmp(known[i].name, name) == 0)
+		if (known[i].name == name || strcmp(known[i].name, name) == 0)
 			return known[i].oid;
 	register_callbacks();
 	started = generation;
