@@ -184,20 +184,16 @@ cwh_describe_failure(CwhTransfer *transfer, int code, bool has_ca_file)
 					size);
 			break;
 		case CURLE_RECV_ERROR:
+		case CURLE_SEND_ERROR:
 			/* in TLS 1.3 the server judges a client after the handshake */
 			if (reason)
 				snprintf(error, size, "the server ended the TLS connection: %s",
 						 reason);
 			else
-				strlcpy(error, "the connection was lost while reading the reply",
+				strlcpy(error, code == CURLE_SEND_ERROR ?
+						"the connection was lost while sending" :
+						"the connection was lost while reading the reply",
 						size);
-			break;
-		case CURLE_SEND_ERROR:
-			if (reason)
-				snprintf(error, size, "the server ended the TLS connection: %s",
-						 reason);
-			else
-				strlcpy(error, "the connection was lost while sending", size);
 			break;
 		case CURLE_HTTP2_STREAM:
 			reason = stream_error(transfer);

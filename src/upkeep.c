@@ -45,6 +45,14 @@ static int	nbacklogs = 0;		/* as the last sweep found them */
 static int	max_backlogs = 0;
 static bool check_backlogs = false;
 
+/* Room for so many elements of an array in the worker's memory, null at first. */
+static void *
+enlarge(void *array, int n, size_t size)
+{
+	return array ? repalloc(array, n * size) :
+		MemoryContextAlloc(cwh_worker.context, n * size);
+}
+
 /* Remember a webhook whose alerts are to be checked. */
 void
 cwh_add_alerting(const pg_uuid_t *webhook_id)
@@ -55,10 +63,7 @@ cwh_add_alerting(const pg_uuid_t *webhook_id)
 	if (nalerting == max_alerting)
 	{
 		max_alerting = Max(64, 2 * max_alerting);
-		alerting = alerting ?
-			repalloc(alerting, max_alerting * sizeof(pg_uuid_t)) :
-			MemoryContextAlloc(cwh_worker.context,
-							   max_alerting * sizeof(pg_uuid_t));
+		alerting = enlarge(alerting, max_alerting, sizeof(pg_uuid_t));
 	}
 	alerting[nalerting++] = *webhook_id;
 }
@@ -70,14 +75,8 @@ cwh_add_backlog(const pg_uuid_t *webhook_id, TimestampTz due)
 	if (nbacklogs == max_backlogs)
 	{
 		max_backlogs = Max(64, 2 * max_backlogs);
-		backlogs = backlogs ?
-			repalloc(backlogs, max_backlogs * sizeof(pg_uuid_t)) :
-			MemoryContextAlloc(cwh_worker.context,
-							   max_backlogs * sizeof(pg_uuid_t));
-		backlog_dues = backlog_dues ?
-			repalloc(backlog_dues, max_backlogs * sizeof(TimestampTz)) :
-			MemoryContextAlloc(cwh_worker.context,
-							   max_backlogs * sizeof(TimestampTz));
+		backlogs = enlarge(backlogs, max_backlogs, sizeof(pg_uuid_t));
+		backlog_dues = enlarge(backlog_dues, max_backlogs, sizeof(TimestampTz));
 	}
 	backlogs[nbacklogs] = *webhook_id;
 	backlog_dues[nbacklogs++] = due;
