@@ -63,24 +63,46 @@ on_relation_change(Datum arg, Oid relid)
 	}
 }
 
-/* Understand a table's indexes, in their memory. */
+/* Understand a table's indexes. */
 static void
 load_indexes(Indexes *indexes, Relation relation)
 {
-	List	   *oids = RelationGetIndexList(relation);
+	uint64		before = changes;
+	List	   *list = RelationGetIndexList(relation);
 	ListCell   *cell;
+	int			n = 0;
+	Oid		   *oids;
+	IndexInfo **infos;
+	MemoryContext context;
+	MemoryContext oldcontext;
 
-	indexes->oids = palloc((list_length(oids) + 1) * sizeof(Oid));
-	indexes->infos = palloc((list_length(oids) + 1) * sizeof(IndexInfo *));
-	foreach(cell, oids)
+	context = AllocSetContextCreate(CurrentMemoryContext,
+									"chatwebhook indexes",
+									ALLOCSET_SMALL_SIZES);
+	oldcontext = MemoryContextSwitchTo(context);
+	oids = palloc((list_length(list) + 1) * sizeof(Oid));
+	infos = palloc((list_length(list) + 1) * sizeof(IndexInfo *));
+	foreach(cell, list)
 	{
-		Relation	index = index_open(lfirst_oid(cell), RowExclusiveLock);
+		Relation	index = index_open(lfirst_oid(cell), AccessShareLock);
 
-		indexes->infos[indexes->n] = BuildIndexInfo(index);
-		indexes->oids[indexes->n++] = RelationGetRelid(index);
-		index_close(index, NoLock);
+		oids[n] = RelationGetRelid(index);
+		infos[n++] = BuildIndexInfo(index);
+		index_close(index, AccessShareLock);
 	}
-	list_free(oids);
+	MemoryContextSwitchTo(oldcontext);
+	list_free(list);
+
+	/* somebody up the stack may be using what was known: gone at the end */
+	if (indexes->context)
+		MemoryContextSetParent(indexes->context, TopTransactionContext);
+	MemoryContextSetParent(context, CacheMemoryContext);
+	indexes->context = context;
+	indexes->n = n;
+	indexes->oids = oids;
+	indexes->infos = infos;
+	/* what has changed meanwhile is looked at again by the next to ask */
+	indexes->valid = before == changes;
 }
 
 /* The indexes of a table that is locked, from the cache if they are there. */
@@ -88,9 +110,7 @@ static const Indexes *
 get_indexes(Relation relation)
 {
 	Oid			table = RelationGetRelid(relation);
-	uint64		before;
 	Indexes    *indexes;
-	MemoryContext oldcontext;
 	bool		found;
 
 	if (known_indexes == NULL)
@@ -106,23 +126,14 @@ get_indexes(Relation relation)
 		CacheRegisterRelcacheCallback(on_relation_change, (Datum) 0);
 	}
 	indexes = hash_search(known_indexes, &table, HASH_ENTER, &found);
-	if (found && indexes->valid)
-		return indexes;
-	/* somebody up the stack may be using it: gone with the transaction */
-	if (found && indexes->context)
-		MemoryContextSetParent(indexes->context, TopTransactionContext);
-	indexes->valid = false;
-	indexes->n = 0;
-	indexes->context = NULL;
-	indexes->context = AllocSetContextCreate(CacheMemoryContext,
-											 "chatwebhook indexes",
-											 ALLOCSET_SMALL_SIZES);
-	oldcontext = MemoryContextSwitchTo(indexes->context);
-	before = changes;
-	load_indexes(indexes, relation);
-	MemoryContextSwitchTo(oldcontext);
-	/* what has changed meanwhile is looked at again by the next to ask */
-	indexes->valid = before == changes;
+	if (!found)
+	{
+		indexes->valid = false;
+		indexes->context = NULL;
+		indexes->n = 0;
+	}
+	if (!indexes->valid)
+		load_indexes(indexes, relation);
 	return indexes;
 }
 
@@ -289,7 +300,7 @@ cwh_rows_close(CwhRows *rows)
 		if (index == NULL)
 			continue;
 		cwh_index_insert_cleanup(index, rows->relinfo->ri_IndexRelationInfo[i]);
-		index_close(index, NoLock);
+		index_close(index, RowExclusiveLock);
 	}
 	table_close(rows->relation, NoLock);
 }

@@ -62,8 +62,10 @@ cwh_add_alerting(const pg_uuid_t *webhook_id)
 			return;
 	if (nalerting == max_alerting)
 	{
-		max_alerting = Max(64, 2 * max_alerting);
-		alerting = enlarge(alerting, max_alerting, sizeof(pg_uuid_t));
+		int			n = Max(64, 2 * max_alerting);
+
+		alerting = enlarge(alerting, n, sizeof(pg_uuid_t));
+		max_alerting = n;
 	}
 	alerting[nalerting++] = *webhook_id;
 }
@@ -74,9 +76,11 @@ cwh_add_backlog(const pg_uuid_t *webhook_id, TimestampTz due)
 {
 	if (nbacklogs == max_backlogs)
 	{
-		max_backlogs = Max(64, 2 * max_backlogs);
-		backlogs = enlarge(backlogs, max_backlogs, sizeof(pg_uuid_t));
-		backlog_dues = enlarge(backlog_dues, max_backlogs, sizeof(TimestampTz));
+		int			n = Max(64, 2 * max_backlogs);
+
+		backlogs = enlarge(backlogs, n, sizeof(pg_uuid_t));
+		backlog_dues = enlarge(backlog_dues, n, sizeof(TimestampTz));
+		max_backlogs = n;
 	}
 	backlogs[nbacklogs] = *webhook_id;
 	backlog_dues[nbacklogs++] = due;
