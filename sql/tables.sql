@@ -166,7 +166,9 @@ CREATE TABLE chatwebhook.event (
     data            jsonb NOT NULL,
     first_delivery  bigint,
     last_delivery   bigint
-) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000);
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000,
+        -- while it is small, what is known of its values is of no use
+        autovacuum_analyze_threshold = 50000);
 COMMENT ON TABLE chatwebhook.event IS
     'Something that happened in a chat, and that at least one webhook wanted. Immutable.';
 COMMENT ON COLUMN chatwebhook.event.id IS
@@ -254,7 +256,8 @@ CREATE TABLE chatwebhook.history (
     status           text NOT NULL,
     last_error       text,
     replies          jsonb
-) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000);
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000,
+        autovacuum_analyze_threshold = 50000);
 CREATE INDEX history_webhook_idx ON chatwebhook.history (webhook_id, id);
 CREATE INDEX history_event_idx ON chatwebhook.history (event_id);
 COMMENT ON TABLE chatwebhook.history IS
@@ -380,6 +383,31 @@ COMMENT ON COLUMN chatwebhook.alert.kind IS
 COMMENT ON COLUMN chatwebhook.alert.message IS 'What is wrong, for people.';
 COMMENT ON COLUMN chatwebhook.alert.opened_at IS 'When it began.';
 COMMENT ON COLUMN chatwebhook.alert.closed_at IS 'When it ended; null: it goes on.';
+
+/*
+ * No samples of secrets, or of what was said, among the planner's statistics:
+ * no plan asks for them, and there neither erase_conversation() nor retention
+ * would find them.
+ */
+ALTER TABLE chatwebhook.vault ALTER value SET STATISTICS 0;
+ALTER TABLE chatwebhook.event
+    ALTER conversation_id SET STATISTICS 0,
+    ALTER data SET STATISTICS 0;
+ALTER TABLE chatwebhook.queue
+    ALTER conversation_id SET STATISTICS 0,
+    ALTER last_error SET STATISTICS 0,
+    ALTER replies SET STATISTICS 0;
+ALTER TABLE chatwebhook.history
+    ALTER last_error SET STATISTICS 0,
+    ALTER replies SET STATISTICS 0;
+ALTER TABLE chatwebhook.dead
+    ALTER last_error SET STATISTICS 0,
+    ALTER replies SET STATISTICS 0;
+ALTER TABLE chatwebhook.attempt
+    ALTER error SET STATISTICS 0,
+    ALTER response_headers SET STATISTICS 0,
+    ALTER response_body SET STATISTICS 0;
+ALTER TABLE chatwebhook.health ALTER last_error SET STATISTICS 0;
 
 /*
  * Dump and restore.  A restore turns check_function_bodies off, because things

@@ -23,6 +23,32 @@ COMMENT ON COLUMN chatwebhook.event.first_delivery IS
 COMMENT ON COLUMN chatwebhook.event.last_delivery IS
     'The greatest id of its deliveries; some between may be of other events; null: not known.';
 DROP INDEX chatwebhook.queue_event_idx;
+ALTER TABLE chatwebhook.event SET (autovacuum_analyze_threshold = 50000);
+ALTER TABLE chatwebhook.history SET (autovacuum_analyze_threshold = 50000);
+-- no samples of secrets, or of what was said, among the planner's statistics
+ALTER TABLE chatwebhook.vault ALTER value SET STATISTICS 0;
+ALTER TABLE chatwebhook.event
+    ALTER conversation_id SET STATISTICS 0,
+    ALTER data SET STATISTICS 0;
+ALTER TABLE chatwebhook.queue
+    ALTER conversation_id SET STATISTICS 0,
+    ALTER last_error SET STATISTICS 0,
+    ALTER replies SET STATISTICS 0;
+ALTER TABLE chatwebhook.history
+    ALTER last_error SET STATISTICS 0,
+    ALTER replies SET STATISTICS 0;
+ALTER TABLE chatwebhook.dead
+    ALTER last_error SET STATISTICS 0,
+    ALTER replies SET STATISTICS 0;
+ALTER TABLE chatwebhook.attempt
+    ALTER error SET STATISTICS 0,
+    ALTER response_headers SET STATISTICS 0,
+    ALTER response_body SET STATISTICS 0;
+ALTER TABLE chatwebhook.health ALTER last_error SET STATISTICS 0;
+DELETE FROM pg_catalog.pg_statistic s
+ USING pg_catalog.pg_attribute a, pg_catalog.pg_class c
+ WHERE a.attrelid = s.starelid AND a.attnum = s.staattnum AND a.attstattarget = 0
+   AND c.oid = s.starelid AND c.relnamespace = 'chatwebhook'::pg_catalog.regnamespace;
 COMMENT ON COLUMN chatwebhook.webhook.rate_limit IS
     'Deliveries a second, all workers together; 0.001 to 100000; null: no limit.';
 COMMENT ON COLUMN chatwebhook.webhook.batch_size IS

@@ -442,6 +442,11 @@ subtest 'erase_conversation' => sub {
 		is(sql("SELECT count(*) > 0 FROM chatwebhook.$table WHERE $column\::text ~ 'zorgle'"), 't', "$table.$column has the words");
 	}
 	like($dump->(), qr/zorgle/, 'so has the dump');
+	sql('ANALYZE');
+	is(sql(q{SELECT string_agg(s.starelid::regclass || '.' || a.attname, ' ')
+			FROM pg_statistic s JOIN pg_attribute a ON a.attrelid = s.starelid AND a.attnum = s.staattnum
+			WHERE concat(stavalues1, stavalues2, stavalues3, stavalues4, stavalues5) ~ 'zorgle|erased'}), '',
+		'but not the statistics that the planner has');
 
 	# and some are under way: a request that hangs, a connector that is at work
 	webhook('hanging', '/hang-until-told', %all, events => ['message.received'], timeout => '1 minute');

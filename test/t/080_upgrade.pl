@@ -319,6 +319,12 @@ my $before = contents();
 is(join(' ', grep { $before->{$_} eq '' } sort keys %$before), '',
 	'there is something in every table');
 my $newest = sql_in('used', 'SELECT max(id) FROM chatwebhook.queue');
+my $sampled = q{
+	SELECT count(*) > 0 FROM pg_statistic s JOIN pg_attribute a
+	    ON a.attrelid = s.starelid AND a.attnum = s.staattnum
+	 WHERE s.starelid = 'chatwebhook.event'::regclass AND a.attname = };
+sql_in('used', 'ANALYZE');
+is(sql_in('used', $sampled . q{'data'}), 't', 'the planner has samples of what was said');
 my $own = [ missing([ catalog('used') ], [ catalog('updated') ]) ];
 
 sql_in('used', 'ALTER EXTENSION chatwebhook UPDATE');
@@ -327,6 +333,8 @@ is(sql_in('used', q{SELECT extversion FROM pg_extension WHERE extname = 'chatweb
 has_workers('used', 1, 'a worker comes by itself');
 my $after = contents();
 is($after->{$_}, $before->{$_}, "$_ is as it was") foreach sort keys %$before;
+is(sql_in('used', $sampled . q{'data'}), 'f', 'but the samples are gone');
+is(sql_in('used', $sampled . q{'type'}), 't', 'and no others');
 is(sql_in('used', 'SELECT count(*) FROM chatwebhook.event WHERE num_nulls(first_delivery, last_delivery) <> 2'),
 	0, 'and its events do not say where their deliveries are');
 
