@@ -21,7 +21,6 @@
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "utils/builtins.h"
-#include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -33,7 +32,7 @@
 /* The indexes of a table, understood, until it or one of them changes. */
 typedef struct Indexes
 {
-	Oid			table;			/* hash key */
+	Oid			table;
 	bool		valid;
 	MemoryContext context;		/* of all below */
 	int			n;
@@ -41,24 +40,22 @@ typedef struct Indexes
 	IndexInfo **infos;
 } Indexes;
 
-static HTAB *known_indexes = NULL;
+static Indexes known_indexes[4];	/* as many tables are written to */
 static uint64 changes = 0;		/* counts invalidations */
 
 /* Relcache callback: has one of the tables changed, or an index of one? */
 static void
 on_relation_change(Datum arg, Oid relid)
 {
-	HASH_SEQ_STATUS status;
-	Indexes    *indexes;
-
 	changes++;
-	hash_seq_init(&status, known_indexes);
-	while ((indexes = hash_seq_search(&status)) != NULL)
+	for (int i = 0; i < lengthof(known_indexes); i++)
 	{
+		Indexes    *indexes = &known_indexes[i];
+
 		if (relid == InvalidOid || relid == indexes->table)
 			indexes->valid = false;
-		for (int i = 0; i < indexes->n; i++)
-			if (relid == indexes->oids[i])
+		for (int j = 0; j < indexes->n; j++)
+			if (relid == indexes->oids[j])
 				indexes->valid = false;
 	}
 }
@@ -97,6 +94,7 @@ load_indexes(Indexes *indexes, Relation relation)
 	if (indexes->context)
 		MemoryContextSetParent(indexes->context, TopTransactionContext);
 	MemoryContextSetParent(context, CacheMemoryContext);
+	indexes->table = RelationGetRelid(relation);
 	indexes->context = context;
 	indexes->n = n;
 	indexes->oids = oids;
@@ -109,32 +107,24 @@ load_indexes(Indexes *indexes, Relation relation)
 static const Indexes *
 get_indexes(Relation relation)
 {
-	Oid			table = RelationGetRelid(relation);
-	Indexes    *indexes;
-	bool		found;
+	static bool registered = false;
+	Indexes    *other = &known_indexes[0];
 
-	if (known_indexes == NULL)
-	{
-		HASHCTL		info;
-
-		memset(&info, 0, sizeof(info));
-		info.keysize = sizeof(Oid);
-		info.entrysize = sizeof(Indexes);
-		info.hcxt = CacheMemoryContext;
-		known_indexes = hash_create("chatwebhook indexes", 16, &info,
-									HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	if (!registered)
 		CacheRegisterRelcacheCallback(on_relation_change, (Datum) 0);
-	}
-	indexes = hash_search(known_indexes, &table, HASH_ENTER, &found);
-	if (!found)
+	registered = true;
+	for (int i = 0; i < lengthof(known_indexes); i++)
 	{
-		indexes->valid = false;
-		indexes->context = NULL;
-		indexes->n = 0;
+		Indexes    *indexes = &known_indexes[i];
+
+		if (indexes->valid && indexes->table == RelationGetRelid(relation))
+			return indexes;
+		/* of no use any more, or not yet */
+		if (!indexes->valid)
+			other = indexes;
 	}
-	if (!indexes->valid)
-		load_indexes(indexes, relation);
-	return indexes;
+	load_indexes(other, relation);
+	return other;
 }
 
 /*
