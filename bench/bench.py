@@ -273,6 +273,11 @@ class Bench:
         return tuple(float(value) for value in out.split())
 
     def insert(self, clients, rounds, transactions, tables):
+        self.sql("CREATE EXTENSION IF NOT EXISTS pg_prewarm", "CREATE UNLOGGED TABLE filler (page text)",
+                 "ALTER TABLE filler ALTER page SET STORAGE plain",
+                 # a row fills a page
+                 "INSERT INTO filler SELECT repeat('x', 7000) FROM generate_series(1, (SELECT setting::int - 1000 "
+                 "FROM pg_settings WHERE name = 'shared_buffers'))", "CHECKPOINT")
         out = subprocess.check_output([self.tools + "/insert", "", str(clients), str(rounds), str(transactions), CONTENT,
                                        *tables], text=True)
         return {table: [float(rate) for rate in line.split()] for table, line in zip(tables, out.splitlines())}

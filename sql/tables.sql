@@ -225,8 +225,10 @@ CREATE TABLE chatwebhook.queue (
     -- often while it is small; of a large one, each vacuum reads all indexes
     autovacuum_vacuum_scale_factor = 0.1
 );
-CREATE INDEX queue_claim_idx ON chatwebhook.queue (webhook_id, next_attempt_at, id);
-CREATE INDEX queue_order_idx ON chatwebhook.queue (webhook_id, conversation_id, id) WHERE ordered;
+-- no two entries of these are alike, which each full page would be searched for
+CREATE INDEX queue_claim_idx ON chatwebhook.queue (webhook_id, next_attempt_at, id) WITH (deduplicate_items = off);
+CREATE INDEX queue_order_idx ON chatwebhook.queue (webhook_id, conversation_id, id)
+    WITH (deduplicate_items = off) WHERE ordered;
 COMMENT ON TABLE chatwebhook.queue IS
     'The deliveries that are pending. Read the view delivery instead.';
 COMMENT ON COLUMN chatwebhook.queue.first_attempt IS
@@ -258,7 +260,7 @@ CREATE TABLE chatwebhook.history (
     replies          jsonb
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000,
         autovacuum_analyze_threshold = 50000);
-CREATE INDEX history_webhook_idx ON chatwebhook.history (webhook_id, id);
+CREATE INDEX history_webhook_idx ON chatwebhook.history (webhook_id, id) WITH (deduplicate_items = off);
 CREATE INDEX history_event_idx ON chatwebhook.history (event_id);
 COMMENT ON TABLE chatwebhook.history IS
     'The deliveries that were delivered or canceled. Read the view delivery instead.';
@@ -267,7 +269,7 @@ CREATE TABLE chatwebhook.dead (
     LIKE chatwebhook.history,
     PRIMARY KEY (id)
 );
-CREATE INDEX dead_webhook_idx ON chatwebhook.dead (webhook_id, id);
+CREATE INDEX dead_webhook_idx ON chatwebhook.dead (webhook_id, id) WITH (deduplicate_items = off);
 CREATE INDEX dead_event_idx ON chatwebhook.dead (event_id);
 COMMENT ON TABLE chatwebhook.dead IS
     'The deliveries that were given up. Read the views dead_letter and delivery instead.';

@@ -558,6 +558,7 @@ typedef struct CwhRows
 extern void cwh_rows_open(CwhRows *rows, EState *estate, const char *name,
 						  int columns);
 extern TupleTableSlot *cwh_rows_next(CwhRows *rows);
+extern HeapTuple cwh_rows_repeat(CwhRows *rows);
 extern void cwh_rows_flush(CwhRows *rows);
 extern void cwh_rows_close(CwhRows *rows);
 extern void cwh_set_column(TupleTableSlot *slot, int column, Datum value);

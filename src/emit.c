@@ -56,7 +56,6 @@ typedef struct Writer
 	EState	   *estate;
 	CwhRows		events;
 	CwhRows		deliveries;
-	MemoryContext values;		/* of the rows that are buffered */
 } Writer;
 
 /* Where a value of an event comes from. */
@@ -97,7 +96,6 @@ flush_writer(Writer *writer)
 {
 	cwh_rows_flush(&writer->events);
 	cwh_rows_flush(&writer->deliveries);
-	MemoryContextReset(writer->values);
 }
 
 /* A writer, to be opened when there is something to write. */
@@ -121,9 +119,6 @@ open_writer(Writer *writer)
 	/* it outlives the row that is written first */
 	oldcontext = MemoryContextSwitchTo(writer->context);
 	writer->estate = CreateExecutorState();
-	writer->values = AllocSetContextCreate(CurrentMemoryContext,
-										   "chatwebhook values",
-										   ALLOCSET_DEFAULT_SIZES);
 	/* locked in the same order as by the views and by an update */
 	cwh_rows_open(&writer->deliveries, writer->estate, "queue",
 				  CWH_QUEUE_COLUMNS_1_0);
@@ -143,7 +138,6 @@ close_writer(Writer *writer)
 	cwh_rows_close(&writer->events);
 	cwh_rows_close(&writer->deliveries);
 	FreeExecutorState(writer->estate);
-	MemoryContextDelete(writer->values);
 	writer->open = false;
 }
 
@@ -160,57 +154,82 @@ next_delivery_id(TimestampTz now)
 	return nextval_internal(cwh_relation("delivery_id_seq"), false);
 }
 
+/* Store what is owed of an event to a webhook. */
+static void
+write_delivery(CwhRows *rows, const CwhEvent *event, const pg_uuid_t *webhook_id,
+			   int64 id, bool ordered)
+{
+	TupleTableSlot *slot = cwh_rows_next(rows);
+
+	cwh_set_column(slot, CWH_QUEUE_ID, Int64GetDatum(id));
+	cwh_set_column(slot, CWH_QUEUE_WEBHOOK_ID, UUIDPGetDatum(webhook_id));
+	cwh_set_column(slot, CWH_QUEUE_EVENT_ID, UUIDPGetDatum(&event->id));
+	cwh_set_column(slot, CWH_QUEUE_CREATED_AT,
+				   TimestampTzGetDatum(event->created_at));
+	cwh_set_column(slot, CWH_QUEUE_NEXT_ATTEMPT_AT,
+				   TimestampTzGetDatum(event->created_at));
+	cwh_set_column(slot, CWH_QUEUE_ATTEMPTS, Int32GetDatum(0));
+	cwh_set_column(slot, CWH_QUEUE_FIRST_ATTEMPT, Int32GetDatum(0));
+	cwh_set_column(slot, CWH_QUEUE_LAST_WAIT_MS, Int64GetDatum(0));
+	cwh_set_text(slot, CWH_QUEUE_CHATBOT_ID, event->chatbot_id);
+	cwh_set_text(slot, CWH_QUEUE_CONVERSATION_ID, event->conversation_id);
+	cwh_set_column(slot, CWH_QUEUE_ORDERED, BoolGetDatum(ordered));
+	ExecStoreVirtualTuple(slot);
+	/* what it has may be gone before it is stored */
+	ExecMaterializeSlot(slot);
+}
+
+/* The same to another webhook: these are the first columns, and never null. */
+static void
+write_same_delivery(CwhRows *rows, const pg_uuid_t *webhook_id, int64 id)
+{
+	HeapTupleHeader tuple = cwh_rows_repeat(rows)->t_data;
+	char	   *values = (char *) tuple + tuple->t_hoff;
+
+	StaticAssertStmt(CWH_QUEUE_ID == 0 && CWH_QUEUE_WEBHOOK_ID == 1,
+					 "the order of the queue's columns is another");
+	memcpy(values, &id, sizeof(id));
+	memcpy(values + sizeof(id), webhook_id, UUID_LEN);
+}
+
 /* Store an event and what is owed of it. */
 static void
 write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 {
+	CwhRows    *rows = &writer->deliveries;
 	TupleTableSlot *slot;
-	MemoryContext oldcontext;
 	ListCell   *cell;
-	pg_uuid_t  *event_id;
 	int64		first = PG_INT64_MAX;
 	int64		last = 0;
+	int			same = -1;		/* ordered, as the last row of the event is */
 
 	if (writer->events.n == CWH_MAX_ROWS)
 		flush_writer(writer);
 
-	oldcontext = MemoryContextSwitchTo(writer->values);
-	event_id = palloc(sizeof(pg_uuid_t));
-	*event_id = event->id;
 	foreach(cell, subscriptions)
 	{
 		const CwhSubscription *subscription = lfirst(cell);
-		pg_uuid_t  *webhook_id = palloc(sizeof(pg_uuid_t));
-		int64		id;
+		bool		ordered = subscription->ordered &&
+			event->conversation_id != NULL;
+		int64		id = next_delivery_id(event->created_at);
 
-		if (writer->deliveries.n == CWH_MAX_ROWS)
-			cwh_rows_flush(&writer->deliveries);
-		*webhook_id = subscription->webhook_id;
-		id = next_delivery_id(event->created_at);
 		first = Min(first, id);
 		last = Max(last, id);
-		slot = cwh_rows_next(&writer->deliveries);
-		cwh_set_column(slot, CWH_QUEUE_ID, Int64GetDatum(id));
-		cwh_set_column(slot, CWH_QUEUE_WEBHOOK_ID, UUIDPGetDatum(webhook_id));
-		cwh_set_column(slot, CWH_QUEUE_EVENT_ID, UUIDPGetDatum(event_id));
-		cwh_set_column(slot, CWH_QUEUE_CREATED_AT,
-					   TimestampTzGetDatum(event->created_at));
-		cwh_set_column(slot, CWH_QUEUE_NEXT_ATTEMPT_AT,
-					   TimestampTzGetDatum(event->created_at));
-		cwh_set_column(slot, CWH_QUEUE_ATTEMPTS, Int32GetDatum(0));
-		cwh_set_column(slot, CWH_QUEUE_FIRST_ATTEMPT, Int32GetDatum(0));
-		cwh_set_column(slot, CWH_QUEUE_LAST_WAIT_MS, Int64GetDatum(0));
-		cwh_set_text(slot, CWH_QUEUE_CHATBOT_ID, event->chatbot_id);
-		cwh_set_text(slot, CWH_QUEUE_CONVERSATION_ID, event->conversation_id);
-		cwh_set_column(slot, CWH_QUEUE_ORDERED,
-					   BoolGetDatum(subscription->ordered &&
-									event->conversation_id != NULL));
-		ExecStoreVirtualTuple(slot);
-		cwh_hint(webhook_id, event->created_at, id, 1);
+		if (rows->n == CWH_MAX_ROWS)
+		{
+			cwh_rows_flush(rows);
+			same = -1;
+		}
+		if (same == ordered)
+			write_same_delivery(rows, &subscription->webhook_id, id);
+		else
+			write_delivery(rows, event, &subscription->webhook_id, id, ordered);
+		same = ordered;
+		cwh_hint(&subscription->webhook_id, event->created_at, id, 1);
 	}
 
 	slot = cwh_rows_next(&writer->events);
-	cwh_set_column(slot, CWH_EVENT_ID, UUIDPGetDatum(event_id));
+	cwh_set_column(slot, CWH_EVENT_ID, UUIDPGetDatum(&event->id));
 	cwh_set_text(slot, CWH_EVENT_TYPE, event->type);
 	cwh_set_text(slot, CWH_EVENT_CHATBOT_ID, event->chatbot_id);
 	cwh_set_text(slot, CWH_EVENT_CONVERSATION_ID, event->conversation_id);
@@ -219,9 +238,7 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 	cwh_set_column(slot, CWH_EVENT_FIRST_DELIVERY, Int64GetDatum(first));
 	cwh_set_column(slot, CWH_EVENT_LAST_DELIVERY, Int64GetDatum(last));
 	ExecStoreVirtualTuple(slot);
-	/* the data may belong to a row that is gone before we write */
 	ExecMaterializeSlot(slot);
-	MemoryContextSwitchTo(oldcontext);
 }
 
 /*

@@ -221,6 +221,21 @@ measure(Jsonb *value, size_t limit, bool exact)
 	return size;
 }
 
+/* Is there nothing in this but strings, booleans and nulls? */
+static bool
+is_plain(const JsonbContainer *container)
+{
+	int			n = JsonContainerSize(container);
+
+	if (JsonContainerIsObject(container))
+		n *= 2;
+	for (int i = 0; i < n; i++)
+		if (JBE_ISNUMERIC(container->children[i]) ||
+			JBE_ISCONTAINER(container->children[i]))
+			return false;
+	return true;
+}
+
 /*
  * Does a value have no more than this many bytes as JSON?  Counting stops when
  * they are exceeded: twelve bytes of jsonb can hold a number of 131,072 digits.
@@ -229,9 +244,15 @@ bool
 cwh_json_fits(Jsonb *value, size_t limit)
 {
 	/* with another encoding, see that it can be written at all */
-	if (GetDatabaseEncoding() == PG_UTF8 &&
-		measure(value, limit, false) <= limit)
-		return true;
+	if (GetDatabaseEncoding() == PG_UTF8)
+	{
+		/* of strings, no byte, nor what says where one ends, takes more */
+		if (is_plain(&value->root) &&
+			CWH_JSON_STRING_MAX((size_t) VARSIZE(value)) <= limit)
+			return true;
+		if (measure(value, limit, false) <= limit)
+			return true;
+	}
 	return measure(value, limit, true) <= limit;
 }
 

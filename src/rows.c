@@ -184,6 +184,20 @@ cwh_rows_next(CwhRows *rows)
 }
 
 /*
+ * The next row as a copy of the last one, which is not stored yet; there must be
+ * room for it.  The caller writes what differs into its tuple.
+ */
+HeapTuple
+cwh_rows_repeat(CwhRows *rows)
+{
+	TupleTableSlot *last = rows->slots[rows->n - 1];
+	TupleTableSlot *slot = cwh_rows_next(rows);
+
+	ExecForceStoreHeapTuple(ExecFetchSlotHeapTuple(last, true, NULL), slot, false);
+	return ExecFetchSlotHeapTuple(slot, false, NULL);
+}
+
+/*
  * Does a row belong into an index?  This only knows of "WHERE column", and says
  * yes to all else; the executor would set an expression up for each statement.
  */

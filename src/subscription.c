@@ -70,6 +70,7 @@ static MemoryContext cache_context = NULL;
 static bool valid = false;
 static uint64 generation = 1;	/* counts invalidations */
 static HTAB *types = NULL;		/* of CwhEventType */
+static CwhEventType *last_type = NULL;	/* that was looked for */
 static HTAB *chatbots = NULL;	/* of Chatbot */
 static List *everywhere = NIL;	/* of Subscriber, for every chatbot */
 
@@ -335,6 +336,7 @@ load_cache(void)
 											  ALLOCSET_DEFAULT_SIZES);
 	oldcontext = MemoryContextSwitchTo(cache_context);
 	everywhere = NIL;
+	last_type = NULL;
 
 	memset(&info, 0, sizeof(info));
 	info.keysize = sizeof(((CwhEventType *) NULL)->name);
@@ -413,6 +415,18 @@ any_chatbot_wants(const char *type)
 	return false;
 }
 
+/* An event type in the cache, which is made if needed; null if there is none. */
+static CwhEventType *
+find_type(const char *name)
+{
+	if (!valid)
+		load_cache();
+	/* most are emitted by a trigger, one after another */
+	if (last_type == NULL || strcmp(last_type->name, name) != 0)
+		last_type = hash_search(types, name, HASH_FIND, NULL);
+	return last_type;
+}
+
 /*
  * What is known of an event type, by a name of less than 256 bytes.  The result
  * is good until the next call or command.
@@ -421,12 +435,9 @@ const CwhEventType *
 cwh_event_type(const char *name)
 {
 	static CwhEventType unknown;
-	CwhEventType *type;
+	CwhEventType *type = find_type(name);
 	MemoryContext oldcontext = CurrentMemoryContext;
 
-	if (!valid)
-		load_cache();
-	type = hash_search(types, name, HASH_FIND, NULL);
 	if (type == NULL)
 	{
 		/* not kept: a session could emit any number of unknown ones */
@@ -450,12 +461,9 @@ cwh_event_type(const char *name)
 List *
 cwh_subscriptions(const char *type, const char *chatbot_id)
 {
-	const CwhEventType *found;
+	const CwhEventType *found = find_type(type);
 	List	   *result;
 
-	if (!valid)
-		load_cache();
-	found = hash_search(types, type, HASH_FIND, NULL);
 	result = found && found->checked ? list_copy(found->everywhere) :
 		find_everywhere(type);
 	if (chatbot_id)

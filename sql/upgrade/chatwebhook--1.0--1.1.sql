@@ -23,6 +23,10 @@ COMMENT ON COLUMN chatwebhook.event.first_delivery IS
 COMMENT ON COLUMN chatwebhook.event.last_delivery IS
     'The greatest id of its deliveries; some between may be of other events; null: not known.';
 DROP INDEX chatwebhook.queue_event_idx;
+ALTER INDEX chatwebhook.queue_claim_idx SET (deduplicate_items = off);
+ALTER INDEX chatwebhook.queue_order_idx SET (deduplicate_items = off);
+ALTER INDEX chatwebhook.history_webhook_idx SET (deduplicate_items = off);
+ALTER INDEX chatwebhook.dead_webhook_idx SET (deduplicate_items = off);
 ALTER TABLE chatwebhook.event SET (autovacuum_analyze_threshold = 50000);
 ALTER TABLE chatwebhook.history SET (autovacuum_analyze_threshold = 50000);
 -- no samples of secrets, or of what was said, among the planner's statistics
