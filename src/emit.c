@@ -721,6 +721,19 @@ get_plan(Trigger *trigger, Relation relation)
 	return plan;
 }
 
+/* Is nobody interested in events of this type, and nothing to check in them? */
+static bool
+is_idle(const char *name)
+{
+	const CwhEventType *type;
+
+	if (!is_plain(name))
+		return false;
+	type = cwh_event_type(name);
+	return type->known && !type->wanted &&
+		(type->nrequired == 0 || cwh_validation == CWH_VALIDATION_OFF);
+}
+
 /* Emit the events of the rows of a transition table. */
 static void
 emit_rows(Writer *writer, TriggerPlan *plan, Relation relation,
@@ -730,6 +743,8 @@ emit_rows(Writer *writer, TriggerPlan *plan, Relation relation,
 	MemoryContext context;
 	MemoryContext oldcontext;
 
+	if (is_idle(plan->type))
+		return;
 	slot = MakeSingleTupleTableSlot(RelationGetDescr(relation),
 									&TTSOpsMinimalTuple);
 	context = AllocSetContextCreate(CurrentMemoryContext, "chatwebhook row",

@@ -59,7 +59,7 @@ static Oid	table_oids[lengthof(table_names)];
 /* Relations that were asked for, until they or their schema change. */
 typedef struct Known
 {
-	const char *name;			/* a constant */
+	const char *name;			/* a constant, which the linker has once */
 	Oid			oid;
 } Known;
 
@@ -144,7 +144,7 @@ cwh_relation(const char *name)
 	uint64		started;
 
 	for (int i = 0; i < nknown; i++)
-		if (known[i].name == name || strcmp(known[i].name, name) == 0)
+		if (known[i].name == name)
 			return known[i].oid;
 	register_callbacks();
 	started = generation;
