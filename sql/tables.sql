@@ -225,10 +225,9 @@ CREATE TABLE chatwebhook.queue (
     -- often while it is small; of a large one, each vacuum reads all indexes
     autovacuum_vacuum_scale_factor = 0.1
 );
--- no two entries of these are alike, which each full page would be searched for
+-- off: no two entries are alike, which each full page would be searched for
 CREATE INDEX queue_claim_idx ON chatwebhook.queue (webhook_id, next_attempt_at, id) WITH (deduplicate_items = off);
-CREATE INDEX queue_order_idx ON chatwebhook.queue (webhook_id, conversation_id, id)
-    WITH (deduplicate_items = off) WHERE ordered;
+CREATE INDEX queue_order_idx ON chatwebhook.queue (webhook_id, conversation_id, id) WHERE ordered;
 COMMENT ON TABLE chatwebhook.queue IS
     'The deliveries that are pending. Read the view delivery instead.';
 COMMENT ON COLUMN chatwebhook.queue.first_attempt IS
@@ -387,10 +386,15 @@ COMMENT ON COLUMN chatwebhook.alert.opened_at IS 'When it began.';
 COMMENT ON COLUMN chatwebhook.alert.closed_at IS 'When it ended; null: it goes on.';
 
 /*
- * No samples of secrets, or of what was said, among the planner's statistics:
- * no plan asks for them, and there neither erase_conversation() nor retention
+ * No samples of what may be secret, or was said, among the planner's statistics:
+ * our plans do without, and there neither erase_conversation() nor retention
  * would find them.
  */
+ALTER TABLE chatwebhook.webhook
+    ALTER url SET STATISTICS 0,
+    ALTER headers SET STATISTICS 0,
+    ALTER settings SET STATISTICS 0,
+    ALTER auth SET STATISTICS 0;
 ALTER TABLE chatwebhook.vault ALTER value SET STATISTICS 0;
 ALTER TABLE chatwebhook.event
     ALTER conversation_id SET STATISTICS 0,

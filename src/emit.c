@@ -179,17 +179,24 @@ write_delivery(CwhRows *rows, const CwhEvent *event, const pg_uuid_t *webhook_id
 	ExecMaterializeSlot(slot);
 }
 
-/* The same to another webhook: these are the first columns, and never null. */
-static void
+/*
+ * Store the same to another webhook, unless that cannot be done.  Id and webhook
+ * are the first columns, and never null.
+ */
+static bool
 write_same_delivery(CwhRows *rows, const pg_uuid_t *webhook_id, int64 id)
 {
-	HeapTupleHeader tuple = cwh_rows_repeat(rows)->t_data;
-	char	   *values = (char *) tuple + tuple->t_hoff;
+	HeapTuple	row = cwh_rows_repeat(rows);
+	char	   *values;
 
 	StaticAssertStmt(CWH_QUEUE_ID == 0 && CWH_QUEUE_WEBHOOK_ID == 1,
 					 "the order of the queue's columns is another");
+	if (row == NULL)
+		return false;
+	values = (char *) row->t_data + row->t_data->t_hoff;
 	memcpy(values, &id, sizeof(id));
 	memcpy(values + sizeof(id), webhook_id, UUID_LEN);
+	return true;
 }
 
 /* Store an event and what is owed of it. */
@@ -220,9 +227,8 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 			cwh_rows_flush(rows);
 			same = -1;
 		}
-		if (same == ordered)
-			write_same_delivery(rows, &subscription->webhook_id, id);
-		else
+		if (same != ordered ||
+			!write_same_delivery(rows, &subscription->webhook_id, id))
 			write_delivery(rows, event, &subscription->webhook_id, id, ordered);
 		same = ordered;
 		cwh_hint(&subscription->webhook_id, event->created_at, id, 1);
@@ -743,7 +749,7 @@ emit_rows(Writer *writer, TriggerPlan *plan, Relation relation,
 	MemoryContext context;
 	MemoryContext oldcontext;
 
-	if (is_idle(plan->type))
+	if (tuplestore_tuple_count(rows) == 0 || is_idle(plan->type))
 		return;
 	slot = MakeSingleTupleTableSlot(RelationGetDescr(relation),
 									&TTSOpsMinimalTuple);

@@ -247,8 +247,8 @@ cwh_json_fits(Jsonb *value, size_t limit)
 	if (GetDatabaseEncoding() == PG_UTF8)
 	{
 		/* of strings, no byte, nor what says where one ends, takes more */
-		if (is_plain(&value->root) &&
-			CWH_JSON_STRING_MAX((size_t) VARSIZE(value)) <= limit)
+		if (CWH_JSON_STRING_MAX((size_t) VARSIZE(value)) <= limit &&
+			is_plain(&value->root))
 			return true;
 		if (measure(value, limit, false) <= limit)
 			return true;

@@ -185,14 +185,18 @@ cwh_rows_next(CwhRows *rows)
 
 /*
  * The next row as a copy of the last one, which is not stored yet; there must be
- * room for it.  The caller writes what differs into its tuple.
+ * room for it.  The caller writes what differs into its tuple.  Null if the
+ * table is not PostgreSQL's own kind of heap, whose slots keep such a tuple.
  */
 HeapTuple
 cwh_rows_repeat(CwhRows *rows)
 {
 	TupleTableSlot *last = rows->slots[rows->n - 1];
-	TupleTableSlot *slot = cwh_rows_next(rows);
+	TupleTableSlot *slot;
 
+	if (!TTS_IS_BUFFERTUPLE(last))
+		return NULL;
+	slot = cwh_rows_next(rows);
 	ExecForceStoreHeapTuple(ExecFetchSlotHeapTuple(last, true, NULL), slot, false);
 	return ExecFetchSlotHeapTuple(slot, false, NULL);
 }

@@ -7,6 +7,9 @@
  * pg_dump take what the administrator has granted for the extension's own.
  */
 
+-- while a vacuum of one of these is awaited, nobody else has to wait
+LOCK TABLE chatwebhook.history, chatwebhook.dead, chatwebhook.attempt, chatwebhook.vault
+    IN SHARE UPDATE EXCLUSIVE MODE;
 -- in the order that others take them in, all of whom have to wait
 LOCK TABLE chatwebhook.queue, chatwebhook.event IN ACCESS EXCLUSIVE MODE;
 ALTER TABLE chatwebhook.webhook
@@ -24,12 +27,16 @@ COMMENT ON COLUMN chatwebhook.event.last_delivery IS
     'The greatest id of its deliveries; some between may be of other events; null: not known.';
 DROP INDEX chatwebhook.queue_event_idx;
 ALTER INDEX chatwebhook.queue_claim_idx SET (deduplicate_items = off);
-ALTER INDEX chatwebhook.queue_order_idx SET (deduplicate_items = off);
 ALTER INDEX chatwebhook.history_webhook_idx SET (deduplicate_items = off);
 ALTER INDEX chatwebhook.dead_webhook_idx SET (deduplicate_items = off);
 ALTER TABLE chatwebhook.event SET (autovacuum_analyze_threshold = 50000);
 ALTER TABLE chatwebhook.history SET (autovacuum_analyze_threshold = 50000);
--- no samples of secrets, or of what was said, among the planner's statistics
+-- no samples of what may be secret, or was said, among the planner's statistics
+ALTER TABLE chatwebhook.webhook
+    ALTER url SET STATISTICS 0,
+    ALTER headers SET STATISTICS 0,
+    ALTER settings SET STATISTICS 0,
+    ALTER auth SET STATISTICS 0;
 ALTER TABLE chatwebhook.vault ALTER value SET STATISTICS 0;
 ALTER TABLE chatwebhook.event
     ALTER conversation_id SET STATISTICS 0,

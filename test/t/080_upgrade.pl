@@ -12,6 +12,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/../lib";
 use Chatwebhook;
+use IPC::Run;
 use JSON::PP ();
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -327,7 +328,25 @@ sql_in('used', 'ANALYZE');
 is(sql_in('used', $sampled . q{'data'}), 't', 'the planner has samples of what was said');
 my $own = [ missing([ catalog('used') ], [ catalog('updated') ]) ];
 
-sql_in('used', 'ALTER EXTENSION chatwebhook UPDATE');
+# while it waits for a vacuum, which can take hours, others emit
+my $vacuum = $node->background_psql('used');
+$vacuum->query_safe('BEGIN');
+$vacuum->query_safe('LOCK TABLE chatwebhook.history IN SHARE UPDATE EXCLUSIVE MODE');
+my $output = '';
+my $update = IPC::Run::start(
+	[ 'psql', '-XAtq', '-d', $node->connstr('used'), '-c', 'ALTER EXTENSION chatwebhook UPDATE' ],
+	'>&', \$output);
+becomes_true_in('used', q{
+	SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'chatwebhook.history'::regclass)},
+	'an update waits for a vacuum');
+is(sql_in('used', q{
+		SET lock_timeout = '10s';
+		BEGIN;
+		SELECT chatwebhook.emit('order.placed', 'bot-1', NULL, '{"n": 7}') IS NOT NULL;
+		ROLLBACK}), 't', 'and nobody who emits for it');
+$vacuum->query_safe('COMMIT');
+$vacuum->quit;
+ok($update->finish, 'it goes on then') or diag($output);
 is(sql_in('used', q{SELECT extversion FROM pg_extension WHERE extname = 'chatwebhook'}),
 	$version, 'it is updated');
 has_workers('used', 1, 'a worker comes by itself');
