@@ -59,7 +59,7 @@ static Oid	table_oids[lengthof(table_names)];
 /* Relations that were asked for, until they or their schema change. */
 typedef struct Known
 {
-	const char *name;			/* a constant, which the linker has once */
+	const char *name;			/* a constant, compared by its address */
 	Oid			oid;
 } Known;
 
