@@ -208,7 +208,8 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 	ListCell   *cell;
 	int64		first = PG_INT64_MAX;
 	int64		last = 0;
-	int			same = -1;		/* ordered, as the last row of the event is */
+	bool		started = false;	/* the last row is of this event */
+	bool		was_ordered = false;	/* and in order */
 
 	if (writer->events.n == CWH_MAX_ROWS)
 		flush_writer(writer);
@@ -225,12 +226,13 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 		if (rows->n == CWH_MAX_ROWS)
 		{
 			cwh_rows_flush(rows);
-			same = -1;
+			started = false;
 		}
-		if (same != ordered ||
+		if (!started || ordered != was_ordered ||
 			!write_same_delivery(rows, &subscription->webhook_id, id))
 			write_delivery(rows, event, &subscription->webhook_id, id, ordered);
-		same = ordered;
+		started = true;
+		was_ordered = ordered;
 		cwh_hint(&subscription->webhook_id, event->created_at, id, 1);
 	}
 

@@ -184,10 +184,10 @@ TRUNCATE message;
 INSERT INTO chatwebhook.webhook (name, url) SELECT 'more ' || i, 'https://example.com/' || i FROM generate_series(1, 450) AS i;
 CREATE TRIGGER m AFTER INSERT ON message REFERENCING NEW TABLE AS n EXECUTE FUNCTION chatwebhook.emit('a', 'id');
 INSERT INTO message (id) VALUES (1), (2), (3);
-SELECT e.data, count(*), count(DISTINCT q.webhook_id) FROM chatwebhook.event e JOIN chatwebhook.queue q ON q.event_id = e.id GROUP BY e.id ORDER BY e.id;
+SELECT e.data, count(*), count(DISTINCT q.webhook_id) FROM chatwebhook.event e JOIN chatwebhook.queue q ON q.event_id = e.id WHERE e.type = 'd' GROUP BY e.id ORDER BY e.id;
 -- each event knows between which ids its deliveries are, however many are stored at once
 SELECT e.data, min(q.id) = e.first_delivery AS first, max(q.id) = e.last_delivery AS last
-  FROM chatwebhook.event e JOIN chatwebhook.queue q ON q.event_id = e.id GROUP BY e.id ORDER BY e.id;
+  FROM chatwebhook.event e JOIN chatwebhook.queue q ON q.event_id = e.id WHERE e.type = 'd' GROUP BY e.id ORDER BY e.id;
 DELETE FROM chatwebhook.webhook WHERE name <> 'all';
 WITH gone AS (DELETE FROM chatwebhook.event), owed AS (DELETE FROM chatwebhook.queue), past AS (DELETE FROM chatwebhook.history) SELECT;
 DROP TRIGGER m ON message;
@@ -421,6 +421,21 @@ UPDATE generated SET content = 'abcd';
 INSERT INTO generated (content) VALUES ('abc');
 SELECT lastval() = max(id) AS right FROM generated;
 DROP TABLE generated;
+
+-- events for more webhooks than rows are stored at a time, some of them in order
+INSERT INTO chatwebhook.webhook (name, url, events, ordered)
+SELECT 'many ' || i, 'https://example.com/' || i, '{d}', i % 3 = 0 FROM generate_series(1, 450) AS i;
+CREATE TABLE many (n integer, conversation text);
+CREATE TRIGGER s AFTER INSERT ON many REFERENCING NEW TABLE AS n EXECUTE FUNCTION chatwebhook.emit('d', 'n', 'conversationId=conversation');
+INSERT INTO many VALUES (1, 'one'), (2, NULL), (3, 'one');
+SELECT e.data, count(*) AS owed, count(DISTINCT q.id) AS ids, count(DISTINCT q.webhook_id) AS webhooks,
+       count(*) FILTER (WHERE q.ordered) AS ordered,
+       count(*) FILTER (WHERE q.ordered <> (w.ordered AND q.conversation_id IS NOT NULL)
+                           OR q.conversation_id IS DISTINCT FROM e.conversation_id
+                           OR q.id NOT BETWEEN e.first_delivery AND e.last_delivery) AS wrong
+  FROM chatwebhook.event e JOIN chatwebhook.queue q ON q.event_id = e.id JOIN chatwebhook.webhook w ON w.id = q.webhook_id
+ WHERE e.type = 'd' GROUP BY e.id ORDER BY e.id;
+DROP TABLE many;
 
 -- a trigger outlives the webhooks; with none, it stores nothing
 DELETE FROM chatwebhook.webhook;
