@@ -223,7 +223,7 @@ measure(Jsonb *value, size_t limit, bool exact)
 
 /* Is there nothing in this but strings, booleans and nulls? */
 static bool
-is_plain(const JsonbContainer *container)
+is_simple(const JsonbContainer *container)
 {
 	int			n = JsonContainerSize(container);
 
@@ -248,7 +248,7 @@ cwh_json_fits(Jsonb *value, size_t limit)
 	{
 		/* of strings, no byte, nor what says where one ends, takes more */
 		if (CWH_JSON_STRING_MAX((size_t) VARSIZE(value)) <= limit &&
-			is_plain(&value->root))
+			is_simple(&value->root))
 			return true;
 		if (measure(value, limit, false) <= limit)
 			return true;
