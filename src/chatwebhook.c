@@ -482,7 +482,9 @@ database_to_vacate(Node *statement)
 
 /* Statements on databases, and COMMIT PREPARED, whose hints are not ours. */
 static void
-on_utility(CWH_UTILITY_PARAMETERS)
+on_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
+		   ProcessUtilityContext context, ParamListInfo params,
+		   QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
 {
 	Node	   *statement = pstmt->utilityStmt;
 	Oid			database;
@@ -505,9 +507,11 @@ on_utility(CWH_UTILITY_PARAMETERS)
 	}
 
 	if (prev_process_utility_hook)
-		prev_process_utility_hook(CWH_UTILITY_ARGUMENTS);
+		prev_process_utility_hook(pstmt, queryString, readOnlyTree, context,
+								  params, queryEnv, dest, qc);
 	else
-		standard_ProcessUtility(CWH_UTILITY_ARGUMENTS);
+		standard_ProcessUtility(pstmt, queryString, readOnlyTree, context,
+								params, queryEnv, dest, qc);
 }
 
 /* Transaction callback. */

@@ -10,6 +10,10 @@
 
 #ifdef CURL_VERSION_BITS
 
+#if LIBCURL_VERSION_NUM < 0x075100
+#error "chatwebhook needs libcurl 7.81 or later"
+#endif
+
 /* Only http and https, whatever libcurl was built with. */
 #if LIBCURL_VERSION_NUM >= 0x075500
 #define cwh_curl_set_protocols(easy, list, bits) \
@@ -18,44 +22,6 @@
 #define cwh_curl_set_protocols(easy, list, bits) \
 	curl_easy_setopt(easy, CURLOPT_PROTOCOLS, (long) (bits))
 #endif
-
-/*
- * A look at the connection before each request, reused ones included: by the
- * first function, or where libcurl does not have that, by one for its progress.
- */
-#if LIBCURL_VERSION_NUM >= 0x075000
-#define CWH_PREREQ_GO		CURL_PREREQFUNC_OK
-#define CWH_PREREQ_ABORT	CURL_PREREQFUNC_ABORT
-#define cwh_curl_set_prereq(easy, function, on_progress) \
-	((void) (on_progress), \
-	 curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, function))
-#define cwh_curl_set_prereq_data(easy, data) \
-	curl_easy_setopt(easy, CURLOPT_PREREQDATA, data)
-#else
-#define CWH_PREREQ_GO		0
-#define CWH_PREREQ_ABORT	1
-#define cwh_curl_set_prereq(easy, function, on_progress) \
-	((void) (function), \
-	 curl_easy_setopt(easy, CURLOPT_XFERINFOFUNCTION, on_progress), \
-	 curl_easy_setopt(easy, CURLOPT_NOPROGRESS, 0L))
-#define cwh_curl_set_prereq_data(easy, data) \
-	curl_easy_setopt(easy, CURLOPT_XFERINFODATA, data)
-#endif
-
-/* Has a request gone out?  Where that look does not count them, a time tells. */
-static inline bool
-cwh_curl_has_sent(CURL *easy, int requests)
-{
-#if LIBCURL_VERSION_NUM >= 0x075000
-	(void) easy;
-	return requests > 0;
-#else
-	curl_off_t	time = 0;
-
-	curl_easy_getinfo(easy, CURLINFO_PRETRANSFER_TIME_T, &time);
-	return requests > 0 || time > 0;
-#endif
-}
 
 /* Let libcurl look at all of its sockets; deprecated for its cost alone. */
 static inline void
@@ -86,6 +52,10 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 
 #ifdef POSTGRES_H
 
+#if PG_VERSION_NUM < 140000
+#error "chatwebhook needs PostgreSQL 14 or later"
+#endif
+
 #include "access/genam.h"
 #include "access/tableam.h"
 #if PG_VERSION_NUM >= 150000
@@ -105,27 +75,13 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/shmem.h"
-#include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/tuplestore.h"
-#if PG_VERSION_NUM >= 140000
 #include "utils/wait_event.h"
-#endif
-
-/* Before 14, keys that are not said to be anything else are strings. */
-#ifndef HASH_STRINGS
-#define HASH_STRINGS 0
-#endif
-
-/* 14 gave another name to what verifies one character. */
-#if PG_VERSION_NUM < 140000
-#define pg_encoding_verifymbchar(encoding, string, len) \
-	pg_encoding_verifymb(encoding, string, len)
-#endif
 
 /* 16 gave up its macro for C's functions, which are one for each type. */
 #ifndef Abs
@@ -137,23 +93,6 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 #define CWH_HAS_SHMEM_REQUEST_HOOK 1
 #else
 typedef void (*shmem_request_hook_type) (void);
-#endif
-
-/* 14 renamed the hook's flag for a read-only tree in. */
-#if PG_VERSION_NUM >= 140000
-#define CWH_UTILITY_PARAMETERS \
-	PlannedStmt *pstmt, const char *queryString, bool readOnlyTree, \
-	ProcessUtilityContext context, ParamListInfo params, \
-	QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc
-#define CWH_UTILITY_ARGUMENTS \
-	pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc
-#else
-#define CWH_UTILITY_PARAMETERS \
-	PlannedStmt *pstmt, const char *queryString, \
-	ProcessUtilityContext context, ParamListInfo params, \
-	QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc
-#define CWH_UTILITY_ARGUMENTS \
-	pstmt, queryString, context, params, queryEnv, dest, qc
 #endif
 
 /* Does the current user own this database, or is it a superuser's? */
@@ -239,12 +178,9 @@ cwh_insert_index_entries(ResultRelInfo *relinfo, TupleTableSlot *slot,
 #elif PG_VERSION_NUM >= 160000
 	rechecks = ExecInsertIndexTuples(relinfo, slot, estate, false, false,
 									 NULL, NIL, false);
-#elif PG_VERSION_NUM >= 140000
+#else
 	rechecks = ExecInsertIndexTuples(relinfo, slot, estate, false, false,
 									 NULL, NIL);
-#else
-	estate->es_result_relation_info = relinfo;
-	rechecks = ExecInsertIndexTuples(slot, estate, false, NULL, NIL);
 #endif
 	list_free(rechecks);
 }

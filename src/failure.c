@@ -33,8 +33,7 @@ timed_out_phase(const CwhTransfer *transfer)
 	/* on a connection from the cache the first two stay 0 */
 	if (transfer->must_wait)
 		return "timed out while connecting";
-	if (!cwh_curl_has_sent(transfer->easy,
-						   transfer->requests - transfer->earlier_requests))
+	if (transfer->requests == transfer->earlier_requests)
 	{
 		if (resolved == 0)
 			return "timed out while looking up the host's name";

@@ -520,10 +520,10 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 	{
 		strlcpy(transfer->error, "the connection was closed without a reply",
 				sizeof(transfer->error));
-		return CWH_PREREQ_ABORT;
+		return CURL_PREREQFUNC_ABORT;
 	}
 	if (!peer_allowed(transfer, remote_ip))
-		return CWH_PREREQ_ABORT;
+		return CURL_PREREQFUNC_ABORT;
 	if (local_port > 0 && local_port <= UINT16_MAX)
 	{
 		if (transfer->nfds > 0)
@@ -531,30 +531,7 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 		if (known_host(transfer))
 			cork(local_port);
 	}
-	return CWH_PREREQ_GO;
-}
-
-/*
- * The same for a libcurl that does not call before_request().  It tells of its
- * progress after each step, and so between finding a connection and sending.
- */
-static int
-on_progress(void *arg, curl_off_t download_size, curl_off_t downloaded,
-			curl_off_t upload_size, curl_off_t uploaded)
-{
-	CwhTransfer *transfer = arg;
-	char	   *remote_ip = NULL;
-
-	curl_easy_getinfo(transfer->easy, CURLINFO_PRIMARY_IP, &remote_ip);
-	if (remote_ip == NULL || remote_ip[0] == '\0')
-		return 0;				/* there is no connection yet */
-	if (cwh_curl_has_sent(transfer->easy, 0))
-		connected(transfer);
-	/* what was sent under another policy goes on */
-	if (transfer->generation != generation &&
-		cwh_curl_has_sent(transfer->easy, 0))
-		return 0;
-	return peer_allowed(transfer, remote_ip) ? 0 : 1;
+	return CURL_PREREQFUNC_OK;
 }
 
 /*
@@ -677,7 +654,7 @@ make_handle(void)
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
 	/* each handle keeps this: 16 kB otherwise, and most replies are short */
 	curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, (long) RECEIVE_BUFFER_SIZE);
-	cwh_curl_set_prereq(easy, before_request, on_progress);
+	curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, before_request);
 	/* do not wait for a look-up that is given up: it may hang for a minute */
 	cwh_curl_set_quick_exit(easy);
 	curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
@@ -920,7 +897,7 @@ cwh_transport_start(CwhTransfer *transfer)
 									  transfer->client_key);
 	curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, transfer->detail);
 	curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, transfer);
-	cwh_curl_set_prereq_data(easy, transfer);
+	curl_easy_setopt(easy, CURLOPT_PREREQDATA, transfer);
 	curl_easy_setopt(easy, CURLOPT_HEADERDATA, transfer);
 	curl_easy_setopt(easy, CURLOPT_WRITEDATA, transfer);
 	curl_easy_setopt(easy, CURLOPT_PRIVATE, transfer);

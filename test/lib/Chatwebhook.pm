@@ -22,12 +22,12 @@ Chatwebhook - what the TAP tests share
 
 =head1 DESCRIPTION
 
-Nodes are those of PostgreSQL::Test::Cluster (its newer minor releases of 13
-and 14 have that name too), receivers are receiver.py and receiver.js beside
-this file, which explain their paths, logs and options.  Both are stopped when
-the test ends, however it ends.  Timeouts are in seconds; they default to what
-the environment variable PG_TEST_TIMEOUT_DEFAULT says, and are only ever how
-long to wait for something before calling it a failure.
+Nodes are those of PostgreSQL::Test::Cluster (newer minor releases of 14 have
+that name too), receivers are receiver.py and receiver.js beside this file, which
+explain their paths, logs and options.  Both are stopped when the test ends,
+however it ends.  Timeouts are in seconds; they default to what the environment
+variable PG_TEST_TIMEOUT_DEFAULT says, and are only ever how long to wait for
+something before calling it a failure.
 
 =cut
 
@@ -44,18 +44,14 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Session;
 use Test::More;
-use version;
 
 our @EXPORT = qw(new_node sql sql_in becomes_true becomes_true_in literal
-  start_receiver start_services create_webhook wait_idle server_major
-  libcurl_version);
+  start_receiver start_services create_webhook wait_idle server_major);
 
 our $lib = dirname(abs_path(__FILE__));
 
-# What 13 has not.
+# 14 may lack this.
 no warnings 'once';
-*PostgreSQL::Test::Cluster::installed_command = sub { return $_[1] }
-  if !PostgreSQL::Test::Cluster->can('installed_command');
 *PostgreSQL::Test::Cluster::config_data = sub { return _output_of('pg_config', $_[1]) }
   if !PostgreSQL::Test::Cluster->can('config_data');
 # With an older IPC::Run, one is not to feed a psql that cannot connect.
@@ -74,7 +70,7 @@ if (!eval { IPC::Run->VERSION('20220807') })
 		}
 	};
 }
-# Most statements need no psql.  The class has another name in 13 and 14.
+# Most statements need no psql.  The class has another name in 14.
 {
 	my ($class) = grep { $_->can('safe_psql') } qw(PostgreSQL::Test::Cluster PostgresNode);
 	my ($ask, $poll) = map { $class->can($_) } qw(safe_psql poll_query_until);
@@ -114,7 +110,8 @@ A running node in UTF-8, whatever the locale, with the extension in database
 postgres, which may send to receivers on this machine and opens no alerts but
 those of disabled webhooks.  The settings go to postgresql.conf.  Two that begin
 with a minus sign go elsewhere: C<-init> is an array of arguments for init(),
-C<< -extension => 0 >> leaves CREATE EXTENSION out.
+C<< -extension => 0 >> leaves CREATE EXTENSION out.  C<-install> is another
+directory than the usual one that PostgreSQL is installed in.
 
 =cut
 
@@ -123,6 +120,7 @@ sub new_node
 	my ($name, %given) = @_;
 	my $init = delete $given{-init} || [];
 	my $extension = delete $given{-extension} // 1;
+	my $install = delete $given{-install};
 	my %settings = (
 		'shared_preload_libraries' => 'chatwebhook',
 		'chatwebhook.allow_http' => 'on',
@@ -133,7 +131,7 @@ sub new_node
 		'chatwebhook.alert_backlog' => 0,
 		%given);
 
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $node = PostgreSQL::Test::Cluster->new($name, $install ? (install_path => $install) : ());
 	$node->init(extra => [ '--encoding=UTF8', '--locale=C' ], @$init);
 	foreach my $setting (sort keys %settings)
 	{
@@ -251,10 +249,9 @@ sub create_webhook
 	return ($id, $secret);
 }
 
-=item server_major(), libcurl_version()
+=item server_major()
 
-Which PostgreSQL this is, 15, and which libcurl, as a version string; a new one
-if pkg-config does not know.
+Which PostgreSQL this is: 15.
 
 =cut
 
@@ -262,12 +259,6 @@ sub server_major
 {
 	my ($major) = _output_of('pg_config', '--version') =~ /(\d+)/;
 	return $major;
-}
-
-sub libcurl_version
-{
-	my ($version) = _output_of($ENV{PKG_CONFIG} // 'pkg-config', '--modversion', 'libcurl') =~ /^([\d.]+)/;
-	return version->parse('v' . ($version // '99.0.0'));
 }
 
 sub _output_of

@@ -336,16 +336,7 @@ DROP TABLE changed;
 CREATE TABLE changing (id integer, name text);
 CREATE TRIGGER r AFTER INSERT ON changing FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a', 'id');
 INSERT INTO changing VALUES (1, 'one');
-SELECT current_setting('server_version_num')::integer >= 140000 AS has_replace \gset
-\if :has_replace
-\else
-DROP TRIGGER r ON changing;
-\endif
-\if :has_replace
 CREATE OR REPLACE TRIGGER r AFTER INSERT ON changing FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('b', 'name');
-\else
-CREATE TRIGGER r AFTER INSERT ON changing FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('b', 'name');
-\endif
 INSERT INTO changing VALUES (2, 'two');
 :events
 DROP TABLE changing;

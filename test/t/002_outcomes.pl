@@ -381,9 +381,7 @@ subtest 'connections that were closed while idle' => sub {
 		webhook("idle $rudeness", path => "/$rudeness", max_retries => 0);
 		emit("idle $rudeness");
 		ok(wait_idle($node), 'the worker is done');
-		# before 7.80, libcurl has no callback that could stop its own repeating
-		my $most = libcurl_version() < 'v7.80.0' ? 6 : 2;
-		cmp_ok($own->count("idle $rudeness"), '<=', $most,
+		cmp_ok($own->count("idle $rudeness"), '<=', 2,
 			"$rudeness: it is not asked again and again within an attempt");
 	}
 	$Chatwebhook::last_receiver = $receiver;

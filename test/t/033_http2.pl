@@ -31,9 +31,6 @@ my $node = new_node(
 	'chatwebhook.breaker_threshold' => 0,
 	'chatwebhook.ca_file' => $trusted);
 
-# Such a libcurl does not tell when a connection is there, and loses more of them.
-my $old = libcurl_version() < 'v7.80.0';
-
 # Emit n events of a chatbot, with a text of so many characters.
 sub emit
 {
@@ -65,7 +62,7 @@ create_webhook($node, name => 'burst', chatbot_id => 'burst', max_in_flight => 2
 emit('burst', 1, 10);
 emit('burst', 1000, 10);
 is(outcomes('burst'), '200||1001', 'a burst: each was delivered');
-cmp_ok(connections($receiver, 'burst'), '<=', $old ? 10 : 2, '... on one connection, or another');
+cmp_ok(connections($receiver, 'burst'), '<=', 2, '... on one connection, or another');
 
 # What is held back while requests are written is let go at once, and not by the
 # kernel's timer of 200 ms.
@@ -105,10 +102,10 @@ like(outcomes('closing'), qr/^200\|\|1001$/m, 'connections end after 100 request
 # Node.js 18 cuts off replies, and so strikes some a fifth time.
 my $failed = sql("SELECT count(*) FROM chatwebhook.attempt a JOIN chatwebhook.webhook w ON w.id = a.webhook_id
 	WHERE w.name = 'closing' AND a.error IS NOT NULL");
-cmp_ok($failed, '<=', $old ? 1000 : 50, "... at the first attempt, or nearly: $failed failed");
+cmp_ok($failed, '<=', 50, "... at the first attempt, or nearly: $failed failed");
 my $connections = connections($closing, 'closing');
 cmp_ok($connections, '>=', 5, '... on several connections');
-cmp_ok($connections, '<=', $old ? 100 : 2 * 1001 / 100, "... but not many more than they had to be: $connections");
+cmp_ok($connections, '<=', 2 * 1001 / 100, "... but not many more than they had to be: $connections");
 my %ids = map { $_->{headers}{'webhook-id'} => 1 } $closing->log('closing');
 is(scalar keys %ids, 1001, '... and all of them have come');
 

@@ -23,8 +23,8 @@ $ENV{PGOPTIONS} = join ' ', map { "-c $_" } qw(search_path=public role=none
   statement_timeout=0 lock_timeout=0
   idle_in_transaction_session_timeout=0 default_transaction_read_only=off
   session_replication_role=origin
-  row_security=on check_function_bodies=on exit_on_error=off),
-  server_major() >= 14 ? 'idle_session_timeout=0' : ();
+  row_security=on check_function_bodies=on exit_on_error=off
+  idle_session_timeout=0);
 
 my $receiver = start_receiver();
 my $node = new_node(

@@ -10,8 +10,6 @@ use Chatwebhook;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-plan skip_all => 'PostgreSQL 13 does not tell of the memory of others' if server_major() < 14;
-
 my $n = 30;
 my $receiver = start_receiver();
 my $node = new_node('main', 'chatwebhook.poll_interval' => '100ms');
