@@ -2,15 +2,14 @@
  * claim.c
  *		Takes deliveries off the queue, for the endpoints that are ready.
  *
- * A claim starts where the last one ended, and not at the head of the queue,
- * so rows that are finished but cannot be vacuumed yet are not read again and
- * again.  What comes to stand before that place is told: by the commit that
- * put it there (a hint), by the worker itself (a retry's time), or found by
- * the sweep every chatwebhook.poll_interval.
+ * A claim starts where the last one ended, and not at the head of the queue, so
+ * rows that are finished but cannot be vacuumed yet are not read again and
+ * again.  Deliveries that come to stand before that place are announced: by the
+ * commit that put them there (a hint), by the worker itself (a retry's time), or
+ * by the sweep every chatwebhook.poll_interval.
  *
  * Claims are made in a transaction of the worker, whose end decides whether they
- * are kept: between cwh_begin_claims() and cwh_keep_claims() or
- * cwh_undo_claims().
+ * are kept: see cwh_end_claims().
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -20,86 +19,67 @@
 
 #include "utils/timestamp.h"
 
-#include "worker.h"
+#include "claim.h"
+#include "endpoint.h"
+#include "envelope.h"
+#include "outbox.h"
+#include "state.h"
 
 /* Bodies held at a time, beyond which nothing is claimed. */
 #define MAX_BODY_BYTES		(32 * 1024 * 1024)
 
 /*
- * A sweep has a queue read from its head again when that was last done so many
- * times as long ago as it took: of what is ordered and waits, every row is read.
+ * Re-read a queue from its head only after REREAD_SHARE times as long as the
+ * last full read took: where deliveries are ordered, that reads every row.
  */
 #define REREAD_SHARE		20
 
-/* An endpoint whose queue cannot be read is asked again after this. */
+/* An endpoint whose queue cannot be read is left alone for this long. */
 #define FAILED_CLAIM_MS		60000
 
-static double average_body = 1024;
-static int	claim_width = INT_MAX;	/* endpoints to claim for at a time */
-static int	claim_asked = 0;	/* in the claim that was made */
-static pg_uuid_t claim_first;	/* the first of them */
-static Delivery **claimed_now = NULL;	/* in the current transaction */
-static int	nclaimed_now = 0;
-static bool claiming_next = false;	/* in a conversation, not in the queue */
+static double average_body = 1024;	/* bytes */
+
+/* endpoints to claim for at a time; fewer after a claim has failed */
+static int	claim_width = INT_MAX;
+
+bool		cwh_claim_failed = false;
 
 /* A webhook that has something pending was found. */
 static void
-on_swept(const pg_uuid_t *webhook_id, TimestampTz first_due)
+on_pending(void *context, const pg_uuid_t *webhook_id, TimestampTz first_due)
 {
-	Endpoint   *endpoint = cwh_get_endpoint(webhook_id);
-
 	if (cwh_alert_backlog > 0 &&
 		first_due < GetCurrentTimestamp() -
 		(TimestampTz) cwh_alert_backlog * USECS_PER_SEC)
 		cwh_add_backlog(webhook_id, first_due);
-
-	endpoint->later = true;
-	if (first_due > GetCurrentTimestamp())
-		cwh_set_timer(endpoint, first_due);
-	else if (endpoint->reread_at > GetCurrentTimestamp())
-	{
-		endpoint->reread = true;
-		cwh_set_timer(endpoint, endpoint->reread_at);
-		cwh_make_ready(endpoint, DT_NOEND, 0, 0);	/* behind where it is */
-	}
-	else
-	{
-		endpoint->reread = false;
-		cwh_make_ready(endpoint, DT_NOBEGIN, 1, 0);
-	}
+	cwh_found_pending(cwh_endpoint(webhook_id), first_due);
 }
 
-/* A webhook that could not be sent to was found: what was missing may be there. */
+/* A webhook that could not be sent to was found: it may work now. */
 static void
-on_problem(const pg_uuid_t *webhook_id)
+on_problem(void *context, const pg_uuid_t *webhook_id, TimestampTz first_due)
 {
-	Endpoint   *endpoint = cwh_get_endpoint(webhook_id);
-
-	endpoint->changed = true;
-	cwh_make_ready(endpoint, DT_NOBEGIN, 1, 0);
+	cwh_recheck(cwh_endpoint(webhook_id));
 }
 
 /* A webhook has its next delivery due later. */
 static void
-on_next_due(const pg_uuid_t *webhook_id, TimestampTz due)
+on_next_due(void *context, const pg_uuid_t *webhook_id, TimestampTz due)
 {
-	Endpoint   *endpoint = cwh_get_endpoint(webhook_id);
-
-	endpoint->later = true;
-	cwh_set_timer(endpoint, due);
+	cwh_expect(cwh_endpoint(webhook_id), due, 0, 0);
 }
 
 /* See which webhooks have anything pending, or a problem. */
 void
 cwh_sweep_queue(void)
 {
-	cwh_begin_backlogs();
-	cwh_outbox_sweep(on_swept);
-	cwh_outbox_problems(on_problem);
-	cwh_end_backlogs();
+	cwh_ledger.nbacklogs = 0;
+	cwh_ledger.check_backlogs = false;
+	cwh_outbox_sweep(on_pending, on_problem, NULL);
+	cwh_ledger.check_backlogs = true;
 }
 
-/* Say in the server's log what an error is about. */
+/* Name the delivery that an error in the server's log is about. */
 static void
 name_delivery(void *arg)
 {
@@ -111,9 +91,9 @@ name_delivery(void *arg)
 }
 
 /*
- * Write the body of a request.  An event that cannot be written is that
- * delivery's trouble alone; nothing in here holds anything but memory, so an
- * error can be caught without ending the transaction.
+ * Write the body of a request.  An event that cannot be written concerns that
+ * delivery only; nothing in here holds anything but memory, so an error can be
+ * caught without ending the transaction.
  */
 static void
 write_body(Delivery *delivery, const CwhEvent *event)
@@ -143,49 +123,47 @@ write_body(Delivery *delivery, const CwhEvent *event)
 
 /* A delivery that is due was found. */
 static void
-on_claimed(const CwhClaimed *claimed)
+on_claimed(void *context, const CwhClaimed *claimed)
 {
-	Endpoint   *endpoint = cwh_get_endpoint(&claimed->webhook_id);
+	Claims	   *claims = context;
+	Endpoint   *endpoint = cwh_endpoint(&claimed->webhook_id);
 	Delivery   *delivery;
 	MemoryContext oldcontext;
 
-	if (!claiming_next)
+	if (!claims->in_conversation)
 	{
-		endpoint->got++;
-		endpoint->after.due = claimed->due;
-		endpoint->after.id = claimed->id;
+		endpoint->claim.got++;
+		cwh_advance(endpoint, claimed->due, claimed->id);
 	}
 	if (!claimed->mine)
 		return;
-	delivery = cwh_new_delivery();
-	claimed_now[nclaimed_now++] = delivery;
+	delivery = cwh_delivery_new();
+	claims->deliveries[claims->n++] = delivery;
 	delivery->endpoint = endpoint;
+	delivery->account = &endpoint->account;
 	delivery->id = claimed->id;
 	delivery->attempts = claimed->attempts;
 	delivery->first_attempt = claimed->first_attempt;
 	delivery->last_wait_ms = claimed->last_wait_ms;
-	delivery->log = false;
-	delivery->started_at = 0;
-	delivery->earlier_ms = 0;
-	delivery->fetching = delivery->renewed = false;
 	delivery->connector_number = endpoint->connector_number;
 	if (claimed->replies)
-		cwh_keep_replies(delivery, claimed->replies);
-	delivery->problem = NULL;
-	if (claimed->has_event)
 	{
-		delivery->event_id = claimed->event.id;
-		oldcontext = MemoryContextSwitchTo(cwh_worker.context);
-		delivery->event_type = pstrdup(claimed->event.type);
-		if (claimed->event.chatbot_id)
-			delivery->chatbot_id = pstrdup(claimed->event.chatbot_id);
-		if (claimed->ordered && claimed->event.conversation_id)
-			delivery->conversation_id = pstrdup(claimed->event.conversation_id);
-		MemoryContextSwitchTo(oldcontext);
-		write_body(delivery, &claimed->event);
-		cwh_worker.body_bytes += delivery->body.len;
-		average_body += (delivery->body.len - average_body) / 16;
+		cwh_delivery_need_context(delivery);
+		cwh_exchange_keep_replies(&delivery->exchange, claimed->replies);
 	}
+	if (!claimed->has_event)
+		return;
+	delivery->event_id = claimed->event.id;
+	oldcontext = MemoryContextSwitchTo(cwh_worker.context);
+	delivery->event_type = pstrdup(claimed->event.type);
+	if (claimed->event.chatbot_id)
+		delivery->chatbot_id = pstrdup(claimed->event.chatbot_id);
+	if (claimed->ordered && claimed->event.conversation_id)
+		delivery->conversation_id = pstrdup(claimed->event.conversation_id);
+	MemoryContextSwitchTo(oldcontext);
+	write_body(delivery, &claimed->event);
+	cwh_worker.body_bytes += delivery->body.len;
+	average_body += (delivery->body.len - average_body) / 16;
 }
 
 /* How many deliveries may be claimed now, in all and for unproven endpoints. */
@@ -198,131 +176,114 @@ claim_budget(int *unproven)
 
 	*unproven = 0;
 	if (!cwh_enabled || cwh_worker.body_bytes >= MAX_BODY_BYTES ||
-		(dlist_is_empty(&cwh_worker.ready_list[false]) &&
-		 dlist_is_empty(&cwh_worker.ready_list[true])))
+		(dlist_is_empty(&cwh_endpoints.ready[false]) &&
+		 dlist_is_empty(&cwh_endpoints.ready[true])))
 		return 0;
 	budget = Min(budget, 1 + (int) (MAX_BODY_BYTES / (average_body + 1)));
 	*unproven = Min(budget, Max(1, limit / UNPROVEN_SHARE) +
-					MAX_PREFETCH / UNPROVEN_SHARE - cwh_worker.nheld[false]);
+					MAX_PREFETCH / UNPROVEN_SHARE - cwh_endpoints.nheld[false]);
 	return budget;
 }
 
-/* Would a slot stay empty that a claim could fill? */
+/*
+ * Would a slot stay empty that a claim could fill?  Other claims can wait for
+ * the next settle.
+ */
 bool
-cwh_is_claim_wanted(void)
+cwh_claim_wanted(void)
 {
 	int			unproven;
 	int			budget = claim_budget(&unproven);
 
 	return budget > 0 &&
-		(cwh_worker.nhungry[true] > 0 ||
-		 (cwh_worker.nhungry[false] > 0 && unproven > 0));
+		(cwh_endpoints.nhungry[true] > 0 ||
+		 (cwh_endpoints.nhungry[false] > 0 && unproven > 0));
 }
 
-/*
- * A claim has failed, since an event cannot be read, say.  Ask for fewer
- * endpoints at a time; one whose claim fails by itself must not hold up the
- * others, and waits.
- */
+/* Room in the claims of a transaction for so many more. */
 static void
-claim_failed(void)
+make_room(Claims *claims, int more)
 {
-	if (claim_asked == 1)
-	{
-		Endpoint   *endpoint = cwh_get_endpoint(&claim_first);
+	int			max = claims->n + more;
 
-		endpoint->ready = false;
-		endpoint->later = true;
-		cwh_set_timer(endpoint,
-					  TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												  FAILED_CLAIM_MS));
-		cwh_reconsider(endpoint);
-	}
-	claim_width = Max(1, claim_asked / 2);
-	cwh_worker.settle_alone = true;
+	if (max <= claims->max)
+		return;
+	claims->deliveries = claims->deliveries == NULL ?
+		palloc(max * sizeof(Delivery *)) :
+		repalloc(claims->deliveries, max * sizeof(Delivery *));
+	claims->max = max;
 }
 
-/* A transaction begins. */
-void
-cwh_begin_claims(void)
-{
-	claimed_now = NULL;
-	nclaimed_now = 0;
-	claim_asked = 0;
-	claiming_next = false;
-}
-
-/* Has it claimed anything? */
-bool
-cwh_any_claims(void)
-{
-	return nclaimed_now > 0;
-}
-
-/* Claim for the endpoints that are ready, a fair share for each. */
-void
-cwh_claim_due(void)
+/* The endpoints to claim for, and how much for each: a fair share. */
+static CwhWant *
+choose_wants(int *nwants, int *most)
 {
 	int			unproven;
 	int			budget = claim_budget(&unproven);
-	int			left[2];
+	int			left[2] = {unproven, budget};	/* of the unproven, of all */
 	int			nready = 0;
 	int			share;
 	int			n = 0;
-	int			nlater = 0;
 	CwhWant    *wants;
-	pg_uuid_t  *later;
-	TimestampTz now;
-	TimestampTz reread_at;
 	dlist_iter	iter;
 
+	*nwants = 0;
+	*most = budget;
 	if (budget <= 0)
-		return;
-	for (int proven = 0; proven < 2; proven++)
-	{
-		if (!proven && unproven <= 0)
-			continue;
-		dlist_foreach(iter, &cwh_worker.ready_list[proven])
-		{
+		return NULL;
+	for (int proven = unproven > 0 ? 0 : 1; proven < 2; proven++)
+		dlist_foreach(iter, &cwh_endpoints.ready[proven])
 			if (++nready >= Min(budget, claim_width))
 				break;
-		}
-	}
-	if (nready == 0)
-		return;
 	nready = Min(nready, Min(budget, claim_width));
+	if (nready == 0)
+		return NULL;
 	share = Max(1, budget / nready);
-	left[true] = budget;
-	left[false] = unproven;
 	wants = palloc(nready * sizeof(CwhWant));
 	for (int proven = 0; proven < 2; proven++)
 	{
-		dlist_foreach(iter, &cwh_worker.ready_list[proven])
+		dlist_foreach(iter, &cwh_endpoints.ready[proven])
 		{
 			Endpoint   *endpoint = dlist_container(Endpoint, ready_node, iter.cur);
+			int			allowed = Min(left[proven], left[true]);
 
-			if (n == nready || left[proven] <= 0 || left[true] <= 0)
+			if (n == nready || allowed <= 0)
 				break;
-			endpoint->wanted = Min(Min(share, cwh_endpoint_room(endpoint)),
-								   Min(left[proven], left[true]));
-			endpoint->got = 0;
-			left[true] -= endpoint->wanted;
+			endpoint->claim.wanted = Min(Min(share, cwh_endpoint_room(endpoint)),
+										 allowed);
+			endpoint->claim.got = 0;
+			left[true] -= endpoint->claim.wanted;
 			if (!proven)
-				left[false] -= endpoint->wanted;
+				left[false] -= endpoint->claim.wanted;
 			wants[n].webhook_id = endpoint->id;
 			wants[n].after = endpoint->after;
-			wants[n].n = endpoint->wanted;
+			wants[n].n = endpoint->claim.wanted;
 			n++;
 		}
 	}
+	*nwants = n;
+	return wants;
+}
+
+/* Claim for the endpoints that are ready. */
+void
+cwh_claim_due(Claims *claims)
+{
+	int			n;
+	int			most;
+	CwhWant    *wants = choose_wants(&n, &most);
+	pg_uuid_t  *later;
+	int			nlater = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz reread_at;
+
 	if (n == 0)
 		return;
-	claim_asked = n;
-	claim_first = wants[0].webhook_id;
-	claimed_now = claimed_now == NULL ? palloc(budget * sizeof(Delivery *)) :
-		repalloc(claimed_now, (nclaimed_now + budget) * sizeof(Delivery *));
-	now = GetCurrentTimestamp();
-	cwh_outbox_claim(wants, n, now, on_claimed);
+	claims->nwants = n;
+	claims->wants = wants;
+	claims->in_conversation = false;
+	make_room(claims, most);
+	cwh_outbox_claim(wants, n, now, on_claimed, claims);
 	reread_at = GetCurrentTimestamp();
 	reread_at += REREAD_SHARE * (reread_at - now);
 
@@ -330,156 +291,161 @@ cwh_claim_due(void)
 	later = palloc(n * sizeof(pg_uuid_t));
 	for (int i = 0; i < n; i++)
 	{
-		Endpoint   *endpoint = cwh_get_endpoint(&wants[i].webhook_id);
+		Endpoint   *endpoint = cwh_endpoint(&wants[i].webhook_id);
 
-		/* the next claim begins with those that were not asked in this one */
-		dlist_delete(&endpoint->ready_node);
-		dlist_push_tail(&cwh_worker.ready_list[endpoint->proven],
-						&endpoint->ready_node);
-		if (endpoint->got == endpoint->wanted)
-			continue;
-		endpoint->ready = false;
-		/* what waits in its conversation need not be read again, either */
-		endpoint->after.due = now;
-		endpoint->after.id = PG_INT64_MAX;
-		/* what was promised is not put off */
-		if (!endpoint->reread)
-			endpoint->reread_at = Max(endpoint->reread_at, reread_at);
-		if (endpoint->later)
-		{
-			endpoint->later = false;
+		if (cwh_claim_made(endpoint,
+						   endpoint->claim.got < endpoint->claim.wanted,
+						   now, reread_at))
 			later[nlater++] = endpoint->id;
-		}
 	}
 	if (nlater > 0)
-		cwh_outbox_next_due(later, nlater, now, on_next_due);
-	for (int i = 0; i < n; i++)
-		cwh_reconsider(cwh_get_endpoint(&wants[i].webhook_id));
+		cwh_outbox_next_due(later, nlater, now, on_next_due, NULL);
+}
+
+/* May deliveries of an endpoint be claimed now? */
+static bool
+may_claim_for(const Endpoint *endpoint)
+{
+	return !endpoint->blocked && !endpoint->account.disable &&
+		!endpoint->gone && endpoint->webhook && endpoint->webhook->enabled;
 }
 
 /*
- * Where conversations are ordered, what follows a delivery that is done with is
- * claimed in its place; the cursor of its webhook has passed it long ago.
+ * Where conversations are ordered, claim what follows a delivery that has been
+ * settled: the position of its webhook has passed it long ago.
  */
 void
-cwh_claim_next(Settle *work, bool may_claim)
+cwh_claim_following(Claims *claims, const Settle *settled, bool may_claim)
 {
-	pg_uuid_t  *ids = palloc(Max(1, work->n) * sizeof(pg_uuid_t));
-	char	  **conversations = palloc(Max(1, work->n) * sizeof(char *));
+	CwhWantNext *wants = palloc(Max(1, settled->n) * sizeof(CwhWantNext));
 	int			n = 0;
 
-	for (int i = 0; i < work->n; i++)
+	for (int i = 0; i < settled->n; i++)
 	{
-		Delivery   *delivery = work->deliveries[i];
+		Delivery   *delivery = settled->deliveries[i];
 		Endpoint   *endpoint = delivery->endpoint;
 
-		if (delivery->conversation_id == NULL || !work->results[i].settled ||
+		if (delivery->conversation_id == NULL || !settled->results[i].settled ||
 			delivery->outcome == CWH_OUTCOME_RETRY ||
 			delivery->outcome == CWH_OUTCOME_STEP)
 			continue;
-		if (may_claim && !endpoint->blocked && !endpoint->disable &&
-			!endpoint->gone && endpoint->webhook->enabled)
+		if (may_claim && may_claim_for(endpoint))
 		{
-			ids[n] = endpoint->id;
-			conversations[n++] = delivery->conversation_id;
+			wants[n].webhook_id = endpoint->id;
+			wants[n++].conversation_id = delivery->conversation_id;
 		}
 		else
-		{
-			/* found from the start, when it may be claimed again */
-			endpoint->after.due = DT_NOBEGIN;
-			endpoint->ready = true;
-			cwh_reconsider(endpoint);
-		}
+			/* found from the head of the queue, when it may be claimed again */
+			cwh_expect(endpoint, DT_NOBEGIN, 0, 0);
 	}
 	if (n == 0)
 		return;
-	claimed_now = palloc(n * sizeof(Delivery *));
-	claiming_next = true;
-	cwh_outbox_claim_next(ids, conversations, n, GetCurrentTimestamp(),
-						  on_claimed);
-	claiming_next = false;
+	make_room(claims, n);
+	claims->in_conversation = true;
+	cwh_outbox_claim_next(wants, n, GetCurrentTimestamp(), on_claimed, claims);
 }
 
 /*
- * May the event of a delivery come yet?  A later sweep finds the delivery
- * again; what was missing long ago, and is again, is so for another reason.
+ * May the event of a delivery still appear?  A later sweep finds the delivery
+ * again; an event that was missing long ago is missing for another reason.
  */
 static bool
 is_event_awaited(Endpoint *endpoint)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (endpoint->eventless_since == 0 ||
-		TimestampDifferenceExceeds(endpoint->eventless_since, now,
+	if (endpoint->claim.eventless_since == 0 ||
+		TimestampDifferenceExceeds(endpoint->claim.eventless_since, now,
 								   2 * ORPHAN_GRACE_MS))
-		endpoint->eventless_since = now;
-	return !TimestampDifferenceExceeds(endpoint->eventless_since, now,
+		endpoint->claim.eventless_since = now;
+	return !TimestampDifferenceExceeds(endpoint->claim.eventless_since, now,
 									   ORPHAN_GRACE_MS);
 }
 
-/* The claims of a transaction that was committed: they wait to be started. */
-void
-cwh_keep_claims(void)
+/* A claim was committed: have the delivery wait for its request. */
+static void
+keep_claim(Delivery *delivery)
 {
-	cwh_worker.stats.claimed += nclaimed_now;
-	if (nclaimed_now > 0)
-		cwh_worker.stats_changed = true;
-	for (int i = 0; i < nclaimed_now; i++)
-	{
-		Delivery   *delivery = claimed_now[i];
-		Endpoint   *endpoint = delivery->endpoint;
+	Endpoint   *endpoint = delivery->endpoint;
 
-		if (delivery->problem)
-			cwh_add_result(delivery, CWH_OUTCOME_CANCELED, delivery->problem);
-		else if (delivery->event_type == NULL && is_event_awaited(endpoint))
-		{
-			cwh_claim_release(&delivery->id, 1);
-			cwh_free_delivery(delivery);
-			claimed_now[i] = NULL;
-		}
-		else if (delivery->event_type == NULL)
-			cwh_add_result(delivery, CWH_OUTCOME_CANCELED, "the event is gone");
-		else if (endpoint->gone || endpoint->webhook == NULL)
-			cwh_add_result(delivery, CWH_OUTCOME_CANCELED,
-						   "the webhook was deleted");
-		else
-		{
-			cwh_append_node(&endpoint->waiting, &endpoint->waiting_tail,
-							&delivery->node);
-			cwh_count_waiting(endpoint, 1);
-			continue;
-		}
-	}
-	for (int i = 0; i < nclaimed_now; i++)
-		if (claimed_now[i])
-			cwh_reconsider(claimed_now[i]->endpoint);
-	nclaimed_now = 0;
-	if (claim_asked > 0)
+	if (delivery->problem)
+		cwh_add_result(delivery, CWH_OUTCOME_CANCELED, delivery->problem);
+	else if (delivery->event_type == NULL && is_event_awaited(endpoint))
 	{
-		claim_width = claim_asked < claim_width ? INT_MAX : claim_width;
-		if (claim_width < INT_MAX / 2)
-			claim_width *= 2;
-		cwh_worker.settle_alone = false;
+		cwh_claim_release(&delivery->id, 1);
+		cwh_delivery_free(delivery);
 	}
+	else if (delivery->event_type == NULL)
+		cwh_add_result(delivery, CWH_OUTCOME_CANCELED, "the event is gone");
+	else if (endpoint->gone || endpoint->webhook == NULL)
+		cwh_add_result(delivery, CWH_OUTCOME_CANCELED,
+					   "the webhook was deleted");
+	else
+		cwh_wait(delivery);
 }
 
-/* The claims of a transaction that failed. */
-void
-cwh_undo_claims(void)
+/* A claim was rolled back: give the delivery back, to be found again. */
+static void
+undo_claim(Delivery *delivery)
 {
-	for (int i = 0; i < nclaimed_now; i++)
-	{
-		Delivery   *delivery = claimed_now[i];
-		Endpoint   *endpoint = delivery->endpoint;
+	Endpoint   *endpoint = delivery->endpoint;
 
-		cwh_claim_release(&delivery->id, 1);
-		endpoint->after.due = DT_NOBEGIN;
-		endpoint->ready = true;
-		endpoint->later = true;
-		cwh_free_delivery(delivery);
-		cwh_reconsider(endpoint);
+	cwh_claim_release(&delivery->id, 1);
+	cwh_delivery_free(delivery);
+	cwh_reclaim(endpoint);
+}
+
+/* The transaction of these claims was committed. */
+static void
+keep_claims(Claims *claims)
+{
+	for (int i = 0; i < claims->n; i++)
+		keep_claim(claims->deliveries[i]);
+	if (claims->n > 0)
+	{
+		cwh_worker.state.stats.claimed += claims->n;
+		cwh_worker.state_changed = true;
 	}
-	nclaimed_now = 0;
-	if (claim_asked > 0)
-		claim_failed();
+	if (claims->nwants == 0)
+		return;
+	if (claims->nwants < claim_width)
+		claim_width = INT_MAX;
+	else if (claim_width < INT_MAX / 2)
+		claim_width *= 2;
+	cwh_claim_failed = false;
+}
+
+/*
+ * The transaction of these claims has failed: an event cannot be read, say.  Ask
+ * for fewer endpoints at a time.  One whose claim fails by itself must not hold
+ * up the others, so it is left alone for a while.
+ */
+static void
+undo_claims(Claims *claims)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (int i = 0; i < claims->n; i++)
+		undo_claim(claims->deliveries[i]);
+	if (claims->nwants == 0)
+		return;
+	/* what it has found out about their queues is void */
+	for (int i = 0; i < claims->nwants; i++)
+		cwh_reclaim(cwh_endpoint(&claims->wants[i].webhook_id));
+	if (claims->nwants == 1)
+		cwh_block_endpoint(cwh_endpoint(&claims->wants[0].webhook_id),
+						   TimestampTzPlusMilliseconds(now, FAILED_CLAIM_MS),
+						   now);
+	claim_width = Max(1, claims->nwants / 2);
+	cwh_claim_failed = true;
+}
+
+/* The transaction of these claims has ended. */
+void
+cwh_end_claims(Claims *claims, bool committed)
+{
+	if (committed)
+		keep_claims(claims);
+	else
+		undo_claims(claims);
 }

@@ -43,12 +43,13 @@
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
-#include "chatwebhook.h"
 #include "compat.h"
+#include "connector.h"
+#include "envelope.h"
+#include "settings.h"
 
 PG_FUNCTION_INFO_V1(chatwebhook_cut);
 PG_FUNCTION_INFO_V1(chatwebhook_url_encode);
-PG_FUNCTION_INFO_V1(chatwebhook_preview);
 
 /* More requests than this for one delivery are taken for a loop. */
 #define MAX_STEPS		20
@@ -63,8 +64,7 @@ PG_FUNCTION_INFO_V1(chatwebhook_preview);
 static TimeoutId time_limit = MAX_TIMEOUTS;
 static volatile sig_atomic_t overdue = false;
 static volatile sig_atomic_t insistence = 0;
-volatile sig_atomic_t cwh_connector_running = false;
-const CwhWebhook *cwh_connector_of = NULL;
+const CwhWebhook *volatile cwh_running_connector = NULL;
 
 /* The time limit is over: have CHECK_FOR_INTERRUPTS() raise an error. */
 static void
@@ -195,35 +195,35 @@ own_part(const char *base, const char *url)
 	return len;
 }
 
-/* The URL of a request, in two parts: see CwhRequest. */
+/* The URL of a request, in two parts: see CwhStep. */
 static void
-take_url(const Fields *fields, const CwhWebhook *webhook, CwhRequest *request)
+take_url(const Fields *fields, const CwhWebhook *webhook, CwhStep *step)
 {
 	char	   *url;
 	size_t		own;
 
 	if (fields->nulls[1])
 	{
-		request->own_url = true;
-		request->url = pstrdup("");
+		step->own_url = true;
+		step->url = pstrdup("");
 		return;
 	}
 	url = TextDatumGetCString(fields->values[1]);
 	own = own_part(webhook->url_template, url);
-	request->own_url = own > 0;
+	step->own_url = own > 0;
 	/* all of it as it stands: the trailing slash belongs to it */
-	request->url = strcmp(url, webhook->url_template) == 0 ? pstrdup("") :
+	step->url = strcmp(url, webhook->url_template) == 0 ? pstrdup("") :
 		pstrdup(url + own);
-	for (const char *c = request->url; *c; c++)
+	for (const char *c = step->url; *c; c++)
 		if (*c <= ' ' || *c > '~' || *c == '{' || *c == '}')
 			bad_request("its URL has a character that must be percent-encoded; see chatwebhook.url_encode()");
-	if (!request->own_url && request->url[0] == '\0')
+	if (!step->own_url && step->url[0] == '\0')
 		bad_request("its URL is empty");
 }
 
 /* The headers of a request as lines. */
 static void
-take_headers(const Fields *fields, CwhRequest *request)
+take_headers(const Fields *fields, CwhStep *step)
 {
 	Jsonb	   *headers;
 	JsonbIterator *iterator;
@@ -238,14 +238,14 @@ take_headers(const Fields *fields, CwhRequest *request)
 	problem = cwh_header_problem(headers);
 	if (problem)
 		bad_request(psprintf("its headers: %s", problem));
-	request->headers = palloc(Max(1, JB_ROOT_COUNT(headers)) * sizeof(char *));
+	step->headers = palloc(Max(1, JB_ROOT_COUNT(headers)) * sizeof(char *));
 	iterator = JsonbIteratorInit(&headers->root);
 	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
 	{
 		if (token == WJB_KEY)
 			name = pnstrdup(value.val.string.val, value.val.string.len);
 		else if (token == WJB_VALUE)
-			request->headers[request->nheaders++] =
+			step->headers[step->nheaders++] =
 				psprintf("%s: %.*s", name, value.val.string.len,
 						 value.val.string.val);
 	}
@@ -253,7 +253,7 @@ take_headers(const Fields *fields, CwhRequest *request)
 
 /* The body of a request as it is sent. */
 static void
-take_body(const Fields *fields, const CwhWebhook *webhook, CwhRequest *request)
+take_body(const Fields *fields, const CwhWebhook *webhook, CwhStep *step)
 {
 	Jsonb	   *body;
 
@@ -268,8 +268,8 @@ take_body(const Fields *fields, const CwhWebhook *webhook, CwhRequest *request)
 		bad_request("its body is not an object, into which the webhook's auth is to be put");
 	if (!cwh_json_fits(body, cwh_max_payload_size))
 		bad_request("its body is larger than chatwebhook.max_payload_size");
-	request->body = makeStringInfo();
-	cwh_json_write(request->body, body);
+	step->body = makeStringInfo();
+	cwh_json_write(step->body, body);
 }
 
 /*
@@ -281,7 +281,7 @@ call(CwhRender *render, FmgrInfo *function, Oid owner)
 {
 	LOCAL_FCINFO(fcinfo, 3);
 	MemoryContext oldcontext = CurrentMemoryContext;
-	CwhRequest *request;
+	CwhStep *step;
 	Fields		fields;
 	Oid			user;
 	int			sec_context;
@@ -312,19 +312,19 @@ call(CwhRender *render, FmgrInfo *function, Oid owner)
 	result = FunctionCallInvoke(fcinfo);
 	SetUserIdAndSecContext(user, sec_context);
 
-	render->request = NULL;
+	render->step = NULL;
 	if (!fcinfo->isnull && take_fields(result, &fields))
 	{
 		MemoryContextSwitchTo(render->context);
-		request = palloc0(sizeof(CwhRequest));
-		request->method = method_of(&fields);
-		take_url(&fields, render->webhook, request);
-		take_headers(&fields, request);
-		take_body(&fields, render->webhook, request);
-		request->last = !fields.nulls[4] && DatumGetBool(fields.values[4]);
-		if (strcmp(request->method, "GET") == 0 && request->body)
+		step = palloc0(sizeof(CwhStep));
+		step->method = method_of(&fields);
+		take_url(&fields, render->webhook, step);
+		take_headers(&fields, step);
+		take_body(&fields, render->webhook, step);
+		step->last = !fields.nulls[4] && DatumGetBool(fields.values[4]);
+		if (strcmp(step->method, "GET") == 0 && step->body)
 			bad_request("it is a GET with a body");
-		render->request = request;
+		render->step = step;
 		render->row = datumCopy(result, false, -1);
 	}
 	MemoryContextSwitchTo(oldcontext);
@@ -338,8 +338,7 @@ start_clock(const CwhWebhook *webhook)
 		time_limit = RegisterTimeout(USER_TIMEOUT, on_overdue);
 	overdue = false;
 	insistence = 0;
-	cwh_connector_of = webhook;
-	cwh_connector_running = true;
+	cwh_running_connector = webhook;
 	enable_timeout_after(time_limit, cwh_connector_timeout);
 }
 
@@ -349,10 +348,10 @@ stop_clock(void)
 {
 	bool		late;
 
-	if (!cwh_connector_running)
+	if (cwh_running_connector == NULL)
 		return false;
 	disable_timeout(time_limit, false);
-	cwh_connector_running = false;
+	cwh_running_connector = NULL;
 	late = overdue;
 	overdue = false;
 	if (late)
@@ -424,7 +423,7 @@ render_some(CwhRender *renders, int n)
 		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && !late &&
 			MyBgworkerEntry == NULL)
 			cancel = error;
-		render->request = NULL;
+		render->step = NULL;
 		render->took_ms = late ? cwh_connector_timeout : 0;
 		render->error = late ?
 			psprintf("connector \"%s\": it took longer than %d ms (chatwebhook.connector_timeout)",
@@ -458,7 +457,7 @@ cwh_connector_render(CwhRender *renders, int n)
 
 	for (int i = 0; i < n; i++)
 	{
-		renders[i].request = NULL;
+		renders[i].step = NULL;
 		renders[i].error = NULL;
 		renders[i].took_ms = 0;
 	}
@@ -466,283 +465,6 @@ cwh_connector_render(CwhRender *renders, int n)
 		next += render_some(next, end - next);
 	while (next < end && next[-1].took_ms < CWH_SLOW_CONNECTOR_MS);
 	return next - renders;
-}
-
-/*
- * What replies mean
- */
-
-/* A member of an object, of a type; null if it is not there. */
-static JsonbValue *
-member(JsonbContainer *object, const char *key, enum jbvType type,
-	   JsonbValue *value)
-{
-	if (!JsonContainerIsObject(object) ||
-		getKeyJsonValueFromContainer(object, key, strlen(key), value) == NULL ||
-		value->type != type)
-		return NULL;
-	return value;
-}
-
-/* A number that the table's trigger has seen to be a small whole one. */
-static int
-small_number(const JsonbValue *value)
-{
-	return DatumGetInt32(DirectFunctionCall1(numeric_int4,
-											 NumericGetDatum(value->val.numeric)));
-}
-
-/* A rule of the table connector. */
-static void
-parse_rule(JsonbContainer *object, CwhRule *rule)
-{
-	static const char *const meanings[] = {
-		[CWH_DELIVERED] = "success",[CWH_RETRY] = "retry",
-		[CWH_DEAD] = "dead",[CWH_DISABLE] = "disable"
-	};
-	JsonbValue	value;
-	JsonbValue *found = getKeyJsonValueFromContainer(object, "status", 6, &value);
-	int			n = found && found->type == jbvBinary ?
-		JsonContainerSize(found->val.binary.data) : 1;
-
-	rule->statuses = palloc(Max(1, n) * sizeof(int));
-	for (int i = 0; i < n; i++)
-	{
-		JsonbValue *status = found && found->type == jbvBinary ?
-			getIthJsonbValueFromContainer(found->val.binary.data, i) : found;
-
-		if (status && status->type == jbvNumeric)
-			rule->statuses[rule->nstatuses++] = small_number(status);
-	}
-	if (member(object, "step", jbvNumeric, &value))
-		rule->step = small_number(&value);
-	if (member(object, "contains", jbvString, &value))
-	{
-		char	   *part = pnstrdup(value.val.string.val, value.val.string.len);
-
-		rule->contains = pg_server_to_any(part, strlen(part), PG_UTF8);
-	}
-	if (member(object, "wait", jbvNumeric, &value))
-		rule->wait_s = small_number(&value);
-	if (member(object, "wait", jbvString, &value))
-		rule->wait_key = pnstrdup(value.val.string.val, value.val.string.len);
-	rule->means = CWH_DEAD;
-	if (member(object, "means", jbvString, &value))
-		for (int i = 0; i < lengthof(meanings); i++)
-			if (strlen(meanings[i]) == value.val.string.len &&
-				strncmp(meanings[i], value.val.string.val, value.val.string.len) == 0)
-				rule->means = (CwhVerdict) i;
-}
-
-/* The rules of a connector. */
-void
-cwh_connector_parse_rules(Jsonb *rules, CwhWebhook *webhook)
-{
-	int			n = JB_ROOT_IS_ARRAY(rules) ? JB_ROOT_COUNT(rules) : 0;
-
-	webhook->rules = palloc0(Max(1, n) * sizeof(CwhRule));
-	for (int i = 0; i < n; i++)
-	{
-		JsonbValue *rule = getIthJsonbValueFromContainer(&rules->root, i);
-
-		if (rule->type == jbvBinary && JsonContainerIsObject(rule->val.binary.data))
-			parse_rule(rule->val.binary.data, &webhook->rules[webhook->nrules++]);
-	}
-}
-
-/* Is this text in a reply's body? */
-static bool
-body_contains(const CwhTransfer *transfer, const char *part)
-{
-	size_t		len = strlen(part);
-	const CwhBytes *body = &transfer->response_body;
-
-	for (size_t i = 0; i + len <= body->len; i++)
-		if (body->data[i] == part[0] && memcmp(body->data + i, part, len) == 0)
-			return true;
-	return false;
-}
-
-/*
- * The number of seconds, rounded up, that a reply's body has under a key; -1 if
- * there is none.  A search and no parser, since all it can bring is a wait that
- * has a limit.
- */
-static int64
-seconds_in_body(const CwhTransfer *transfer, const char *key)
-{
-	char		buffer[1024];
-	size_t		len = Min(transfer->response_body.len, sizeof(buffer) - 1);
-	char	   *at = buffer;
-	double		seconds;
-	char	   *end;
-
-	if (len > 0)
-		memcpy(buffer, transfer->response_body.data, len);
-	buffer[len] = '\0';
-	while ((at = strstr(at, key)) != NULL)
-	{
-		bool		quoted = at > buffer && at[-1] == '"';
-
-		at += strlen(key);
-		if (!quoted || at[0] != '"')
-			continue;
-		at++;
-		at += strspn(at, " \t\r\n");
-		if (at[0] != ':')
-			continue;
-		at++;
-		at += strspn(at, " \t\r\n");
-		if (strspn(at, "0123456789.") == 0)
-			continue;
-		seconds = strtod(at, &end);
-		if (end > at && seconds >= 0 && seconds < 1e9)
-			return (int64) seconds + (seconds > (int64) seconds ? 1 : 0);
-	}
-	return -1;
-}
-
-/*
- * What a whole reply means, to the request of this number (from 1) of a
- * connector; and how long to wait at least before a retry, or -1.
- */
-CwhVerdict
-cwh_connector_verdict(const CwhWebhook *webhook, int step,
-					  const CwhTransfer *transfer, int64 *wait_s)
-{
-	*wait_s = -1;
-	for (int i = 0; i < webhook->nrules; i++)
-	{
-		const CwhRule *rule = &webhook->rules[i];
-		bool		fits = false;
-
-		for (int j = 0; j < rule->nstatuses && !fits; j++)
-			fits = rule->statuses[j] == transfer->status;
-		if (!fits || (rule->step != 0 && rule->step != step) ||
-			(rule->contains && !body_contains(transfer, rule->contains)))
-			continue;
-		if (rule->wait_key)
-			*wait_s = seconds_in_body(transfer, rule->wait_key);
-		else if (rule->wait_s > 0)
-			*wait_s = rule->wait_s;
-		return rule->means;
-	}
-	return cwh_retry_verdict(transfer->status);
-}
-
-/* A text as jsonb; null if it is none, or in no way that jsonb can hold. */
-static Jsonb *
-parse_json(const char *json)
-{
-	MemoryContext context = CurrentMemoryContext;
-	Jsonb	   *volatile result = NULL;
-
-	/* nothing in here holds anything but memory */
-	PG_TRY();
-	{
-		result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-													CStringGetDatum(json)));
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	return result;
-}
-
-/*
- * The replies so far, and one more, as a connector gets them: an array of
- * {"status", "body"}, the body a text if it is no JSON, and null if there is
- * none.
- */
-Jsonb *
-cwh_connector_add_reply(Jsonb *replies, const CwhTransfer *transfer)
-{
-	CwhJsonbState state = {0};
-	JsonbValue	value;
-	int			n = replies ? JB_ROOT_COUNT(replies) : 0;
-	char	   *raw = cwh_reply_text(&transfer->response_body);
-	Jsonb	   *body = transfer->response_body.len > 0 ? parse_json(raw) : NULL;
-
-	cwh_push_jsonb(&state, WJB_BEGIN_ARRAY, NULL);
-	for (int i = 0; i < n; i++)
-		cwh_push_jsonb(&state, WJB_ELEM,
-					   getIthJsonbValueFromContainer(&replies->root, i));
-	cwh_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
-	value.type = jbvString;
-	value.val.string.val = pstrdup("body");
-	value.val.string.len = 4;
-	cwh_push_jsonb(&state, WJB_KEY, &value);
-	if (transfer->response_body.len == 0)
-		value.type = jbvNull;
-	else if (body == NULL)
-	{
-		value.type = jbvString;
-		value.val.string.val = raw;
-		value.val.string.len = strlen(raw);
-	}
-	else if (JB_ROOT_IS_SCALAR(body))
-		value = *getIthJsonbValueFromContainer(&body->root, 0);
-	else
-	{
-		value.type = jbvBinary;
-		value.val.binary.data = &body->root;
-		value.val.binary.len = VARSIZE(body) - VARHDRSZ;
-	}
-	cwh_push_jsonb(&state, WJB_VALUE, &value);
-	value.type = jbvString;
-	value.val.string.val = pstrdup("status");
-	value.val.string.len = 6;
-	cwh_push_jsonb(&state, WJB_KEY, &value);
-	value.type = jbvNumeric;
-	value.val.numeric = DatumGetNumeric(DirectFunctionCall1(int4_numeric,
-															Int32GetDatum(transfer->status)));
-	cwh_push_jsonb(&state, WJB_VALUE, &value);
-	cwh_push_jsonb(&state, WJB_END_OBJECT, NULL);
-	cwh_push_jsonb(&state, WJB_END_ARRAY, NULL);
-	return JsonbValueToJsonb(state.result);
-}
-
-/*
- * An access token out of the reply of a token endpoint (RFC 6749, 5.1), and how
- * many seconds it is good for.  Null, and why, if there is none.
- */
-char *
-cwh_connector_token(const CwhTransfer *transfer, int64 *expires_in,
-					const char **problem)
-{
-	Jsonb	   *reply = parse_json(cwh_reply_text(&transfer->response_body));
-	JsonbValue	value;
-	char	   *token;
-
-	*problem = "its reply has no access_token";
-	if (reply == NULL || !JB_ROOT_IS_OBJECT(reply) ||
-		!member(&reply->root, "access_token", jbvString, &value))
-		return NULL;
-	token = pnstrdup(value.val.string.val, value.val.string.len);
-	if (token[0] == '\0' || strlen(token) != value.val.string.len)
-		return NULL;
-	for (const char *c = token; *c; c++)
-	{
-		if (*c <= ' ' || *c > '~')
-		{
-			*problem = "its access_token cannot stand in a header";
-			return NULL;
-		}
-	}
-	*expires_in = CWH_TOKEN_LIFE_S;
-	if (member(&reply->root, "expires_in", jbvNumeric, &value))
-	{
-		double		seconds = strtod(DatumGetCString(DirectFunctionCall1(numeric_out,
-																		 NumericGetDatum(value.val.numeric))), NULL);
-
-		if (seconds >= 0 && seconds < CWH_MAX_TOKEN_LIFE_S)
-			*expires_in = (int64) seconds;
-	}
-	*problem = NULL;
-	return token;
 }
 
 /*
@@ -805,45 +527,4 @@ chatwebhook_url_encode(PG_FUNCTION_ARGS)
 	initStringInfo(&result);
 	cwh_append_url_encoded(&result, pg_server_to_any(value, strlen(value), PG_UTF8));
 	PG_RETURN_TEXT_P(cstring_to_text_with_len(result.data, result.len));
-}
-
-/* Append UTF-8, all but RFC 3986's unreserved characters percent-encoded. */
-void
-cwh_append_url_encoded(StringInfo out, const char *value)
-{
-	for (const char *c = value; *c; c++)
-	{
-		if ((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
-			(*c >= '0' && *c <= '9') || strchr("-._~", *c))
-			appendStringInfoChar(out, *c);
-		else
-			appendStringInfo(out, "%%%02X", (unsigned char) *c);
-	}
-}
-
-/* SQL: the request that a connector would make. */
-Datum
-chatwebhook_preview(PG_FUNCTION_ARGS)
-{
-	CwhWebhook *webhook;
-	CwhRender	render;
-	StringInfoData event;
-
-	memset(&render, 0, sizeof(render));
-	webhook = cwh_load_webhook(PG_GETARG_UUID_P(0));
-	initStringInfo(&event);
-	cwh_json_write(&event, PG_GETARG_JSONB_P(1));
-	render.webhook = webhook;
-	render.event = event.data;
-	render.replies = PG_GETARG_JSONB_P(2);
-	render.context = CurrentMemoryContext;
-	(void) cwh_connector_render(&render, 1);
-	cwh_webhook_free(webhook);
-	if (render.error)
-		ereport(ERROR,
-				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
-				 errmsg("%s", render.error)));
-	if (render.request == NULL)
-		PG_RETURN_NULL();
-	PG_RETURN_DATUM(render.row);
 }

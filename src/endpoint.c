@@ -1,11 +1,12 @@
 /*
  * endpoint.c
- *		What the worker knows of each webhook with something to do.
+ *		The worker's endpoints: lists, timers, windows, and the webhooks read.
  *
- * worker.h says what an endpoint is.  Each is in the lists that it belongs to:
+ * endpoint.h says what an endpoint is.  Each is in the lists that it belongs to:
  * ready, if there may be something to claim for it, and startable, if a request
- * of it may start.  Whoever changes what that depends on calls
- * cwh_reconsider().  What becomes so with time is in a heap of timers.
+ * of it may start.  Functions that change what this depends on end with
+ * cwh_reconsider(); callers that change it otherwise call it themselves.  What
+ * becomes so with time is in a heap of timers.
  *
  * A webhook's configuration is read in the worker's next transaction after it
  * may have changed: see cwh_refresh_endpoints().
@@ -14,146 +15,87 @@
  */
 #include "postgres.h"
 
-#include "storage/fd.h"
 #include "utils/hsearch.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "worker.h"
+#include "endpoint.h"
+#include "gate.h"
 
-/* What waits longer than this for its webhook to be let through is given back. */
+/* Deliveries that must wait longer than this are given back. */
 #define LONG_BLOCK_MS		1000
 
 /* More idle endpoints than this are forgotten at the next sweep. */
 #define MAX_IDLE_ENDPOINTS	2000
 
-static HTAB *endpoints;
+Endpoints	cwh_endpoints = {
+	.ready = {DLIST_STATIC_INIT(cwh_endpoints.ready[0]),
+	DLIST_STATIC_INIT(cwh_endpoints.ready[1])},
+	.startable = {DLIST_STATIC_INIT(cwh_endpoints.startable[0]),
+	DLIST_STATIC_INIT(cwh_endpoints.startable[1])}
+};
 
-/* by whether they are proven: */
-static dlist_head startable_list[2];	/* those with waiting ones and window */
-static int	nstarted[2];		/* requests under way */
-
-static pairingheap *timers;
+static HTAB *table = NULL;		/* of all endpoints, by id */
 
 /* endpoints whose webhooks may have to be read */
 static dlist_head stale_list = DLIST_STATIC_INIT(stale_list);
 static int	nstale = 0;
-static uint64 looked_generation = 0;	/* idle ones were looked for at this */
+static uint64 deleted_generation = 0;	/* deleted ones were looked for at this */
 
 /* Order of the timers: the earliest first. */
 static int
 compare_timers(const pairingheap_node *a, const pairingheap_node *b, void *arg)
 {
-	TimestampTz at = pairingheap_const_container(Endpoint, timer, a)->look_at;
-	TimestampTz bt = pairingheap_const_container(Endpoint, timer, b)->look_at;
+	TimestampTz at = pairingheap_const_container(Endpoint, timer, a)->wake_at;
+	TimestampTz bt = pairingheap_const_container(Endpoint, timer, b)->wake_at;
 
 	return at < bt ? 1 : at > bt ? -1 : 0;
 }
 
-/* Set up the state of this file, in the current memory context. */
-void
-cwh_endpoints_set_up(void)
+/* Make the table and the heap, when the first endpoint is needed. */
+static void
+set_up(void)
 {
+	MemoryContext oldcontext = MemoryContextSwitchTo(cwh_worker.context);
 	HASHCTL		info;
 
 	memset(&info, 0, sizeof(info));
 	info.keysize = sizeof(pg_uuid_t);
 	info.entrysize = sizeof(Endpoint);
 	info.hcxt = cwh_worker.context;
-	endpoints = hash_create("chatwebhook endpoints", 256, &info,
-							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	timers = pairingheap_allocate(compare_timers, NULL);
-	for (int proven = 0; proven < 2; proven++)
-	{
-		dlist_init(&cwh_worker.ready_list[proven]);
-		dlist_init(&startable_list[proven]);
-	}
-}
-
-/* Have an endpoint become ready at a time, if nothing does so sooner. */
-void
-cwh_set_timer(Endpoint *endpoint, TimestampTz at)
-{
-	if (endpoint->in_timers)
-	{
-		if (endpoint->look_at <= at)
-			return;
-		pairingheap_remove(timers, &endpoint->timer);
-	}
-	endpoint->look_at = at;
-	endpoint->in_timers = true;
-	pairingheap_add(timers, &endpoint->timer);
-}
-
-/* When the next endpoint becomes ready by itself; DT_NOEND if none does. */
-TimestampTz
-cwh_next_timer(void)
-{
-	if (pairingheap_is_empty(timers))
-		return DT_NOEND;
-	return pairingheap_container(Endpoint, timer,
-								 pairingheap_first(timers))->look_at;
-}
-
-/* The clock was set: what endpoints wait for goes with it. */
-void
-cwh_endpoints_follow_clock(int64 step)
-{
-	HASH_SEQ_STATUS status;
-	Endpoint   *endpoint;
-
-	hash_seq_init(&status, endpoints);
-	while ((endpoint = hash_seq_search(&status)) != NULL)
-	{
-		/* all of them, so that their order in the heap stays */
-		endpoint->look_at += step;
-		endpoint->ready_since += step;
-		endpoint->reread_at += step;
-		endpoint->blocked_until += step;
-		endpoint->gone_since += step;
-		endpoint->eventless_since += step;
-		endpoint->token_until += step;
-		endpoint->token_at += step;
-	}
-}
-
-/* A request starts or ends. */
-void
-cwh_count_in_flight(Endpoint *endpoint, int more)
-{
-	endpoint->in_flight += more;
-	cwh_worker.in_flight += more;
-	nstarted[endpoint->proven] += more;
-	cwh_worker.nheld[endpoint->proven] += more;
-}
-
-/* A delivery waits, or does so no more. */
-void
-cwh_count_waiting(Endpoint *endpoint, int more)
-{
-	endpoint->nwaiting += more;
-	cwh_worker.nwaiting += more;
-	cwh_worker.nheld[endpoint->proven] += more;
+	table = hash_create("chatwebhook endpoints", 256, &info,
+						HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	cwh_endpoints.timers = pairingheap_allocate(compare_timers, NULL);
+	MemoryContextSwitchTo(oldcontext);
 }
 
 /* The endpoint of a webhook, made if needed. */
 Endpoint *
-cwh_get_endpoint(const pg_uuid_t *id)
+cwh_endpoint(const pg_uuid_t *id)
 {
 	bool		found;
-	Endpoint   *endpoint = hash_search(endpoints, id, HASH_ENTER, &found);
+	Endpoint   *endpoint;
 
+	if (table == NULL)
+		set_up();
+	endpoint = hash_search(table, id, HASH_ENTER, &found);
 	if (!found)
 	{
 		memset((char *) endpoint + sizeof(pg_uuid_t), 0,
 			   sizeof(Endpoint) - sizeof(pg_uuid_t));
 		endpoint->window = FIRST_WINDOW;
 		endpoint->after.due = DT_NOBEGIN;
+		endpoint->token.context = cwh_worker.context;
 		slist_init(&endpoint->waiting);
 	}
 	return endpoint;
 }
 
-/* Is the webhook not there, but might come back? */
+/*
+ * Lists
+ */
+
+/* Does the webhook not exist, but may it still appear? */
 static bool
 is_missed(const Endpoint *endpoint)
 {
@@ -169,7 +111,7 @@ cwh_endpoint_room(const Endpoint *endpoint)
 	int			prefetch = 0;
 	int			batch = endpoint->webhook ? endpoint->webhook->batch_size : 1;
 
-	if (endpoint->disable || endpoint->blocked ||
+	if (endpoint->account.disable || endpoint->blocked ||
 		(is_missed(endpoint) && !endpoint->changed) ||
 		(endpoint->webhook && !endpoint->webhook->enabled && !endpoint->changed))
 		return 0;
@@ -177,6 +119,21 @@ cwh_endpoint_room(const Endpoint *endpoint)
 		prefetch = Min(4 * endpoint->window, MAX_PREFETCH);
 	return (endpoint->window - endpoint->in_flight) * batch + prefetch -
 		endpoint->nwaiting;
+}
+
+/* Have an endpoint become ready at a time, if nothing does so sooner. */
+static void
+set_timer(Endpoint *endpoint, TimestampTz at)
+{
+	if (endpoint->in_timers)
+	{
+		if (endpoint->wake_at <= at)
+			return;
+		pairingheap_remove(cwh_endpoints.timers, &endpoint->timer);
+	}
+	endpoint->wake_at = at;
+	endpoint->in_timers = true;
+	pairingheap_add(cwh_endpoints.timers, &endpoint->timer);
 }
 
 /* Does it wait for more, to make a full batch? */
@@ -194,8 +151,21 @@ is_gathering(Endpoint *endpoint)
 										webhook->batch_window_ms);
 	if (until <= GetCurrentTimestamp())
 		return false;
-	cwh_set_timer(endpoint, until);
+	set_timer(endpoint, until);
 	return true;
+}
+
+/* Put a node into a list or take it out, as it should be. */
+static void
+relist(dlist_head *list, dlist_node *node, bool *is_in, bool should_be)
+{
+	if (should_be == *is_in)
+		return;
+	if (should_be)
+		dlist_push_tail(list, node);
+	else
+		dlist_delete(node);
+	*is_in = should_be;
 }
 
 /* Put an endpoint into the lists that it belongs to. */
@@ -204,67 +174,45 @@ cwh_reconsider(Endpoint *endpoint)
 {
 	bool		ready = endpoint->ready && cwh_endpoint_room(endpoint) > 0 &&
 		!is_gathering(endpoint);
-	bool		startable = endpoint->nwaiting > 0 && !endpoint->disable &&
-		!endpoint->fetching && !endpoint->blocked &&
-		endpoint->in_flight < endpoint->window;
+	bool		startable = endpoint->nwaiting > 0 &&
+		!endpoint->account.disable && !endpoint->token.requested &&
+		!endpoint->blocked && endpoint->in_flight < endpoint->window;
 	bool		hungry = ready && endpoint->nwaiting == 0 &&
 		endpoint->in_flight < endpoint->window;
 
-	cwh_worker.nhungry[endpoint->proven] +=
+	cwh_endpoints.nhungry[endpoint->proven] +=
 		(int) hungry - (int) endpoint->is_hungry;
 	endpoint->is_hungry = hungry;
-	if (ready != endpoint->in_ready)
-	{
-		if (ready)
-			dlist_push_tail(&cwh_worker.ready_list[endpoint->proven],
-							&endpoint->ready_node);
-		else
-			dlist_delete(&endpoint->ready_node);
-		endpoint->in_ready = ready;
-	}
-	if (startable != endpoint->in_startable)
-	{
-		if (startable)
-			dlist_push_tail(&startable_list[endpoint->proven],
-							&endpoint->startable_node);
-		else
-			dlist_delete(&endpoint->startable_node);
-		endpoint->in_startable = startable;
-	}
+	relist(&cwh_endpoints.ready[endpoint->proven], &endpoint->ready_node,
+		   &endpoint->in_ready, ready);
+	relist(&cwh_endpoints.startable[endpoint->proven],
+		   &endpoint->startable_node, &endpoint->in_startable, startable);
 }
 
-/* An attempt has succeeded, or has not: the endpoint belongs to the one kind. */
-void
-cwh_set_proven(Endpoint *endpoint, bool proven)
+/* Move an endpoint between the lists of the two kinds. */
+static void
+set_proven(Endpoint *endpoint, bool proven)
 {
-	if (endpoint->proven == proven)
+	int			held = endpoint->in_flight + endpoint->nwaiting;
+	bool		old = endpoint->proven;
+
+	if (old == proven)
 		return;
-	if (endpoint->in_ready)
-		dlist_delete(&endpoint->ready_node);
-	if (endpoint->in_startable)
-		dlist_delete(&endpoint->startable_node);
-	cwh_worker.nhungry[endpoint->proven] -= endpoint->is_hungry;
-	nstarted[endpoint->proven] -= endpoint->in_flight;
-	cwh_worker.nheld[endpoint->proven] -=
-		endpoint->in_flight + endpoint->nwaiting;
-	endpoint->in_ready = endpoint->in_startable = endpoint->is_hungry = false;
+	relist(NULL, &endpoint->ready_node, &endpoint->in_ready, false);
+	relist(NULL, &endpoint->startable_node, &endpoint->in_startable, false);
+	cwh_endpoints.nhungry[old] -= endpoint->is_hungry;
+	endpoint->is_hungry = false;
+	cwh_endpoints.nstarted[old] -= endpoint->in_flight;
+	cwh_endpoints.nheld[old] -= held;
 	endpoint->proven = proven;
-	nstarted[proven] += endpoint->in_flight;
-	cwh_worker.nheld[proven] += endpoint->in_flight + endpoint->nwaiting;
+	cwh_endpoints.nstarted[proven] += endpoint->in_flight;
+	cwh_endpoints.nheld[proven] += held;
 	cwh_reconsider(endpoint);
 }
 
-/* No request of an endpoint may start before then. */
-void
-cwh_block_endpoint(Endpoint *endpoint, TimestampTz until, TimestampTz now)
-{
-	endpoint->blocked = true;
-	endpoint->blocked_until = until;
-	cwh_set_timer(endpoint, until);
-	if (TimestampDifferenceExceeds(now, until, LONG_BLOCK_MS))
-		cwh_release_waiting(endpoint);
-	cwh_reconsider(endpoint);
-}
+/*
+ * The queue of an endpoint
+ */
 
 /* Must its webhook be read again? */
 static bool
@@ -274,7 +222,7 @@ is_stale(const Endpoint *endpoint)
 		endpoint->generation != cwh_worker.seen_generation;
 }
 
-/* The next transaction is to see whether its webhook must be read again. */
+/* Have the next transaction see whether its webhook must be read again. */
 static void
 mark_stale(Endpoint *endpoint)
 {
@@ -286,8 +234,8 @@ mark_stale(Endpoint *endpoint)
 }
 
 /* There may be deliveries to claim from this position on, n more than before. */
-void
-cwh_make_ready(Endpoint *endpoint, TimestampTz due, int64 id, int n)
+static void
+make_ready(Endpoint *endpoint, TimestampTz due, int64 id, int n)
 {
 	if (due < endpoint->after.due ||
 		(due == endpoint->after.due && id <= endpoint->after.id))
@@ -307,44 +255,208 @@ cwh_make_ready(Endpoint *endpoint, TimestampTz due, int64 id, int n)
 	cwh_reconsider(endpoint);
 }
 
-/* Endpoints whose time has come are ready. */
+/*
+ * There are deliveries from this position on, n of which are new: claim them as
+ * soon as they are due.
+ */
 void
-cwh_run_timers(TimestampTz now)
+cwh_expect(Endpoint *endpoint, TimestampTz due, int64 id, int n)
 {
-	while (!pairingheap_is_empty(timers))
+	if (due > GetCurrentTimestamp())
 	{
-		Endpoint   *endpoint = pairingheap_container(Endpoint, timer,
-													 pairingheap_first(timers));
+		endpoint->later = true;
+		set_timer(endpoint, due);
+	}
+	else
+		make_ready(endpoint, due, id, n);
+}
 
-		if (endpoint->look_at > now)
-			break;
-		pairingheap_remove_first(timers);
-		endpoint->in_timers = false;
-		if (endpoint->blocked && endpoint->blocked_until > now)
-			cwh_set_timer(endpoint, endpoint->blocked_until);
-		else
-			endpoint->blocked = false;
-		cwh_make_ready(endpoint, endpoint->look_at, 1, 0);
-		if (!endpoint->reread)
-			continue;
-		if (endpoint->reread_at > now)
-			cwh_set_timer(endpoint, endpoint->reread_at);
-		else
-		{
-			endpoint->reread = false;
-			cwh_make_ready(endpoint, DT_NOBEGIN, 1, 0);
-		}
+/*
+ * A sweep has found that something is pending, and when the first of it is due.
+ * Read the queue from its head, unless that was done a moment ago.
+ */
+void
+cwh_found_pending(Endpoint *endpoint, TimestampTz first_due)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	endpoint->later = true;
+	if (first_due > now)
+		set_timer(endpoint, first_due);
+	else if (endpoint->reread_at > now)
+	{
+		endpoint->reread = true;
+		set_timer(endpoint, endpoint->reread_at);
+		make_ready(endpoint, DT_NOEND, 0, 0);	/* behind where it is */
+	}
+	else
+	{
+		endpoint->reread = false;
+		make_ready(endpoint, DT_NOBEGIN, 1, 0);
 	}
 }
 
 /*
- * The most requests that may be under way: each takes a descriptor, and
- * PostgreSQL leaves a third of those it allows itself to the likes of us.
+ * A claim was made for an endpoint.  If that has exhausted its queue as of now,
+ * it is not ready any more; sweeps are to leave its head alone until reread_at.
+ * True if somebody has to look up when it has something due later.
  */
-int
-cwh_in_flight_limit(void)
+bool
+cwh_claim_made(Endpoint *endpoint, bool exhausted, TimestampTz now,
+			   TimestampTz reread_at)
 {
-	return Max(1, Min(cwh_max_in_flight, max_safe_fds / 3 - 8));
+	bool		later = exhausted && endpoint->later;
+
+	/* the next claim begins with those for which this one was not made */
+	relist(NULL, &endpoint->ready_node, &endpoint->in_ready, false);
+	if (exhausted)
+	{
+		endpoint->ready = false;
+		/* deliveries that wait in their conversation need not be read again */
+		endpoint->after.due = now;
+		endpoint->after.id = PG_INT64_MAX;
+		/* a reread that was promised is not put off */
+		if (!endpoint->reread)
+			endpoint->reread_at = Max(endpoint->reread_at, reread_at);
+		endpoint->later = false;
+	}
+	cwh_reconsider(endpoint);
+	return later;
+}
+
+/* Make endpoints ready whose time has come. */
+void
+cwh_run_timers(TimestampTz now)
+{
+	while (cwh_next_timer() <= now)
+	{
+		Endpoint   *endpoint = pairingheap_container(Endpoint, timer,
+													 pairingheap_remove_first(cwh_endpoints.timers));
+
+		endpoint->in_timers = false;
+		if (endpoint->blocked && endpoint->blocked_until > now)
+			set_timer(endpoint, endpoint->blocked_until);
+		else
+			endpoint->blocked = false;
+		make_ready(endpoint, endpoint->wake_at, 1, 0);
+		if (!endpoint->reread)
+			continue;
+		if (endpoint->reread_at > now)
+			set_timer(endpoint, endpoint->reread_at);
+		else
+		{
+			endpoint->reread = false;
+			make_ready(endpoint, DT_NOBEGIN, 1, 0);
+		}
+	}
+}
+
+/* The clock was set: move the times that endpoints wait for with it. */
+void
+cwh_endpoints_follow_clock(int64 step)
+{
+	HASH_SEQ_STATUS status;
+	Endpoint   *endpoint;
+
+	if (table == NULL)
+		return;
+	hash_seq_init(&status, table);
+	while ((endpoint = hash_seq_search(&status)) != NULL)
+	{
+		/* all of them, so that their order in the heap stays */
+		endpoint->wake_at += step;
+		endpoint->ready_since += step;
+		endpoint->reread_at += step;
+		endpoint->blocked_until += step;
+		endpoint->gone_since += step;
+		endpoint->claim.eventless_since += step;
+		endpoint->token.until += step;
+		endpoint->token.since += step;
+	}
+}
+
+/*
+ * Deliveries and requests
+ */
+
+/* A claimed delivery waits for a request. */
+void
+cwh_wait(Delivery *delivery)
+{
+	Endpoint   *endpoint = delivery->endpoint;
+
+	cwh_append_node(&endpoint->waiting, &endpoint->waiting_tail,
+					&delivery->node);
+	cwh_count_waiting(endpoint, 1);
+	cwh_reconsider(endpoint);
+}
+
+/* Have the others of a batch wait again, before all else. */
+static void
+undo_batch(Endpoint *endpoint, Delivery *first)
+{
+	slist_iter	iter;
+
+	if (first->batch.data == NULL)
+		return;
+	pfree(first->batch.data);
+	first->batch.data = NULL;
+	if (slist_is_empty(&first->others))
+		return;
+	slist_foreach(iter, &first->others)
+		cwh_count_waiting(endpoint, 1);
+	if (slist_is_empty(&endpoint->waiting))
+		endpoint->waiting_tail = first->others_tail;
+	first->others_tail->next = endpoint->waiting.head.next;
+	endpoint->waiting.head.next = first->others.head.next;
+}
+
+/* Go on with a delivery at the next turn, in the same attempt. */
+void
+cwh_wait_again(Delivery *delivery)
+{
+	Endpoint   *endpoint = delivery->endpoint;
+
+	undo_batch(endpoint, delivery);
+	if (slist_is_empty(&endpoint->waiting))
+		endpoint->waiting_tail = &delivery->node;
+	slist_push_head(&endpoint->waiting, &delivery->node);
+	cwh_count_waiting(endpoint, 1);
+	if (endpoint->gone || !endpoint->webhook->enabled)
+		cwh_release_waiting(endpoint);
+	cwh_reconsider(endpoint);
+}
+
+/* Give back what an endpoint has claimed and not started. */
+static void
+release_waiting(Endpoint *endpoint)
+{
+	while (!slist_is_empty(&endpoint->waiting))
+	{
+		Delivery   *delivery = cwh_next_waiting(endpoint);
+
+		cwh_claim_release(&delivery->id, 1);
+		cwh_delivery_free(delivery);
+		endpoint->after.due = DT_NOBEGIN;
+		endpoint->ready = true;
+	}
+	cwh_reconsider(endpoint);
+}
+
+/* The same, for all endpoints if it is null. */
+void
+cwh_release_waiting(Endpoint *endpoint)
+{
+	HASH_SEQ_STATUS status;
+
+	if (endpoint)
+		release_waiting(endpoint);
+	else if (table)
+	{
+		hash_seq_init(&status, table);
+		while ((endpoint = hash_seq_search(&status)) != NULL)
+			release_waiting(endpoint);
+	}
 }
 
 /* The next endpoint to start a request of, or null. */
@@ -352,87 +464,63 @@ Endpoint *
 cwh_next_startable(void)
 {
 	int			limit = cwh_in_flight_limit();
+	const int  *nstarted = cwh_endpoints.nstarted;
+	dlist_head *startable = cwh_endpoints.startable;
 	bool		proven = true;
 
 	if (cwh_worker.in_flight >= limit)
 		return NULL;
-	if (!dlist_is_empty(&startable_list[false]) &&
+	if (!dlist_is_empty(&startable[false]) &&
 		nstarted[false] < Max(1, limit / UNPROVEN_RESERVE))
 		proven = false;
-	else if (dlist_is_empty(&startable_list[true]))
+	else if (dlist_is_empty(&startable[true]))
 	{
-		if (dlist_is_empty(&startable_list[false]) ||
+		if (dlist_is_empty(&startable[false]) ||
 			nstarted[false] >= Max(1, limit / UNPROVEN_SHARE))
 			return NULL;
 		proven = false;
 	}
-	return dlist_head_element(Endpoint, startable_node, &startable_list[proven]);
+	return dlist_head_element(Endpoint, startable_node, &startable[proven]);
 }
 
-/* Take an endpoint off the list: cwh_reconsider() puts it at its end. */
+/* Let no request of an endpoint start before then. */
 void
-cwh_not_startable(Endpoint *endpoint)
+cwh_block_endpoint(Endpoint *endpoint, TimestampTz until, TimestampTz now)
 {
-	dlist_delete(&endpoint->startable_node);
-	endpoint->in_startable = false;
-}
-
-/* Take the first of those that wait. */
-Delivery *
-cwh_next_waiting(Endpoint *endpoint)
-{
-	cwh_count_waiting(endpoint, -1);
-	return slist_container(Delivery, node,
-						   slist_pop_head_node(&endpoint->waiting));
-}
-
-/* Give back what an endpoint has claimed and not started. */
-void
-cwh_release_waiting(Endpoint *endpoint)
-{
-	while (!slist_is_empty(&endpoint->waiting))
-	{
-		Delivery   *delivery = cwh_next_waiting(endpoint);
-
-		cwh_claim_release(&delivery->id, 1);
-		cwh_free_delivery(delivery);
-		endpoint->after.due = DT_NOBEGIN;
-		endpoint->ready = true;
-	}
+	endpoint->blocked = true;
+	endpoint->blocked_until = until;
+	set_timer(endpoint, until);
+	if (TimestampDifferenceExceeds(now, until, LONG_BLOCK_MS))
+		cwh_release_waiting(endpoint);
 	cwh_reconsider(endpoint);
 }
 
-/* The same for all of them. */
+/* Apply what the end of a request means for the endpoint. */
 void
-cwh_release_all_waiting(void)
+cwh_endpoint_judged(Endpoint *endpoint, const CwhDecision *decision)
 {
-	HASH_SEQ_STATUS status;
-	Endpoint   *endpoint;
-
-	hash_seq_init(&status, endpoints);
-	while ((endpoint = hash_seq_search(&status)) != NULL)
-		cwh_release_waiting(endpoint);
+	switch (decision->window)
+	{
+		case CWH_WINDOW_KEEP:
+			break;
+		case CWH_WINDOW_GROW:
+			endpoint->window = Min(endpoint->window + 1,
+								   endpoint->webhook->max_in_flight);
+			break;
+		case CWH_WINDOW_HALVE:
+			endpoint->window = Max(1, endpoint->window / 2);
+			break;
+	}
+	if (decision->judged)
+	{
+		endpoint->tried = true;
+		set_proven(endpoint, decision->proven);
+	}
 }
 
-/* Is there a token, for a webhook that needs one? */
-bool
-cwh_has_token(Endpoint *endpoint)
-{
-	if (endpoint->token && endpoint->token_until <= GetCurrentTimestamp())
-		cwh_forget_token(endpoint);
-	return endpoint->token != NULL;
-}
-
-/* A token is not to be used any more. */
-void
-cwh_forget_token(Endpoint *endpoint)
-{
-	if (endpoint->token == NULL)
-		return;
-	cwh_cleanse(endpoint->token, strlen(endpoint->token));
-	pfree(endpoint->token);
-	endpoint->token = NULL;
-}
+/*
+ * Webhooks
+ */
 
 /* The name of a webhook's connector. */
 static const char *
@@ -450,118 +538,73 @@ same_token(const CwhWebhook *a, const CwhWebhook *b)
 		strcmp(a->token_request, b->token_request) == 0;
 }
 
-/* A webhook is not an endpoint's any more. */
+/* A webhook takes the place of what was known of it. */
 static void
-retire(CwhWebhook *webhook)
+replace_webhook(Endpoint *endpoint, CwhWebhook *webhook)
 {
-	webhook->retired = true;
-	if (webhook->users == 0)
-		cwh_webhook_free(webhook);
+	CwhWebhook *old = endpoint->webhook;
+
+	if (old->updated_at != webhook->updated_at)
+	{
+		/* the change may be the remedy */
+		cwh_gate_reset(&webhook->id);
+		endpoint->blocked = false;
+	}
+	if (!same_token(old, webhook))
+		cwh_token_outdate(&endpoint->token);
+	if (strcmp(connector_name(old), connector_name(webhook)) != 0)
+	{
+		/* replies to another connector are of no use */
+		endpoint->connector_number++;
+		cwh_release_waiting(endpoint);
+	}
+	cwh_webhook_retire(old);
 }
 
 /* A webhook was read. */
 static void
-on_webhook(CwhWebhook *webhook)
+on_webhook(void *context, CwhWebhook *webhook)
 {
-	Endpoint   *endpoint = cwh_get_endpoint(&webhook->id);
+	Endpoint   *endpoint = cwh_endpoint(&webhook->id);
 
 	if (endpoint->webhook)
-	{
-		if (endpoint->webhook->updated_at != webhook->updated_at)
-		{
-			/* somebody may have mended it */
-			cwh_gate_reset(&webhook->id);
-			endpoint->blocked = false;
-		}
-		if (!same_token(endpoint->webhook, webhook))
-		{
-			cwh_forget_token(endpoint);
-			endpoint->token_number++;
-		}
-		if (strcmp(connector_name(endpoint->webhook), connector_name(webhook)) != 0)
-		{
-			endpoint->connector_number++;
-			/* another's replies are of no use */
-			cwh_release_waiting(endpoint);
-		}
-		retire(endpoint->webhook);
-	}
+		replace_webhook(endpoint, webhook);
 	endpoint->webhook = webhook;
 	endpoint->generation = cwh_worker.seen_generation;
 	endpoint->gone = false;
 	endpoint->changed = false;
-	endpoint->window = Min(endpoint->window, webhook->max_in_flight);
+	cwh_limit_window(endpoint, webhook->max_in_flight);
 	if (!endpoint->tried)
-		cwh_set_proven(endpoint, webhook->proven);
+		set_proven(endpoint, webhook->proven);
 
-	/* what cannot be sent is not tried, and waits until that is put right */
+	/* what cannot be sent is not tried: it waits until that has been fixed */
 	if (webhook->problem)
 		webhook->enabled = false;
-	endpoint->note = strcmp(webhook->problem ? webhook->problem : "",
-							webhook->noted ? webhook->noted : "") != 0;
-	if (endpoint->note)
-		cwh_touch(endpoint);
-	else if (webhook->problem)
-		cwh_add_alerting(&webhook->id);
+	if (strcmp(webhook->problem ? webhook->problem : "",
+			   webhook->noted ? webhook->noted : "") != 0)
+		cwh_account_request(&endpoint->account, NULL, true);
+	else
+	{
+		cwh_account_settled(&endpoint->account, false, false, true);
+		if (webhook->problem)
+			cwh_add_alerting(&webhook->id);
+	}
 }
 
-/*
- * Read the webhooks that have something to do and whose configuration may have
- * changed since they were read.
- */
-void
-cwh_refresh_endpoints(void)
+/* A webhook was to be read, and does not exist (any more). */
+static void
+on_missing(Endpoint *endpoint)
 {
-	HASH_SEQ_STATUS status;
-	Endpoint   *endpoint;
-	pg_uuid_t  *ids;
-	int			n = 0;
-
-	if (cwh_worker.refresh_due)
-	{
-		hash_seq_init(&status, endpoints);
-		while ((endpoint = hash_seq_search(&status)) != NULL)
-			if (is_stale(endpoint))
-				mark_stale(endpoint);
-	}
-	cwh_worker.refresh_due = false;
-	if (nstale == 0)
-		return;
-	ids = palloc(nstale * sizeof(pg_uuid_t));
-	while (nstale > 0)
-	{
-		endpoint = dlist_container(Endpoint, stale_node,
-								   dlist_pop_head_node(&stale_list));
-		endpoint->in_stale = false;
-		nstale--;
-		if (is_stale(endpoint) &&
-			(endpoint->ready || endpoint->nwaiting > 0 ||
-			 endpoint->in_flight > 0 || endpoint->in_touched))
-			ids[n++] = endpoint->id;
-	}
-	if (n == 0)
-		return;
-	cwh_outbox_load(ids, n, cwh_worker.context, on_webhook);
-	for (int i = 0; i < n; i++)
-	{
-		endpoint = cwh_get_endpoint(&ids[i]);
-		if (is_stale(endpoint))
-		{
-			if (!endpoint->gone)
-				endpoint->gone_since = GetCurrentTimestamp();
-			endpoint->gone = true;
-			endpoint->changed = false;
-			endpoint->generation = cwh_worker.seen_generation;
-			cwh_release_waiting(endpoint);
-			if (is_missed(endpoint))
-				cwh_set_timer(endpoint,
-							  TimestampTzPlusMilliseconds(endpoint->gone_since,
-														  ORPHAN_GRACE_MS + 1000));
-		}
-		else if (!endpoint->webhook->enabled)
-			cwh_release_waiting(endpoint);
-		cwh_reconsider(endpoint);
-	}
+	if (!endpoint->gone)
+		endpoint->gone_since = GetCurrentTimestamp();
+	endpoint->gone = true;
+	endpoint->changed = false;
+	endpoint->generation = cwh_worker.seen_generation;
+	cwh_release_waiting(endpoint);
+	if (is_missed(endpoint))
+		set_timer(endpoint,
+				  TimestampTzPlusMilliseconds(endpoint->gone_since,
+											  ORPHAN_GRACE_MS + 1000));
 }
 
 /* Has it nothing to do, now or later? */
@@ -571,33 +614,33 @@ is_idle(const Endpoint *endpoint)
 	return !(endpoint->ready || endpoint->later || endpoint->in_timers ||
 			 endpoint->in_ready || endpoint->in_startable ||
 			 endpoint->in_flight > 0 || endpoint->nwaiting > 0 ||
-			 endpoint->unsettled > 0 || endpoint->in_touched ||
+			 endpoint->account.unsettled > 0 || endpoint->account.listed ||
 			 endpoint->in_stale);
 }
 
-/* The webhook of an idle endpoint is still there. */
+/* The webhook of an idle endpoint still exists. */
 static void
-on_present(const pg_uuid_t *webhook_id)
+on_found(void *context, const pg_uuid_t *webhook_id)
 {
-	cwh_get_endpoint(webhook_id)->gone = false;
+	cwh_endpoint(webhook_id)->gone = false;
 }
 
 /*
  * See which idle endpoints' webhooks were deleted: since they have nothing to
  * do, nothing else reads them again.
  */
-void
-cwh_find_deleted(void)
+static void
+find_deleted(void)
 {
 	HASH_SEQ_STATUS status;
 	Endpoint   *endpoint;
 	pg_uuid_t  *ids;
 	int			n = 0;
 
-	if (looked_generation == cwh_worker.seen_generation)
+	if (deleted_generation == cwh_worker.seen_generation)
 		return;
-	ids = palloc(hash_get_num_entries(endpoints) * sizeof(pg_uuid_t));
-	hash_seq_init(&status, endpoints);
+	ids = palloc(hash_get_num_entries(table) * sizeof(pg_uuid_t));
+	hash_seq_init(&status, table);
 	while ((endpoint = hash_seq_search(&status)) != NULL)
 	{
 		if (endpoint->gone || !is_idle(endpoint) ||
@@ -608,8 +651,57 @@ cwh_find_deleted(void)
 		ids[n++] = endpoint->id;
 	}
 	if (n > 0)
-		cwh_outbox_present_webhooks(ids, n, on_present);
-	looked_generation = cwh_worker.seen_generation;
+		cwh_webhook_find(ids, n, on_found, NULL);
+	deleted_generation = cwh_worker.seen_generation;
+}
+
+/*
+ * Read the webhooks that have something to do and whose configuration may have
+ * changed since they were read; and if asked, see which others were deleted.
+ */
+void
+cwh_refresh_endpoints(bool deleted_too)
+{
+	HASH_SEQ_STATUS status;
+	Endpoint   *endpoint;
+	pg_uuid_t  *ids;
+	int			n = 0;
+
+	if (table == NULL)
+		return;
+	if (cwh_worker.reread_webhooks)
+	{
+		hash_seq_init(&status, table);
+		while ((endpoint = hash_seq_search(&status)) != NULL)
+			if (is_stale(endpoint))
+				mark_stale(endpoint);
+	}
+	cwh_worker.reread_webhooks = false;
+	ids = palloc(Max(1, nstale) * sizeof(pg_uuid_t));
+	while (nstale > 0)
+	{
+		endpoint = dlist_container(Endpoint, stale_node,
+								   dlist_pop_head_node(&stale_list));
+		endpoint->in_stale = false;
+		nstale--;
+		if (is_stale(endpoint) &&
+			(endpoint->ready || endpoint->nwaiting > 0 ||
+			 endpoint->in_flight > 0 || endpoint->account.listed))
+			ids[n++] = endpoint->id;
+	}
+	if (n > 0)
+		cwh_webhook_load(ids, n, cwh_worker.context, on_webhook, NULL);
+	for (int i = 0; i < n; i++)
+	{
+		endpoint = cwh_endpoint(&ids[i]);
+		if (is_stale(endpoint))
+			on_missing(endpoint);
+		else if (!endpoint->webhook->enabled)
+			cwh_release_waiting(endpoint);
+		cwh_reconsider(endpoint);
+	}
+	if (deleted_too)
+		find_deleted();
 }
 
 /*
@@ -621,16 +713,19 @@ cwh_forget_endpoints(void)
 {
 	HASH_SEQ_STATUS status;
 	Endpoint   *endpoint;
-	bool		many = hash_get_num_entries(endpoints) >= MAX_IDLE_ENDPOINTS;
+	bool		many;
 
-	hash_seq_init(&status, endpoints);
+	if (table == NULL)
+		return;
+	many = hash_get_num_entries(table) >= MAX_IDLE_ENDPOINTS;
+	hash_seq_init(&status, table);
 	while ((endpoint = hash_seq_search(&status)) != NULL)
 	{
 		if (!is_idle(endpoint) || !(many || endpoint->gone))
 			continue;
 		if (endpoint->webhook)
 			cwh_webhook_free(endpoint->webhook);
-		cwh_forget_token(endpoint);
-		hash_search(endpoints, &endpoint->id, HASH_REMOVE, NULL);
+		cwh_token_outdate(&endpoint->token);
+		hash_search(table, &endpoint->id, HASH_REMOVE, NULL);
 	}
 }

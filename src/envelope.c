@@ -20,8 +20,9 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
-#include "chatwebhook.h"
 #include "compat.h"
+#include "envelope.h"
+#include "json.h"
 
 PG_FUNCTION_INFO_V1(chatwebhook_uuidv7);
 

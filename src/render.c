@@ -1,10 +1,10 @@
 /*
  * render.c
- *		Calls the connectors of deliveries, for what to send next.
+ *		Asks the connectors of deliveries what to send next.
  *
- * They are called one after the other, in a transaction of their own, and may be
- * slow, fail, or not come back.  The slow ones share a small part of the
- * worker's time; one that could not be stopped has its webhook disabled.
+ * Connectors are called one after the other, in a transaction of their own, and
+ * may be slow, fail, or never return.  The slow ones share a small part of the
+ * worker's time; the webhook of one that could not be stopped is disabled.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -20,7 +20,9 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
-#include "worker.h"
+#include "gate.h"
+#include "render.h"
+#include "statement.h"
 
 /* Room for the name of a connector's function. */
 #define FUNCTION_KEY		256
@@ -28,38 +30,44 @@
 /* Connectors are called for this many deliveries in a transaction. */
 #define RENDER_BATCH		50
 
-/*
- * Connectors that are slow get one part in so many of the worker's time, all of
- * them together.
- */
+/* All slow connectors together get 1/SLOW_SHARE of the worker's time. */
 #define SLOW_SHARE			20
 
-/* Until then, other workers leave it alone. */
-#define UNSTOPPABLE_PAUSE_MS 600000
+/* Other workers leave a webhook alone for this long whose connector is stuck. */
+#define STUCK_PAUSE_MS 600000
 
 /* deliveries whose next request is to be made */
 static slist_head to_render = SLIST_STATIC_INIT(to_render);
 static slist_node *to_render_tail;
-static HTAB *slow_functions;	/* connectors that took long the last time */
+static int	nto_render = 0;
+static HTAB *slow_functions = NULL; /* connectors that took long the last time */
 
 /* Is its connector one that takes long? */
 bool
-cwh_is_slow(const Endpoint *endpoint)
+cwh_connector_slow(const Endpoint *endpoint)
 {
 	const char *function = endpoint->webhook->function;
 
-	if (endpoint->slow)
+	if (endpoint->pace.slow)
 		return true;
-	return function && hash_get_num_entries(slow_functions) > 0 &&
+	return function && slow_functions &&
+		hash_get_num_entries(slow_functions) > 0 &&
 		hash_search(slow_functions, function, HASH_FIND, NULL) != NULL;
 }
 
-/* A delivery's connector is to be called. */
+/* Is any connector to be called? */
+bool
+cwh_render_due(void)
+{
+	return nto_render > 0;
+}
+
+/* Have a delivery's connector called. */
 void
 cwh_render_later(Delivery *delivery)
 {
 	cwh_append_node(&to_render, &to_render_tail, &delivery->node);
-	cwh_worker.nto_render++;
+	nto_render++;
 }
 
 /*
@@ -80,14 +88,14 @@ take_to_render(Delivery **deliveries, TimestampTz now)
 		slist_node *node = slist_pop_head_node(&to_render);
 		Delivery   *delivery = slist_container(Delivery, node, node);
 		Endpoint   *endpoint = delivery->endpoint;
-		bool		slow = cwh_is_slow(endpoint);
+		bool		slow = cwh_connector_slow(endpoint);
 
 		if (endpoint->gone || !endpoint->webhook->enabled ||
 			endpoint->webhook->connector == NULL || (slow && slow_done))
 		{
-			cwh_worker.nto_render--;
+			nto_render--;
 			cwh_count_in_flight(endpoint, -1);
-			cwh_go_on(delivery);
+			cwh_wait_again(delivery);
 			if (slow && cwh_worker.slow_until > now && !endpoint->blocked)
 				cwh_block_endpoint(endpoint, cwh_worker.slow_until, now);
 		}
@@ -101,7 +109,7 @@ take_to_render(Delivery **deliveries, TimestampTz now)
 	}
 	to_render = later;
 	to_render_tail = later_tail;
-	cwh_worker.nto_render -= n;
+	nto_render -= n;
 	return n;
 }
 
@@ -113,13 +121,15 @@ static void
 note_time(Endpoint *endpoint, int took_ms, TimestampTz now)
 {
 	char		key[FUNCTION_KEY];
-	bool		first = !endpoint->called;
+	bool		first = !endpoint->pace.called;
 
-	endpoint->called = true;
-	endpoint->slow = took_ms >= (first ? 5 : 1) * CWH_SLOW_CONNECTOR_MS;
-	if (endpoint->slow)
+	endpoint->pace.called = true;
+	endpoint->pace.slow = took_ms >= (first ? 5 : 1) * CWH_SLOW_CONNECTOR_MS;
+	if (endpoint->pace.slow)
 		cwh_worker.slow_until =
 			TimestampTzPlusMilliseconds(now, (int64) took_ms * SLOW_SHARE);
+	if (took_ms >= CWH_SLOW_CONNECTOR_MS)
+		cwh_limit_window(endpoint, FIRST_WINDOW);
 	if (endpoint->webhook->function == NULL)
 		return;
 	strlcpy(key, endpoint->webhook->function, sizeof(key));
@@ -129,152 +139,23 @@ note_time(Endpoint *endpoint, int took_ms, TimestampTz now)
 		(void) hash_search(slow_functions, key, HASH_REMOVE, NULL);
 }
 
-/* A connector has been asked what to send: send it. */
-static void
-on_rendered(Delivery *delivery, const CwhRender *render, TimestampTz now)
-{
-	Endpoint   *endpoint = delivery->endpoint;
-
-	note_time(endpoint, render->took_ms, now);
-	/* what holds the worker up gets few places */
-	if (render->took_ms >= CWH_SLOW_CONNECTOR_MS)
-		endpoint->window = Min(endpoint->window, FIRST_WINDOW);
-	if (render->error)
-		cwh_fail_delivery(delivery, render->error, false);
-	else if (render->request)
-	{
-		delivery->request = render->request;
-		delivery->rendered = endpoint->generation;
-		/* another may be asking for the token that this one needs, too */
-		if (endpoint->fetching && !cwh_has_token(endpoint))
-		{
-			cwh_count_in_flight(endpoint, -1);
-			cwh_go_on(delivery);
-		}
-		else
-			cwh_send_request(delivery);
-	}
-	else
-	{
-		cwh_count_in_flight(endpoint, -1);
-		/* nothing (more) to send: not an attempt if nothing was sent */
-		if (delivery->replies == NULL)
-			delivery->started_at = 0;
-		delivery->transfer.latency_ms = delivery->earlier_ms;
-		if (delivery->replies == NULL || delivery->earlier_ms == 0)
-			delivery->transfer.status = 0;
-		delivery->wait_ms = 0;
-		delivery->log = false;
-		cwh_add_result(delivery, CWH_OUTCOME_DELIVERED, NULL);
-		if (delivery->replies)
-		{
-			cwh_add_gain(endpoint, delivery, true, now);
-			endpoint->window = Min(endpoint->window + 1,
-								   endpoint->webhook->max_in_flight);
-		}
-	}
-	cwh_reconsider(endpoint);
-}
-
 /*
- * The process ends within a connector that could not be stopped otherwise: its
- * webhook is not to end the next one, too, at once.
+ * The process ends within a connector that could not be stopped otherwise.  Its
+ * webhook must not end the next worker, too.
  */
 static void
 on_exit_rendering(int code, Datum arg)
 {
-	if (!cwh_connector_running || cwh_worker_terminate)
+	if (cwh_running_connector == NULL || cwh_worker_terminate)
 		return;
-	cwh_culprit_add(&cwh_connector_of->id);
-	cwh_gate_pause(&cwh_connector_of->id,
+	cwh_gate_stuck(&cwh_running_connector->id,
 				   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-											   UNSTOPPABLE_PAUSE_MS));
+											   STUCK_PAUSE_MS));
 }
 
-/* Disable webhooks whose connectors have taken a worker with them. */
-void
-cwh_disable_culprits(void)
-{
-	pg_uuid_t	id;
-
-	cwh_outbox_begin();
-	while (cwh_culprit_take(&id))
-	{
-		if (!cwh_outbox_disable(&id, "its connector could not be stopped"))
-			continue;
-		ereport(LOG, (errmsg("chatwebhook disabled a webhook: its connector could not be stopped")));
-		cwh_add_alerting(&id);
-	}
-	cwh_outbox_commit(CWH_FLUSH_NOW);
-}
-
-/* Ask connectors for the next requests of deliveries, in one transaction. */
-void
-cwh_render_deliveries(TimestampTz now)
-{
-	MemoryContext oldcontext;
-	Delivery  **deliveries;
-	CwhRender  *renders;
-	int			n;
-	volatile int done = 0;
-	volatile bool failed = false;
-
-	oldcontext = MemoryContextSwitchTo(cwh_worker.transaction_context);
-	deliveries = palloc(RENDER_BATCH * sizeof(Delivery *));
-	renders = palloc0(RENDER_BATCH * sizeof(CwhRender));
-	n = take_to_render(deliveries, now);
-	if (n > 0)
-	{
-		pgstat_report_activity(STATE_RUNNING, "calling connectors");
-		for (int i = 0; i < n; i++)
-		{
-			renders[i].webhook = deliveries[i]->endpoint->webhook;
-			renders[i].event = deliveries[i]->body.data;
-			renders[i].replies = deliveries[i]->replies;
-			renders[i].context = deliveries[i]->context;
-		}
-		PG_TRY();
-		{
-			cwh_outbox_begin();
-			done = cwh_connector_render(renders, n);
-			cwh_outbox_commit(CWH_FLUSH_NOT);
-		}
-		PG_CATCH();
-		{
-			/* of our own, for theirs are caught */
-			MemoryContextSwitchTo(cwh_worker.transaction_context);
-			HOLD_INTERRUPTS();
-			failed = true;
-			EmitErrorReport();
-			AbortOutOfAnyTransaction();
-			FlushErrorState();
-			RESUME_INTERRUPTS();
-		}
-		PG_END_TRY();
-		pgstat_report_activity(STATE_IDLE, NULL);
-		SetLatch(MyLatch);
-		now = GetCurrentTimestamp();
-		for (int i = 0; i < n; i++)
-		{
-			Delivery   *delivery = deliveries[i];
-
-			MemoryContextSwitchTo(cwh_worker.transaction_context);
-			if (failed)
-				cwh_fail_delivery(delivery, "the connector could not be called; see the server's log",
-								  false);
-			else if (i < done)
-				on_rendered(delivery, &renders[i], now);
-			else
-				cwh_render_later(delivery);
-		}
-	}
-	MemoryContextSwitchTo(oldcontext);
-	MemoryContextReset(cwh_worker.transaction_context);
-}
-
-/* Set up the state of this file. */
-void
-cwh_render_set_up(void)
+/* Set up the state of this file, when the first connector is called. */
+static void
+set_up(void)
 {
 	HASHCTL		info;
 
@@ -285,4 +166,87 @@ cwh_render_set_up(void)
 	slow_functions = hash_create("chatwebhook slow connectors", 16, &info,
 								 HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 	before_shmem_exit(on_exit_rendering, (Datum) 0);
+}
+
+/*
+ * Call connectors within a transaction.  Returns for how many of the deliveries;
+ * -1 if that failed for a reason of our own, since their errors are caught.
+ */
+static int
+call_connectors(CwhRender *renders, int n)
+{
+	volatile int done = -1;
+
+	pgstat_report_activity(STATE_RUNNING, "calling connectors");
+	PG_TRY();
+	{
+		cwh_begin();
+		done = cwh_connector_render(renders, n);
+		cwh_commit(CWH_FLUSH_NOT);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(cwh_worker.transaction_context);
+		HOLD_INTERRUPTS();
+		done = -1;
+		EmitErrorReport();
+		AbortOutOfAnyTransaction();
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	pgstat_report_activity(STATE_IDLE, NULL);
+	SetLatch(MyLatch);
+	return done;
+}
+
+/*
+ * Ask connectors for the next requests of deliveries, in one transaction.  Then
+ * each() is called for those deliveries, with what the connector wants in their
+ * exchange's step; it is null if nothing (more) is to be sent.
+ */
+void
+cwh_render(CwhOnRendered each)
+{
+	MemoryContext oldcontext;
+	Delivery  **deliveries;
+	CwhRender  *renders;
+	int			n;
+	int			done;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (slow_functions == NULL)
+		set_up();
+	oldcontext = MemoryContextSwitchTo(cwh_worker.transaction_context);
+	deliveries = palloc(RENDER_BATCH * sizeof(Delivery *));
+	renders = palloc0(RENDER_BATCH * sizeof(CwhRender));
+	n = take_to_render(deliveries, now);
+	for (int i = 0; i < n; i++)
+	{
+		renders[i].webhook = deliveries[i]->endpoint->webhook;
+		renders[i].event = deliveries[i]->body.data;
+		renders[i].replies = deliveries[i]->exchange.replies;
+		renders[i].context = deliveries[i]->exchange.context;
+	}
+	done = n > 0 ? call_connectors(renders, n) : 0;
+	now = GetCurrentTimestamp();
+	for (int i = 0; i < n; i++)
+	{
+		Delivery   *delivery = deliveries[i];
+
+		MemoryContextSwitchTo(cwh_worker.transaction_context);
+		if (done < 0)
+			each(delivery, "the connector could not be called; see the server's log");
+		else if (i < done)
+		{
+			note_time(delivery->endpoint, renders[i].took_ms, now);
+			delivery->exchange.step = renders[i].step;
+			delivery->generation = delivery->endpoint->generation;
+			each(delivery, renders[i].error);
+		}
+		else
+			cwh_render_later(delivery);
+	}
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextReset(cwh_worker.transaction_context);
 }

@@ -1,6 +1,10 @@
 /*
  * request.c
- *		An event for a webhook as a request, and a reply as text.
+ *		Events, connectors' requests and token requests as HTTP requests; replies
+ *		as text.
+ *
+ * This is where it is decided which headers a request has, where a webhook's
+ * secrets may go (to its own URL only), and what is signed.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -15,8 +19,10 @@
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
-#include "chatwebhook.h"
 #include "compat.h"
+#include "envelope.h"
+#include "request.h"
+#include "settings.h"
 
 #define MAX_CUSTOM_HEADERS		50
 #define MAX_HEADER_NAME			256
@@ -111,35 +117,44 @@ cwh_header_problem(Jsonb *headers)
 }
 
 /*
- * A request has so many header lines at most, besides its webhook's and a
- * connector's own; and what is made for it of their text is no longer than
- * this, besides what the caller says.
+ * Building requests
  */
+
+/* The lines that any request has, besides its webhook's and a connector's own. */
 #define MAX_LINES		16
+
+/* What the texts of those take, besides what the caller says. */
 #define MAX_LINES_TEXT	1024
 
-/* Begin a request's headers, which may have so many lines and bytes more. */
-static void
-begin_headers(CwhTransfer *transfer, int lines, size_t len)
+/*
+ * Begin a request: a transfer with room for so many more header lines, and for
+ * so many bytes of text made for it.
+ */
+static CwhTransfer *
+begin_request(const CwhWebhook *webhook, const char *url, int lines, size_t text)
 {
-	if (!cwh_transfer_reserve(transfer, MAX_LINES + lines,
-							  MAX_LINES_TEXT + strlen(cwh_user_agent) + len))
+	CwhTransfer *transfer;
+
+	transfer = cwh_transfer_new(MAX_LINES + lines,
+								MAX_LINES_TEXT + strlen(cwh_user_agent) + text);
+	if (transfer == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("out of memory")));
+	transfer->request.url = url;
+	transfer->request.timeout_ms = webhook->timeout_ms;
+	return transfer;
 }
 
-/* Add a header line that stays as long as the transfer. */
-static void
-add_line(CwhTransfer *transfer, const char *line)
+/* Room for text made for a request, of which begin_request() was told. */
+static char *
+keep(CwhTransfer *transfer, size_t size)
 {
-	struct curl_slist *node = &transfer->headers[transfer->nheaders];
+	char	   *room = cwh_transfer_keep(transfer, size);
 
-	Assert(transfer->nheaders < transfer->max_headers);
-	node->data = unconstify(char *, line);
-	node->next = NULL;
-	if (transfer->nheaders++ > 0)
-		node[-1].next = node;
+	if (room == NULL)
+		elog(ERROR, "a request is longer than was expected");
+	return room;
 }
 
 /* Add a header line of three parts. */
@@ -148,193 +163,177 @@ add_header(CwhTransfer *transfer, const char *one, const char *two,
 		   const char *three)
 {
 	const char *parts[] = {one, two, three};
-	char	   *line = transfer->header_text;
+	size_t		size = strlen(one) + strlen(two) + strlen(three) + 1;
+	char	   *line = keep(transfer, size);
+	char	   *to = line;
 
 	for (int i = 0; i < lengthof(parts); i++)
 	{
 		size_t		len = strlen(parts[i]);
 
-		/* begin_headers() was told of everything that has no limit of its own */
-		if (len + 1 > transfer->header_room)
-			elog(ERROR, "the headers of a request are too long");
-		memcpy(transfer->header_text, parts[i], len);
-		transfer->header_text += len;
-		transfer->header_room -= len;
+		memcpy(to, parts[i], len);
+		to += len;
 	}
-	*transfer->header_text++ = '\0';
-	transfer->header_room--;
-	add_line(transfer, line);
+	*to = '\0';
+	cwh_transfer_add_line(transfer, line);
 }
 
-/* The bytes that the webhook's own headers take. */
-static size_t
-own_text(const char *token)
-{
-	return token ? strlen(token) : 0;
-}
-
-/* Add the webhook's headers, and that of its auth. */
+/* The lines of every request. */
 static void
-add_own_headers(CwhTransfer *transfer, const CwhWebhook *webhook,
+add_common_lines(CwhTransfer *transfer)
+{
+	add_header(transfer, "User-Agent: ", cwh_user_agent, "");
+	/* no wait for "100 Continue" before a large body */
+	cwh_transfer_add_line(transfer, "Expect:");
+}
+
+/* Let the request show the webhook's credentials: it goes to its own URL. */
+static void
+add_credentials(CwhTransfer *transfer, const CwhWebhook *webhook,
 				const char *token)
 {
 	for (int i = 0; i < webhook->nheaders; i++)
-		add_line(transfer, webhook->headers[i]);
+		cwh_transfer_add_line(transfer, webhook->headers[i]);
 	if (webhook->auth == CWH_AUTH_HEADER)
-		add_line(transfer, webhook->auth_line);
+		cwh_transfer_add_line(transfer, webhook->auth_line);
 	else if (webhook->auth == CWH_AUTH_OAUTH2 && token)
 		add_header(transfer, "Authorization: Bearer ", token, "");
+	transfer->request.client_certificate = webhook->client_certificate;
+	transfer->request.client_key = webhook->client_key;
 }
 
 /*
- * Sign a request: add the header of the sha256= scheme, which a private key has
- * no part in, and give the entry for webhook-signature.
+ * Why nothing may be sent to a URL as the settings are now; null if it may.
+ * They may have changed since the URL was stored, and a credential may have
+ * brought anything into it.
+ */
+static const char *
+url_problem(const char *url)
+{
+	CwhTarget	target;
+
+	return cwh_target_check_url(cwh_target_policy(), url, strlen(url), &target);
+}
+
+/*
+ * Events
+ */
+
+/*
+ * Sign a request: add the header of the sha256= scheme, in which a private key
+ * has no part, and give the entry for webhook-signature.
  */
 static void
 sign(CwhSigner *signer, const char *header, const char *id, int64 unix_time,
 	 StringInfo body, CwhTransfer *transfer,
-	 char entry[CWH_ASYMMETRIC_SIGNATURE_LEN + 1])
+	 char entry[CWH_MESSAGE_SIGNATURE_LEN + 1])
 {
 	char		hex[CWH_BODY_SIGNATURE_LEN + 1];
-	bool		ok;
 
-	if (cwh_signer_is_asymmetric(signer))
-		ok = cwh_sign_asymmetric(signer, id, unix_time, body->data, body->len,
-								 entry);
-	else
-	{
-		ok = cwh_sign_body(signer, body->data, body->len, hex) &&
-			cwh_sign_standard(signer, id, unix_time, body->data, body->len,
-							  entry);
-		if (ok)
-			add_header(transfer, header, ": ", hex);
-	}
-	if (!ok)
+	if (!cwh_sign_body(signer, body->data, body->len, hex) ||
+		!cwh_sign_message(signer, id, unix_time, body->data, body->len, entry))
 		elog(ERROR, "could not sign a request");
+	if (hex[0] != '\0')
+		add_header(transfer, header, ": ", hex);
 }
 
 /*
- * Why nothing may be sent for a webhook as things are now; null if it may.
- * The settings may have changed since the URL was stored, and a credential may
- * have brought anything into it.
+ * The webhook-id: the event's id, or that of a batch.  That is made of its
+ * events' ids, so that it stays the same when the same events are tried again
+ * together, in the form of a UUID of version 8 (RFC 9562, 5.8).
  */
-const char *
-cwh_request_problem(const CwhWebhook *webhook)
+static void
+message_id(const CwhMessage *message, char out[37])
 {
-	CwhTarget	target;
+	pg_uuid_t	id = message->event_ids[0];
 
-	if (webhook->problem)
-		return webhook->problem;
-	return cwh_target_check_url(cwh_target_policy(), webhook->url,
-								strlen(webhook->url), &target);
+	if (message->batch)
+	{
+		uint64		hash[2];
+
+		for (int i = 0; i < 2; i++)
+			hash[i] = DatumGetUInt64(hash_any_extended((const unsigned char *) message->event_ids,
+													   message->n * sizeof(pg_uuid_t), i));
+		memcpy(id.data, hash, UUID_LEN);
+		id.data[6] = (id.data[6] & 0x0f) | 0x80;
+		id.data[8] = (id.data[8] & 0x3f) | 0x80;
+	}
+	cwh_uuid_text(&id, out);
 }
 
-/* What all kinds of request have. */
+/* Bytes that X-Webhook-Delivery takes: the deliveries' ids, comma-separated. */
+#define DELIVERIES_LEN(n)	((n) * (MAXINT8LEN + 1))
+
+/* Add that header. */
 static void
-prepare(CwhTransfer *transfer, const CwhWebhook *webhook, const char *url,
-		const char *body, size_t body_len)
+add_deliveries(CwhTransfer *transfer, const CwhMessage *message)
 {
-	transfer->url = url;
-	transfer->method = NULL;
-	transfer->body = body;
-	transfer->body_len = body_len;
-	transfer->min_response_size = 0;
-	transfer->timeout_ms = webhook->timeout_ms;
-	transfer->client_certificate = webhook->client_certificate;
-	transfer->client_key = webhook->client_key;
+	static const char name[] = "X-Webhook-Delivery: ";
+	char	   *line = keep(transfer,
+							sizeof(name) + DELIVERIES_LEN(message->n));
+	char	   *to = line + strlen(name);
+
+	memcpy(line, name, sizeof(name));
+	for (int i = 0; i < message->n; i++)
+	{
+		if (i > 0)
+			*to++ = ',';
+		to += pg_lltoa(message->delivery_ids[i], to);
+	}
+	cwh_transfer_add_line(transfer, line);
 }
 
-/* Make a signed request, of one event or of several. */
-static void
-prepare_signed(CwhTransfer *transfer, const CwhWebhook *webhook,
-			   const char *event_type, const pg_uuid_t *message_id, int attempt,
-			   const char *deliveries, StringInfo body, TimestampTz now,
-			   const char *token)
+/* Make a signed request of one event, or of a batch. */
+CwhTransfer *
+cwh_request_events(const CwhWebhook *webhook, const CwhMessage *message,
+				   const char *token, const char **problem)
 {
-	int64		unix_time = (int64) timestamptz_to_time_t(now);
+	const char *type = message->batch ? "batch" : message->event_type;
+	int64		unix_time = (int64) timestamptz_to_time_t(message->now);
 	char		id[37];
-	char		number[32];
-	char		signature[CWH_ASYMMETRIC_SIGNATURE_LEN + 1];
-	char		previous[CWH_ASYMMETRIC_SIGNATURE_LEN + 2] = "";
+	char		number[MAXINT8LEN + 1];
+	char		signature[CWH_MESSAGE_SIGNATURE_LEN + 1];
+	char		previous[CWH_MESSAGE_SIGNATURE_LEN + 2] = "";
+	CwhTransfer *transfer;
 
-	begin_headers(transfer, webhook->nheaders,
-				  strlen(event_type) + strlen(deliveries) + own_text(token));
-	cwh_uuid_text(message_id, id);
-	add_line(transfer, "Content-Type: application/json");
-	add_header(transfer, "User-Agent: ", cwh_user_agent, "");
-	add_header(transfer, "X-Webhook-Event: ", event_type, "");
-	sign(webhook->signer, "X-Webhook-Signature", id, unix_time, body,
+	*problem = webhook->problem ? webhook->problem : url_problem(webhook->url);
+	if (*problem)
+		return NULL;
+	transfer = begin_request(webhook, webhook->url, webhook->nheaders,
+							 strlen(type) + DELIVERIES_LEN(message->n) +
+							 (token ? strlen(token) : 0));
+	message_id(message, id);
+	cwh_transfer_add_line(transfer, "Content-Type: application/json");
+	add_header(transfer, "X-Webhook-Event: ", type, "");
+	sign(webhook->signer, "X-Webhook-Signature", id, unix_time, message->body,
 		 transfer, signature);
-	if (webhook->previous && webhook->previous_until > now)
+	if (webhook->previous && webhook->previous_until > message->now)
 	{
 		previous[0] = ' ';
 		sign(webhook->previous, "X-Webhook-Signature-Previous", id, unix_time,
-			 body, transfer, previous + 1);
+			 message->body, transfer, previous + 1);
 	}
 	add_header(transfer, "webhook-id: ", id, "");
 	pg_lltoa(unix_time, number);
 	add_header(transfer, "webhook-timestamp: ", number, "");
 	add_header(transfer, "webhook-signature: ", signature, previous);
-	pg_ltoa(attempt, number);
+	pg_ltoa(message->attempt, number);
 	add_header(transfer, "X-Webhook-Attempt: ", number, "");
-	add_header(transfer, "X-Webhook-Delivery: ", deliveries, "");
-	/* no wait for "100 Continue" before a large body */
-	add_line(transfer, "Expect:");
-	add_own_headers(transfer, webhook, token);
-	prepare(transfer, webhook, webhook->url, body->data, body->len);
+	add_deliveries(transfer, message);
+	add_common_lines(transfer);
+	add_credentials(transfer, webhook, token);
+	transfer->request.body = message->body->data;
+	transfer->request.body_len = message->body->len;
+	return transfer;
 }
 
 /*
- * Make a transfer ready to be started: where to, with which headers, signed as
- * of now.  The body must stay as it is until the transfer has ended.
+ * Connectors' requests
  */
-void
-cwh_request_prepare(CwhTransfer *transfer, const CwhWebhook *webhook,
-					const char *event_type, const pg_uuid_t *event_id,
-					int attempt, int64 delivery_id, StringInfo body,
-					TimestampTz now, const char *token)
-{
-	char		delivery[32];
 
-	pg_lltoa(delivery_id, delivery);
-	prepare_signed(transfer, webhook, event_type, event_id, attempt, delivery,
-				   body, now, token);
-}
-
-/*
- * The same for a batch, whose body is an array of events.  Its webhook-id comes
- * from theirs, so that it stays the same when the same events are tried again
- * together.  It has the form of a UUID of version 8 (RFC 9562), which is for
- * such uses.
- */
-void
-cwh_request_prepare_batch(CwhTransfer *transfer, const CwhWebhook *webhook,
-						  const pg_uuid_t *event_ids, const int64 *delivery_ids,
-						  int n, int attempt, StringInfo body, TimestampTz now,
-						  const char *token)
-{
-	StringInfoData deliveries;
-	uint64		hash[2];
-	pg_uuid_t	id;
-
-	for (int i = 0; i < 2; i++)
-		hash[i] = DatumGetUInt64(hash_any_extended((const unsigned char *) event_ids,
-												   n * sizeof(pg_uuid_t), i));
-	memcpy(id.data, hash, UUID_LEN);
-	id.data[6] = (id.data[6] & 0x0f) | 0x80;
-	id.data[8] = (id.data[8] & 0x3f) | 0x80;
-	initStringInfo(&deliveries);
-	for (int i = 0; i < n; i++)
-		appendStringInfo(&deliveries, "%s" INT64_FORMAT, i > 0 ? "," : "",
-						 delivery_ids[i]);
-	prepare_signed(transfer, webhook, "batch", &id, attempt, deliveries.data,
-				   body, now, token);
-	pfree(deliveries.data);
-}
-
-/* Does the webhook, or its auth, set a header of this line's name? */
+/* Do the webhook's credentials set a header of this line's name? */
 static bool
-is_own_header(const CwhWebhook *webhook, const char *line)
+is_credential_header(const CwhWebhook *webhook, const char *line)
 {
 	size_t		len = strcspn(line, ":") + 1;
 
@@ -348,122 +347,135 @@ is_own_header(const CwhWebhook *webhook, const char *line)
 }
 
 /*
- * The URL of a connector's request.  What the webhook's url and what comes
- * behind it may both have is a query.
+ * The URL of a connector's request: its own, or the webhook's and what follows
+ * it.  Both of these may have a query.
  */
-static char *
-step_url(const CwhWebhook *webhook, const CwhRequest *request)
+static const char *
+step_url(CwhTransfer *transfer, const CwhWebhook *webhook, const CwhStep *step)
 {
 	size_t		len = strlen(webhook->url);
 	char	   *url;
 
-	if (!request->own_url)
-		return pstrdup(request->url);
-	if (request->url[0] == '\0')
-		return pstrdup(webhook->url);
+	if (!step->own_url)
+		return step->url;
+	if (step->url[0] == '\0')
+		return webhook->url;
 	while (len > 0 && webhook->url[len - 1] == '/')
 		len--;
-	url = psprintf("%.*s%s", (int) len, webhook->url, request->url);
-	if (request->url[0] == '?' && memchr(webhook->url, '?', len))
+	url = keep(transfer, len + strlen(step->url) + 1);
+	memcpy(url, webhook->url, len);
+	strcpy(url + len, step->url);
+	if (step->url[0] == '?' && memchr(webhook->url, '?', len))
 		url[len] = '&';
 	return url;
 }
 
 /* A body with the member that the webhook's auth puts into it. */
-static char *
-step_body(const CwhWebhook *webhook, const CwhRequest *request)
+static const char *
+step_body(CwhTransfer *transfer, const CwhWebhook *webhook, const CwhStep *step)
 {
-	bool		empty = request->body->len <= 2;
+	bool		empty = step->body->len <= 2;
+	size_t		size = strlen(webhook->auth_line) + step->body->len + 2;
+	char	   *body = keep(transfer, size);
 
-	return psprintf("{%s%s%s", webhook->auth_line, empty ? "" : ",",
-					request->body->data + 1);
+	snprintf(body, size, "{%s%s%s", webhook->auth_line, empty ? "" : ",",
+			 step->body->data + 1);
+	return body;
 }
 
 /*
- * Make a transfer ready for a connector's request.  Returns null, or why that
- * cannot be sent.  Secrets go to the webhook's own url only.  The request must
- * stay until the transfer has ended.
+ * Make a connector's request.  Only one that goes to the webhook's own URL
+ * shows its credentials.
  */
-const char *
-cwh_request_prepare_step(CwhTransfer *transfer, const CwhWebhook *webhook,
-						 CwhRequest *request, const char *token)
+CwhTransfer *
+cwh_request_step(const CwhWebhook *webhook, const CwhStep *step,
+				 const char *token, const char **problem)
 {
-	const char *problem;
-	const char *body = request->body ? request->body->data : NULL;
-	CwhTarget	target;
+	const char *body = step->body ? step->body->data : NULL;
+	bool		auth_in_body = body && step->own_url &&
+		webhook->auth == CWH_AUTH_BODY;
+	size_t		text = token ? strlen(token) : 0;
+	CwhTransfer *transfer;
 
-	cwh_request_cleanse(request);
-	request->sent_url = step_url(webhook, request);
-	problem = cwh_target_check_url(cwh_target_policy(), request->sent_url,
-								   strlen(request->sent_url), &target);
-	if (problem)
-		return problem;
-	begin_headers(transfer, webhook->nheaders + request->nheaders,
-				  own_text(token));
+	*problem = webhook->problem ? webhook->problem : url_problem(webhook->url);
+	if (*problem)
+		return NULL;
+	if (step->own_url)
+		text += strlen(webhook->url) + strlen(step->url) + 1;
+	if (auth_in_body)
+		text += strlen(webhook->auth_line) + step->body->len + 2;
+	transfer = begin_request(webhook, NULL, webhook->nheaders + step->nheaders,
+							 text);
+	transfer->request.url = step_url(transfer, webhook, step);
+	*problem = url_problem(transfer->request.url);
+	if (*problem)
+	{
+		cwh_transfer_free(transfer);
+		return NULL;
+	}
 	/* without a body, libcurl would make up a type */
-	add_line(transfer, body ? "Content-Type: application/json" : "Content-Type:");
-	add_header(transfer, "User-Agent: ", cwh_user_agent, "");
-	add_line(transfer, "Accept: application/json");
-	add_line(transfer, "Expect:");
-	for (int i = 0; i < request->nheaders; i++)
-		if (!request->own_url || !is_own_header(webhook, request->headers[i]))
-			add_line(transfer, request->headers[i]);
-	if (request->own_url)
-	{
-		add_own_headers(transfer, webhook, token);
-		if (body && webhook->auth == CWH_AUTH_BODY)
-			body = request->sent_body = step_body(webhook, request);
-	}
-	prepare(transfer, webhook, request->sent_url, body,
-			body ? strlen(body) : 0);
-	if (!request->own_url)
-		transfer->client_certificate = transfer->client_key = NULL;
-	transfer->method = request->method;
-	transfer->min_response_size = MIN_REPLY_SIZE;
-	return NULL;
-}
-
-/* What was sent of a request has secrets. */
-void
-cwh_request_cleanse(CwhRequest *request)
-{
-	if (request->sent_url)
-	{
-		cwh_cleanse(request->sent_url, strlen(request->sent_url));
-		pfree(request->sent_url);
-	}
-	if (request->sent_body)
-	{
-		cwh_cleanse(request->sent_body, strlen(request->sent_body));
-		pfree(request->sent_body);
-	}
-	request->sent_url = request->sent_body = NULL;
+	cwh_transfer_add_line(transfer, body ? "Content-Type: application/json" :
+						  "Content-Type:");
+	cwh_transfer_add_line(transfer, "Accept: application/json");
+	add_common_lines(transfer);
+	for (int i = 0; i < step->nheaders; i++)
+		if (!step->own_url || !is_credential_header(webhook, step->headers[i]))
+			cwh_transfer_add_line(transfer, step->headers[i]);
+	if (step->own_url)
+		add_credentials(transfer, webhook, token);
+	if (auth_in_body)
+		body = step_body(transfer, webhook, step);
+	transfer->request.method = step->method;
+	transfer->request.body = body;
+	transfer->request.body_len = body ? strlen(body) : 0;
+	transfer->request.min_response_size = MIN_REPLY_SIZE;
+	return transfer;
 }
 
 /*
- * Make a transfer ready that asks for an access token (RFC 6749, 4.4).
- * Returns null, or why that cannot be sent.
+ * Tokens
  */
-const char *
-cwh_request_prepare_token(CwhTransfer *transfer, const CwhWebhook *webhook)
-{
-	const char *problem;
-	CwhTarget	target;
 
-	problem = cwh_target_check_url(cwh_target_policy(), webhook->token_url,
-								   strlen(webhook->token_url), &target);
-	if (problem)
-		return problem;
-	begin_headers(transfer, 0, 0);
-	add_line(transfer, "Content-Type: application/x-www-form-urlencoded");
-	add_header(transfer, "User-Agent: ", cwh_user_agent, "");
-	add_line(transfer, "Accept: application/json");
-	add_line(transfer, "Expect:");
-	prepare(transfer, webhook, webhook->token_url,
-			webhook->token_request, strlen(webhook->token_request));
-	transfer->min_response_size = MIN_REPLY_SIZE;
-	return NULL;
+/* Make a request for an access token (RFC 6749, 4.4). */
+CwhTransfer *
+cwh_request_token(const CwhWebhook *webhook, const char **problem)
+{
+	CwhTransfer *transfer;
+
+	*problem = webhook->problem ? webhook->problem : url_problem(webhook->url);
+	if (*problem == NULL)
+		*problem = url_problem(webhook->token_url);
+	if (*problem)
+		return NULL;
+	transfer = begin_request(webhook, webhook->token_url, 0, 0);
+	cwh_transfer_add_line(transfer, "Content-Type: application/x-www-form-urlencoded");
+	cwh_transfer_add_line(transfer, "Accept: application/json");
+	add_common_lines(transfer);
+	transfer->request.client_certificate = webhook->client_certificate;
+	transfer->request.client_key = webhook->client_key;
+	transfer->request.body = webhook->token_request;
+	transfer->request.body_len = strlen(webhook->token_request);
+	transfer->request.min_response_size = MIN_REPLY_SIZE;
+	return transfer;
 }
+
+/* Append UTF-8, all but RFC 3986's unreserved characters percent-encoded. */
+void
+cwh_append_url_encoded(StringInfo out, const char *value)
+{
+	for (const char *c = value; *c; c++)
+	{
+		if ((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
+			(*c >= '0' && *c <= '9') || strchr("-._~", *c))
+			appendStringInfoChar(out, *c);
+		else
+			appendStringInfo(out, "%%%02X", (unsigned char) *c);
+	}
+}
+
+/*
+ * Replies
+ */
 
 /* The transport's options as the settings now say. */
 void
@@ -548,25 +560,4 @@ cwh_reply_headers(const CwhBytes *bytes)
 	}
 	appendStringInfoChar(&json, '}');
 	return json.data;
-}
-
-/* Copy a text, or as much of it as fits, and no part of a character. */
-void
-cwh_copy_text(char *to, const char *from, size_t size)
-{
-	int			len = pg_mbcliplen(from, strlen(from), size - 1);
-
-	memcpy(to, from, len);
-	to[len] = '\0';
-}
-
-/* What went wrong, or null if nothing did. */
-char *
-cwh_outcome_error(const CwhTransfer *transfer)
-{
-	if (transfer->failed)
-		return pstrdup(transfer->error);
-	if (cwh_retry_verdict(transfer->status) != CWH_DELIVERED)
-		return psprintf("HTTP status %d", transfer->status);
-	return NULL;
 }

@@ -26,8 +26,9 @@
 #include "utils/rel.h"
 #include "utils/relcache.h"
 
-#include "chatwebhook.h"
 #include "compat.h"
+#include "rows.h"
+#include "subscription.h"
 
 /* The indexes of a table, understood, until it or one of them changes. */
 typedef struct Indexes
@@ -311,22 +312,4 @@ cwh_rows_close(CwhRows *rows)
 		index_close(index, RowExclusiveLock);
 	}
 	table_close(rows->relation, NoLock);
-}
-
-/* Set a column of a row, unless the table is too old to have it. */
-void
-cwh_set_column(TupleTableSlot *slot, int column, Datum value)
-{
-	if (column >= slot->tts_tupleDescriptor->natts)
-		return;
-	slot->tts_values[column] = value;
-	slot->tts_isnull[column] = false;
-}
-
-/* Set a column to a text, or leave it null. */
-void
-cwh_set_text(TupleTableSlot *slot, int column, const char *value)
-{
-	if (value)
-		cwh_set_column(slot, column, CStringGetTextDatum(value));
 }

@@ -20,8 +20,10 @@
 #include "utils/builtins.h"
 #include "utils/uuid.h"
 
-#include "chatwebhook.h"
 #include "compat.h"
+#include "secrets.h"
+#include "settings.h"
+#include "sign.h"
 
 PG_FUNCTION_INFO_V1(chatwebhook_seal);
 PG_FUNCTION_INFO_V1(chatwebhook_seal_new);
@@ -48,10 +50,6 @@ static char read_name[MAXPGPATH];
 static bool
 is_same_file(const struct stat *status)
 {
-#ifdef __APPLE__
-#define st_mtim st_mtimespec
-#define st_ctim st_ctimespec
-#endif
 	return status->st_ino == read_from.st_ino &&
 		status->st_size == read_from.st_size &&
 		status->st_mtim.tv_sec == read_from.st_mtim.tv_sec &&
@@ -158,17 +156,14 @@ cwh_vault_reveal(const pg_uuid_t *webhook_id, const char *name,
 	int			n;
 	size_t		len = VARSIZE_ANY_EXHDR(sealed);
 	char	   *plain;
-	CwhVaultResult result;
 
 	*problem = cwh_vault_keys(&k, &n);
 	if (*problem)
 		return NULL;
 	plain = palloc(len + 1);
-	result = cwh_vault_open(k, n, webhook_id->data, name, VARDATA_ANY(sealed),
-							len, (unsigned char *) plain, &len);
-	if (result != CWH_VAULT_OK)
+	if (cwh_vault_open(k, n, webhook_id->data, name, VARDATA_ANY(sealed), len,
+					   (unsigned char *) plain, &len, problem) != CWH_VAULT_OK)
 	{
-		*problem = cwh_vault_problem(result);
 		pfree(plain);
 		return NULL;
 	}
@@ -229,11 +224,10 @@ Datum
 chatwebhook_seal_new(PG_FUNCTION_ARGS)
 {
 	char	   *signing = text_to_cstring(PG_GETARG_TEXT_PP(2));
-	char		secret[Max(CWH_SECRET_LEN, CWH_ED25519_SECRET_LEN) + 1];
+	char		secret[CWH_SECRET_LEN + 1];
 	bytea	   *sealed;
 
-	if (!(strcmp(signing, "v1a") == 0 ? cwh_ed25519_generate(secret) :
-		  cwh_secret_generate(secret)))
+	if (!cwh_secret_generate(strcmp(signing, "v1a") == 0, secret))
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not generate a secret")));
@@ -298,10 +292,10 @@ chatwebhook_encrypts(PG_FUNCTION_ARGS)
 Datum
 chatwebhook_ed25519_generate(PG_FUNCTION_ARGS)
 {
-	char		secret[CWH_ED25519_SECRET_LEN + 1];
+	char		secret[CWH_SECRET_LEN + 1];
 	text	   *result;
 
-	if (!cwh_ed25519_generate(secret))
+	if (!cwh_secret_generate(true, secret))
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not generate a key")));
@@ -315,10 +309,9 @@ Datum
 chatwebhook_public_key(PG_FUNCTION_ARGS)
 {
 	text	   *secret = PG_GETARG_TEXT_PP(0);
-	char		public[CWH_ED25519_PUBLIC_LEN + 1];
+	char		public[CWH_PUBLIC_KEY_LEN + 1];
 
-	if (!cwh_ed25519_public(VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret),
-							public))
+	if (!cwh_public_key(VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret), public))
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(public));
 }

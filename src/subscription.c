@@ -32,8 +32,8 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-#include "chatwebhook.h"
 #include "compat.h"
+#include "subscription.h"
 
 PG_FUNCTION_INFO_V1(chatwebhook_changed);
 
@@ -82,13 +82,6 @@ uint64
 cwh_config_generation(void)
 {
 	return generation;
-}
-
-/* An extension has changed: let every process take another look at commit. */
-void
-cwh_config_changed(void)
-{
-	CacheInvalidateRelcacheByRelid(ExtensionRelationId);
 }
 
 /* Relcache callback: has one of our tables changed, or an extension? */

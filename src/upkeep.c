@@ -1,22 +1,30 @@
 /*
  * upkeep.c
- *		What the worker does beside delivering: alerts, and removal of the old.
+ *		What the worker does beside delivering: alerts, and removing old rows.
  *
  * Each is a short transaction, run apart from the others, in a part of the
- * worker's time that leaves delivering most of it.
+ * worker's time that leaves most of it to delivering.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "utils/timestamp.h"
 
-#include "worker.h"
+#include "gate.h"
+#include "ledger.h"
+#include "retention.h"
+#include "settings.h"
+#include "state.h"
+#include "statement.h"
+#include "upkeep.h"
+#include "webhook.h"
 
 /*
- * Alerts are looked at this often at most, of so many webhooks at a time, and in
- * one part in so many of the time, or after the longest wait: what is to be sent
- * waits meanwhile.
+ * Alerts are checked this often at most, of ALERTS_BATCH webhooks at a time, and
+ * in 1/ALERTS_SHARE of the worker's time, or after MAX_ALERTS_MS: deliveries
+ * wait meanwhile.
  */
 #define ALERTS_MS			500
 #define MORE_ALERTS_MS		50	/* while there are more of them */
@@ -26,127 +34,118 @@
 #define FAILED_ALERTS_MS	2000
 
 /*
- * What is old is removed in one part in so many of the time.  One pass begins
- * when the last one ended so many times its length ago, but not sooner or
- * later than this.
+ * Retention uses at most 1/BUSY_SHARE of the worker's time while requests are
+ * under way, else 1/IDLE_SHARE.  A pass begins PASS_SHARE times as long after
+ * the last one's end as that one took, within these limits.
  */
-#define BUSY_UPKEEP_SHARE	12
-#define IDLE_UPKEEP_SHARE	2
+#define BUSY_SHARE			12
+#define IDLE_SHARE			2
 #define PASS_SHARE			50
 #define MIN_PASS_MS			1000
 #define MAX_PASS_MS			300000
 
-static pg_uuid_t *alerting = NULL;	/* webhooks whose alerts are to be checked */
-static int	nalerting = 0;
-static int	max_alerting = 0;
-static pg_uuid_t *backlogs = NULL;	/* webhooks with something long due, */
-static TimestampTz *backlog_dues = NULL;	/* since when, */
-static int	nbacklogs = 0;		/* as the last sweep found them */
-static int	max_backlogs = 0;
-static bool check_backlogs = false;
+/* INDENT OFF */
+static const char check_alerts_sql[] =
+	"SELECT chatwebhook._check_alerts($1)";
+static const char check_backlog_sql[] =
+	"SELECT chatwebhook._check_backlog($1, $2)";
 
-/* Room for so many elements of an array in the worker's memory, null at first. */
-static void *
-enlarge(void *array, int n, size_t size)
-{
-	return array ? repalloc(array, n * size) :
-		MemoryContextAlloc(cwh_worker.context, n * size);
-}
+static CwhStatement check_alerts_st = {check_alerts_sql, 1, {UUIDARRAYOID}, NULL};
+static CwhStatement check_backlog_st = {check_backlog_sql, 2,
+	{UUIDARRAYOID, TIMESTAMPTZARRAYOID}, NULL};
+/* INDENT ON */
 
-/* Remember a webhook whose alerts are to be checked. */
-void
-cwh_add_alerting(const pg_uuid_t *webhook_id)
+static bool stuck_checked = false;
+static TimestampTz next_alerts = 0;
+static TimestampTz next_retention = 0;
+static TimestampTz pass_started = 0;	/* of retention; 0: none is under way */
+
+/*
+ * Disable webhooks whose connectors a worker could not stop.  The next worker
+ * does, before it could call them.
+ */
+static void
+disable_stuck(void)
 {
-	for (int i = 0; i < nalerting; i++)
-		if (memcmp(&alerting[i], webhook_id, UUID_LEN) == 0)
-			return;
-	if (nalerting == max_alerting)
+	pg_uuid_t	id;
+
+	cwh_begin();
+	while (cwh_gate_take_stuck(&id))
 	{
-		int			n = Max(64, 2 * max_alerting);
-
-		alerting = enlarge(alerting, n, sizeof(pg_uuid_t));
-		max_alerting = n;
+		if (!cwh_webhook_disable(&id, "its connector could not be stopped"))
+			continue;
+		ereport(LOG,
+				(errmsg("chatwebhook disabled a webhook: its connector could not be stopped")));
+		cwh_add_alerting(&id);
 	}
-	alerting[nalerting++] = *webhook_id;
+	cwh_commit(CWH_FLUSH_NOW);
 }
 
-/* Remember a webhook that has had something due for long. */
-void
-cwh_add_backlog(const pg_uuid_t *webhook_id, TimestampTz due)
+/* Open and close the backlog alerts: these webhooks have one, and no others. */
+static void
+check_backlogs(void)
 {
-	if (nbacklogs == max_backlogs)
+	int			n = cwh_ledger.nbacklogs;
+	CwhArray	arrays[2];
+	Datum		args[2];
+
+	cwh_make_arrays(arrays, &check_backlog_st, 2, n);
+	for (int i = 0; i < n; i++)
 	{
-		int			n = Max(64, 2 * max_backlogs);
-
-		backlogs = enlarge(backlogs, n, sizeof(pg_uuid_t));
-		backlog_dues = enlarge(backlog_dues, n, sizeof(TimestampTz));
-		max_backlogs = n;
+		cwh_array_set(&arrays[0], i, UUIDPGetDatum(&cwh_ledger.backlogs[i]));
+		cwh_array_set(&arrays[1], i,
+					  TimestampTzGetDatum(cwh_ledger.backlog_dues[i]));
 	}
-	backlogs[nbacklogs] = *webhook_id;
-	backlog_dues[nbacklogs++] = due;
-}
-
-/* A sweep begins to look for those. */
-void
-cwh_begin_backlogs(void)
-{
-	nbacklogs = 0;
-	check_backlogs = false;
-}
-
-/* It has found them all. */
-void
-cwh_end_backlogs(void)
-{
-	check_backlogs = true;
+	cwh_finish_arrays(arrays, 2, args);
+	(void) cwh_run(&check_backlog_st, args);
 }
 
 /* Open and close alerts. */
 static void
 check_alerts(void)
 {
-	cwh_outbox_begin();
-	if (nalerting > 0)
-		cwh_outbox_check_alerts(alerting, Min(nalerting, ALERTS_BATCH));
-	if (check_backlogs)
-		cwh_outbox_check_backlog(backlogs, backlog_dues, nbacklogs);
-	cwh_outbox_commit(CWH_FLUSH_SOON);
+	int			n = Min(cwh_ledger.nalerting, ALERTS_BATCH);
+	Datum		arg;
+
+	cwh_begin();
+	if (n > 0)
+	{
+		arg = cwh_uuid_array(cwh_ledger.alerting, n);
+		(void) cwh_run(&check_alerts_st, &arg);
+	}
+	if (cwh_ledger.check_backlogs)
+		check_backlogs();
+	cwh_commit(CWH_FLUSH_SOON);
 }
 
 /*
- * Have those checked that were put down first; false if that failed.  Those wait
- * behind the others then, since somebody may have locked one of them, say.
+ * Check the alerts that were noted first; false if that failed.  Then those wait
+ * behind the others, since another transaction may have locked one of them.
  */
 static bool
 check_some_alerts(void)
 {
 	pg_uuid_t	first[ALERTS_BATCH];
-	int			n = Min(nalerting, ALERTS_BATCH);
+	pg_uuid_t  *alerting = cwh_ledger.alerting;
+	int			n = Min(cwh_ledger.nalerting, ALERTS_BATCH);
+	int			rest = cwh_ledger.nalerting - n;
 	bool		ok = cwh_run_apart("checking alerts", check_alerts);
 
 	if (n > 0)
 	{
 		memcpy(first, alerting, n * sizeof(pg_uuid_t));
-		memmove(alerting, alerting + n, (nalerting - n) * sizeof(pg_uuid_t));
+		memmove(alerting, alerting + n, rest * sizeof(pg_uuid_t));
 		if (ok)
-			nalerting -= n;
+			cwh_ledger.nalerting = rest;
 		else
-			memcpy(alerting + nalerting - n, first, n * sizeof(pg_uuid_t));
+			memcpy(alerting + rest, first, n * sizeof(pg_uuid_t));
 	}
 	if (ok)
-		check_backlogs = false;
+		cwh_ledger.check_backlogs = false;
 	return ok;
 }
 
-/* Have all of them checked, for the process ends. */
-void
-cwh_check_all_alerts(void)
-{
-	while (nalerting > 0 && check_some_alerts())
-		;
-}
-
-/* Remove some of what is old. */
+/* Make a step of retention, and say when the next one is due. */
 static void
 remove_old(void)
 {
@@ -154,54 +153,83 @@ remove_old(void)
 	TimestampTz now;
 	bool		pass_done;
 
-	if (cwh_worker.pass_started == 0)
-		cwh_worker.pass_started = start;
+	if (pass_started == 0)
+		pass_started = start;
 	(void) cwh_retention_step(start, &pass_done);
 	now = GetCurrentTimestamp();
-	cwh_worker.next_upkeep = now + (now - start) *
-		((cwh_worker.in_flight > 0 ? BUSY_UPKEEP_SHARE : IDLE_UPKEEP_SHARE) - 1);
+	next_retention = now + (now - start) *
+		((cwh_worker.in_flight > 0 ? BUSY_SHARE : IDLE_SHARE) - 1);
 	if (pass_done)
 	{
 		int64		shortest = cwh_retention < 0 ? MAX_PASS_MS :
 			Max(MIN_PASS_MS, Min(MAX_PASS_MS, (int64) cwh_retention * 100));
-		int64		took = now - cwh_worker.pass_started;
+		int64		took = now - pass_started;
 
-		cwh_worker.next_upkeep = now + Max(Min(took * PASS_SHARE,
-											   (int64) MAX_PASS_MS * 1000),
-										   shortest * 1000);
-		cwh_worker.pass_started = 0;
+		next_retention = now + Max(Min(took * PASS_SHARE,
+									   (int64) MAX_PASS_MS * 1000),
+								   shortest * 1000);
+		pass_started = 0;
 	}
 }
 
-/* See to alerts, and to what is old, if it is time. */
-void
+/* Is any alert to be checked? */
+static bool
+any_alerts(void)
+{
+	return cwh_ledger.nalerting > 0 || cwh_ledger.check_backlogs;
+}
+
+/*
+ * Check alerts and remove old rows, if it is time.  Returns when there is
+ * something to do again; DT_NOEND if there is nothing.
+ */
+TimestampTz
 cwh_keep_up(TimestampTz now)
 {
-	if ((nalerting > 0 || check_backlogs) && now >= cwh_worker.next_alerts)
+	TimestampTz next = DT_NOEND;
+
+	if (!stuck_checked)
+		stuck_checked = cwh_run_apart("disabling webhooks", disable_stuck);
+	if (any_alerts() && now >= next_alerts)
 	{
 		bool		ok = check_some_alerts();
 		TimestampTz end = GetCurrentTimestamp();
 		int			wait_ms = !ok ? FAILED_ALERTS_MS :
-			nalerting > 0 ? MORE_ALERTS_MS : ALERTS_MS;
+			cwh_ledger.nalerting > 0 ? MORE_ALERTS_MS : ALERTS_MS;
 
-		cwh_worker.next_alerts =
+		next_alerts =
 			Max(TimestampTzPlusMilliseconds(now, wait_ms),
 				end + Min(ALERTS_SHARE * (end - now), MAX_ALERTS_MS * 1000));
 	}
-	if (cwh_worker.number == 0 && now >= cwh_worker.next_upkeep &&
-		!cwh_run_apart("removing what is old", remove_old))
-		cwh_worker.next_upkeep = TimestampTzPlusMilliseconds(now, MAX_PASS_MS);
+	/* the first worker of a database removes for all */
+	if (cwh_worker.number == 0 && now >= next_retention &&
+		!cwh_run_apart("removing old rows", remove_old))
+		next_retention = TimestampTzPlusMilliseconds(now, MAX_PASS_MS);
+	if (any_alerts())
+		next = next_alerts;
+	if (cwh_worker.number == 0)
+		next = Min(next, next_retention);
+	return next;
 }
 
-/* When there is something to do again; DT_NOEND if there is nothing. */
-TimestampTz
-cwh_next_keep_up(void)
+/* The process ends: check the alerts that are left. */
+void
+cwh_finish_upkeep(void)
 {
-	TimestampTz next = DT_NOEND;
+	while (cwh_ledger.nalerting > 0 && check_some_alerts())
+		;
+}
 
-	if (nalerting > 0 || check_backlogs)
-		next = cwh_worker.next_alerts;
-	if (cwh_worker.number == 0)
-		next = Min(next, cwh_worker.next_upkeep);
-	return next;
+/*
+ * The settings were reloaded, or the clock was set (by "step"): what is due now
+ * may be another.
+ */
+void
+cwh_reset_upkeep(int64 step)
+{
+	if (next_alerts > 0)
+		next_alerts += step;
+	if (pass_started > 0)
+		pass_started += step;
+	next_retention = 0;
 }

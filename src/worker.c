@@ -1,15 +1,15 @@
 /*
  * worker.c
- *		The loop that delivers, in one process for each database.
+ *		The loop that delivers, in one or more processes for each database.
  *
- * It claims deliveries in a short transaction, sends them without any, and
- * settles what became of them in a second short one, which also claims the
- * next; while bytes travel it has no transaction, no snapshot and no lock.
- * It waits for its latch, the postmaster's death and libcurl's sockets at
- * once.
+ * The worker claims deliveries in a short transaction, sends them without any,
+ * and settles what became of them in a second short one, which also claims the
+ * next; while bytes travel it has no transaction, no snapshot and no lock.  It
+ * waits for its latch, the postmaster's death and libcurl's sockets at once.
  *
- * Here are the process, the loop and its transactions.  worker.h has what they
- * are about, and a section for each file that does a part of it.
+ * Here are the process, the loop and its main transaction (transact()).  An
+ * endpoint, a delivery, an attempt and a claim are described in the headers of
+ * those names.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -32,36 +32,71 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "attempt.h"
+#include "claim.h"
 #include "compat.h"
-#include "worker.h"
+#include "endpoint.h"
+#include "gate.h"
+#include "ledger.h"
+#include "outbox.h"
+#include "request.h"
+#include "secrets.h"
+#include "settings.h"
+#include "settle.h"
+#include "shared.h"
+#include "statement.h"
+#include "state.h"
+#include "subscription.h"
+#include "transport.h"
+#include "upkeep.h"
 
-/* One settle takes no more than this, and fewer after one has failed. */
-#define MAX_SETTLE			1000
+extern PGDLLEXPORT void cwh_worker_main(Datum arg);
 
-/* After an error of the worker's own. */
+/* Wait this long after an error of the worker's own, and twice as long each. */
 #define FIRST_PAUSE_MS		100
 #define MAX_PAUSE_MS		10000
 
-/* After the clock was set back, so many deliveries are changed at a time. */
+/* After the clock was set back, change this many deliveries at a time. */
 #define CATCH_UP_BATCH		10000
 
-/* After a locked row was met, settles are careful for this long. */
-#define CAREFUL_MS			10000
+/* INDENT OFF */
+static const char installed_sql[] =
+	"SELECT oid, extversion::pg_catalog.text FROM pg_catalog.pg_extension "
+	"WHERE extname" EQ "'chatwebhook'";
+enum
+{
+	INSTALLED_OID, INSTALLED_VERSION
+};
 
-Worker		cwh_worker;
-volatile sig_atomic_t cwh_worker_terminate = false;
+static const char last_id_sql[] =
+	"SELECT GREATEST((SELECT pg_catalog.max(id) FROM chatwebhook.queue),"
+	"                (SELECT pg_catalog.max(id) FROM chatwebhook.history),"
+	"                (SELECT pg_catalog.max(id) FROM chatwebhook.dead), 0)";
 
-static TimestampTz paused_until = 0;
-static int	pause_ms = 0;
+static const char any_webhook_sql[] =
+	"SELECT 1 FROM chatwebhook.webhook LIMIT 1";
+
+static CwhStatement installed_st = {installed_sql, 0, {0}, NULL};
+static CwhStatement last_id_st = {last_id_sql, 0, {0}, NULL};
+static CwhStatement any_webhook_st = {any_webhook_sql, 0, {0}, NULL};
+/* INDENT ON */
+
+/* What the process was assigned, and what it has been told since. */
+static CwhAssignment assignment;
+static CwhMail mail;
+
+static TimestampTz paused_until = 0;	/* no transaction before */
+static int	pause_ms = 0;		/* after the last error; 0: there was none */
+static bool absence_seen = false;	/* the last error was one of absence */
 static TimestampTz next_sweep = 0;
+static TimestampTz next_upkeep = 0;
+static bool check_due = false;	/* the extension may have been dropped */
+static Oid	extension = InvalidOid; /* the one that we serve */
+static bool plain_logged = false;	/* that secrets are not encrypted */
+
 static int64 clock_ahead = 0;	/* of the monotonic one, in microseconds */
 static TimestampTz clock_lost = 0;	/* it has been set back from there */
 static bool clock_unknown = true;	/* it may have been, while no worker ran */
-static bool look_again = false; /* at the extension, for it may have gone */
-static bool told_plain = false; /* that secrets are not encrypted */
-static XLogRecPtr emitted_upto = InvalidXLogRecPtr; /* what may be claimed was
-													 * committed by there */
-static Oid	extension = InvalidOid; /* the one that we serve */
 
 /* SIGTERM: leave, but at a place where nothing is half done. */
 static void
@@ -71,7 +106,7 @@ on_sigterm(SIGNAL_ARGS)
 
 	cwh_worker_terminate = true;
 	/* a connector may run for ever */
-	if (cwh_connector_running)
+	if (cwh_running_connector)
 	{
 		ProcDiePending = true;
 		InterruptPending = true;
@@ -80,109 +115,191 @@ on_sigterm(SIGNAL_ARGS)
 	errno = save_errno;
 }
 
+/* Report what the worker is at, for worker_status and the launcher. */
+static void
+report_state(void)
+{
+	cwh_worker.state.stats.in_flight = cwh_worker.in_flight;
+	cwh_slot_report(&cwh_worker.state);
+	cwh_worker.state_changed = false;
+}
+
 /* End this process, and let the launcher know how. */
 static void
 leave(CwhExit how)
 {
 	AbortOutOfAnyTransaction();
-	cwh_slot_set_exit(how);
+	cwh_worker.state.exit = how;
+	report_state();
 	cwh_transport_close();
 	proc_exit(0);
 }
 
-/* Keep the worker's own trouble for worker_status. */
-void
-cwh_note_error(const char *message)
-{
-	cwh_copy_text(cwh_worker.stats.last_error, message,
-				  sizeof(cwh_worker.stats.last_error));
-	cwh_worker.stats_changed = true;
-}
-
-/* Say once, if there are any secrets, that nothing encrypts them at rest. */
+/* Say once, if there are any secrets, that they are stored in plain text. */
 static void
-tell_if_plain(void)
+log_if_plain(void)
 {
 	const CwhVaultKey *keys;
 	int			n;
 
-	if (told_plain || cwh_vault_keys(&keys, &n) != NULL || n > 0 ||
-		!cwh_outbox_any_webhook())
+	if (plain_logged || cwh_vault_keys(&keys, &n) != NULL || n > 0 ||
+		cwh_run(&any_webhook_st, NULL) == 0)
 		return;
-	told_plain = true;
+	plain_logged = true;
 	ereport(LOG,
 			(errmsg("the secrets of chatwebhook in database \"%s\" are not encrypted",
 					get_database_name(MyDatabaseId)),
 			 errhint("Set chatwebhook.secret_key_file, and call chatwebhook.rekey().")));
 }
 
+/* Leave, unless this is the SQL that the library speaks. */
+static void
+check_version(const char *version)
+{
+	if (strcmp(version, CWH_SQL_VERSION) == 0)
+		return;
+	ereport(assignment.version_logged ? DEBUG1 : WARNING,
+			(errmsg("chatwebhook's library is of version %s, but the extension in database \"%s\" is of version %s: nothing is sent",
+					CWH_SQL_VERSION, get_database_name(MyDatabaseId), version),
+			 errhint("Use ALTER EXTENSION chatwebhook UPDATE, or install that version's library and restart the server.")));
+	leave(CWH_EXIT_OTHER_VERSION);
+}
+
 /*
- * See that the extension is still there, in a version that we know, and that
- * what we know of the webhooks is true.
+ * See that the extension still exists, in the library's version, and that what
+ * we know of the webhooks is true.
  */
 static void
 check_configuration(void)
 {
-	char	   *version;
-	uint64		generation;
+	Oid			installed;
 
 	AcceptInvalidationMessages();
-	generation = cwh_config_generation();
-	if (generation != cwh_worker.seen_generation)
+	if (cwh_config_generation() == cwh_worker.seen_generation)
+		return;
+	if (cwh_run(&installed_st, NULL) == 0)
+		leave(CWH_EXIT_NO_EXTENSION);
+	installed = DatumGetObjectId(cwh_field(0, INSTALLED_OID, NULL));
+	if (installed != extension && OidIsValid(extension))
+		leave(CWH_EXIT_CRASHED);	/* it is another one, with other rows */
+	extension = installed;
+	check_version(cwh_field_text(0, INSTALLED_VERSION));
+	cwh_config_watch();
+	if (cwh_worker.seen_generation == 0)
 	{
-		Oid			present = cwh_outbox_present(&version);
+		(void) cwh_run(&last_id_st, NULL);
+		cwh_id_seen(DatumGetInt64(cwh_field(0, 0, NULL)));
+	}
+	log_if_plain();
+	cwh_worker.seen_generation = cwh_config_generation();
+	cwh_worker.reread_webhooks = true;
+}
 
-		if (!OidIsValid(present))
-			leave(CWH_EXIT_NO_EXTENSION);
-		if (present != extension && OidIsValid(extension))
-			leave(CWH_EXIT_CRASHED);	/* it is another one, with other rows */
-		extension = present;
-		if (strcmp(version, CWH_SQL_VERSION) != 0)
-		{
-			ereport(cwh_slot_told() ? DEBUG1 : WARNING,
-					(errmsg("chatwebhook's library is of version %s, but the extension in database \"%s\" is of version %s: nothing is sent",
-							CWH_SQL_VERSION, get_database_name(MyDatabaseId), version),
-					 errhint("Use ALTER EXTENSION chatwebhook UPDATE, or install that version's library and restart the server.")));
-			leave(CWH_EXIT_OTHER_VERSION);
-		}
-		cwh_config_watch();
-		if (cwh_worker.seen_generation == 0)
-			cwh_id_seen(cwh_outbox_last_id());
-		tell_if_plain();
-		cwh_worker.seen_generation = cwh_config_generation();
-		cwh_worker.refresh_due = true;
+/* What a transaction of the worker does. */
+typedef struct Work
+{
+	bool		settle;			/* what has ended */
+	bool		sweep;			/* see which webhooks have anything pending */
+	bool		claim;			/* what is due */
+	Settle		settled;
+	Claims		claims;
+	int64		ncaught_up;		/* deliveries made due after the clock was set
+								 * back */
+} Work;
+
+/*
+ * Must this transaction be on disk before anything is sent?  If it has swept,
+ * what it found may come from commits that are not there yet; and see
+ * take_results() in settle.c.
+ */
+static CwhFlush
+when_to_flush(const Work *work)
+{
+	if (work->sweep || work->settled.flush_now)
+		return CWH_FLUSH_NOW;
+	return work->settle ? CWH_FLUSH_SOON : CWH_FLUSH_NOT;
+}
+
+/* See which webhooks have anything pending, and which were deleted. */
+static void
+sweep(Work *work)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	/* one worker for all, and also for transactions that are still open */
+	if (cwh_worker.number == 0 && (clock_unknown || now < clock_lost))
+		work->ncaught_up = cwh_outbox_catch_up(now, CATCH_UP_BATCH);
+	if (work->ncaught_up > 0)
+		cwh_hint(NULL, DT_NOBEGIN, 0, 0);
+	cwh_sweep_queue();
+	cwh_refresh_endpoints(true);
+}
+
+/* Do the work in a transaction. */
+static void
+run_transaction(Work *work)
+{
+	cwh_begin();
+	MemoryContextSwitchTo(cwh_worker.transaction_context);
+	check_configuration();
+	/* first, since a webhook that is to be disabled may have been mended */
+	cwh_refresh_endpoints(false);
+	if (work->settle)
+		cwh_settle(&work->settled);
+	if (work->sweep)
+		sweep(work);
+	if (work->settle)
+		cwh_claim_following(&work->claims, &work->settled, work->claim);
+	if (work->claim)
+		cwh_claim_due(&work->claims);
+	cwh_commit(when_to_flush(work));
+	/* send no event that a crash could still take back */
+	if (work->claims.n > 0)
+		XLogFlush(mail.committed);
+}
+
+/* The transaction has failed: decide when to try again, and how. */
+static void
+note_failure(Work *work, ErrorData *error)
+{
+	if (cwh_is_absence(error->sqlerrcode) && pause_ms == 0 && !absence_seen)
+	{
+		/* DROP EXTENSION has come first, as check_configuration() will see */
+		cwh_worker.seen_generation = 0;
+		absence_seen = true;
+	}
+	else if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE ||
+			 !cwh_settle_carefully())
+	{
+		cwh_note_error(error->message);
+		pause_ms = Min(Max(2 * pause_ms, FIRST_PAUSE_MS), MAX_PAUSE_MS);
+		paused_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												   pause_ms);
+		cwh_end_settle(&work->settled, false);
+		EmitErrorReport();
 	}
 }
 
-/* Is this the error of something that is not there? */
-static bool
-is_absence(int sqlerrcode)
+/* The transaction was committed: keep what it has done. */
+static void
+keep_work(Work *work)
 {
-	return sqlerrcode == ERRCODE_UNDEFINED_TABLE ||
-		sqlerrcode == ERRCODE_UNDEFINED_FUNCTION ||
-		sqlerrcode == ERRCODE_UNDEFINED_SCHEMA;
+	if (work->settle)
+		cwh_end_settle(&work->settled, true);
+	cwh_end_claims(&work->claims, true);
+	pause_ms = 0;
+	absence_seen = false;
+	if (work->sweep)
+	{
+		next_sweep = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												 cwh_poll_interval);
+		clock_unknown = work->ncaught_up == CATCH_UP_BATCH;
+		cwh_forget_endpoints();
+	}
 }
 
 /*
- * When is a transaction to be on disk?  Before a connector's next request is
- * sent, since the last one must not be made again, and before what comes behind
- * in an ordered conversation.  And if it has swept, before anything is sent of
- * what it found, which it knows nothing else of.
- */
-static CwhFlush
-when_to_flush(const Settle *work, bool do_settle, bool do_sweep)
-{
-	if (do_sweep)
-		return CWH_FLUSH_NOW;
-	for (int i = 0; i < work->n; i++)
-		if (work->deliveries[i]->outcome == CWH_OUTCOME_STEP ||
-			work->deliveries[i]->conversation_id)
-			return CWH_FLUSH_NOW;
-	return do_settle ? CWH_FLUSH_SOON : CWH_FLUSH_NOT;
-}
-
-/*
- * One transaction: settle what has ended, look around, and claim.  An error
+ * Run a transaction: settle what has ended, look around, and claim.  An error
  * leaves everything as it was, to be tried again after a pause.
  */
 static void
@@ -190,78 +307,25 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 {
 	MemoryContext oldcontext;
 	volatile bool ok = false;
-	volatile int64 ncaught_up = 0;
-	Settle	   *work;
+	Work	   *work;
 
 	oldcontext = MemoryContextSwitchTo(cwh_worker.transaction_context);
-	cwh_begin_claims();
+	work = palloc0(sizeof(Work));
+	work->settle = do_settle;
+	work->sweep = do_sweep;
+	work->claim = do_claim;
 	pgstat_report_activity(STATE_RUNNING,
 						   do_settle ? "settling" : do_sweep ? "sweeping" : "claiming");
-	work = palloc0(sizeof(Settle));
 	PG_TRY();
 	{
-		cwh_outbox_begin();
-		MemoryContextSwitchTo(cwh_worker.transaction_context);
-		check_configuration();
-		/* first, since what a webhook was to be disabled for may be mended */
-		cwh_refresh_endpoints();
-		if (do_settle)
-		{
-			cwh_settle(work);
-			cwh_settle_endpoints(work);
-		}
-		if (do_sweep)
-		{
-			/*
-			 * one for all, and for transactions that are still open later,
-			 * too
-			 */
-			if (cwh_worker.number == 0 &&
-				(clock_unknown || GetCurrentTimestamp() < clock_lost))
-				ncaught_up = cwh_outbox_catch_up(GetCurrentTimestamp(),
-												 CATCH_UP_BATCH);
-			if (ncaught_up > 0)
-				cwh_sweep_all();
-			cwh_sweep_queue();
-			cwh_refresh_endpoints();
-			cwh_find_deleted();
-		}
-		if (do_settle)
-			cwh_claim_next(work, do_claim);
-		if (do_claim)
-			cwh_claim_due();
-		cwh_outbox_commit(when_to_flush(work, do_settle, do_sweep));
-		/* no event is sent that a crash could still take back */
-		if (cwh_any_claims())
-			XLogFlush(emitted_upto);
+		run_transaction(work);
 		ok = true;
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
-
 		MemoryContextSwitchTo(cwh_worker.transaction_context);
-		error = CopyErrorData();
 		HOLD_INTERRUPTS();
-		if (is_absence(error->sqlerrcode) && pause_ms == 0)
-		{
-			/* DROP EXTENSION has got in between, as the next look will show */
-			cwh_worker.seen_generation = 0;
-			pause_ms = 1;
-		}
-		else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE &&
-				 cwh_worker.careful_until < GetCurrentTimestamp())
-			cwh_worker.careful_until =
-				TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CAREFUL_MS);
-		else
-		{
-			cwh_note_error(error->message);
-			pause_ms = Min(Max(2 * pause_ms, FIRST_PAUSE_MS), MAX_PAUSE_MS);
-			paused_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													   pause_ms);
-			cwh_worker.settle_limit = Max(1, cwh_worker.settle_limit / 2);
-			EmitErrorReport();
-		}
+		note_failure(work, CopyErrorData());
 		AbortOutOfAnyTransaction();
 		FlushErrorState();
 		RESUME_INTERRUPTS();
@@ -270,117 +334,60 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 
 	MemoryContextSwitchTo(cwh_worker.transaction_context);
 	if (ok)
-	{
-		if (do_settle)
-			cwh_keep_settle(work);
-		cwh_keep_claims();
-		pause_ms = 0;
-		cwh_worker.settle_limit = Min(MAX_SETTLE, cwh_worker.settle_limit * 2);
-	}
+		keep_work(work);
 	else
 	{
-		cwh_worker.refresh_due = true;
-		cwh_undo_claims();
-		/* a result that cannot be settled must not stand before the others */
-		if (cwh_worker.settle_limit == 1 && cwh_worker.nresults > 1)
-			cwh_put_result_last();
-	}
-	if (do_sweep && ok)
-	{
-		next_sweep = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												 cwh_poll_interval);
-		clock_unknown = ncaught_up == CATCH_UP_BATCH;
-		cwh_forget_endpoints();
+		cwh_worker.reread_webhooks = true;
+		cwh_end_claims(&work->claims, false);
 	}
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(cwh_worker.transaction_context);
 	pgstat_report_activity(STATE_IDLE, NULL);
-	/* a wait for a lock may have eaten it, and what it had to tell */
+	/* a lock wait may have reset our latch; set it again to avoid a lost wakeup */
 	SetLatch(MyLatch);
 }
 
-/* Run something in a transaction of its own, whose failure harms nothing else. */
-bool
-cwh_run_apart(const char *what, void (*work) (void))
-{
-	MemoryContext oldcontext;
-	volatile bool ok = false;
-
-	oldcontext = MemoryContextSwitchTo(cwh_worker.transaction_context);
-	pgstat_report_activity(STATE_RUNNING, what);
-	PG_TRY();
-	{
-		work();
-		ok = true;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(cwh_worker.transaction_context);
-		error = CopyErrorData();
-		HOLD_INTERRUPTS();
-		if (!is_absence(error->sqlerrcode))
-		{
-			cwh_note_error(error->message);
-			EmitErrorReport();
-		}
-		AbortOutOfAnyTransaction();
-		FlushErrorState();
-		RESUME_INTERRUPTS();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(oldcontext);
-	MemoryContextReset(cwh_worker.transaction_context);
-	pgstat_report_activity(STATE_IDLE, NULL);
-	/* a wait for a lock may have eaten it */
-	SetLatch(MyLatch);
-	return ok;
-}
-
-/* Take the hints that commits have left. */
+/* Take what commits and the launcher have left for us. */
 static void
-take_hints(void)
+take_mail(void)
 {
-	CwhHint		hints[CWH_MAX_HINTS];
-	bool		sweep;
-	int			n = cwh_slot_take_hints(hints, &sweep, &emitted_upto);
 	TimestampTz now = GetCurrentTimestamp();
 
-	for (int i = 0; i < n; i++)
+	cwh_slot_take(&mail);
+	for (int i = 0; i < mail.nhints; i++)
 	{
-		Endpoint   *endpoint = cwh_get_endpoint(&hints[i].webhook_id);
+		const CwhHint *hint = &mail.hints[i];
+		Endpoint   *endpoint = cwh_endpoint(&hint->webhook_id);
 
-		if (hints[i].due == DT_NOBEGIN)
-			endpoint->later = endpoint->changed = true;
-		cwh_make_ready(endpoint, hints[i].due, hints[i].id, hints[i].n);
+		if (hint->due == DT_NOBEGIN)
+			cwh_recheck(endpoint);
+		else
+			cwh_expect(endpoint, hint->due, hint->id, hint->n);
 		/* emitted before the clock was set back */
-		if (hints[i].due > now)
+		if (hint->due > now)
 		{
-			clock_lost = Max(clock_lost, hints[i].due);
+			clock_lost = Max(clock_lost, hint->due);
 			next_sweep = 0;
 		}
 	}
-	if (sweep)
+	if (mail.sweep)
 	{
 		next_sweep = 0;
-		look_again = true;
+		check_due = true;
 	}
 }
 
 /*
- * If the clock was set, what we wait for goes with it, as if it had not been.
- * If it was set back, the queue holds what is due later than it should be.
+ * If the clock was set, move the times that we wait for with it.  If it was set
+ * back, the queue holds deliveries that are due later than they should be.
  */
 static void
 follow_clock(TimestampTz now)
 {
 	static TimestampTz *const times[] = {
-		&paused_until, &next_sweep,
-		&cwh_worker.oldest_result, &cwh_worker.touched_retry_at,
-		&cwh_worker.careful_until, &cwh_worker.starved_until,
-		&cwh_worker.slow_until, &cwh_worker.next_alerts,
-		&cwh_worker.next_upkeep, &cwh_worker.pass_started
+		&paused_until, &next_sweep, &next_upkeep,
+		&cwh_worker.starved_until, &cwh_worker.slow_until,
+		&cwh_ledger.oldest_result, &cwh_ledger.accounts_due
 	};
 	instr_time	monotonic;
 	int64		before = clock_ahead;
@@ -398,32 +405,42 @@ follow_clock(TimestampTz now)
 		if (*times[i] > 0)
 			*times[i] += step;
 	cwh_endpoints_follow_clock(step);
+	cwh_reset_upkeep(step);
 	if (step < 0)
 	{
-		ereport(LOG, (errmsg("chatwebhook follows the clock, which was set back by %.1f s",
+		ereport(LOG, (errmsg("chatwebhook: the clock was set back by %.1f s; adjusting waits",
 							 -step / 1e6)));
 		clock_lost = Max(clock_lost, now - step);
 		next_sweep = 0;
 	}
 }
 
+/* Have the transport work by the settings; returns its descriptor, or -1. */
+static int
+configure_transport(void)
+{
+	CwhTransportOptions options;
+
+	cwh_transport_options(&options);
+	options.max_connections = cwh_in_flight_limit();
+	return cwh_transport_configure(&options);
+}
+
 /* Take over settings that have changed. */
 static void
 reload(void)
 {
-	CwhTransportOptions options;
-
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
-	cwh_transport_options(&options);
-	options.max_connections = cwh_in_flight_limit();
-	cwh_transport_configure(&options);
+	(void) configure_transport();
 	/* the key file may be another, and open more secrets */
 	next_sweep = 0;
-	cwh_worker.next_upkeep = 0;
-	cwh_slot_halt(!cwh_enabled);
+	next_upkeep = 0;
+	cwh_reset_upkeep(0);
+	cwh_worker.state.halted = !cwh_enabled;
+	report_state();
 	if (!cwh_enabled)
-		cwh_release_all_waiting();
+		cwh_release_waiting(NULL);
 }
 
 /* Decide on a transaction, and run it. */
@@ -436,17 +453,16 @@ transact_if_due(TimestampTz now)
 
 	if (now < paused_until)
 		return;
-	do_settle = cwh_is_settle_due(now);
+	do_settle = now >= cwh_settle_due();
 	do_sweep = cwh_enabled && now >= next_sweep;
 	/* a claim can wait for the next settle, unless a slot would stay empty */
-	do_claim = cwh_enabled &&
-		(do_settle || do_sweep || cwh_is_claim_wanted());
-	/* what has ended is not to wait for a claim that may fail again */
-	if (cwh_worker.settle_alone && do_settle)
+	do_claim = cwh_enabled && (do_settle || do_sweep || cwh_claim_wanted());
+	/* results must not wait for a claim that may fail again */
+	if (cwh_claim_failed && do_settle)
 		do_claim = false;
-	if (do_settle || do_sweep || do_claim || look_again)
+	if (do_settle || do_sweep || do_claim || check_due)
 	{
-		look_again = false;
+		check_due = false;
 		transact(do_settle, do_sweep, do_claim);
 	}
 }
@@ -460,12 +476,12 @@ time_to_wait(TimestampTz now)
 	long		ms;
 
 	next = Min(next, cwh_next_timer());
-	next = Min(next, cwh_next_settle());
+	next = Min(next, cwh_settle_due());
 	next = Max(next, paused_until);
-	next = Min(next, cwh_next_keep_up());
+	next = Min(next, next_upkeep);
 	if (cwh_worker.starved_until > now)
 		next = Min(next, cwh_worker.starved_until);
-	if (cwh_worker.nto_render > 0)
+	if (cwh_render_due())
 		next = Min(next, now);
 	if (next == DT_NOEND)
 		return transport;
@@ -473,36 +489,37 @@ time_to_wait(TimestampTz now)
 	return transport >= 0 ? Min(ms, transport) : ms;
 }
 
-/* Show the worker's figures, if they have changed. */
-static void
-show_stats(void)
+/* Let transfers proceed, and end those attempts whose transfers have ended. */
+static bool
+drive_transfers(void)
 {
-	if (!cwh_worker.stats_changed &&
-		cwh_worker.stats.in_flight == cwh_worker.in_flight)
-		return;
-	cwh_worker.stats.in_flight = cwh_worker.in_flight;
-	cwh_slot_update_stats(&cwh_worker.stats);
-	cwh_worker.stats_changed = false;
+	CwhTransfer *transfer;
+	bool		any = false;
+
+	(void) cwh_transport_drive();
+	while ((transfer = cwh_transport_reap()) != NULL)
+	{
+		cwh_attempt_ended(transfer->owner);
+		any = true;
+	}
+	return any;
 }
 
 /* Deliver, until asked to leave. */
 static void
-deliver(void)
+deliver(int transport_fd)
 {
 	WaitEventSet *events = cwh_create_wait_event_set(3);
 	uint32		wait_event = cwh_wait_event("ChatwebhookWorkerMain");
+	WaitEvent	event;
 
-	(void) cwh_run_apart("disabling webhooks", cwh_disable_culprits);
 	AddWaitEventToSet(events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
 	AddWaitEventToSet(events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
-	AddWaitEventToSet(events, WL_SOCKET_READABLE, cwh_transport_fd(), NULL, NULL);
+	AddWaitEventToSet(events, WL_SOCKET_READABLE, transport_fd, NULL, NULL);
 
-	while (!cwh_worker_terminate && !cwh_slot_stop_requested())
+	while (!cwh_worker_terminate && !mail.stop)
 	{
-		CwhTransfer *transfer;
-		WaitEvent	event;
 		TimestampTz now;
-		bool		busy = false;
 
 		ResetLatch(MyLatch);
 		/* there is no statement to cancel here */
@@ -510,34 +527,29 @@ deliver(void)
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 			reload();
-		take_hints();
+		take_mail();
 		now = GetCurrentTimestamp();
 		follow_clock(now);
 		cwh_run_timers(now);
 		transact_if_due(now);
 		if (cwh_enabled && now >= cwh_worker.starved_until)
-			cwh_start_deliveries();
-		if (cwh_worker.nto_render > 0)
-			cwh_render_deliveries(GetCurrentTimestamp());
-		cwh_keep_up(now);
-		(void) cwh_transport_drive();
-		while ((transfer = cwh_transport_reap()) != NULL)
-		{
-			cwh_judge((Delivery *) transfer);
-			busy = true;
-		}
-		if (busy)
-			continue;			/* free slots can be filled at once */
+			cwh_start_attempts();
+		next_upkeep = cwh_keep_up(now);
+		/* free slots can be filled at once */
+		if (drive_transfers())
+			continue;
 
-		show_stats();
+		if (cwh_worker.state_changed ||
+			cwh_worker.state.stats.in_flight != cwh_worker.in_flight)
+			report_state();
 		(void) WaitEventSetWait(events, time_to_wait(GetCurrentTimestamp()),
 								&event, 1, wait_event);
 	}
 
 	/* what has been answered need not be repeated */
-	for (int i = 0; cwh_worker.nresults > 0 && i < 5; i++)
+	for (int i = 0; cwh_ledger.nresults > 0 && i < 5; i++)
 		transact(true, false, false);
-	cwh_check_all_alerts();
+	cwh_finish_upkeep();
 }
 
 /* Settings that this process needs, whatever the database's say. */
@@ -545,7 +557,7 @@ static void
 fix_settings(void)
 {
 	static const char *const settings[][2] = {
-		/* whoever owns the database could have us be somebody else */
+		/* the database's owner could give us another role */
 		{"role", "none"},
 		{"search_path", "pg_catalog, pg_temp"},
 		{"default_transaction_isolation", "read committed"},
@@ -556,9 +568,9 @@ fix_settings(void)
 		CWH_TRANSACTION_TIMEOUT
 		/* see cwh_outbox_settle() */
 		{"lock_timeout", "200ms"},
-		/* see cwh_outbox_commit() */
+		/* see cwh_commit() */
 		{"synchronous_commit", "off"},
-		/* other people's triggers on our tables do not run as this process */
+		/* triggers that others put on our tables must not run as this process */
 		{"session_replication_role", "replica"},
 		{"row_security", "off"},
 		/* tables that are empty now and full in a minute mislead the planner */
@@ -579,11 +591,11 @@ fix_settings(void)
 						PGC_S_OVERRIDE);
 }
 
-/* Set up what the loop needs. */
-static void
+/* Set up what the loop needs; returns the transport's descriptor. */
+static int
 set_up(void)
 {
-	CwhTransportOptions options;
+	int			transport_fd;
 
 	cwh_worker.context = AllocSetContextCreate(TopMemoryContext,
 											   "chatwebhook worker",
@@ -591,48 +603,47 @@ set_up(void)
 	cwh_worker.transaction_context = AllocSetContextCreate(TopMemoryContext,
 														   "chatwebhook transaction",
 														   ALLOCSET_DEFAULT_SIZES);
-	cwh_worker.settle_limit = MAX_SETTLE;
-	cwh_worker.stats_changed = true;
 	MemoryContextSwitchTo(cwh_worker.context);
-	cwh_endpoints_set_up();
-	cwh_render_set_up();
-	cwh_transport_options(&options);
-	options.max_connections = cwh_in_flight_limit();
-	if (!cwh_transport_open(&options))
+	transport_fd = configure_transport();
+	if (transport_fd < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("could not set up libcurl")));
+	return transport_fd;
 }
 
 /* Entry point of a worker's process. */
 void
 cwh_worker_main(Datum arg)
 {
-	Oid			database;
+	int			transport_fd;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, on_sigterm);
-	/* lock_timeout makes itself felt through it */
+	/* lock_timeout cancels statements through it */
 	pqsignal(SIGINT, StatementCancelHandler);
 	BackgroundWorkerUnblockSignals();
 
 	/* attached first: from here on commits leave hints, so none is missed */
-	if (!cwh_slot_attach(DatumGetInt32(arg), &database, &cwh_worker.number))
+	if (!cwh_slot_attach(DatumGetInt32(arg), &assignment))
 		proc_exit(0);
-	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	cwh_worker.number = assignment.number;
+	BackgroundWorkerInitializeConnectionByOid(assignment.database, InvalidOid, 0);
 	fix_settings();
-	set_up();
+	transport_fd = set_up();
 
 	StartTransactionCommand();
 	if (!OidIsValid(get_extension_oid("chatwebhook", true)))
 		leave(CWH_EXIT_NO_EXTENSION);
 	CommitTransactionCommand();
-	cwh_worker.stats.started_at = GetCurrentTimestamp();
+	cwh_worker.state.stats.started_at = GetCurrentTimestamp();
 	transact(false, false, false);
-	cwh_slot_halt(!cwh_enabled);
-	cwh_slot_announce();
+	next_upkeep = cwh_keep_up(GetCurrentTimestamp());
+	cwh_worker.state.has_extension = true;
+	cwh_worker.state.halted = !cwh_enabled;
+	report_state();
 	ereport(LOG, (errmsg("chatwebhook worker %d started", cwh_worker.number + 1)));
-	deliver();
+	deliver(transport_fd);
 	cwh_transport_close();
 	proc_exit(0);
 }

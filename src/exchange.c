@@ -1,0 +1,415 @@
+/*
+ * exchange.c
+ *		The requests and replies of one attempt, token requests included.
+ *
+ * An attempt is one request to the webhook, or with a connector several: the
+ * reply to one is kept and the connector asked for the next.  A webhook with
+ * OAuth 2.0 is first sent a request for an access token, unless there is one
+ * already; a token that is refused is renewed once in an attempt.
+ *
+ * What the end of a request means is decided in decision.c; here that decision
+ * is prepared, and applied to the exchange and its token.  The caller applies it
+ * to the delivery and the webhook.  Nothing in here needs a transaction.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/numeric.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "exchange.h"
+
+/* A token that does not say how long it lives is renewed after this. */
+#define TOKEN_LIFE_S		3600
+#define MAX_TOKEN_LIFE_S	(30 * 86400)
+
+/* A token is used for this long, whatever its endpoint says. */
+#define MIN_TOKEN_LIFE_S	10
+
+/* It is renewed this long before its end, or after half of its life. */
+#define TOKEN_MARGIN_S		30
+
+/* Where new tokens are refused as well, ask for another no more often. */
+#define HOPELESS_TOKEN_MS	60000
+
+/* What the reply of a token endpoint says. */
+typedef struct TokenReply
+{
+	char	   *value;			/* null if there is a problem */
+	int64		expires_in;		/* seconds */
+	const char *problem;
+} TokenReply;
+
+/* The number of the request that is being made, from 1. */
+static int
+step_number(const CwhExchange *exchange)
+{
+	return 1 + (exchange->replies ? JB_ROOT_COUNT(exchange->replies) : 0);
+}
+
+/* A text as jsonb; null if it is no JSON, or none that jsonb can hold. */
+static Jsonb *
+parse_json(const char *json)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Jsonb	   *volatile result = NULL;
+
+	/* nothing in here holds anything but memory */
+	PG_TRY();
+	{
+		result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+													CStringGetDatum(json)));
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return result;
+}
+
+/*
+ * Tokens
+ */
+
+/* Overwrite a token that is not to be used any more. */
+static void
+forget_token(CwhToken *token)
+{
+	if (token->value == NULL)
+		return;
+	cwh_cleanse(token->value, strlen(token->value));
+	pfree(token->value);
+	token->value = NULL;
+}
+
+/* Is there a token, and has it not expired? */
+bool
+cwh_token_usable(CwhToken *token)
+{
+	if (token->value && token->until <= GetCurrentTimestamp())
+		forget_token(token);
+	return token->value != NULL;
+}
+
+/* Tokens so far, and one that is being asked for, are not to be used. */
+void
+cwh_token_outdate(CwhToken *token)
+{
+	forget_token(token);
+	token->number++;
+}
+
+/* A member of an object, of a type; null if there is none. */
+static JsonbValue *
+member(Jsonb *object, const char *key, enum jbvType type, JsonbValue *value)
+{
+	if (getKeyJsonValueFromContainer(&object->root, key, strlen(key), value) == NULL ||
+		value->type != type)
+		return NULL;
+	return value;
+}
+
+/* Read the reply of a token endpoint (RFC 6749, 5.1). */
+static void
+read_token(const CwhReply *reply, TokenReply *result)
+{
+	Jsonb	   *json = parse_json(cwh_reply_text(&reply->body));
+	JsonbValue	value;
+
+	result->value = NULL;
+	result->problem = "its reply has no access_token";
+	if (json == NULL || !JB_ROOT_IS_OBJECT(json) ||
+		!member(json, "access_token", jbvString, &value) ||
+		value.val.string.len == 0)
+		return;
+	for (int i = 0; i < value.val.string.len; i++)
+	{
+		char		c = value.val.string.val[i];
+
+		if (c <= ' ' || c > '~')
+		{
+			result->problem = "its access_token cannot stand in a header";
+			return;
+		}
+	}
+	result->problem = NULL;
+	result->value = pnstrdup(value.val.string.val, value.val.string.len);
+	result->expires_in = TOKEN_LIFE_S;
+	if (member(json, "expires_in", jbvNumeric, &value))
+	{
+		char	   *text = DatumGetCString(DirectFunctionCall1(numeric_out,
+															   NumericGetDatum(value.val.numeric)));
+		double		seconds = strtod(text, NULL);
+
+		if (seconds >= 0 && seconds < MAX_TOKEN_LIFE_S)
+			result->expires_in = (int64) seconds;
+	}
+}
+
+/* Take the token that a reply has brought. */
+static void
+take_token(CwhToken *token, const CwhReply *reply)
+{
+	TokenReply	got;
+	int64		life_s;
+
+	read_token(reply, &got);
+	forget_token(token);
+	token->value = MemoryContextStrdup(token->context, got.value);
+	cwh_cleanse(got.value, strlen(got.value));
+	life_s = got.expires_in - Min(got.expires_in / 2, TOKEN_MARGIN_S);
+	token->since = GetCurrentTimestamp();
+	token->until = TimestampTzPlusMilliseconds(token->since,
+											   Max(life_s, MIN_TOKEN_LIFE_S) * 1000);
+	token->number++;
+}
+
+/*
+ * Sending
+ */
+
+/* The last transfer is not needed any more. */
+static void
+drop_transfer(CwhExchange *exchange)
+{
+	if (exchange->transfer)
+		cwh_transfer_free(exchange->transfer);
+	exchange->transfer = NULL;
+}
+
+/*
+ * Send the next request: for a token if the webhook needs one, else the
+ * connector's, else the message.  False if it cannot be sent; *problem says why,
+ * and is null if memory was out.
+ */
+bool
+cwh_exchange_send(CwhExchange *exchange, const CwhWebhook *webhook,
+				  CwhToken *token, const CwhMessage *message, void *owner,
+				  const char **problem)
+{
+	drop_transfer(exchange);
+	exchange->for_token = webhook->auth == CWH_AUTH_OAUTH2 &&
+		!cwh_token_usable(token);
+	exchange->token_number = token->number;
+	if (exchange->for_token)
+		exchange->transfer = cwh_request_token(webhook, problem);
+	else if (exchange->step)
+		exchange->transfer = cwh_request_step(webhook, exchange->step,
+											  token->value, problem);
+	else
+		exchange->transfer = cwh_request_events(webhook, message, token->value,
+												problem);
+	if (exchange->transfer == NULL)
+	{
+		exchange->for_token = false;
+		return false;
+	}
+	exchange->transfer->owner = owner;
+	if (!cwh_transfer_start(exchange->transfer))
+		return false;
+	/* one asks for all that need it */
+	token->requested = exchange->for_token;
+	return true;
+}
+
+/*
+ * Receiving
+ */
+
+/* Describe how the request that was sent has ended. */
+void
+cwh_exchange_read(const CwhExchange *exchange, CwhEnding *ending)
+{
+	const CwhReply *reply = &exchange->transfer->reply;
+
+	memset(ending, 0, sizeof(CwhEnding));
+	ending->end = reply->starved ? CWH_END_STARVED :
+		reply->refused ? CWH_END_REFUSED :
+		reply->failed ? CWH_END_FAILED : CWH_END_REPLY;
+	ending->status = reply->status;
+	ending->error = reply->failed ? reply->error : NULL;
+	ending->retry_after_s = reply->retry_after_s;
+	ending->body = reply->body.data;
+	ending->body_len = reply->body.len;
+	ending->for_token = exchange->for_token;
+	if (ending->for_token && ending->end == CWH_END_REPLY &&
+		ending->status >= 200 && ending->status <= 299)
+	{
+		TokenReply	got;
+
+		read_token(reply, &got);
+		ending->token_problem = got.problem;
+		if (got.value)
+			cwh_cleanse(got.value, strlen(got.value));
+	}
+}
+
+/* Add a string to a value that is being built. */
+static void
+push_string(CwhJsonbState *state, JsonbIteratorToken token, char *string)
+{
+	JsonbValue	value;
+
+	value.type = jbvString;
+	value.val.string.val = string;
+	value.val.string.len = strlen(string);
+	cwh_push_jsonb(state, token, &value);
+}
+
+/* A reply's body as a connector gets it: JSON, else a text, null if empty. */
+static void
+push_body(CwhJsonbState *state, const CwhBytes *bytes)
+{
+	char	   *text = cwh_reply_text(bytes);
+	Jsonb	   *body = bytes->len > 0 ? parse_json(text) : NULL;
+	JsonbValue	value;
+
+	if (bytes->len == 0)
+		value.type = jbvNull;
+	else if (body == NULL)
+	{
+		value.type = jbvString;
+		value.val.string.val = text;
+		value.val.string.len = strlen(text);
+	}
+	else if (JB_ROOT_IS_SCALAR(body))
+		value = *getIthJsonbValueFromContainer(&body->root, 0);
+	else
+	{
+		value.type = jbvBinary;
+		value.val.binary.data = &body->root;
+		value.val.binary.len = VARSIZE(body) - VARHDRSZ;
+	}
+	cwh_push_jsonb(state, WJB_VALUE, &value);
+}
+
+/*
+ * The replies so far, and one more, as a connector gets them: an array of
+ * {"body", "status"}.
+ */
+static Jsonb *
+add_reply(Jsonb *replies, const CwhReply *reply)
+{
+	CwhJsonbState state = {0};
+	JsonbValue	value;
+	int			n = replies ? JB_ROOT_COUNT(replies) : 0;
+
+	cwh_push_jsonb(&state, WJB_BEGIN_ARRAY, NULL);
+	for (int i = 0; i < n; i++)
+		cwh_push_jsonb(&state, WJB_ELEM,
+					   getIthJsonbValueFromContainer(&replies->root, i));
+	cwh_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
+	push_string(&state, WJB_KEY, "body");
+	push_body(&state, &reply->body);
+	push_string(&state, WJB_KEY, "status");
+	value.type = jbvNumeric;
+	value.val.numeric = DatumGetNumeric(DirectFunctionCall1(int4_numeric,
+															Int32GetDatum(reply->status)));
+	cwh_push_jsonb(&state, WJB_VALUE, &value);
+	cwh_push_jsonb(&state, WJB_END_OBJECT, NULL);
+	cwh_push_jsonb(&state, WJB_END_ARRAY, NULL);
+	return JsonbValueToJsonb(state.result);
+}
+
+/* Keep the replies to a connector's requests. */
+void
+cwh_exchange_keep_replies(CwhExchange *exchange, const Jsonb *replies)
+{
+	exchange->replies = MemoryContextAlloc(exchange->context, VARSIZE(replies));
+	memcpy(exchange->replies, replies, VARSIZE(replies));
+}
+
+/* Overwrite the reply of a token endpoint. */
+static void
+cleanse_reply(CwhExchange *exchange)
+{
+	CwhBytes   *body = &exchange->transfer->reply.body;
+
+	if (body->len > 0)
+		cwh_cleanse(body->data, body->len);
+}
+
+/*
+ * Decide what follows from the end of a request, which need not have been sent,
+ * and apply that to the exchange and its token.  The caller has filled in the
+ * parts of "attempt" that concern retries.
+ */
+void
+cwh_exchange_decide(CwhExchange *exchange, const CwhWebhook *webhook,
+					CwhToken *token, const CwhEnding *ending,
+					CwhAttempt *attempt, CwhDecision *decision)
+{
+	attempt->rules = webhook->rules;
+	attempt->nrules = webhook->nrules;
+	attempt->step = step_number(exchange);
+	attempt->more = exchange->step && !exchange->step->last;
+	attempt->has_token = webhook->auth == CWH_AUTH_OAUTH2;
+	attempt->token_renewed = exchange->token_renewed;
+	attempt->token_hopeless = token->hopeless &&
+		!TimestampDifferenceExceeds(token->since, GetCurrentTimestamp(),
+									HOPELESS_TOKEN_MS);
+	cwh_decide(decision, ending, attempt);
+
+	if (ending->for_token)
+	{
+		token->requested = false;
+		/* the webhook was changed meanwhile: ask again, as it is now */
+		if (ending->end != CWH_END_STARVED &&
+			exchange->token_number != token->number)
+		{
+			forget_token(token);
+			memset(decision, 0, sizeof(CwhDecision));
+			decision->next = CWH_NEXT_AGAIN;
+		}
+	}
+	switch (decision->token)
+	{
+		case CWH_TOKEN_KEEP:
+			break;
+		case CWH_TOKEN_TAKE:
+			take_token(token, &exchange->transfer->reply);
+			break;
+		case CWH_TOKEN_RENEW:
+			exchange->token_renewed = true;
+			if (exchange->token_number == token->number)
+				forget_token(token);
+			break;
+		case CWH_TOKEN_HOPELESS:
+			token->hopeless = true;
+			break;
+	}
+	if (decision->next == CWH_NEXT_STEP)
+	{
+		cwh_exchange_keep_replies(exchange,
+								  add_reply(exchange->replies,
+											&exchange->transfer->reply));
+		exchange->earlier_ms += exchange->transfer->reply.latency_ms;
+		exchange->token_renewed = false;
+		exchange->step = NULL;
+	}
+	else if (decision->next == CWH_NEXT_SETTLE &&
+			 decision->verdict == CWH_DELIVERED)
+		token->hopeless = false;
+	if (ending->for_token)
+		cleanse_reply(exchange);
+	/* the reply that ends the attempt may be logged; no other is needed */
+	if (ending->for_token || decision->next != CWH_NEXT_SETTLE)
+		drop_transfer(exchange);
+}
+
+/* Forget what is left of an exchange; its context is the caller's. */
+void
+cwh_exchange_reset(CwhExchange *exchange)
+{
+	drop_transfer(exchange);
+	memset(exchange, 0, sizeof(CwhExchange));
+}

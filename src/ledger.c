@@ -1,0 +1,221 @@
+/*
+ * ledger.c
+ *		What the worker has to write down in its next settle, and which alerts
+ *		it has to check.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "ledger.h"
+#include "state.h"
+
+Ledger		cwh_ledger = {
+	.results = SLIST_STATIC_INIT(cwh_ledger.results),
+	.accounts = DLIST_STATIC_INIT(cwh_ledger.accounts)
+};
+
+/* Put a delivery behind the others that are to be settled. */
+void
+cwh_push_result(Delivery *delivery)
+{
+	if (cwh_ledger.nresults++ == 0)
+		cwh_ledger.oldest_result = GetCurrentTimestamp();
+	delivery->account->unsettled++;
+	cwh_append_node(&cwh_ledger.results, &cwh_ledger.results_tail,
+					&delivery->node);
+}
+
+/* Take the first of them. */
+Delivery *
+cwh_pop_result(void)
+{
+	Delivery   *delivery = slist_container(Delivery, node,
+										   slist_pop_head_node(&cwh_ledger.results));
+
+	cwh_ledger.nresults--;
+	delivery->account->unsettled--;
+	return delivery;
+}
+
+/*
+ * Have a delivery settled: an attempt at it has ended, or none was made.  The
+ * error is copied.
+ */
+void
+cwh_add_result(Delivery *delivery, CwhOutcome outcome, const char *error)
+{
+	delivery->outcome = outcome;
+	delivery->error = error ?
+		MemoryContextStrdup(cwh_worker.context, error) : NULL;
+	cwh_push_result(delivery);
+}
+
+/* Have the next settle see to this account. */
+static void
+list_account(Account *account)
+{
+	if (account->listed)
+		return;
+	dlist_push_tail(&cwh_ledger.accounts, &account->node);
+	account->listed = true;
+	cwh_ledger.naccounts++;
+}
+
+/* The class that a latency is counted in. */
+static int
+latency_class(int ms)
+{
+	static const int bounds[] = CWH_LATENCY_BOUNDS;
+	int			i = 0;
+
+	while (i < lengthof(bounds) && ms > bounds[i])
+		i++;
+	return i;
+}
+
+/* What a webhook's health gains from a request, be it for one or for a batch. */
+static void
+add_request(Account *account, const AttemptEnd *end)
+{
+	CwhHealthGain *gain = account->gain;
+
+	gain->latency_sum_ms += end->latency_ms;
+	gain->latency_counts[latency_class(end->latency_ms)]++;
+	if (end->success)
+	{
+		gain->succeeded = true;
+		gain->streak = 0;
+		gain->last_success_at = end->at;
+	}
+	else
+	{
+		if (gain->streak++ == 0)
+			gain->failing_since = end->at;
+		gain->last_failure_at = end->at;
+		account->failed_attempt = end->started_at;
+		cwh_copy_text(gain->last_error, end->error ? end->error : "",
+					  sizeof(gain->last_error));
+	}
+	/* newest first */
+	memmove(&gain->recent[1], &gain->recent[0],
+			Min(gain->nrecent, CWH_RECENT - 1) * sizeof(int32));
+	gain->recent[0] = end->success ? end->latency_ms : -1 - end->latency_ms;
+	gain->nrecent = Min(gain->nrecent + 1, CWH_RECENT);
+}
+
+/* Count an attempt for health, activity and the worker's own figures. */
+void
+cwh_count_attempt(Account *account, const pg_uuid_t *webhook_id,
+				  const AttemptEnd *end)
+{
+	CwhHealthGain *gain = account->gain;
+	CwhActivity *activity = &cwh_ledger.activity;
+
+	if (gain == NULL)
+	{
+		gain = MemoryContextAllocZero(cwh_worker.context,
+									  sizeof(CwhHealthGain));
+		gain->webhook_id = *webhook_id;
+		account->gain = gain;
+	}
+	list_account(account);
+	if (end->success)
+	{
+		activity->succeeded++;
+		gain->successes++;
+		cwh_worker.state.stats.delivered++;
+	}
+	else
+	{
+		activity->failed++;
+		gain->failures++;
+		cwh_worker.state.stats.failed++;
+		if (end->dead)
+		{
+			activity->given_up++;
+			gain->given_up++;
+		}
+	}
+	cwh_worker.state_changed = true;
+	if (end->request)
+		add_request(account, end);
+}
+
+/*
+ * Have a webhook disabled, for a reason (null: it is not), or its problem
+ * noted.
+ */
+void
+cwh_account_request(Account *account, const char *disable, bool note)
+{
+	if (disable)
+		account->disable = disable;
+	account->note = account->note || note;
+	list_account(account);
+}
+
+/* Strike out what was written, or need not be; unlist what has nothing left. */
+void
+cwh_account_settled(Account *account, bool gain, bool disable, bool note)
+{
+	if (gain && account->gain)
+	{
+		pfree(account->gain);
+		account->gain = NULL;
+	}
+	if (disable)
+		account->disable = NULL;
+	if (note)
+		account->note = false;
+	if (!account->listed || account->gain || account->disable || account->note)
+		return;
+	dlist_delete(&account->node);
+	account->listed = false;
+	cwh_ledger.naccounts--;
+}
+
+/* Room for n elements in an array in the worker's memory, null at first. */
+static void *
+enlarge(void *array, int n, size_t size)
+{
+	return array ? repalloc(array, n * size) :
+		MemoryContextAlloc(cwh_worker.context, n * size);
+}
+
+/* Have a webhook's alerts checked. */
+void
+cwh_add_alerting(const pg_uuid_t *webhook_id)
+{
+	for (int i = 0; i < cwh_ledger.nalerting; i++)
+		if (memcmp(&cwh_ledger.alerting[i], webhook_id, UUID_LEN) == 0)
+			return;
+	if (cwh_ledger.nalerting == cwh_ledger.max_alerting)
+	{
+		int			n = Max(64, 2 * cwh_ledger.max_alerting);
+
+		cwh_ledger.alerting = enlarge(cwh_ledger.alerting, n, sizeof(pg_uuid_t));
+		cwh_ledger.max_alerting = n;
+	}
+	cwh_ledger.alerting[cwh_ledger.nalerting++] = *webhook_id;
+}
+
+/* Note that a webhook has had something due since then, which is long ago. */
+void
+cwh_add_backlog(const pg_uuid_t *webhook_id, TimestampTz due)
+{
+	if (cwh_ledger.nbacklogs == cwh_ledger.max_backlogs)
+	{
+		int			n = Max(64, 2 * cwh_ledger.max_backlogs);
+
+		cwh_ledger.backlogs = enlarge(cwh_ledger.backlogs, n, sizeof(pg_uuid_t));
+		cwh_ledger.backlog_dues = enlarge(cwh_ledger.backlog_dues, n,
+										  sizeof(TimestampTz));
+		cwh_ledger.max_backlogs = n;
+	}
+	cwh_ledger.backlogs[cwh_ledger.nbacklogs] = *webhook_id;
+	cwh_ledger.backlog_dues[cwh_ledger.nbacklogs++] = due;
+}

@@ -1,0 +1,135 @@
+/*
+ * statement.c
+ *		Prepared SQL, its parameters and results, and the worker's transactions.
+ *
+ * Statements are run through SPI, by plans that are kept for the life of the
+ * process.  A transaction begins in cwh_begin() and ends in cwh_commit(), or
+ * with an error, which the caller catches.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "pgstat.h"
+#include "utils/array.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+
+#include "shared.h"
+#include "statement.h"
+
+/* Begin a transaction and connect to SPI. */
+void
+cwh_begin(void)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	SPI_connect();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+/*
+ * Commit.  The worker runs with synchronous_commit off, so that neither it nor
+ * its row locks wait for the disk; this is where it says which commits must be
+ * on disk, and when.  At most one commit of CWH_FLUSH_SOON is not there yet.
+ */
+void
+cwh_commit(CwhFlush flush)
+{
+	static XLogRecPtr pending = InvalidXLogRecPtr;
+
+	SPI_finish();
+	PopActiveSnapshot();
+	XactLastCommitEnd = InvalidXLogRecPtr;
+	CommitTransactionCommand();
+	if (flush == CWH_FLUSH_NOW && !XLogRecPtrIsInvalid(XactLastCommitEnd))
+		XLogFlush(XactLastCommitEnd);
+	else if (flush == CWH_FLUSH_SOON && !XLogRecPtrIsInvalid(XactLastCommitEnd))
+	{
+		XLogFlush(pending);
+		pending = XactLastCommitEnd;
+		cwh_flush_soon(pending);
+	}
+	pgstat_report_stat(false);
+}
+
+/*
+ * Run a statement within a transaction that is connected to SPI.  Returns the
+ * number of rows; they are in SPI_tuptable.
+ */
+uint64
+cwh_run(CwhStatement *statement, Datum *args)
+{
+	MemoryContext context = CurrentMemoryContext;
+	int			result;
+
+	if (statement->plan == NULL)
+	{
+		SPIPlanPtr	plan = SPI_prepare(statement->sql, statement->nargs,
+									   statement->argtypes);
+
+		if (plan == NULL)
+			elog(ERROR, "could not prepare \"%s\": %s", statement->sql,
+				 SPI_result_code_string(SPI_result));
+		SPI_keepplan(plan);
+		statement->plan = plan;
+	}
+	result = SPI_execute_plan(statement->plan, args, NULL, false, 0);
+	if (result < 0)
+		elog(ERROR, "could not execute \"%s\": %s", statement->sql,
+			 SPI_result_code_string(result));
+	/* SPI leaves its own context behind, which ends with the transaction */
+	MemoryContextSwitchTo(context);
+	return SPI_processed;
+}
+
+/* Make arrays of n elements, all null, for a statement's first parameters. */
+void
+cwh_make_arrays(CwhArray *arrays, const CwhStatement *statement, int narrays,
+				int n)
+{
+	for (int i = 0; i < narrays; i++)
+	{
+		arrays[i].type = get_element_type(statement->argtypes[i]);
+		arrays[i].n = n;
+		arrays[i].values = palloc(Max(1, n) * sizeof(Datum));
+		arrays[i].nulls = palloc(Max(1, n) * sizeof(bool));
+		memset(arrays[i].nulls, true, n * sizeof(bool));
+	}
+}
+
+/* Make parameters of arrays. */
+void
+cwh_finish_arrays(const CwhArray *arrays, int narrays, Datum *args)
+{
+	for (int i = 0; i < narrays; i++)
+	{
+		int16		typlen;
+		bool		typbyval;
+		char		typalign;
+		int			lower = 1;
+		int			n = arrays[i].n;
+
+		get_typlenbyvalalign(arrays[i].type, &typlen, &typbyval, &typalign);
+		args[i] = PointerGetDatum(construct_md_array(arrays[i].values,
+													 arrays[i].nulls,
+													 1, &n, &lower,
+													 arrays[i].type, typlen,
+													 typbyval, typalign));
+	}
+}
+
+/* An array of UUIDs. */
+Datum
+cwh_uuid_array(const pg_uuid_t *ids, int n)
+{
+	Datum	   *values = palloc(Max(1, n) * sizeof(Datum));
+
+	for (int i = 0; i < n; i++)
+		values[i] = UUIDPGetDatum(&ids[i]);
+	return PointerGetDatum(construct_array(values, n, UUIDOID, UUID_LEN,
+										   false, TYPALIGN_CHAR));
+}

@@ -1,0 +1,285 @@
+/*
+ * trial.c
+ *		Tries webhooks from a session: test_webhook() and preview().
+ *
+ * A test sends an event by the steps that the worker takes (exchange.c), with a
+ * transport of the session's own.  The session's transaction is open while it
+ * waits for the reply, so it does so for one delivery only, and serves
+ * interrupts.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include "postgres.h"
+
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/timestamp.h"
+
+#include "connector.h"
+#include "envelope.h"
+#include "exchange.h"
+#include "settings.h"
+#include "transport.h"
+#include "webhook.h"
+
+PG_FUNCTION_INFO_V1(chatwebhook_preview);
+PG_FUNCTION_INFO_V1(chatwebhook_test_webhook);
+
+/* What a test has found out. */
+typedef struct Trial
+{
+	bool		sent;			/* a request was */
+	int			status;			/* of the last reply, or 0 */
+	int			latency_ms;		/* of all requests */
+	char	   *body;			/* of the last reply, or null */
+	char	   *problem;		/* null: it was delivered */
+} Trial;
+
+/* Keep the webhook that was loaded. */
+static void
+on_webhook(void *context, CwhWebhook *webhook)
+{
+	*(CwhWebhook **) context = webhook;
+}
+
+/* Load a webhook, or raise an error if it does not exist. */
+static CwhWebhook *
+load_webhook(const pg_uuid_t *id)
+{
+	MemoryContext context = CurrentMemoryContext;
+	CwhWebhook *webhook = NULL;
+
+	SPI_connect();
+	cwh_webhook_load(id, 1, context, on_webhook, &webhook);
+	SPI_finish();
+	if (webhook == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NO_DATA_FOUND),
+				 errmsg("webhook \"%s\" does not exist",
+						DatumGetCString(DirectFunctionCall1(uuid_out,
+															UUIDPGetDatum(id))))));
+	return webhook;
+}
+
+/* SQL: the request that a connector would make. */
+Datum
+chatwebhook_preview(PG_FUNCTION_ARGS)
+{
+	CwhWebhook *webhook;
+	CwhRender	render;
+	StringInfoData event;
+
+	memset(&render, 0, sizeof(render));
+	webhook = load_webhook(PG_GETARG_UUID_P(0));
+	initStringInfo(&event);
+	cwh_json_write(&event, PG_GETARG_JSONB_P(1));
+	render.webhook = webhook;
+	render.event = event.data;
+	render.replies = PG_GETARG_JSONB_P(2);
+	render.context = CurrentMemoryContext;
+	(void) cwh_connector_render(&render, 1);
+	cwh_webhook_free(webhook);
+	if (render.error)
+		ereport(ERROR,
+				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+				 errmsg("%s", render.error)));
+	if (render.step == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(render.row);
+}
+
+/* Wait for the end of the transfer under way, serving interrupts. */
+static void
+wait_for_transfer(int transport_fd)
+{
+	while (cwh_transport_drive() > 0)
+	{
+		(void) WaitLatchOrSocket(MyLatch,
+								 WL_LATCH_SET | WL_SOCKET_READABLE |
+								 WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+								 transport_fd, cwh_transport_timeout_ms(),
+								 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	(void) cwh_transport_reap();
+}
+
+/* Ask the connector for its next request; describes the end if there is none. */
+static bool
+ask_connector(CwhExchange *exchange, const CwhWebhook *webhook,
+			  const char *event, CwhEnding *ending)
+{
+	CwhRender	render;
+
+	memset(&render, 0, sizeof(render));
+	render.webhook = webhook;
+	render.event = event;
+	render.replies = exchange->replies;
+	render.context = exchange->context;
+	(void) cwh_connector_render(&render, 1);
+	exchange->step = render.step;
+	if (exchange->step)
+		return true;
+	ending->end = render.error ? CWH_END_FAILED : CWH_END_NOTHING;
+	ending->error = render.error;
+	return false;
+}
+
+/* Make the next request of an exchange, and describe how it has ended. */
+static void
+make_request(CwhExchange *exchange, const CwhWebhook *webhook, CwhToken *token,
+			 const CwhMessage *message, const char *event, int transport_fd,
+			 CwhEnding *ending)
+{
+	const char *problem = NULL;
+
+	memset(ending, 0, sizeof(CwhEnding));
+	ending->retry_after_s = -1;
+	if (webhook->connector && exchange->step == NULL &&
+		!ask_connector(exchange, webhook, event, ending))
+		return;
+	if (cwh_exchange_send(exchange, webhook, token, message, NULL, &problem))
+	{
+		wait_for_transfer(transport_fd);
+		cwh_exchange_read(exchange, ending);
+	}
+	else if (problem == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("could not start the request")));
+	else
+	{
+		ending->end = CWH_END_REFUSED;
+		ending->error = problem;
+	}
+}
+
+/* Send an event, by all requests that it takes. */
+static void
+send_event(CwhExchange *exchange, const CwhWebhook *webhook, CwhToken *token,
+		   const CwhMessage *message, const char *event, int transport_fd,
+		   Trial *trial)
+{
+	CwhDecision decision;
+
+	do
+	{
+		CwhEnding	ending;
+		CwhAttempt	attempt;
+
+		CHECK_FOR_INTERRUPTS();
+		make_request(exchange, webhook, token, message, event, transport_fd,
+					 &ending);
+		if (ending.end != CWH_END_NOTHING)
+			trial->status = ending.for_token ? 0 : ending.status;
+		if (exchange->transfer)
+		{
+			CwhReply   *reply = &exchange->transfer->reply;
+			CwhBytes	body = reply->body;
+
+			trial->sent = true;
+			trial->latency_ms = exchange->earlier_ms + reply->latency_ms;
+			/* for a connector, more was read */
+			body.len = Min(body.len, cwh_max_response_size);
+			trial->body = trial->status != 0 ? cwh_reply_text(&body) : NULL;
+		}
+		memset(&attempt, 0, sizeof(attempt));
+		attempt.retry = &webhook->retry;
+		cwh_exchange_decide(exchange, webhook, token, &ending, &attempt,
+							&decision);
+		if (decision.starved)
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+					 errmsg("no descriptor was free for a connection"),
+					 errhint("Increase max_files_per_process.")));
+	} while (decision.next != CWH_NEXT_SETTLE);
+	if (decision.verdict != CWH_DELIVERED)
+		trial->problem = pstrdup(decision.error);
+}
+
+/* SQL: send webhook.test and say what came back. */
+Datum
+chatwebhook_test_webhook(PG_FUNCTION_ARGS)
+{
+	CwhTransportOptions options;
+	CwhWebhook *webhook;
+	CwhExchange exchange;
+	CwhToken	token;
+	CwhEvent	event;
+	CwhMessage	message;
+	StringInfoData envelope;
+	StringInfoData body;
+	int64		no_delivery = 0;
+	int			transport_fd;
+	Trial		trial;
+	TupleDesc	desc;
+	Datum		values[5];
+	bool		nulls[5] = {false, true, true, true, true};
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+
+	webhook = load_webhook(PG_GETARG_UUID_P(0));
+	event.created_at = GetCurrentTimestamp();
+	cwh_uuidv7(&event.id, event.created_at);
+	event.type = "webhook.test";
+	event.chatbot_id = NULL;
+	event.conversation_id = NULL;
+	event.data = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
+													CStringGetDatum("{\"message\": \"This is a test webhook delivery\"}")));
+	initStringInfo(&envelope);
+	cwh_envelope_write(&envelope, &event);
+	message.batch = webhook->batch_size > 1;
+	initStringInfo(&body);
+	appendStringInfo(&body, message.batch ? "[%s]" : "%s", envelope.data);
+	message.event_type = event.type;
+	message.n = 1;
+	message.event_ids = &event.id;
+	message.delivery_ids = &no_delivery;
+	message.attempt = 1;
+	message.body = &body;
+	message.now = event.created_at;
+
+	memset(&trial, 0, sizeof(trial));
+	memset(&exchange, 0, sizeof(exchange));
+	memset(&token, 0, sizeof(token));
+	exchange.context = token.context = CurrentMemoryContext;
+	cwh_transport_options(&options);
+	options.max_connections = 1;
+	transport_fd = cwh_transport_configure(&options);
+	if (transport_fd < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("could not set up libcurl")));
+	PG_TRY();
+	{
+		send_event(&exchange, webhook, &token, &message, envelope.data,
+				   transport_fd, &trial);
+	}
+	PG_FINALLY();
+	{
+		cwh_exchange_reset(&exchange);
+		cwh_token_outdate(&token);
+		cwh_transport_close();
+		cwh_webhook_free(webhook);
+	}
+	PG_END_TRY();
+
+	values[0] = BoolGetDatum(trial.problem == NULL);
+	if ((nulls[1] = trial.status == 0) == false)
+		values[1] = Int32GetDatum(trial.status);
+	if ((nulls[2] = trial.problem == NULL) == false)
+		values[2] = CStringGetTextDatum(trial.problem);
+	if ((nulls[3] = !trial.sent) == false)
+		values[3] = Int32GetDatum(trial.latency_ms);
+	if ((nulls[4] = trial.body == NULL) == false)
+		values[4] = CStringGetTextDatum(trial.body);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
+}
