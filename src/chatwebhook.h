@@ -505,17 +505,14 @@ extern void cwh_uuid_text(const pg_uuid_t *uuid, char out[37]);
  */
 
 /*
- * The columns of the tables by their places, with how many there were in 1.0.
- * Later versions append theirs, which may be null: this library may meet tables
- * that lack them, or that have more.
+ * The columns of the tables, numbered as in sql/tables.sql.  Tables of a later
+ * version may have more, which stay null.
  */
 enum
 {
 	CWH_EVENT_ID, CWH_EVENT_TYPE, CWH_EVENT_CHATBOT_ID,
-	CWH_EVENT_CONVERSATION_ID, CWH_EVENT_CREATED_AT, CWH_EVENT_DATA,
-	CWH_EVENT_COLUMNS_1_0,
-	/* since 1.1 */
-	CWH_EVENT_FIRST_DELIVERY = CWH_EVENT_COLUMNS_1_0, CWH_EVENT_LAST_DELIVERY
+	CWH_EVENT_CONVERSATION_ID, CWH_EVENT_CREATED_AT, CWH_EVENT_FIRST_DELIVERY,
+	CWH_EVENT_LAST_DELIVERY, CWH_EVENT_DATA, CWH_EVENT_COLUMNS
 };
 
 enum
@@ -524,8 +521,8 @@ enum
 	CWH_QUEUE_CREATED_AT, CWH_QUEUE_NEXT_ATTEMPT_AT, CWH_QUEUE_LAST_ATTEMPT_AT,
 	CWH_QUEUE_ATTEMPTS, CWH_QUEUE_FIRST_ATTEMPT, CWH_QUEUE_LAST_WAIT_MS,
 	CWH_QUEUE_LATENCY_MS, CWH_QUEUE_LAST_STATUS_CODE, CWH_QUEUE_CHATBOT_ID,
-	CWH_QUEUE_CONVERSATION_ID, CWH_QUEUE_LAST_ERROR, CWH_QUEUE_REPLIES,
-	CWH_QUEUE_ORDERED, CWH_QUEUE_COLUMNS_1_0
+	CWH_QUEUE_CONVERSATION_ID, CWH_QUEUE_ORDERED, CWH_QUEUE_LAST_ERROR,
+	CWH_QUEUE_REPLIES, CWH_QUEUE_COLUMNS
 };
 
 /* of history and dead */
@@ -536,7 +533,7 @@ enum
 	CWH_HISTORY_LAST_ATTEMPT_AT, CWH_HISTORY_ATTEMPTS, CWH_HISTORY_LATENCY_MS,
 	CWH_HISTORY_LAST_STATUS_CODE, CWH_HISTORY_CHATBOT_ID,
 	CWH_HISTORY_WEBHOOK_NAME, CWH_HISTORY_STATUS, CWH_HISTORY_LAST_ERROR,
-	CWH_HISTORY_REPLIES, CWH_HISTORY_COLUMNS_1_0
+	CWH_HISTORY_REPLIES, CWH_HISTORY_COLUMNS
 };
 
 /* So many rows are gathered at most before they are stored. */
@@ -913,7 +910,7 @@ extern PGDLLEXPORT void cwh_worker_main(Datum arg);
 extern void cwh_launcher_register(void);
 
 /* The version of the SQL that this library speaks. */
-#define CWH_SQL_VERSION	"1.1"
+#define CWH_SQL_VERSION	"1.0"
 
 #endif							/* POSTGRES_H */
 

@@ -121,9 +121,9 @@ open_writer(Writer *writer)
 	writer->estate = CreateExecutorState();
 	/* locked in the same order as by the views and by an update */
 	cwh_rows_open(&writer->deliveries, writer->estate, "queue",
-				  CWH_QUEUE_COLUMNS_1_0);
+				  CWH_QUEUE_COLUMNS);
 	cwh_rows_open(&writer->events, writer->estate, "event",
-				  CWH_EVENT_COLUMNS_1_0);
+				  CWH_EVENT_COLUMNS);
 	MemoryContextSwitchTo(oldcontext);
 	writer->open = true;
 }
@@ -242,9 +242,9 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 	cwh_set_text(slot, CWH_EVENT_CHATBOT_ID, event->chatbot_id);
 	cwh_set_text(slot, CWH_EVENT_CONVERSATION_ID, event->conversation_id);
 	cwh_set_column(slot, CWH_EVENT_CREATED_AT, TimestampTzGetDatum(event->created_at));
-	cwh_set_column(slot, CWH_EVENT_DATA, JsonbPGetDatum(event->data));
 	cwh_set_column(slot, CWH_EVENT_FIRST_DELIVERY, Int64GetDatum(first));
 	cwh_set_column(slot, CWH_EVENT_LAST_DELIVERY, Int64GetDatum(last));
+	cwh_set_column(slot, CWH_EVENT_DATA, JsonbPGetDatum(event->data));
 	ExecStoreVirtualTuple(slot);
 	ExecMaterializeSlot(slot);
 }

@@ -1223,7 +1223,7 @@ finish(CwhResult **results, int n, const char *to)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	snapshot = GetActiveSnapshot();
 	estate = CreateExecutorState();
-	cwh_rows_open(&rows, estate, to, CWH_HISTORY_COLUMNS_1_0);
+	cwh_rows_open(&rows, estate, to, CWH_HISTORY_COLUMNS);
 	queue = table_open(cwh_relation("queue"), RowExclusiveLock);
 	index = index_open(cwh_relation("queue_pkey"), RowExclusiveLock);
 	slot = table_slot_create(queue, NULL);

@@ -41,19 +41,14 @@
  * The next events, their deliveries of each kind that are old enough, and
  * those events that are left without any.  OFFSET has the queue looked into for
  * each event between the ids of its deliveries: as a join, all of it could be
- * read for a few events, as it is for those of 1.0, which do not know their
- * deliveries.  What this statement deletes itself is still to be seen by it; an
- * event goes only if all that can be seen of its deliveries was deleted here, and
- * not by somebody who tries them again.
+ * read for a few events.  What this statement deletes itself is still to be seen
+ * by it; an event goes only if all that can be seen of its deliveries was deleted
+ * here, and not by somebody who tries them again.
  */
 static const char events_sql[] =
 	"WITH batch AS MATERIALIZED ("
 	"   SELECT e.id, e.first_delivery, e.last_delivery FROM chatwebhook.event e"
 	"    WHERE e.id" GT "$1 AND e.id" LT "$2 ORDER BY e.id LIMIT 200"
-	"), held AS MATERIALIZED ("
-	"   SELECT q.event_id FROM batch b"
-	"     JOIN chatwebhook.queue q ON q.event_id" EQ "b.id"
-	"    WHERE b.first_delivery IS NULL OR b.last_delivery IS NULL"
 	"), finished AS ("
 	"   DELETE FROM chatwebhook.history h USING batch b"
 	"    WHERE h.event_id" EQ "b.id AND h.completed_at" LT "$3"
@@ -69,7 +64,6 @@ static const char events_sql[] =
 	"                       WHERE q.id" GE "b.first_delivery"
 	"                         AND q.id" LE "b.last_delivery"
 	"                         AND q.event_id" EQ "b.id OFFSET 0)"
-	"      AND NOT EXISTS (SELECT FROM held p WHERE p.event_id" EQ "b.id)"
 	"      AND NOT EXISTS (SELECT FROM chatwebhook.history h"
 	"                       WHERE h.event_id" EQ "b.id"
 	"                         AND NOT (h.id" EQ "ANY (SELECT f.id FROM finished f)))"

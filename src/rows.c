@@ -313,12 +313,10 @@ cwh_rows_close(CwhRows *rows)
 	table_close(rows->relation, NoLock);
 }
 
-/* Set a column of a row, unless the table is too old to have it. */
+/* Set a column of a row. */
 void
 cwh_set_column(TupleTableSlot *slot, int column, Datum value)
 {
-	if (column >= slot->tts_tupleDescriptor->natts)
-		return;
 	slot->tts_values[column] = value;
 	slot->tts_isnull[column] = false;
 }
