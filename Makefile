@@ -52,8 +52,6 @@ SQL_PARTS = \
 	sql/privileges.sql
 
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
-# former versions as they were, and the ways from one to the next
-DATA = $(sort $(wildcard sql/upgrade/*.sql))
 DOCS = README.md
 
 # not named like a file of sql/, which pg_regress would take instead

@@ -124,12 +124,11 @@ CREATE VIEW chatwebhook.webhook_health WITH (security_barrier) AS
                 WHEN h.consecutive_failures >= s.failures THEN 'failing'
                 WHEN r.success_rate < s.rate OR h.consecutive_failures > 0 THEN 'degraded'
                 ELSE 'healthy'
-           END AS state,
+           END AS state, h.problem,
            h.total, h.successes, h.failures,
            r.success_rate, r.avg_latency_ms, r.p95_latency_ms,
            h.last_success_at, h.last_failure_at, h.last_error, h.consecutive_failures,
-           q.pending, coalesce(f.in_flight, 0) AS in_flight, q.oldest_pending_at, d.dead,
-           h.problem
+           q.pending, coalesce(f.in_flight, 0) AS in_flight, q.oldest_pending_at, d.dead
       FROM chatwebhook.webhook w
       JOIN chatwebhook.health h ON h.webhook_id = w.id
       LEFT JOIN chatwebhook._in_flight() f ON f.webhook_id = w.id

@@ -73,13 +73,13 @@ CREATE TABLE chatwebhook.webhook (
     rate_limit         double precision,
     max_in_flight      integer NOT NULL DEFAULT 32,
     ordered            boolean NOT NULL DEFAULT false,
+    batch_size         integer NOT NULL DEFAULT 1,
+    batch_window       interval NOT NULL DEFAULT '0',
     signing            text NOT NULL DEFAULT 'v1',
     disabled_at        timestamptz,
     disabled_reason    text,
     created_at         timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    updated_at         timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    batch_size         integer NOT NULL DEFAULT 1,
-    batch_window       interval NOT NULL DEFAULT '0'
+    updated_at         timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 COMMENT ON TABLE chatwebhook.webhook IS
     'Where, and how, events are to be delivered. Plain INSERT, UPDATE and DELETE manage it; a row gets a signing secret by itself.';
@@ -163,9 +163,9 @@ CREATE TABLE chatwebhook.event (
     chatbot_id      text,
     conversation_id text,
     created_at      timestamptz NOT NULL,
-    data            jsonb NOT NULL,
-    first_delivery  bigint,
-    last_delivery   bigint
+    first_delivery  bigint NOT NULL,
+    last_delivery   bigint NOT NULL,
+    data            jsonb NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000,
         -- while it is small, what is known of its values is of no use
         autovacuum_analyze_threshold = 50000);
@@ -177,11 +177,11 @@ COMMENT ON COLUMN chatwebhook.event.type IS 'Its event type, such as lead.captur
 COMMENT ON COLUMN chatwebhook.event.chatbot_id IS 'The chatbot it happened to; null: none was given.';
 COMMENT ON COLUMN chatwebhook.event.conversation_id IS 'The conversation it happened in; null: none was given.';
 COMMENT ON COLUMN chatwebhook.event.created_at IS 'When it was emitted: the timestamp of the envelope.';
-COMMENT ON COLUMN chatwebhook.event.data IS 'What happened: the data of the envelope.';
 COMMENT ON COLUMN chatwebhook.event.first_delivery IS
-    'The least id of its deliveries, which keep the ids that they get with it; null: not known.';
+    'The least id of its deliveries, which keep the ids that they get with it.';
 COMMENT ON COLUMN chatwebhook.event.last_delivery IS
-    'The greatest id of its deliveries; some between may be of other events; null: not known.';
+    'The greatest id of its deliveries; some between may be of other events.';
+COMMENT ON COLUMN chatwebhook.event.data IS 'What happened: the data of the envelope.';
 
 /*
  * The hot part: what is pending, and nothing else.  A claim reads it by
@@ -212,18 +212,18 @@ CREATE TABLE chatwebhook.queue (
     last_status_code integer,
     chatbot_id       text,
     conversation_id  text,
+    ordered          boolean NOT NULL DEFAULT false,
     last_error       text,
-    replies          jsonb,
-    ordered          boolean NOT NULL DEFAULT false
+    replies          jsonb
 ) WITH (
+    -- often while it is small; of a large one, each vacuum reads all indexes
+    autovacuum_vacuum_scale_factor = 0.1,
     autovacuum_vacuum_threshold = 5000,
     autovacuum_vacuum_insert_threshold = -1,
     autovacuum_analyze_scale_factor = 0.5,
     autovacuum_analyze_threshold = 50000,
     autovacuum_vacuum_cost_delay = 0,
-    vacuum_truncate = off,
-    -- often while it is small; of a large one, each vacuum reads all indexes
-    autovacuum_vacuum_scale_factor = 0.1
+    vacuum_truncate = off
 );
 -- off: no two entries are alike, which each full page would be searched for
 CREATE INDEX queue_claim_idx ON chatwebhook.queue (webhook_id, next_attempt_at, id) WITH (deduplicate_items = off);
@@ -309,16 +309,16 @@ CREATE TABLE chatwebhook.health (
     total                bigint NOT NULL DEFAULT 0,
     successes            bigint NOT NULL DEFAULT 0,
     failures             bigint NOT NULL DEFAULT 0,
+    given_up             bigint NOT NULL DEFAULT 0,
     consecutive_failures bigint NOT NULL DEFAULT 0,
+    failing_since        timestamptz,
     last_success_at      timestamptz,
     last_failure_at      timestamptz,
     last_error           text,
-    failing_since        timestamptz,
+    problem              text,
     recent               integer[] NOT NULL DEFAULT '{}',
     latency_sum_ms       bigint NOT NULL DEFAULT 0,
-    latency_counts       bigint[] NOT NULL DEFAULT '{0,0,0,0,0,0,0,0,0,0,0,0}',
-    given_up             bigint NOT NULL DEFAULT 0,
-    problem              text
+    latency_counts       bigint[] NOT NULL DEFAULT '{0,0,0,0,0,0,0,0,0,0,0,0}'
 ) WITH (fillfactor = 40, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
         autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
 COMMENT ON TABLE chatwebhook.health IS

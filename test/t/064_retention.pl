@@ -89,17 +89,16 @@ sql(qq{
 	CREATE TABLE names (id uuid, name text)});
 
 # An event of some days ago, and its deliveries: a table, and when each was
-# finished.  Every other one knows between which ids they are.
+# finished.
 my $n = 0;
-my $knows = 0;
 
 sub event
 {
 	my ($name, $days, @deliveries) = @_;
 	my $event = sql(qq{
 		INSERT INTO names VALUES (event_id($days, @{[ ++$n ]}), '$name');
-		INSERT INTO chatwebhook.event (id, type, created_at, data)
-		VALUES (event_id($days, $n), 'conversation.ended', ago($days), '{}') RETURNING id});
+		INSERT INTO chatwebhook.event (id, type, created_at, first_delivery, last_delivery, data)
+		VALUES (event_id($days, $n), 'conversation.ended', ago($days), 0, 0, '{}') RETURNING id});
 	while (my ($table, $finished) = splice @deliveries, 0, 2)
 	{
 		$n++;
@@ -111,10 +110,9 @@ sub event
 			: qq{INSERT INTO chatwebhook.$table (id, webhook_id, event_id, created_at, completed_at, attempts, webhook_name, status)
 				VALUES (delivery_id($days, $n), '$closed', '$event', ago($days), ago($finished), 1, '$name', '$status')});
 	}
-	$knows = !$knows;
 	sql(qq{UPDATE chatwebhook.event e SET first_delivery = d.first, last_delivery = d.last
 		FROM (SELECT min(id) AS first, max(id) AS last FROM chatwebhook.delivery WHERE event_id = '$event') d
-		WHERE e.id = '$event'}) if $knows;
+		WHERE e.id = '$event' AND d.first IS NOT NULL});
 	return;
 }
 
@@ -287,8 +285,8 @@ foreach my $cycle (1 .. 10)
 {
 	sql(qq{
 		WITH e AS (
-			INSERT INTO chatwebhook.event (id, type, chatbot_id, created_at, data)
-			SELECT chatwebhook.uuidv7(), 'message.sent', 'c', clock_timestamp(),
+			INSERT INTO chatwebhook.event (id, type, chatbot_id, created_at, first_delivery, last_delivery, data)
+			SELECT chatwebhook.uuidv7(), 'message.sent', 'c', clock_timestamp(), 0, 0,
 				jsonb_build_object('role', 'bot', 'content', repeat(md5(n::text), 8))
 			  FROM generate_series(1, 20000) n RETURNING id, created_at
 		), h AS (

@@ -1,14 +1,21 @@
-# From version 1.0 of the SQL to today's.
+# Updating the extension.
 #
-# Only a database that has 1.0, under today's library, can show that events are
+# Only a database whose SQL is older than the library can show that events are
 # stored there and wait, that the worker says what has to be done and begins by
 # itself once it is, that ALTER EXTENSION UPDATE leaves everything as it was,
 # and that the catalog is then the one that CREATE EXTENSION makes.  The same
 # for SQL that is newer than the library.
+#
+# No version was released yet that there could be an update from.  So the test
+# makes up the next one, in an installation of its own: there, today's SQL is
+# version 0.9, and the library's version has some changes on top of it.
 
 use strict;
 use warnings;
 
+use File::Basename qw(basename dirname);
+use File::Copy qw(copy);
+use File::Path qw(make_path);
 use FindBin;
 use lib "$FindBin::Bin/../lib";
 use Chatwebhook;
@@ -19,12 +26,41 @@ use Test::More;
 
 my $json = JSON::PP->new->canonical->allow_nonref;
 my $receiver = start_receiver();
-my $node = new_node('main', -extension => 0,
+my ($install, $scripts) = make_installation();
+my $node = new_node('main', -install => $install, -extension => 0,
 	'chatwebhook.log_attempts' => 'all');
 my $catalog = slurp_file("$Chatwebhook::lib/catalog.sql");
 my $version = $node->safe_psql('postgres',
 	q{SELECT default_version FROM pg_available_extensions
 	   WHERE name = 'chatwebhook'});
+
+# An installation of PostgreSQL to which scripts of extensions can be added: the
+# server looks for them beside itself, so it is a copy, and all else leads to
+# the usual one.  Returns its directory, and the one of the scripts.
+sub make_installation
+{
+	my %from = map { chomp(my $path = `pg_config --$_`); $_ => $path } qw(bindir sharedir pkglibdir);
+	my $top = PostgreSQL::Test::Utils::tempdir('installation');
+	my $common = $from{bindir};
+	$common = dirname($common) while grep { index($_, "$common/") != 0 } @from{qw(sharedir pkglibdir)};
+	my %to = map { $_ => $top . substr $from{$_}, length $common } keys %from;
+
+	make_path($to{bindir}, "$to{sharedir}/extension", dirname($to{pkglibdir}));
+	foreach my $program (qw(postgres initdb pg_ctl pg_config))
+	{
+		copy("$from{bindir}/$program", $to{bindir}) && chmod 0755, "$to{bindir}/$program"
+		  or die "could not copy $program: $!\n";
+	}
+	my @links = (
+		[ $from{pkglibdir} => $to{pkglibdir} ],
+		[ "$from{bindir}/psql" => "$to{bindir}/psql" ],
+		(map { [ $_ => "$to{sharedir}/" . basename $_ ] }
+			grep { basename($_) ne 'extension' } glob "$from{sharedir}/*"),
+		(map { [ $_ => "$to{sharedir}/extension/" . basename $_ ] }
+			glob "$from{sharedir}/extension/*"));
+	symlink $_->[0], $_->[1] or die "could not link to $_->[0]: $!\n" foreach @links;
+	return (dirname($to{bindir}), "$to{sharedir}/extension");
+}
 
 # A database with the extension, in this version.
 sub new_database
@@ -100,21 +136,137 @@ sub look_around
 #
 is(sql('SHOW chatwebhook.user_agent'), "chatwebhook/$version",
 	'the library is of the version that CREATE EXTENSION makes');
+my @former = split /\n/, sql(qq{
+	SELECT DISTINCT source FROM pg_extension_update_paths('chatwebhook')
+	 WHERE string_to_array(source, '.')::integer[] < string_to_array('$version', '.')::integer[]});
 is( sql(qq{
-		SELECT count(*) FROM pg_extension_update_paths('chatwebhook')
-		 WHERE target = '$version' AND source <> target AND path IS NULL}),
-	0,
+		SELECT string_agg(source, ' ') FROM pg_extension_update_paths('chatwebhook')
+		 WHERE target = '$version' AND path IS NULL AND source IN ('@{[ join "', '", @former ]}')}),
+	'',
 	'every former version can be updated to it');
+new_database('released', $version);
+my @released = catalog('released');
+foreach my $former (split /\n/, sql(qq{
+	SELECT version FROM pg_available_extension_versions
+	 WHERE name = 'chatwebhook' AND version IN ('@{[ join "', '", @former ]}')}))
+{
+	(my $dbname = "released_$former") =~ tr/./_/;
+	new_database($dbname, $former);
+	sql_in($dbname, 'ALTER EXTENSION chatwebhook UPDATE');
+	same_lines([ catalog($dbname) ], \@released, "an update from $former gives what CREATE EXTENSION does");
+}
 
 #
-# The catalog: 1.0 and its update against CREATE EXTENSION
+# The next version: something of each kind that an update can have to do
+#
+my $today = slurp_file("$scripts/chatwebhook--$version.sql");
+my $next = $today;
+
+# Change the next version's script, where it has this once.
+sub change
+{
+	my ($pattern, $by) = @_;
+	my $n = () = $next =~ /$pattern/g;
+	die "$n places in the script are like $pattern\n" if $n != 1;
+	$next =~ s/$pattern/$by->()/e;
+	return;
+}
+
+# A function, as the next version's script has it, to be created or replaced.
+sub function_of
+{
+	my ($name) = @_;
+	my ($text) = $next =~ /^(CREATE FUNCTION chatwebhook\.$name\(.*?^\$\$;\n)/ms
+	  or die "no function $name is in the script\n";
+	return $text =~ s/CREATE/CREATE OR REPLACE/r;
+}
+
+# a column, at the end of its table
+change(qr/^(CREATE TABLE chatwebhook\.event \([^;]*?)\n\)/m, sub { "$1,\n    source text\n)" });
+# a function with another body, and one with an argument more
+change(qr/^(CREATE FUNCTION chatwebhook\.retry\(delivery_id bigint\)[^\$]*\$\$\n)/m,
+	sub { "$1-- the next version's\n" });
+change(qr/^(CREATE FUNCTION chatwebhook\.cancel\(delivery_id bigint)\)/m,
+	sub { "$1, reason text DEFAULT NULL)" });
+change(qr/^(COMMENT ON FUNCTION chatwebhook\.cancel\(bigint)\)/m, sub { "$1, text)" });
+# an object that is new, with rights on it, and properties of others
+my $new = q{
+COMMENT ON COLUMN chatwebhook.event.source IS 'Where it came from.';
+CREATE FUNCTION chatwebhook.sources() RETURNS SETOF text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT DISTINCT source FROM chatwebhook.event $$;
+COMMENT ON FUNCTION chatwebhook.sources() IS 'Where events came from.';
+REVOKE ALL ON FUNCTION chatwebhook.sources() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook.sources() TO pg_monitor;
+CREATE INDEX alert_opened_idx ON chatwebhook.alert (opened_at);
+ALTER TABLE chatwebhook.history SET (autovacuum_analyze_threshold = 40000);
+ALTER TABLE chatwebhook.event ALTER chatbot_id SET STATISTICS 0;
+};
+$next .= $new;
+
+my ($comment) = $next =~ /^(COMMENT ON FUNCTION chatwebhook\.cancel\(.*?;\n)/ms
+  or die "no comment on cancel() is in the script\n";
+my $update = q{\echo Use "ALTER EXTENSION chatwebhook UPDATE" to load this file. \quit
+-- while a vacuum of this one is awaited, nobody else has to wait
+LOCK TABLE chatwebhook.history IN SHARE UPDATE EXCLUSIVE MODE;
+-- in the order in which others lock them
+LOCK TABLE chatwebhook.queue, chatwebhook.event IN ACCESS EXCLUSIVE MODE;
+ALTER TABLE chatwebhook.event ADD COLUMN source text;
+} . function_of('retry') . function_of('cancel') . q{
+REVOKE ALL ON FUNCTION chatwebhook.cancel(bigint, text) FROM PUBLIC;
+/*
+ * With another argument it is another function.  Roles that were granted the
+ * former are granted it; those grants are the administrator's, and pg_dump must
+ * go on to see them so.
+ */
+DO $$
+DECLARE
+    former regprocedure := 'chatwebhook.cancel(bigint)';
+    fresh regprocedure := 'chatwebhook.cancel(bigint, text)';
+    ours aclitem[] := (SELECT proacl FROM pg_catalog.pg_proc WHERE oid = fresh);
+    role record;
+BEGIN
+    FOR role IN SELECT a.grantee, a.is_grantable
+                  FROM pg_catalog.pg_proc p, pg_catalog.aclexplode(p.proacl) a
+                 WHERE p.oid = former AND a.grantee <> p.proowner AND a.privilege_type = 'EXECUTE' LOOP
+        EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO %s %s', fresh,
+            CASE WHEN role.grantee = 0 THEN 'PUBLIC' ELSE role.grantee::regrole::text END,
+            CASE WHEN role.is_grantable THEN 'WITH GRANT OPTION' END);
+    END LOOP;
+    UPDATE pg_catalog.pg_init_privs SET initprivs = ours
+     WHERE classoid = 'pg_catalog.pg_proc'::regclass AND objoid = fresh;
+END
+$$;
+DROP FUNCTION chatwebhook.cancel(bigint);
+} . $comment . $new . q{
+-- samples that were taken before
+DELETE FROM pg_catalog.pg_statistic s
+ USING pg_catalog.pg_attribute a, pg_catalog.pg_class c
+ WHERE a.attrelid = s.starelid AND a.attnum = s.staattnum AND a.attstattarget = 0
+   AND c.oid = s.starelid AND c.relnamespace = 'chatwebhook'::pg_catalog.regnamespace;
+};
+my %script = (
+	"chatwebhook--0.9.sql" => $today,
+	"chatwebhook--0.9--$version.sql" => $update,
+	"chatwebhook--$version.sql" => $next);
+foreach my $name (keys %script)
+{
+	# which may be a link to the one that was installed
+	unlink "$scripts/$name";
+	append_to_file("$scripts/$name", $script{$name});
+}
+
+#
+# The catalog: 0.9 and its update against CREATE EXTENSION
 #
 new_database('fresh', $version);
-new_database('updated', '1.0');
+new_database('updated', '0.9');
+my @former_lines = catalog('updated');
 sql_in('updated', 'ALTER EXTENSION chatwebhook UPDATE');
 my @fresh = catalog('fresh');
 my @updated = catalog('updated');
 same_lines(\@updated, \@fresh, 'an update gives what CREATE EXTENSION does');
+cmp_ok(scalar(missing(\@fresh, \@former_lines)), '>', 10, 'which is not what there was before');
 
 # The comparison sees every kind of difference.
 my @mutations = (
@@ -177,13 +329,9 @@ is_deeply([ map { $mutations[$_] }
 	[], 'and seen');
 
 #
-# A database at 1.0 under today's library, with something of everything
+# A database at 0.9 under a library that is newer, with something of everything
 #
-new_database('used', '1.0');
-# a body that the catalog has parsed, where there can be one
-my $note_function = q{CASE WHEN replies = '[]' THEN
-			('POST', webhook->>'url', '{}', event->'data', true)::chatwebhook.request END};
-$note_function = server_major() >= 14 ? "RETURN $note_function" : "AS \$\$ SELECT $note_function \$\$";
+new_database('used', '0.9');
 sql_in('used', q{
 	CREATE ROLE chat LOGIN;
 	CREATE ROLE shop LOGIN;
@@ -198,11 +346,12 @@ sql_in('used', q{
 	 WHERE name = 'lead.captured';
 	CREATE FUNCTION note(event jsonb, webhook jsonb, replies jsonb)
 		RETURNS chatwebhook.request LANGUAGE sql STABLE
-		$note;
+		RETURN CASE WHEN replies = '[]' THEN
+			('POST', webhook->>'url', '{}', event->'data', true)::chatwebhook.request END;
 	INSERT INTO chatwebhook.connector (name, function)
 		VALUES ('note', 'public.note(jsonb,jsonb,jsonb)');
 	SELECT chatwebhook.add_tenant('shop', 'bot-1');
-} =~ s/\$note/$note_function/r);
+});
 my ($ok, $secret) = create_webhook($node, dbname => 'used', name => 'ok',
 	events => ['order.*'],
 	headers => { 'X-Team' => 'sales', 'X-Token' => '{{token}}' });
@@ -220,7 +369,7 @@ sql_in('used', qq{
 my $rotated = sql_in('used', "SELECT chatwebhook.rotate_secret('$ok', '1 day')");
 $receiver->set_secret('ok', [ $rotated, $secret ]);
 
-# finished deliveries, as 1.0 kept them
+# finished deliveries
 sql_in('used', qq{
 	SELECT chatwebhook.cancel(id) FROM chatwebhook.queue WHERE webhook_id = '$ok';
 	INSERT INTO chatwebhook.history (id, webhook_id, event_id, created_at,
@@ -248,7 +397,7 @@ sql_in('used', q{
 	GRANT SELECT ON chatwebhook.event, chatwebhook.delivery TO auditor;
 	GRANT SELECT (name, enabled) ON chatwebhook.webhook TO auditor;
 	GRANT USAGE ON SCHEMA chatwebhook TO auditor;
-	GRANT EXECUTE ON FUNCTION chatwebhook.retry(bigint) TO auditor;
+	GRANT EXECUTE ON FUNCTION chatwebhook.retry(bigint), chatwebhook.cancel(bigint) TO auditor;
 	REVOKE EXECUTE ON FUNCTION chatwebhook.dashboard FROM pg_monitor;
 	REVOKE EXECUTE ON FUNCTION chatwebhook.cut(text, integer) FROM PUBLIC});
 
@@ -259,7 +408,7 @@ sql_in('used', q{
 	INSERT INTO message SELECT n, 'bot-1' FROM generate_series(3, 5) AS n});
 is( sql_in('used', q{
 		SELECT chatwebhook.emit('order.placed', 'bot-2', NULL, '{"n": 6}') IS NOT NULL}),
-	't', 'emit() stores events at 1.0');
+	't', 'emit() stores events at 0.9');
 is( sql_in('used', q{
 		SELECT string_agg(webhook_name || ' ' || n, ', ' ORDER BY webhook_name)
 		  FROM (SELECT webhook_name, count(*) AS n FROM chatwebhook.delivery
@@ -267,7 +416,7 @@ is( sql_in('used', q{
 	'flaky 5, note 5, off 1, ok 5',
 	'and what is owed of them');
 
-# what people read, at 1.0 under this library
+# what people read, at 0.9 under this library
 foreach my $view (split /\n/, sql_in('used', q{
 	SELECT oid::regclass FROM pg_class
 	 WHERE relnamespace = 'chatwebhook'::regnamespace AND relkind = 'v' ORDER BY 1}))
@@ -287,7 +436,7 @@ look_around('used');
 look_around('used');
 is(warnings_of('used'), 1, 'the log tells once that the version is another');
 like(slurp_file($node->logfile),
-	qr/extension in database "used" is of version 1\.0: nothing is sent\n.*HINT:  Use ALTER EXTENSION chatwebhook UPDATE/,
+	qr/extension in database "used" is of version 0\.9: nothing is sent\n.*HINT:  Use ALTER EXTENSION chatwebhook UPDATE/,
 	'of which database, and what to do');
 is($receiver->count, 0, 'nothing is sent');
 
@@ -325,15 +474,14 @@ my $sampled = q{
 	    ON a.attrelid = s.starelid AND a.attnum = s.staattnum
 	 WHERE s.starelid = 'chatwebhook.event'::regclass AND a.attname = };
 sql_in('used', 'ANALYZE');
-is(sql_in('used', $sampled . q{'data'}), 't', 'the planner has samples of what was said');
-my $own = [ missing([ catalog('used') ], [ catalog('updated') ]) ];
+is(sql_in('used', $sampled . q{'chatbot_id'}), 't', 'the planner has samples of a column');
 
 # while it waits for a vacuum, which can take hours, others emit
 my $vacuum = $node->background_psql('used');
 $vacuum->query_safe('BEGIN');
 $vacuum->query_safe('LOCK TABLE chatwebhook.history IN SHARE UPDATE EXCLUSIVE MODE');
 my $output = '';
-my $update = IPC::Run::start(
+my $waiting = IPC::Run::start(
 	[ 'psql', '-XAtq', '-d', $node->connstr('used'), '-c', 'ALTER EXTENSION chatwebhook UPDATE' ],
 	'>&', \$output);
 becomes_true_in('used', q{
@@ -346,16 +494,14 @@ is(sql_in('used', q{
 		ROLLBACK}), 't', 'and nobody who emits for it');
 $vacuum->query_safe('COMMIT');
 $vacuum->quit;
-ok($update->finish, 'it goes on then') or diag($output);
+ok($waiting->finish, 'it goes on then') or diag($output);
 is(sql_in('used', q{SELECT extversion FROM pg_extension WHERE extname = 'chatwebhook'}),
 	$version, 'it is updated');
 has_workers('used', 1, 'a worker comes by itself');
 my $after = contents();
 is($after->{$_}, $before->{$_}, "$_ is as it was") foreach sort keys %$before;
-is(sql_in('used', $sampled . q{'data'}), 'f', 'but the samples are gone');
+is(sql_in('used', $sampled . q{'chatbot_id'}), 'f', 'but the samples are gone');
 is(sql_in('used', $sampled . q{'type'}), 't', 'and no others');
-is(sql_in('used', 'SELECT count(*) FROM chatwebhook.event WHERE num_nulls(first_delivery, last_delivery) <> 2'),
-	0, 'and its events do not say where their deliveries are');
 
 # others' rights too, also where pg_dump takes them for others'
 my @used = catalog('used');
@@ -368,7 +514,7 @@ is( join("\n", grep { !/^row of event_type: .*"lead\.captured"/ } @less),
 		'privilege chatwebhook.cut(text,integer): public, EXECUTE by postgres',
 		'privilege chatwebhook.dashboard(): pg_monitor, EXECUTE by postgres'),
 	'and nothing has gone but what was revoked');
-is(scalar(grep { /: auditor, / } @more), 6, 'the rights that were granted are there');
+is(scalar(grep { /: auditor, / } @more), 7, 'the rights that were granted are there');
 is(scalar(grep { /initial/ } @more), 0,
 	'and pg_dump will know that they are not the extension\'s');
 
@@ -444,7 +590,7 @@ my ($status, $stdout, $stderr) = $node->psql('used', q{
 	INSERT INTO message VALUES (9, 'bot-1')});
 like($stderr,
 	qr/ERROR:  table "chatwebhook\.queue" is of another version than the library\nHINT:  Use ALTER EXTENSION chatwebhook UPDATE\./,
-	'a table with fewer columns than 1.0 had is an error that says so');
+	'a table with fewer columns than the library knows is an error that says so');
 
 my @errors = grep { /^\S+ \S+ \S+ \[\d+\] (ERROR|FATAL|PANIC):/ }
   split /\n/, slurp_file($node->logfile);
