@@ -1,0 +1,42 @@
+/*
+ * failure.h
+ *		What is said of a transfer that failed.  Pure, but for libcurl's and
+ *		OpenSSL's names of errors.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#ifndef CWH_FAILURE_H
+#define CWH_FAILURE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* How far a transfer got. */
+typedef enum CwhPhase
+{
+	CWH_PHASE_LOOKUP,			/* of the host's name */
+	CWH_PHASE_CONNECT,
+	CWH_PHASE_HANDSHAKE,		/* of TLS */
+	CWH_PHASE_SENT,				/* no reply has begun */
+	CWH_PHASE_HEADERS,			/* within the reply's headers */
+	CWH_PHASE_BODY				/* within its body */
+} CwhPhase;
+
+#define CWH_HEADERS_TOO_LARGE	"the reply's headers are too large"
+
+/* What is known of a failure. */
+typedef struct CwhFailure
+{
+	int			code;			/* libcurl's */
+	CwhPhase	phase;
+	const char *detail;			/* libcurl's own message, perhaps empty */
+	long		verify_result;	/* OpenSSL's, of the server's certificate */
+	long		os_errno;		/* of a failed connect, or 0 */
+	bool		has_client_certificate;
+	bool		has_ca_file;	/* chatwebhook.ca_file is set */
+} CwhFailure;
+
+extern void cwh_describe_failure(const CwhFailure *failure, char *out,
+								 size_t size);
+
+#endif							/* CWH_FAILURE_H */

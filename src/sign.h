@@ -1,0 +1,49 @@
+/*
+ * sign.h
+ *		Signatures of requests, and the keys that make them.  Pure.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#ifndef CWH_SIGN_H
+#define CWH_SIGN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* "sha256=" and 64 hexadecimal digits */
+#define CWH_BODY_SIGNATURE_LEN		71
+/* "v1," and 44 characters of base64, or "v1a," and 88 */
+#define CWH_MESSAGE_SIGNATURE_LEN	92
+/* "whsec_" and the base64 of 32 random bytes, or "whsk_" and that of the 64
+ * bytes of an Ed25519 seed and its public key */
+#define CWH_SECRET_LEN				93
+/* "whpk_" and the base64 of 32 bytes */
+#define CWH_PUBLIC_KEY_LEN			49
+
+/*
+ * A key, ready to be used: a secret (whsec_), which signs by HMAC-SHA256; a
+ * private key (whsk_), which signs by Ed25519; or a public key (whpk_), which
+ * only verifies.
+ */
+typedef struct CwhSigner CwhSigner;
+
+extern CwhSigner *cwh_signer_create(const char *key, size_t len,
+									const char **problem);
+extern void cwh_signer_destroy(CwhSigner *signer);
+extern bool cwh_secret_generate(bool asymmetric, char out[CWH_SECRET_LEN + 1]);
+extern bool cwh_public_key(const char *secret, size_t len,
+						   char out[CWH_PUBLIC_KEY_LEN + 1]);
+extern bool cwh_sign_body(CwhSigner *signer, const void *body, size_t len,
+						  char out[CWH_BODY_SIGNATURE_LEN + 1]);
+extern bool cwh_sign_message(CwhSigner *signer, const char *id,
+							 int64_t timestamp, const void *body, size_t len,
+							 char out[CWH_MESSAGE_SIGNATURE_LEN + 1]);
+extern bool cwh_verify_body(CwhSigner *signer, const void *body, size_t len,
+							const char *signature);
+extern bool cwh_verify_message(CwhSigner *signer, const char *id,
+							   const char *timestamp, const char *signatures,
+							   const void *body, size_t len,
+							   int64_t now, int64_t tolerance);
+
+#endif							/* CWH_SIGN_H */

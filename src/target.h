@@ -1,0 +1,55 @@
+/*
+ * target.h
+ *		Which URLs and addresses may be sent to.  Pure.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#ifndef CWH_TARGET_H
+#define CWH_TARGET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct sockaddr;
+
+typedef struct CwhNetwork
+{
+	int			family;			/* AF_INET or AF_INET6 */
+	int			bits;			/* length of the prefix */
+	unsigned char address[16];	/* network byte order; IPv4 uses the first 4 */
+} CwhNetwork;
+
+typedef struct CwhTargetPolicy
+{
+	bool		allow_http;		/* else https only */
+	const CwhNetwork *allowed;	/* let through, whatever they are */
+	int			nallowed;
+	const CwhNetwork *denied;	/* refused, even if public or allowed */
+	int			ndenied;
+	const uint16_t *ports;		/* if any: the only ones allowed */
+	int			nports;
+} CwhTargetPolicy;
+
+#define CWH_MAX_URL_LEN		4096
+#define CWH_MAX_HOST_LEN	253
+
+typedef struct CwhTarget
+{
+	bool		https;
+	char		host[CWH_MAX_HOST_LEN + 1]; /* lower case, without brackets */
+	bool		literal;		/* host is an IP address */
+	uint16_t	port;
+} CwhTarget;
+
+extern const char *cwh_target_check_url(const CwhTargetPolicy *policy,
+										const char *url, size_t len,
+										CwhTarget *target);
+extern const char *cwh_target_check_address(const CwhTargetPolicy *policy,
+											const struct sockaddr *address);
+extern int	cwh_target_parse_networks(const char *list, CwhNetwork *networks,
+									  int max, const char **problem);
+extern int	cwh_target_parse_ports(const char *list, uint16_t *ports, int max,
+								   const char **problem);
+
+#endif							/* CWH_TARGET_H */
