@@ -2,18 +2,18 @@
  * json.c
  *		Strings and numbers as ECMAScript writes them.
  *
- * A receiver may check a signature over JSON.stringify(JSON.parse(body))
- * instead of the bytes it was sent, so the body has to be what those two make
- * of it: their escapes, their number forms, their order of keys.
+ * A receiver may verify a signature over JSON.stringify(JSON.parse(body))
+ * instead of over the bytes received, so a body must survive that unchanged:
+ * it has JSON.stringify's escapes, its number format, and its order of keys.
  *
- * Pure: no state, no allocation, nothing of PostgreSQL, nothing that depends
- * on a locale.  This runs for each value of each body.
+ * This file knows nothing of PostgreSQL, has no state, allocates nothing and
+ * does not depend on a locale.  It runs for each value of each body.
  *
  * Words used below:
  *		a decimal is a number as text; its digits are the significant ones,
  *		without zeros at either end.
- *		a double is what JavaScript keeps of it, the nearest there is.
- *		the interval of a double holds all decimals that are read as it.
+ *		the double of a decimal is the nearest one, which JavaScript stores.
+ *		the interval of a double contains all decimals that are read as it.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -23,20 +23,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "chatwebhook.h"
+#include "json.h"
 
 /* JavaScript never prints more digits than this. */
 #define MAX_DIGITS			17
 
 /*
  * Decimals of up to 15 digits are farther apart than doubles, so each has a
- * double of its own, which prints as that decimal.  It is so at every
- * magnitude where doubles have all their 53 bits; we stay well inside.
+ * double of its own, which prints as that decimal.  That holds wherever
+ * doubles have all of their 53 bits; we stay well within that range.
  */
 #define SURE_DIGITS			15
 #define SURE_EXPONENT		300
 
-/* Every decimal outside these powers of ten is read as infinity or as zero. */
+/* Decimals outside these powers of ten are read as infinity or zero. */
 #define MAX_EXPONENT		310
 #define MIN_EXPONENT		(-330)
 
@@ -52,13 +52,13 @@
 /* Each byte of a word set to the same value */
 #define EACH_BYTE(value)	(UINT64_C(0x0101010101010101) * (value))
 
-/* The value 0.d1d2d3... times a power of ten; no digits at all is zero. */
+/* The value 0.d1d2d3... times a power of ten; zero has no digits. */
 typedef struct Decimal
 {
 	bool		negative;
-	size_t		ndigits;		/* may be more than are kept in digits[] */
+	size_t		ndigits;		/* may exceed the size of digits[] */
 	int64_t		exponent;		/* the power of ten */
-	char		digits[MAX_DIGITS]; /* set if ndigits is not above this */
+	char		digits[MAX_DIGITS]; /* set if ndigits fits */
 } Decimal;
 
 /* A natural number of limited size, the least significant limb first */
@@ -69,8 +69,8 @@ typedef struct BigInt
 } BigInt;
 
 /*
- * How a string shows each byte: 0 as it is, 'u' as \u00XX, anything else as
- * that letter after a backslash.
+ * How to write each byte of a string: 0 as it is, 'u' as \u00XX, anything else
+ * as that letter after a backslash.
  */
 static const char escapes[256] = {
 	'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u',
@@ -81,17 +81,16 @@ static const char escapes[256] = {
 	['\\'] = '\\'
 };
 
-
-/* Whether any of the eight bytes needs an escape. */
+/* Does any of the eight bytes need an escape? */
 static inline bool
 needs_escape(uint64_t word)
 {
 	/*
-	 * Subtracting turns the high bit of a byte on if the byte was below what
-	 * is subtracted.  Toggling bit 1 first makes a quote the next after the
-	 * control characters, 0x20, and only swaps these among themselves.  A
-	 * byte that had its high bit on needs no escape.  A borrow can only mark
-	 * bytes wrongly above one that is rightly marked.
+	 * Subtracting sets the high bit of a byte that is smaller than the
+	 * subtrahend.  Toggling bit 1 first maps a quote to 0x20, right behind
+	 * the control characters, which are only permuted.  Bytes whose high bit
+	 * was set need no escape.  A borrow can mark bytes wrongly only above one
+	 * that is marked correctly.
 	 */
 	uint64_t	low = (word ^ EACH_BYTE(0x02)) - EACH_BYTE(0x21);
 	uint64_t	backslash = (word ^ EACH_BYTE('\\')) - EACH_BYTE(1);
@@ -102,8 +101,8 @@ needs_escape(uint64_t word)
 /*
  * Write a string, with its quotes, as JSON.stringify does.
  *
- * The string is valid UTF-8.  Returns the number of bytes written, which is
- * CWH_JSON_STRING_MAX(len) at most.
+ * The string must be valid UTF-8.  Returns the number of bytes written, at
+ * most CWH_JSON_STRING_MAX(len).
  */
 size_t
 cwh_json_string(const char *string, size_t len, char *out)
@@ -118,7 +117,7 @@ cwh_json_string(const char *string, size_t len, char *out)
 		const char *stop;
 		uint64_t	word;
 
-		/* There is room for a whole word even where a part is then redone. */
+		/* out has room for a whole word, even if part of it is rewritten. */
 		while (end - string >= (ptrdiff_t) sizeof(word))
 		{
 			memcpy(&word, string, sizeof(word));
@@ -158,7 +157,7 @@ cwh_json_string(const char *string, size_t len, char *out)
 	return (size_t) (out - start);
 }
 
-/* The first byte from p on that is not a digit. */
+/* Return the first byte that is not a digit. */
 static const char *
 skip_digits(const char *p, const char *end)
 {
@@ -168,8 +167,8 @@ skip_digits(const char *p, const char *end)
 }
 
 /*
- * Read the exponent that follows an "e"; false if there is none, or more.
- * What is out of any range stops growing: it is out of range all the same.
+ * Parse the exponent behind an "e", which must be the rest of the text.  A
+ * value that is far out of range stops growing; it stays out of range.
  */
 static bool
 parse_exponent(const char *p, const char *end, int64_t *exponent)
@@ -191,7 +190,7 @@ parse_exponent(const char *p, const char *end, int64_t *exponent)
 	return true;
 }
 
-/* Take a JSON number apart; false if the text is not one. */
+/* Parse a JSON number; false if the text is not one. */
 static bool
 parse_decimal(const char *number, size_t len, Decimal *decimal)
 {
@@ -225,7 +224,7 @@ parse_decimal(const char *number, size_t len, Decimal *decimal)
 		 !parse_exponent(fraction_end + 1, end, &decimal->exponent)))
 		return false;
 
-	/* Leave out the zeros at both ends, and the point if it is there. */
+	/* Strip the zeros at both ends, and the point if they reach it. */
 	first = whole;
 	while (first < fraction_end && (*first == '0' || *first == '.'))
 		first++;
@@ -258,7 +257,7 @@ parse_decimal(const char *number, size_t len, Decimal *decimal)
 	return true;
 }
 
-/* The integer that the digits make. */
+/* Return the digits' value as an integer. */
 static uint64_t
 digits_value(const Decimal *decimal)
 {
@@ -269,7 +268,7 @@ digits_value(const Decimal *decimal)
 	return value;
 }
 
-/* Write an integer of up to three digits; returns the bytes written. */
+/* Write an integer of up to three digits; returns its length. */
 static size_t
 write_small(unsigned value, char *out)
 {
@@ -283,7 +282,7 @@ write_small(unsigned value, char *out)
 	return len;
 }
 
-/* The double nearest to a decimal, without its sign. */
+/* Return the double nearest to a decimal, without its sign. */
 static double
 nearest_double(const Decimal *decimal)
 {
@@ -291,7 +290,7 @@ nearest_double(const Decimal *decimal)
 	size_t		len = decimal->ndigits;
 	int			exponent = (int) (decimal->exponent - (int64_t) len);
 
-	/* strtod() rounds correctly.  With no point, no locale comes into it. */
+	/* strtod() rounds correctly.  Without a point, no locale matters. */
 	memcpy(buffer, decimal->digits, len);
 	buffer[len++] = 'e';
 	if (exponent < 0)
@@ -301,7 +300,7 @@ nearest_double(const Decimal *decimal)
 	return strtod(buffer, NULL);
 }
 
-/* Make a power of five times a power of two. */
+/* Compute a power of five times a power of two. */
 static void
 bigint_set(BigInt *result, int fives, int twos)
 {
@@ -363,7 +362,7 @@ bigint_multiply(BigInt *result, const BigInt *a, uint64_t factor)
 	result->nlimbs = n;
 }
 
-/* Compare x times a with y times b: below, at or above zero. */
+/* Compare x times a with y times b, as memcmp() does. */
 static int
 compare_products(uint64_t x, const BigInt *a, uint64_t y, const BigInt *b)
 {
@@ -383,13 +382,13 @@ compare_products(uint64_t x, const BigInt *a, uint64_t y, const BigInt *b)
 }
 
 /*
- * Whether the digits of a decimal are those that JavaScript prints for its
- * double: the shortest in the double's interval, and of the shortest the one
- * closest to the double.
+ * Are the digits of a decimal those that JavaScript prints for its double: the
+ * shortest in the double's interval, and of the shortest the one closest to
+ * the double?
  *
- * Rather than find what is printed, we test what we have, which needs a few
- * comparisons only.  They are exact: with big integers, which are small for
- * numbers of everyday magnitude.
+ * Testing the digits we have takes a few comparisons, far less than computing
+ * the printed ones.  The comparisons are exact: they use big integers, which
+ * are small for numbers of everyday magnitude.
  */
 static bool
 is_javascript_form(const Decimal *decimal)
@@ -403,7 +402,7 @@ is_javascript_form(const Decimal *decimal)
 	uint64_t	significand;
 	uint64_t	lower;			/* ends of the interval, in quarter_ulp */
 	uint64_t	upper;
-	int			excluded;		/* 1 if the interval is without its ends */
+	int			excluded;		/* 1 if the interval excludes its ends */
 	int			exponent;
 	int			twos;
 	int			side;
@@ -412,12 +411,12 @@ is_javascript_form(const Decimal *decimal)
 	significand = bits & FRACTION_MASK;
 	exponent = (int) (bits >> FRACTION_BITS);
 	if (exponent == EXPONENT_MASK || bits == 0)
-		return false;			/* infinite or zero: it cannot be held */
+		return false;			/* infinity or zero: out of range */
 
 	/*
-	 * The interval reaches half way to the doubles on either side.  Below a
-	 * power of two they are twice as dense, except at the very bottom.  A tie
-	 * is read as the even double.
+	 * The interval reaches halfway to the doubles on either side.  Below a
+	 * power of two they are twice as dense, except at the bottom of the
+	 * range.  A tie is read as the even double.
 	 */
 	lower = upper = 2;
 	if (significand == 0 && exponent > 1)
@@ -432,15 +431,15 @@ is_javascript_form(const Decimal *decimal)
 	lower = significand - lower;
 	upper = significand + upper;
 
-	/* Powers of two that both units have do not matter. */
+	/* Cancel the powers of two that both units have. */
 	twos = tens - 1 < exponent - 2 ? tens - 1 : exponent - 2;
 	bigint_set(&half_unit, tens > 0 ? tens : 0, tens - 1 - twos);
 	bigint_set(&quarter_ulp, tens < 0 ? -tens : 0, exponent - 2 - twos);
 
 	/*
-	 * Anything shorter lies on a grid ten times as coarse, or beyond a point
-	 * of that grid.  The decimal is in the interval, so it is enough to look
-	 * at the two points around it, each against the end on its side.
+	 * Every shorter decimal lies on a grid ten times as coarse, or beyond a
+	 * point of that grid.  Our decimal is in the interval, so it is enough to
+	 * compare the two grid points around it with the interval's ends.
 	 */
 	if (decimal->ndigits > 1)
 	{
@@ -454,15 +453,16 @@ is_javascript_form(const Decimal *decimal)
 	}
 
 	/*
-	 * Is the next decimal of that length, on the side where the double is, as
-	 * close to it?  It is if the double is not on our side of the middle.  Of
-	 * two as close, the even one is printed.
+	 * Is our neighbor, the next decimal of that length on the double's side,
+	 * at least as close to the double?  It is if the double is not on our
+	 * side of the middle.  Of two that are equally close, the even one is
+	 * printed.
 	 *
-	 * The neighbor above always is in the interval then, as the interval
-	 * reaches at least as far upward as downward.  The one below need not be,
-	 * and then ours is printed though it is not the closest.  (The neighbor
-	 * below a lone digit 1 is a lone 9 of the next power of ten, so closer
-	 * than we assume; but no double is so far from such a decimal.)
+	 * A neighbor above is then always in the interval, which reaches at least
+	 * as far upward as downward.  A neighbor below may be outside, and then
+	 * ours is printed even if it is not the closest.  (The neighbor below a
+	 * single digit 1 is a 9 of the next power of ten, so closer than we
+	 * assume; but no double is that far from such a decimal.)
 	 */
 	side = compare_products(2 * digits, &half_unit,
 							significand, &quarter_ulp);
@@ -537,12 +537,12 @@ write_decimal(const Decimal *decimal, char *out)
 }
 
 /*
- * Write a number as JSON.stringify(JSON.parse()) does if that has the same
- * value, else as it is: a number that a double cannot hold keeps its digits.
+ * Write a number as JSON.stringify(JSON.parse()) does if that keeps its value,
+ * else unchanged: a number that a double cannot represent keeps its digits.
  *
- * The text is what numeric_out() writes, or any JSON number.  What is neither
+ * The input is numeric_out()'s output, or any JSON number.  Anything else
  * (NaN, Infinity) becomes null, as in JSON.stringify.  Returns the number of
- * bytes written, which is CWH_JSON_NUMBER_MAX(len) at most.
+ * bytes written, at most CWH_JSON_NUMBER_MAX(len).
  */
 size_t
 cwh_json_number(const char *decimal, size_t len, char *out)
@@ -578,11 +578,11 @@ cwh_json_number(const char *decimal, size_t len, char *out)
 }
 
 /*
- * Whether a key is an array index, and which.
+ * Is this key an array index?  If so, set *value.
  *
- * JSON.parse puts such keys before the others, in ascending order.  They are
- * 0 to 2^32 - 2, written without leading zeros, in ECMAScript and in V8 alike:
- * 2147483648 still is one, 4294967295 is a key as any other.
+ * JSON.parse puts such keys before all others, in ascending order.  In
+ * ECMAScript and in V8 alike they are 0 to 2^32 - 2, without leading zeros: so
+ * 2147483648 is one, and 4294967295 is not.
  */
 bool
 cwh_json_array_index(const char *key, size_t len, uint32_t *value)

@@ -1,20 +1,21 @@
 /*
  * retry.c
- *		What an outcome means, and when to try again.
+ *		When to try again.
  *
- * A receiver's status decides between four verdicts.  Where it is to try
- * again, the wait grows from one retry to the next, by a random share so that
- * deliveries which failed together do not come back together, and a receiver
- * that names a time in Retry-After is left alone until then, within a cap.
+ * The wait grows exponentially from one retry to the next.  Each wait is
+ * randomized, so that deliveries which failed together are not retried
+ * together.  A receiver that sends Retry-After is left alone until then, up to
+ * a cap.  Whether a delivery is retried at all is decided in decision.c.
  *
  * This file knows nothing of PostgreSQL, of clocks or of random numbers: the
  * time and the randomness are passed in.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
+#include <stdbool.h>
 #include <string.h>
 
-#include "chatwebhook.h"
+#include "retry.h"
 
 #define SECONDS_PER_DAY		86400
 /* Of the Gregorian calendar, on average */
@@ -24,10 +25,10 @@
 /* 9999-12-31 23:59:59, the last second that an HTTP date can name */
 #define LAST_HTTP_SECOND	INT64_C(253402300799)
 
-/* No wait is 0, which stands for "none before this one". */
+/* No wait is 0: that stands for "no retry yet". */
 #define SHORTEST_WAIT_MS	1
 
-/* A date of HTTP, in the numbers that people use; always in UTC */
+/* An HTTP date, in UTC */
 typedef struct HttpDate
 {
 	int			year;
@@ -39,8 +40,8 @@ typedef struct HttpDate
 } HttpDate;
 
 /*
- * The forms of a date that RFC 9110 asks a recipient to accept: its own, that
- * of RFC 850, and that of asctime().  See match_date() for the letters.
+ * The three forms of a date that RFC 9110 requires recipients to accept: its
+ * own, RFC 850's, and asctime()'s.  See match_date() for the letters.
  */
 static const char *const date_forms[] = {
 	"a, d b Y t GMT",
@@ -62,48 +63,18 @@ static const char *const months[] = {
 	"Jul", "Aug", "Sep", "Oct", "Nov", "Dec", NULL
 };
 
-/* Say what a status means for the delivery; 0 stands for a network error. */
-CwhVerdict
-cwh_retry_verdict(int status)
-{
-	if (status >= 200 && status <= 299)
-		return CWH_DELIVERED;
-
-	if (status >= 500 && status <= 599)
-		return CWH_RETRY;
-
-	switch (status)
-	{
-		case 0:					/* no answer at all */
-		case 408:				/* Request Timeout */
-		case 425:				/* Too Early */
-		case 429:				/* Too Many Requests */
-			return CWH_RETRY;
-		case 410:				/* Gone */
-			return CWH_DISABLE;
-	}
-
-	/*
-	 * What is left blames the request, which will not change, or is a
-	 * redirect, which is never followed: it would lead a signed message, and
-	 * the credentials in it, to a place that nobody configured.
-	 */
-	return CWH_DEAD;
-}
-
 /*
  * Return how many milliseconds to wait before the next retry.
  *
- * previous_wait_ms is what this returned for the retry before, 0 if there was
- * none.  random01 is from 0 up to, but not including, 1.  retry_after_s is
- * what the receiver asked for, or -1.
+ * previous_wait_ms is the result for the previous retry, or 0 for the first
+ * one.  random01 is at least 0 and less than 1.  retry_after_s is the wait
+ * that the receiver asked for, or -1.
  *
- * The first wait is exact, and so is the longest: what the random ones between
- * them have spread in time stays spread.
+ * Only the waits between the first and the longest are randomized; once spread
+ * out, deliveries stay spread out.
  *
- * The result is never less than a millisecond, not even under a policy of
- * zeros: 0 would be read as "no retry yet" the next time, and the wait would
- * start over instead of growing.
+ * The result is at least a millisecond, even under a policy of zeros: the next
+ * call would take 0 for "no retry yet", and the wait would never grow.
  */
 int64_t
 cwh_retry_wait(const CwhRetryPolicy *policy, int64_t previous_wait_ms,
@@ -122,8 +93,8 @@ cwh_retry_wait(const CwhRetryPolicy *policy, int64_t previous_wait_ms,
 			(0.5 + random01);
 
 		/*
-		 * Stated so that anything which is not a number leaves the longest
-		 * wait, and that only what fits is converted.
+		 * Written so that NaN and infinity leave the longest wait, and only
+		 * values in range are converted.
 		 */
 		if (grown < SHORTEST_WAIT_MS)
 			wait = SHORTEST_WAIT_MS;
@@ -148,21 +119,21 @@ cwh_retry_wait(const CwhRetryPolicy *policy, int64_t previous_wait_ms,
 	return wait;
 }
 
-/* May this stand around the value of a header? */
+/* Is this whitespace that may surround a header's value? */
 static bool
 is_blank(char c)
 {
 	return c == ' ' || c == '\t' || c == '\r' || c == '\n';
 }
 
-/* Is this an ASCII digit?  That of ctype.h depends on the locale. */
+/* Is this an ASCII digit?  isdigit() depends on the locale. */
 static bool
 is_digit(char c)
 {
 	return c >= '0' && c <= '9';
 }
 
-/* Take exactly count digits from the front of the text. */
+/* Parse exactly count digits and advance past them. */
 static bool
 take_digits(const char **at, const char *end, int count, int *value)
 {
@@ -181,7 +152,7 @@ take_digits(const char **at, const char *end, int count, int *value)
 	return true;
 }
 
-/* Take this string from the front of the text. */
+/* Match this string and advance past it. */
 static bool
 take_string(const char **at, const char *end, const char *string)
 {
@@ -194,7 +165,7 @@ take_string(const char **at, const char *end, const char *string)
 	return true;
 }
 
-/* Take one of these names from the front of the text, and return which. */
+/* Match one of these names, advance past it, and return its index. */
 static bool
 take_name(const char **at, const char *end, const char *const *names,
 		  int *which)
@@ -212,12 +183,12 @@ take_name(const char **at, const char *end, const char *const *names,
 }
 
 /*
- * Complete a year of two digits: to the last one that is not more than 50
- * years ahead, as RFC 9110 wants it.
+ * Complete a two-digit year: to the latest one that is at most 50 years in the
+ * future, as RFC 9110 requires.
  *
- * Which year it is now may be wrong for a few hours around New Year.  That
- * moves the edge between half a century ago and half a century hence, and
- * no receiver means either.
+ * The current year is computed from an average year's length, so it may be off
+ * by one for a few hours around New Year.  That only matters for dates half a
+ * century away, which no receiver sends.
  */
 static int
 complete_year(int two_digits, int64_t now)
@@ -228,16 +199,15 @@ complete_year(int two_digits, int64_t now)
 }
 
 /*
- * Read a text that is wholly of this form.
+ * Parse a date in this form; false if the text does not match all of it.
  *
- * In a form, "a" and "A" stand for the name of a day, short and long, "b" for
- * that of a month, "d" for a day in two digits, "e" for one padded with a
- * space, "y" and "Y" for a year in two and four digits, and "t" for hours,
- * minutes and seconds.  "GMT" and everything else stand for themselves.
+ * In a form, "a" and "A" are a weekday's short and long name, "b" a month's
+ * name, "d" a day in two digits, "e" a day padded with a space, "y" and "Y" a
+ * year in two and four digits, and "t" the time as hh:mm:ss.  All other
+ * characters match themselves.
  *
- * The names and their case are fixed by the RFC, whatever the locale.  That
- * the day is the right one for the date is not checked: no instant hangs on
- * it.
+ * The RFC fixes the names and their case, whatever the locale.  The weekday is
+ * not checked against the date, since the result does not depend on it.
  */
 static bool
 match_date(const char *form, const char *at, const char *end, int64_t now,
@@ -324,14 +294,14 @@ date_exists(const HttpDate *date)
 		date->hour <= 23 && date->minute <= 59 && date->second <= 60;
 }
 
-/* Convert a date that exists to Unix seconds. */
+/* Convert an existing date to Unix seconds. */
 static int64_t
 date_to_unix(const HttpDate *date)
 {
 	static const int days_before_month[] = {
 		0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334
 	};
-	int			years = date->year - 1; /* gone by since 0001-01-01 */
+	int			years = date->year - 1; /* elapsed since 0001-01-01 */
 	int64_t		days;
 
 	days = years * 365 + years / 4 - years / 100 + years / 400;
@@ -343,7 +313,7 @@ date_to_unix(const HttpDate *date)
 		date->hour * 3600 + date->minute * 60 + date->second;
 }
 
-/* Read a number of seconds; one that is too large becomes INT64_MAX. */
+/* Parse a number of seconds; values out of range become INT64_MAX. */
 static bool
 parse_seconds(const char *at, const char *end, int64_t *seconds)
 {
@@ -369,11 +339,11 @@ parse_seconds(const char *at, const char *end, int64_t *seconds)
 }
 
 /*
- * Read the value of a Retry-After header: the seconds from now, 0 for a date
- * that is past, or -1 if it is not understood.
+ * Parse the value of a Retry-After header.  Returns the seconds from now, 0
+ * for a date in the past, or -1 if the value is malformed.
  *
- * The value need not end in a NUL.  A large result is not capped here, but in
- * cwh_retry_wait().
+ * The value need not be NUL-terminated.  Large results are not capped here,
+ * but in cwh_retry_wait().
  */
 int64_t
 cwh_retry_after(const char *value, size_t len, int64_t now)
@@ -397,7 +367,7 @@ cwh_retry_after(const char *value, size_t len, int64_t now)
 	if (parse_seconds(value, end, &seconds))
 		return seconds;
 
-	/* A clock outside the years that a date can name is wrong. */
+	/* Clamp a clock that is outside the range of HTTP dates. */
 	if (now < 0)
 		now = 0;
 	if (now > LAST_HTTP_SECOND)

@@ -2,22 +2,21 @@
  * target.c
  *		Which URLs and addresses may be sent to.
  *
- * Tenants type in URLs, and the requests leave from the database server, next
- * to everything that must not be reached from outside.  Two guards stand in
- * between.
+ * Customers supply URLs, and the requests leave from the database server,
+ * which can reach internal services that the customers must not.  Two checks
+ * guard against that (server-side request forgery).
  *
- * cwh_target_check_url() looks at the text of a URL.  It takes a much narrower
- * language than libcurl does, so that there is nothing that the two could read
- * differently: what it accepts has one scheme, one host and one port in
- * everyone's eyes.
+ * cwh_target_check_url() checks the text of a URL.  It accepts a much narrower
+ * language than libcurl, so that no two parsers can disagree about the scheme,
+ * the host or the port of an accepted URL.
  *
- * cwh_target_check_address() looks at the address that is about to be
- * connected to.  It belongs in libcurl's socket callback, after the name has
- * been resolved, where neither a name that points inwards nor one whose answer
- * changes can get around it.
+ * cwh_target_check_address() checks the address that is about to be connected
+ * to.  It is called from libcurl's socket callback, after name resolution, so
+ * neither a name that resolves to an internal address nor a DNS answer that
+ * changes between two lookups can get around it.
  *
- * No PostgreSQL and no libcurl in here, no globals, no allocation: a plain C
- * test includes this file.
+ * This file knows nothing of PostgreSQL and libcurl, has no state and
+ * allocates nothing.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -29,14 +28,14 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "chatwebhook.h"
+#include "target.h"
 
 #define lengthof(array)		(sizeof(array) / sizeof((array)[0]))
 
-/* DNS allows no longer label. */
+/* The longest label that DNS allows. */
 #define MAX_LABEL_LEN		63
 
-/* Why an address is refused, in the words of each of the two guards. */
+/* Why an address is refused, as each of the two checks words it. */
 typedef struct Refusal
 {
 	const char *address;
@@ -71,18 +70,18 @@ typedef struct RefusedRange
 } RefusedRange;
 
 /*
- * What is not the public internet.  The first row that matches gives the
- * reason, so a narrower range stands before the wider one that holds it.
+ * Addresses outside the public internet.  The first matching row gives the
+ * reason, so a narrower range precedes a wider one that contains it.
  *
  * The ranges are those of the IANA IPv4 and IPv6 Special-Purpose Address
  * Registries (RFC 6890 and its updates) and of the IANA address space
- * registries.  A few that the former call globally reachable are refused all
- * the same, since no receiver lives there: relays, anycast services of
- * protocols, NAT64.  The cloud metadata services are from the documentation of
- * their providers.
+ * registries.  A few ranges that the former call globally reachable are
+ * refused too, since they have no receivers: relays, anycast services of
+ * protocols, NAT64.  The addresses of cloud metadata services are from their
+ * providers' documentation.
  */
 static const RefusedRange refused_ranges[] = {
-	/* Cloud metadata services, most of them inside of ranges further down. */
+	/* Cloud metadata services, mostly within ranges further down */
 	{{AF_INET, 32, {169, 254, 169, 254}}, METADATA},	/* nearly all */
 	{{AF_INET, 32, {169, 254, 170, 2}}, METADATA},	/* AWS, containers */
 	{{AF_INET, 32, {169, 254, 170, 23}}, METADATA}, /* AWS, Kubernetes */
@@ -137,28 +136,28 @@ static const RefusedRange refused_ranges[] = {
 	{{AF_INET6, 10, {0xfe, 0xc0}}, PRIVATE},	/* RFC 3879, site-local */
 	{{AF_INET6, 8, {0xff}}, MULTICAST}, /* RFC 4291 */
 
-	/* Global unicast is 2000::/3 (RFC 4291): here is what lies around it. */
+	/* Everything outside global unicast, 2000::/3 (RFC 4291) */
 	{{AF_INET6, 3, {0x00}}, RESERVED},
 	{{AF_INET6, 2, {0x40}}, RESERVED},
 	{{AF_INET6, 1, {0x80}}, RESERVED}
 };
 
-/* These two are not ranges. */
+/* Refusals that are not tied to a range */
 static const Refusal denied_refusal =
 REFUSAL("an", "address in a denied network");
 static const Refusal isatap_refusal = REFUSAL("an", "ISATAP address");
 
 /*
- * Ports that no webhook receiver listens on, but something that a forged
- * request could talk to does.
+ * Ports of services that a forged request could attack, and where no webhook
+ * receiver listens.
  *
- * The first part is the list of bad ports of the WHATWG Fetch standard, which
- * browsers obey.  The second adds what a server is likely to have around it:
- * data stores, queues, coordination, container and machine management, most
- * from the IANA port registry, the rest from the defaults of the programs.
- * Some of these speak HTTP and trust whoever reaches them.  Ports that people
- * serve the web on too (8000, 8080, 8443, 8888, 9000 and the like) are not
- * here.
+ * The first part is the WHATWG Fetch standard's list of bad ports, which
+ * browsers follow.  The second part adds services that servers are likely to
+ * have nearby: data stores, queues, coordination, container and machine
+ * management.  Most are from the IANA port registry, the rest are the
+ * programs' defaults.  Some of them speak HTTP and trust every client that can
+ * reach them.  Ports that are also used to serve the web (8000, 8080, 8443,
+ * 8888, 9000 and the like) are not listed.
  */
 static const uint16_t dangerous_ports[] = {
 	/* WHATWG Fetch, "port blocking" */
@@ -208,9 +207,9 @@ static const uint16_t dangerous_ports[] = {
 };
 
 /*
- * Names that mean this machine without asking a name server: libcurl and most
- * resolvers know the first by heart (RFC 6761), systems put the others into
- * /etc/hosts.
+ * Names that resolve to this machine without a name server: libcurl and most
+ * resolvers have the first one built in (RFC 6761), and systems put the others
+ * into /etc/hosts.
  */
 static const char *const loopback_names[] = {
 	"localhost",
@@ -220,8 +219,7 @@ static const char *const loopback_names[] = {
 };
 
 /*
- * Characters are told apart without ctype.h, whose answers depend on the
- * locale.
+ * Characters are classified without ctype.h, which depends on the locale.
  */
 
 /* Is this an ASCII digit? */
@@ -245,7 +243,7 @@ is_hex_digit(char c)
 	return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
 }
 
-/* An ASCII letter in lower case, anything else as it is. */
+/* Convert an ASCII letter to lower case. */
 static char
 to_lower(char c)
 {
@@ -253,8 +251,8 @@ to_lower(char c)
 }
 
 /*
- * Read a decimal number of up to max, or return -1.  Signs, spaces and leading
- * zeros are refused: others might take them for something else.
+ * Parse a decimal number up to max; returns -1 on failure.  Signs, spaces and
+ * leading zeros are refused, since other parsers read them differently.
  */
 static int
 parse_number(const char *input, size_t len, int max)
@@ -274,7 +272,7 @@ parse_number(const char *input, size_t len, int max)
 	return value;
 }
 
-/* Does the network hold this address? */
+/* Does the network contain this address? */
 static bool
 network_contains(const CwhNetwork *network, int family,
 				 const unsigned char *address)
@@ -291,7 +289,7 @@ network_contains(const CwhNetwork *network, int family,
 		(network->address[bytes] & mask) == (address[bytes] & mask);
 }
 
-/* Does one of the networks hold this address? */
+/* Does one of the networks contain this address? */
 static bool
 networks_contain(const CwhNetwork *networks, int n, int family,
 				 const unsigned char *address)
@@ -304,7 +302,7 @@ networks_contain(const CwhNetwork *networks, int n, int family,
 	return false;
 }
 
-/* Is this IPv6 address an IPv4 address in disguise, ::ffff:a.b.c.d? */
+/* Is this an IPv4-mapped IPv6 address, ::ffff:a.b.c.d? */
 static bool
 is_mapped(const unsigned char *address)
 {
@@ -315,7 +313,7 @@ is_mapped(const unsigned char *address)
 
 /*
  * Is this an ISATAP address, whose interface identifier is 0:5efe:a.b.c.d or
- * 200:5efe:a.b.c.d in whatever network (RFC 5214)?
+ * 200:5efe:a.b.c.d in any network (RFC 5214)?
  */
 static bool
 is_isatap(const unsigned char *address)
@@ -325,11 +323,11 @@ is_isatap(const unsigned char *address)
 }
 
 /*
- * Find the IPv4 address that a tunnel or a translator would take a packet for
- * this IPv6 address to.
+ * Find the IPv4 address to which a tunnel or a translator would send a packet
+ * for this IPv6 address.
  *
- * Of the NAT64 prefixes, only the well-known one is known to end with the
- * address; in that for local use (64:ff9b:1::/48) it can stand anywhere.
+ * Of the NAT64 prefixes, only the well-known one always has the address at its
+ * end; with the one for local use (64:ff9b:1::/48) it can be anywhere.
  */
 static bool
 carried_ipv4(const unsigned char *address, unsigned char *ipv4)
@@ -342,7 +340,7 @@ carried_ipv4(const unsigned char *address, unsigned char *ipv4)
 
 	if (memcmp(address, zeros, 12) == 0)
 	{
-		/* :: and ::1 are addresses of their own. */
+		/* :: and ::1 carry no IPv4 address. */
 		if (memcmp(address, zeros, 15) == 0 && address[15] <= 1)
 			return false;
 		memcpy(ipv4, address + 12, 4);
@@ -362,7 +360,7 @@ carried_ipv4(const unsigned char *address, unsigned char *ipv4)
 	}
 	if (memcmp(address, teredo, sizeof(teredo)) == 0)
 	{
-		/* The client's address, each bit inverted. */
+		/* The client's address, with all bits inverted. */
 		for (int i = 0; i < 4; i++)
 			ipv4[i] = address[12 + i] ^ 0xff;
 		return true;
@@ -373,14 +371,14 @@ carried_ipv4(const unsigned char *address, unsigned char *ipv4)
 /*
  * Judge an address: NULL if it may be connected to.
  *
- * A mapped address is an IPv4 address, the kernel makes an IPv4 connection of
- * it, and so it is judged as that and nothing else.
+ * The kernel makes an IPv4 connection to a mapped address, so it is judged as
+ * an IPv4 address only.
  *
  * Any other IPv6 address that carries an IPv4 address is refused, even if the
- * latter is public: what happens to it depends on tunnels and translators that
- * we know nothing of.  An administrator who does (a host that has IPv6 only,
- * behind a NAT64) can let the carrying network through.  That opens the carrier
- * but none of the IPv4 networks behind it, which are judged by themselves.
+ * latter is public: its route depends on tunnels and translators that we do
+ * not know.  An administrator who knows them (of a host with IPv6 only, behind
+ * a NAT64) can allow the carrying network.  The IPv4 addresses that it carries
+ * are then still judged by themselves.
  */
 static const Refusal *
 judge(const CwhTargetPolicy *policy, int family, const unsigned char *address)
@@ -417,10 +415,10 @@ judge(const CwhTargetPolicy *policy, int family, const unsigned char *address)
 /*
  * Check every character of a URL.
  *
- * Control characters could end the request line; a space, a backslash or a
- * byte outside ASCII is read differently by different parsers, in the host
- * above all.  A fragment is refused rather than ignored: it is never sent, so
- * whoever wrote it meant something else.
+ * Control characters could end the request line; parsers disagree about
+ * spaces, backslashes and bytes outside ASCII, above all in the host.  A
+ * fragment is refused rather than ignored: it would never be sent, so the URL
+ * does not mean what its author thinks.
  */
 static const char *
 check_characters(const char *url, size_t len)
@@ -443,7 +441,7 @@ check_characters(const char *url, size_t len)
 	return NULL;
 }
 
-/* Is this text the scheme, in whatever case? */
+/* Does the text name this scheme, in any case? */
 static bool
 is_scheme(const char *input, size_t len, const char *scheme)
 {
@@ -458,8 +456,8 @@ is_scheme(const char *input, size_t len, const char *scheme)
 }
 
 /*
- * Check the scheme and the two slashes after it, and set *len to how long they
- * are.  libcurl makes do with one slash and puts up with three.
+ * Check the scheme and the two slashes after it, and set *len to their length.
+ * libcurl also accepts one slash, or three.
  */
 static const char *
 parse_scheme(const CwhTargetPolicy *policy, const char *url, size_t url_len,
@@ -512,8 +510,8 @@ port_is_allowed(const CwhTargetPolicy *policy, uint16_t port)
 }
 
 /*
- * Check what follows the host: nothing, or a colon and a port.  A colon alone
- * is refused, though libcurl takes it for the default port.
+ * Parse the port behind the host, if there is one.  A colon alone is refused,
+ * though libcurl takes it for the default port.
  */
 static const char *
 parse_port(const CwhTargetPolicy *policy, const char *input, size_t len,
@@ -536,7 +534,7 @@ parse_port(const CwhTargetPolicy *policy, const char *input, size_t len,
 	return NULL;
 }
 
-/* Check a host that was given in brackets, which are not part of text. */
+/* Check a host in brackets, which are not part of the input. */
 static const char *
 parse_ipv6_host(const CwhTargetPolicy *policy, const char *input, size_t len,
 				CwhTarget *target)
@@ -546,8 +544,8 @@ parse_ipv6_host(const CwhTargetPolicy *policy, const char *input, size_t len,
 	const Refusal *refusal;
 
 	/*
-	 * A zone identifier (after a percent sign) fails here as well: it is for
-	 * link-local addresses only.
+	 * This refuses zone identifiers, too, which only link-local addresses
+	 * have.
 	 */
 	if (len >= sizeof(buffer))
 		return "the host is not a valid IPv6 address";
@@ -572,8 +570,9 @@ parse_ipv6_host(const CwhTargetPolicy *policy, const char *input, size_t len,
 
 /*
  * Does the last label of the host look like a number, decimal, octal or
- * hexadecimal?  No name ends like that, whereas all that inet_aton() takes for
- * an IPv4 address does.  (This is the test of the WHATWG URL standard, too.)
+ * hexadecimal?  No name ends like that, but every text that inet_aton()
+ * accepts as an IPv4 address does.  (The WHATWG URL standard has the same
+ * test.)
  */
 static bool
 ends_in_number(const char *host)
@@ -596,14 +595,14 @@ ends_in_number(const char *host)
 }
 
 /*
- * Check a host that looks like an IPv4 address.  The host is the one without a
- * trailing dot, text is how it was written.
+ * Check a host that looks like an IPv4 address.  target->host has no trailing
+ * dot; input is the host as written.
  *
- * 2130706433, 0x7f.1, 0177.0.0.1 and 127.1 all lead to 127.0.0.1, and are
- * refused by that name.  But an address that could be connected to is refused
- * as well unless it is written in the usual way.  Not all of the libraries and
- * proxies that may see the URL after us agree on the rest: 010.0.0.1 is
- * 8.0.0.1 for some and 10.0.0.1 for others.
+ * 2130706433, 0x7f.1, 0177.0.0.1 and 127.1 are all 127.0.0.1, and are refused
+ * as that.  But even an allowed address is refused unless it is written in the
+ * usual notation, because the libraries and proxies that read the URL after us
+ * disagree about the others: 010.0.0.1 is 8.0.0.1 for some and 10.0.0.1 for
+ * others.
  */
 static const char *
 parse_ipv4_host(const CwhTargetPolicy *policy, const char *input, size_t len,
@@ -649,7 +648,7 @@ is_loopback_name(const char *host)
 		strcmp(host + len - (sizeof(suffix) - 1), suffix) == 0;
 }
 
-/* May one of the two addresses that localhost stands for be connected to? */
+/* Is a connection to one of localhost's two addresses allowed? */
 static bool
 loopback_is_allowed(const CwhTargetPolicy *policy)
 {
@@ -661,8 +660,8 @@ loopback_is_allowed(const CwhTargetPolicy *policy)
 }
 
 /*
- * Check a host without brackets: a name, or something that a resolver would
- * take for an IPv4 address.
+ * Check a host without brackets: a name, or a text that a resolver would take
+ * for an IPv4 address.
  */
 static const char *
 parse_host(const CwhTargetPolicy *policy, const char *input, size_t len,
@@ -679,7 +678,7 @@ parse_host(const CwhTargetPolicy *policy, const char *input, size_t len,
 	if (host_len > CWH_MAX_HOST_LEN)
 		return "the host is too long";
 
-	/* No percent sign among the characters: libcurl would decode it. */
+	/* This refuses percent signs, too, which libcurl would decode. */
 	for (size_t i = 0; i < host_len; i++)
 	{
 		char		c = input[i];
@@ -711,20 +710,20 @@ parse_host(const CwhTargetPolicy *policy, const char *input, size_t len,
 }
 
 /*
- * Check the text of a URL.  Returns NULL and fills target if requests may be
- * sent to it, as far as the text can tell; else why not.
+ * Check the text of a URL.  Returns NULL and fills in target if requests may
+ * be sent to it, as far as the text can tell; else the reason why not.
  *
- * A path or a query may hold a placeholder, {{name}}, and braces are as good
- * as any other character there.  What is put in its place can bring characters
- * that are refused here, so the filled URL has to be checked again.
+ * The path and the query may contain placeholders, {{name}}; braces are
+ * allowed there as other characters are.  The values may bring characters that
+ * are refused here, so check the URL again after filling it in.
  */
 const char *
 cwh_target_check_url(const CwhTargetPolicy *policy, const char *url,
 					 size_t len, CwhTarget *target)
 {
 	const char *problem;
-	const char *host;			/* where the host begins, or its bracket */
-	const char *end;			/* where host and port end */
+	const char *host;
+	const char *end;			/* of host and port */
 	const char *host_end;
 	size_t		scheme_len;
 
@@ -772,11 +771,11 @@ cwh_target_check_url(const CwhTargetPolicy *policy, const char *url,
 }
 
 /*
- * Check an address that is about to be connected to.  Returns NULL if it may
- * be, else what kind of address it is.
+ * Check an address that is about to be connected to.  Returns NULL if that is
+ * allowed, else which kind of address it is.
  *
- * The port is not looked at: it is the URL's, which has been checked, or that
- * of the administrator's proxy.
+ * The port is not checked: it is the URL's, which has been checked, or that of
+ * the administrator's proxy.
  */
 const char *
 cwh_target_check_address(const CwhTargetPolicy *policy,
@@ -806,8 +805,8 @@ cwh_target_check_address(const CwhTargetPolicy *policy,
 }
 
 /*
- * Find the next item of a list whose items are separated by commas, white
- * space or both, and move *list behind it.  Returns false at the end.
+ * Find the next item of a list, separated by commas, whitespace or both, and
+ * advance *list past it.  Returns false at the end.
  */
 static bool
 next_item(const char **list, const char **item, size_t *len)
@@ -821,9 +820,8 @@ next_item(const char **list, const char **item, size_t *len)
 }
 
 /*
- * Read one network.  As PostgreSQL's cidr does, this refuses bits to the right
- * of the prefix: whoever writes 10.1.2.3/8 may mean something else than all of
- * 10.0.0.0/8.
+ * Parse a network.  Like PostgreSQL's cidr, this refuses bits to the right of
+ * the prefix: the author of 10.1.2.3/8 may not mean all of 10.0.0.0/8.
  */
 static const char *
 parse_network(const char *input, size_t len, CwhNetwork *network)
@@ -861,7 +859,7 @@ parse_network(const char *input, size_t len, CwhNetwork *network)
 			return "a network has bits set to the right of its prefix";
 	}
 
-	/* Mapped addresses are judged as IPv4, so their networks become that. */
+	/* Mapped addresses are judged as IPv4, so convert their networks. */
 	if (network->family == AF_INET6 && network->bits >= 96 &&
 		is_mapped(network->address))
 	{
@@ -874,8 +872,7 @@ parse_network(const char *input, size_t len, CwhNetwork *network)
 }
 
 /*
- * Read a list of networks.  Returns how many there are, or -1 and what is
- * wrong.
+ * Parse a list of networks.  Returns their number, or -1 and sets *problem.
  */
 int
 cwh_target_parse_networks(const char *list, CwhNetwork *networks, int max,
@@ -899,7 +896,7 @@ cwh_target_parse_networks(const char *list, CwhNetwork *networks, int max,
 }
 
 /*
- * Read a list of ports.  Returns how many there are, or -1 and what is wrong.
+ * Parse a list of ports.  Returns their number, or -1 and sets *problem.
  */
 int
 cwh_target_parse_ports(const char *list, uint16_t *ports, int max,
