@@ -1,0 +1,32 @@
+/*
+ * gate.h
+ *		Whether a request to a webhook may start now.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#ifndef CWH_GATE_H
+#define CWH_GATE_H
+
+#include "datatype/timestamp.h"
+#include "utils/uuid.h"
+
+#include "retry.h"
+
+/* A wall clock that has moved this far from the monotonic one was set. */
+#define CWH_CLOCK_STEP	USECS_PER_SEC
+
+extern void cwh_gate_install(void);
+extern bool cwh_gate_pass(const pg_uuid_t *webhook_id, double rate, int n,
+						  int64 probe_ms, TimestampTz now, TimestampTz *again);
+extern bool cwh_gate_failed(const pg_uuid_t *webhook_id,
+							const CwhRetryPolicy *policy, double random01,
+							int64 retry_after_ms, TimestampTz now);
+extern bool cwh_gate_answered(const pg_uuid_t *webhook_id);
+extern void cwh_gate_reset(const pg_uuid_t *webhook_id);
+extern void cwh_gate_set_clock(int64 clock);
+
+/* Webhooks whose connector a worker could not stop, and died in. */
+extern void cwh_gate_stuck(const pg_uuid_t *webhook_id, TimestampTz until);
+extern bool cwh_gate_take_stuck(pg_uuid_t *webhook_id);
+
+#endif							/* CWH_GATE_H */
