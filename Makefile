@@ -9,16 +9,21 @@ OBJS = \
 	src/attempt.o \
 	src/chatwebhook.o \
 	src/claim.o \
+	src/claimant.o \
 	src/connector.o \
+	src/curl_handle.o \
 	src/decision.o \
+	src/delivery.o \
 	src/emit.o \
 	src/endpoint.o \
 	src/envelope.o \
+	src/exchange.o \
 	src/failure.o \
-	src/functions.o \
 	src/gate.o \
+	src/health.o \
 	src/json.o \
 	src/launcher.o \
+	src/ledger.o \
 	src/outbox.o \
 	src/render.o \
 	src/request.o \
@@ -26,14 +31,22 @@ OBJS = \
 	src/retry.o \
 	src/rows.o \
 	src/secrets.o \
+	src/settings.o \
 	src/settle.o \
 	src/shared.o \
 	src/sign.o \
+	src/signature.o \
+	src/sockets.o \
+	src/state.o \
+	src/statement.o \
 	src/subscription.o \
 	src/target.o \
 	src/transport.o \
+	src/trial.o \
 	src/upkeep.o \
 	src/vault.o \
+	src/wait.o \
+	src/webhook.o \
 	src/worker.o
 
 # the extension's script, in reading order
@@ -76,7 +89,7 @@ PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
-$(OBJS): src/chatwebhook.h src/compat.h src/worker.h
+$(OBJS): $(wildcard $(srcdir)/src/*.h)
 
 $(EXTENSION)--$(EXTVERSION).sql: $(SQL_PARTS)
 	cat $^ > $@

@@ -88,12 +88,26 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 #define Abs(x) ((x) >= 0 ? (x) : -(x))
 #endif
 
-/* 15 asks for shared memory in a hook of its own. */
-#if PG_VERSION_NUM >= 150000
-#define CWH_HAS_SHMEM_REQUEST_HOOK 1
-#else
+/*
+ * Have a function ask for shared memory: 15 brought a hook for that, before
+ * libraries asked while they were loaded.
+ */
+#if PG_VERSION_NUM < 150000
 typedef void (*shmem_request_hook_type) (void);
 #endif
+
+static inline void
+cwh_install_request_hook(shmem_request_hook_type hook,
+						 shmem_request_hook_type *previous)
+{
+#if PG_VERSION_NUM >= 150000
+	*previous = shmem_request_hook;
+	shmem_request_hook = hook;
+#else
+	*previous = NULL;
+	hook();
+#endif
+}
 
 /* Does the current user own this database, or is it a superuser's? */
 static inline bool

@@ -3,57 +3,65 @@
  *		Whether a request to a webhook may start now: rate limits, pauses that
  *		receivers ask for, and the circuit breaker.
  *
- * A webhook that is limited or in trouble has a gate in shared memory, so that
- * all workers keep to it together.  Most have none, and cost nothing but a look
- * at the number of gates.
+ * A webhook that has a rate limit or is in trouble has a gate in shared memory,
+ * so that all workers obey it together.  Most webhooks have none, and cost only
+ * a look at the number of gates.
  *
- * A rate limit is a token bucket, kept as the time at which it would be full
- * again (the generic cell rate algorithm of ITU-T I.371): a request moves that
- * time on by its share of a second, and may start if it is no further away than
- * the bucket is deep.
+ * A rate limit is a token bucket, kept as the time at which the bucket would be
+ * full again (the generic cell rate algorithm of ITU-T I.371): a request moves
+ * that time on by its share of a second, and may start if it is no further away
+ * than the bucket is deep.
  *
- * The breaker opens after chatwebhook.breaker_threshold failures in a row.  From
- * then on one request at a time is let through, a probe, after waits that grow
- * like those of retries; the first that succeeds closes it.  Before it opens,
- * from the third failure in a row on, requests start at growing distances: many
- * webhooks that begin to fail together, each with a backlog, are not to keep
- * the workers busy with that.
+ * The breaker opens after chatwebhook.breaker_threshold failures in a row.
+ * While it is open, one request at a time is let through, a probe, after waits
+ * that grow like those between retries; the first probe that succeeds closes
+ * it.  Before it opens, from the third failure in a row on, requests start at
+ * growing intervals: if many webhooks with a backlog begin to fail together,
+ * they must not keep the workers busy.
  *
- * All of it is protected by one lock, which is held for no longer than a look
- * into the hash table takes.
+ * A webhook is stuck if its connector could not be stopped and a worker had to
+ * exit in it.  That worker's successor learns of it here, and disables it.
+ *
+ * One lock protects everything here.  It is held no longer than a lookup in the
+ * hash table takes, except for the rare passes over the whole table.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
 #include "postgres.h"
 
 #include "fmgr.h"
-#include "funcapi.h"
 #include "miscadmin.h"
+#include "nodes/execnodes.h"
 #include "port/atomics.h"
+#include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
-#include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 #include "utils/uuid.h"
 
-#include "chatwebhook.h"
 #include "compat.h"
+#include "gate.h"
+#include "settings.h"
 
 PG_FUNCTION_INFO_V1(chatwebhook_gates);
 
-/*
- * More webhooks than this that are limited or in trouble have none: they are
- * sent to as if they were not.
- */
+/* If more webhooks need a gate, the others are sent to without limits. */
 #define MAX_GATES	32768
 
-/* The distances at which requests start after failures, until the breaker opens. */
-#define FREE_FAILURES		2
-#define FIRST_DISTANCE_MS	25
-#define MAX_DISTANCE_MS		1000
+/* If more webhooks are stuck at a time, the others are only paused. */
+#define MAX_STUCK	16
 
-/* A bucket holds what comes in together in this part of a second. */
+/*
+ * The intervals at which requests start before the breaker opens: none after so
+ * many failures in a row, then the first, doubled with each further failure.
+ */
+#define FREE_FAILURES		2
+#define FIRST_INTERVAL_MS	25
+#define MAX_INTERVAL_MS		1000
+
+/* A bucket holds the tokens of one second divided by this. */
 #define BUCKET_SHARE	20
 
 typedef struct GateKey
@@ -62,53 +70,88 @@ typedef struct GateKey
 	Oid			database;
 } GateKey;
 
+/* All of it is protected by gates_lock. */
 typedef struct Gate
 {
 	GateKey		key;
-	TimestampTz full_at;		/* when the bucket is full again */
-	TimestampTz paused_until;	/* the receiver wants nothing before this */
+	TimestampTz full_at;		/* when the bucket is full again; 0: there has
+								 * been no rate limit */
+	TimestampTz paused_until;	/* the receiver wants no request before this */
 	int			failures;		/* in a row */
 	int64		wait_ms;		/* between the last two probes */
-	TimestampTz probe_at;		/* no request starts before; if the breaker is
-								 * open: the next probe, and no other does */
+	TimestampTz probe_at;		/* no request starts before this; if the
+								 * breaker is open, the next probe may */
 } Gate;
 
 typedef struct Gates
 {
-	pg_atomic_uint32 n;			/* how many there are */
-	int64		clock;			/* that their times were last put right for */
+	pg_atomic_uint32 n;			/* number of gates; changed under gates_lock,
+								 * read without */
+
+	/* protected by gates_lock */
+	int64		clock;			/* how far the wall clock was ahead of the
+								 * monotonic one when the gates' times were
+								 * set; 0: not known */
+	int			nstuck;
+	GateKey		stuck[MAX_STUCK];	/* webhooks to be disabled */
 } Gates;
 
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+
+/* shared memory; all null unless the library was preloaded */
 static Gates *gates = NULL;
 static HTAB *table = NULL;
-static LWLock *lock = NULL;
+static LWLock *gates_lock = NULL;
 
-/* Bytes of shared memory that gates take. */
-Size
-cwh_gate_size(void)
+/* shmem_request_hook: ask for shared memory and the lock. */
+static void
+request_memory(void)
 {
-	return add_size(sizeof(Gates), hash_estimate_size(MAX_GATES, sizeof(Gate)));
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+
+	RequestAddinShmemSpace(add_size(sizeof(Gates),
+									hash_estimate_size(MAX_GATES, sizeof(Gate))));
+	RequestNamedLWLockTranche("chatwebhook_gates", 1);
 }
 
-/* Make or find them; the caller holds AddinShmemInitLock. */
-void
-cwh_gate_startup(LWLock *gate_lock)
+/* shmem_startup_hook: create the shared memory. */
+static void
+create_memory(void)
 {
 	HASHCTL		info;
 	bool		found;
 
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	gates = ShmemInitStruct("chatwebhook gates", sizeof(Gates), &found);
 	if (!found)
 	{
 		pg_atomic_init_u32(&gates->n, 0);
 		gates->clock = 0;
+		gates->nstuck = 0;
 	}
 	memset(&info, 0, sizeof(info));
 	info.keysize = sizeof(GateKey);
 	info.entrysize = sizeof(Gate);
 	table = cwh_shmem_init_hash("chatwebhook gate table", MAX_GATES, &info,
 								HASH_ELEM | HASH_BLOBS | HASH_FIXED_SIZE);
-	lock = gate_lock;
+	gates_lock = &GetNamedLWLockTranche("chatwebhook_gates")->lock;
+	LWLockRelease(AddinShmemInitLock);
+}
+
+/* Install the hooks of this file; called when the library is loaded. */
+void
+cwh_gate_install(void)
+{
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+	cwh_install_request_hook(request_memory, &prev_shmem_request_hook);
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = create_memory;
 }
 
 /* The key of a webhook's gate. */
@@ -123,9 +166,9 @@ key_of(const pg_uuid_t *webhook_id)
 	return key;
 }
 
-/* Remove gates that hold nobody up any more, when the table is full. */
+/* Remove all gates that hold nothing back any more. */
 static void
-sweep(TimestampTz now)
+remove_open_gates(TimestampTz now)
 {
 	HASH_SEQ_STATUS status;
 	Gate	   *gate;
@@ -140,7 +183,10 @@ sweep(TimestampTz now)
 	}
 }
 
-/* A webhook's gate, made if need be; null if there is no room for it. */
+/*
+ * Find a webhook's gate, or make it if asked to.  Returns null if it has none
+ * or if the table is full.
+ */
 static Gate *
 get_gate(const pg_uuid_t *webhook_id, bool make, TimestampTz now)
 {
@@ -150,7 +196,7 @@ get_gate(const pg_uuid_t *webhook_id, bool make, TimestampTz now)
 	if (gate || !make)
 		return gate;
 	if (pg_atomic_read_u32(&gates->n) >= MAX_GATES)
-		sweep(now);
+		remove_open_gates(now);
 	gate = hash_search(table, &key, HASH_ENTER_NULL, NULL);
 	if (gate == NULL)
 		return NULL;
@@ -159,13 +205,20 @@ get_gate(const pg_uuid_t *webhook_id, bool make, TimestampTz now)
 	return gate;
 }
 
+/* Is the breaker open after so many failures in a row? */
+static bool
+is_broken(int failures)
+{
+	return cwh_breaker_threshold > 0 && failures >= cwh_breaker_threshold;
+}
+
 /*
- * May a request start now?  If so, it counts; if not, *again says when to ask
- * next.  rate is deliveries a second, 0 for no limit, and n how many go in the
- * request; each request of a connector counts as one.  With n = 0 it is for a
- * token, which is no delivery and goes elsewhere: it does not count, and is no
- * probe.  A probe that nobody hears of any more, since its worker died, is given
- * up after probe_ms.
+ * May a request start now?  If so, it is counted; if not, *again is set to when
+ * to ask next.  rate is the limit in deliveries per second (0: none), n the
+ * number of deliveries in the request; each request of a connector counts as
+ * one.  n = 0 is a request for an OAuth token: it delivers nothing and goes to
+ * another server, so it is neither counted nor a probe.  A probe whose outcome
+ * is never reported, since its worker died, is given up after probe_ms.
  */
 bool
 cwh_gate_pass(const pg_uuid_t *webhook_id, double rate, int n, int64 probe_ms,
@@ -176,13 +229,10 @@ cwh_gate_pass(const pg_uuid_t *webhook_id, double rate, int n, int64 probe_ms,
 
 	if (rate <= 0 && pg_atomic_read_u32(&gates->n) == 0)
 		return true;
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	LWLockAcquire(gates_lock, LW_EXCLUSIVE);
 	gate = get_gate(webhook_id, rate > 0, now);
 	if (gate)
 	{
-		bool		broken = cwh_breaker_threshold > 0 &&
-			gate->failures >= cwh_breaker_threshold;
-
 		wait_until = Max(gate->paused_until, gate->probe_at);
 		if (rate > 0)
 		{
@@ -195,27 +245,30 @@ cwh_gate_pass(const pg_uuid_t *webhook_id, double rate, int n, int64 probe_ms,
 				gate->full_at = full_at + (TimestampTz) (n / rate * USECS_PER_SEC);
 			wait_until = Max(wait_until, ok_at);
 		}
-		if (broken && n > 0 && wait_until <= now)
+		if (is_broken(gate->failures) && n > 0 && wait_until <= now)
 			gate->probe_at = TimestampTzPlusMilliseconds(now, probe_ms);
 	}
-	LWLockRelease(lock);
+	LWLockRelease(gates_lock);
 	*again = wait_until;
 	return wait_until <= now;
 }
 
-/* How long to wait after so many failures in a row, before the breaker opens. */
+/*
+ * The interval between requests after so many failures in a row, more than
+ * FREE_FAILURES, while the breaker is closed.
+ */
 static int64
-distance_ms(int failures)
+interval_ms(int failures)
 {
 	int			doublings = Min(failures - FREE_FAILURES - 1, 10);
 
-	return Min(FIRST_DISTANCE_MS << doublings, MAX_DISTANCE_MS);
+	return Min(FIRST_INTERVAL_MS << doublings, MAX_INTERVAL_MS);
 }
 
 /*
- * A request failed in a way that says something about the receiver.  After how
- * many milliseconds it wants another at the earliest, if it said so (or -1).
- * True if the breaker has just opened.
+ * A request failed in a way that says something about the receiver, which may
+ * have asked for a pause of retry_after_ms (-1: it did not).  Returns true if
+ * that opened the breaker.
  */
 bool
 cwh_gate_failed(const pg_uuid_t *webhook_id, const CwhRetryPolicy *policy,
@@ -226,7 +279,7 @@ cwh_gate_failed(const pg_uuid_t *webhook_id, const CwhRetryPolicy *policy,
 
 	if (cwh_breaker_threshold == 0 && retry_after_ms <= 0)
 		return false;
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	LWLockAcquire(gates_lock, LW_EXCLUSIVE);
 	gate = get_gate(webhook_id, true, now);
 	if (gate)
 	{
@@ -234,7 +287,7 @@ cwh_gate_failed(const pg_uuid_t *webhook_id, const CwhRetryPolicy *policy,
 		if (retry_after_ms > 0)
 			gate->paused_until = Max(gate->paused_until,
 									 TimestampTzPlusMilliseconds(now, retry_after_ms));
-		if (cwh_breaker_threshold > 0 && gate->failures >= cwh_breaker_threshold)
+		if (is_broken(gate->failures))
 		{
 			opened = gate->failures == cwh_breaker_threshold;
 			gate->wait_ms = cwh_retry_wait(policy, opened ? 0 : gate->wait_ms,
@@ -243,15 +296,18 @@ cwh_gate_failed(const pg_uuid_t *webhook_id, const CwhRetryPolicy *policy,
 		}
 		else if (cwh_breaker_threshold > 0 && gate->failures > FREE_FAILURES)
 			gate->probe_at = TimestampTzPlusMilliseconds(now,
-														 distance_ms(gate->failures));
+														 interval_ms(gate->failures));
 	}
-	LWLockRelease(lock);
+	LWLockRelease(gates_lock);
 	return opened;
 }
 
-/* A request got through: the receiver is there.  True if that was news. */
+/*
+ * The receiver has answered a request, so it is there.  Returns true if that
+ * closed the breaker.
+ */
 bool
-cwh_gate_succeeded(const pg_uuid_t *webhook_id)
+cwh_gate_answered(const pg_uuid_t *webhook_id)
 {
 	bool		closed = false;
 	GateKey		key;
@@ -259,13 +315,12 @@ cwh_gate_succeeded(const pg_uuid_t *webhook_id)
 
 	if (pg_atomic_read_u32(&gates->n) == 0)
 		return false;
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	LWLockAcquire(gates_lock, LW_EXCLUSIVE);
 	key = key_of(webhook_id);
 	gate = hash_search(table, &key, HASH_FIND, NULL);
 	if (gate && gate->failures > 0)
 	{
-		closed = cwh_breaker_threshold > 0 &&
-			gate->failures >= cwh_breaker_threshold;
+		closed = is_broken(gate->failures);
 		gate->failures = 0;
 		gate->wait_ms = 0;
 		gate->probe_at = 0;
@@ -275,24 +330,14 @@ cwh_gate_succeeded(const pg_uuid_t *webhook_id)
 			pg_atomic_fetch_sub_u32(&gates->n, 1);
 		}
 	}
-	LWLockRelease(lock);
+	LWLockRelease(gates_lock);
 	return closed;
 }
 
-/* Nothing is to be sent to a webhook before then. */
-void
-cwh_gate_pause(const pg_uuid_t *webhook_id, TimestampTz until)
-{
-	Gate	   *gate;
-
-	LWLockAcquire(lock, LW_EXCLUSIVE);
-	gate = get_gate(webhook_id, true, GetCurrentTimestamp());
-	if (gate)
-		gate->paused_until = Max(gate->paused_until, until);
-	LWLockRelease(lock);
-}
-
-/* Whoever changes a webhook wants to see what that does: forget its past. */
+/*
+ * Forget a webhook's past: its row has changed, and the user wants to see what
+ * that does.
+ */
 void
 cwh_gate_reset(const pg_uuid_t *webhook_id)
 {
@@ -300,16 +345,16 @@ cwh_gate_reset(const pg_uuid_t *webhook_id)
 
 	if (pg_atomic_read_u32(&gates->n) == 0)
 		return;
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	LWLockAcquire(gates_lock, LW_EXCLUSIVE);
 	if (hash_search(table, &key, HASH_REMOVE, NULL))
 		pg_atomic_fetch_sub_u32(&gates->n, 1);
-	LWLockRelease(lock);
+	LWLockRelease(gates_lock);
 }
 
 /*
- * A worker begins, or has seen that the clock was set: by how many microseconds
- * it is ahead of the monotonic one.  All workers tell of a step, and the first
- * to do so has the gates' times follow it.
+ * A worker has started, or has noticed that the wall clock was set: by how many
+ * microseconds it is ahead of the monotonic clock now.  Every worker reports a
+ * step of the clock, and the first report moves the gates' times by it.
  */
 void
 cwh_gate_set_clock(int64 clock)
@@ -318,7 +363,7 @@ cwh_gate_set_clock(int64 clock)
 	Gate	   *gate;
 	int64		step;
 
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	LWLockAcquire(gates_lock, LW_EXCLUSIVE);
 	step = gates->clock == 0 ? 0 : clock - gates->clock;
 	if (gates->clock == 0 || Abs(step) >= CWH_CLOCK_STEP)
 	{
@@ -332,7 +377,45 @@ cwh_gate_set_clock(int64 clock)
 			gate->probe_at += step;
 		}
 	}
-	LWLockRelease(lock);
+	LWLockRelease(gates_lock);
+}
+
+/*
+ * This worker is about to exit in the connector of a webhook.  Pause the
+ * webhook, so that the next worker does not call that connector first of all,
+ * and have it disabled.
+ */
+void
+cwh_gate_stuck(const pg_uuid_t *webhook_id, TimestampTz until)
+{
+	Gate	   *gate;
+
+	LWLockAcquire(gates_lock, LW_EXCLUSIVE);
+	gate = get_gate(webhook_id, true, GetCurrentTimestamp());
+	if (gate)
+		gate->paused_until = Max(gate->paused_until, until);
+	if (gates->nstuck < MAX_STUCK)
+		gates->stuck[gates->nstuck++] = key_of(webhook_id);
+	LWLockRelease(gates_lock);
+}
+
+/* Take a stuck webhook of this database, to disable it; false if none is. */
+bool
+cwh_gate_take_stuck(pg_uuid_t *webhook_id)
+{
+	bool		found = false;
+
+	LWLockAcquire(gates_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < gates->nstuck && !found; i++)
+	{
+		if (gates->stuck[i].database != MyDatabaseId)
+			continue;
+		*webhook_id = gates->stuck[i].webhook_id;
+		gates->stuck[i] = gates->stuck[--gates->nstuck];
+		found = true;
+	}
+	LWLockRelease(gates_lock);
+	return found;
 }
 
 /* SQL: the webhooks of this database that are paused, and until when. */
@@ -350,19 +433,18 @@ chatwebhook_gates(PG_FUNCTION_ARGS)
 	if (table == NULL || pg_atomic_read_u32(&gates->n) == 0)
 		return (Datum) 0;
 
-	/* nothing that could fail while the lock is held */
+	/* copy first: nothing that could fail while the lock is held */
 	found = palloc(MAX_GATES * sizeof(Gate));
-	LWLockAcquire(lock, LW_SHARED);
+	LWLockAcquire(gates_lock, LW_SHARED);
 	hash_seq_init(&status, table);
 	while ((gate = hash_seq_search(&status)) != NULL)
 		if (gate->key.database == MyDatabaseId && n < MAX_GATES)
 			found[n++] = *gate;
-	LWLockRelease(lock);
+	LWLockRelease(gates_lock);
 
 	for (int i = 0; i < n; i++)
 	{
-		bool		broken = cwh_breaker_threshold > 0 &&
-			found[i].failures >= cwh_breaker_threshold;
+		bool		broken = is_broken(found[i].failures);
 		TimestampTz until = found[i].paused_until;
 		Datum		values[2];
 		bool		nulls[2] = {false, false};

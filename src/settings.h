@@ -12,6 +12,9 @@
 /* The version of the SQL that this library speaks. */
 #define CWH_SQL_VERSION	"1.0"
 
+/* The upper bound of chatwebhook.workers. */
+#define CWH_MAX_WORKERS	16
+
 typedef enum CwhLogAttempts
 {
 	CWH_LOG_NONE,
@@ -34,7 +37,7 @@ extern int	cwh_poll_interval;	/* ms */
 extern int	cwh_max_payload_size;
 extern int	cwh_max_response_size;
 extern int	cwh_connector_timeout;	/* ms */
-extern int	cwh_retention;		/* seconds; -1: for ever */
+extern int	cwh_retention;		/* seconds; -1: forever */
 extern int	cwh_attempt_retention;	/* likewise */
 extern int	cwh_dead_letter_retention;	/* likewise */
 extern int	cwh_alert_backlog;	/* seconds; 0: never */

@@ -2,19 +2,26 @@
  * shared.c
  *		What processes tell each other in shared memory.
  *
- * A worker has a slot: which database it serves, how to wake it, hints about
- * what it should look at, and its figures.  The launcher reserves slots and
- * frees them; the worker attaches to its own.
+ * A slot belongs to one worker: the database that it serves, its latch, the
+ * hints that it has not taken yet, and its figures.  The launcher reserves a
+ * slot, the worker that it starts attaches to it, and the launcher frees it
+ * when the worker has ended.
  *
- * A claim says that a process holds a delivery.  It has to last exactly as
- * long as that process does: a worker that exits drops its claims on the way
- * out, and one that is killed takes the whole of shared memory with it, since
- * the postmaster then starts afresh.  So a claim needs no lease in the table
- * and no expiry, and what a dead worker held is free at once.
+ * A hint says that a webhook has deliveries to claim from a position on.  A
+ * session collects hints while its transaction runs, and gives them to the
+ * workers of its database after the commit; that also wakes the workers.
  *
- * Locks: locks[0] protects the slots' identity, the launcher's mail and the
- * bars; locks[1] the claims; locks[2 + n] the hints and figures of slot n.
- * One that holds locks[0] may take a slot's lock, never the other way round.
+ * A claim says that a process holds a delivery.  It must last exactly as long
+ * as that process does: one that exits releases its claims on the way out, and
+ * one that is killed makes the postmaster reinitialize shared memory.  So a
+ * claim needs neither a lease in the table nor an expiry, and whatever a dead
+ * worker held can be claimed at once.
+ *
+ * Locks: locks[0] protects which slot is whose, the requests to the launcher
+ * and the blocked databases; locks[1] protects the claims; locks[2 + n]
+ * protects the hints and figures of slot n.  A process that holds locks[0] may
+ * take a slot's lock, never the other way round.  No transaction begins or ends
+ * here.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -22,55 +29,59 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "funcapi.h"
+#include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/execnodes.h"
 #include "port/atomics.h"
-#include "storage/condition_variable.h"
 #include "storage/ipc.h"
+#include "storage/latch.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
-#include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
-#include "chatwebhook.h"
 #include "compat.h"
+#include "shared.h"
 
+/* One that finds no room leaves its delivery in the queue for later. */
 #define MAX_CLAIMS		16384
-#define MAX_POKES		32
-#define MAX_BARS		32
+
+/* If more databases are to be checked, all of them are. */
+#define MAX_CHECKS		32
+
+/* If sessions want more, workers leave a database but may come back early. */
+#define MAX_BLOCKED		32
 
 /* How long DROP DATABASE and the like wait for our workers to leave. */
 #define STOP_TIMEOUT_MS	5000
 
-/* A webhook whose connector has taken a worker with it. */
-#define MAX_CULPRITS	16
-
-typedef struct Culprit
-{
-	Oid			database;
-	pg_uuid_t	webhook_id;
-} Culprit;
-
 typedef struct WorkerSlot
 {
-	Oid			database;		/* InvalidOid: free */
-	uint16		generation;		/* counts who had the slot */
-	bool		orphan;			/* its launcher is gone: frees itself */
-	int			number;			/* 0 for the first worker of a database */
-	int			pid;			/* 0: not attached */
-	Latch	   *latch;			/* null: not attached */
-	bool		has_extension;	/* the worker has found something to do */
-	bool		told;			/* the log says that the version is another */
-	bool		stop;			/* asked to leave */
-	CwhExit		how;			/* how it ended */
+	/* protected by slots_lock */
+	Oid			database;		/* InvalidOid: the slot is free */
+	uint16		generation;		/* counts reservations of the slot */
+	bool		orphaned;		/* the launcher is gone: the worker itself
+								 * frees the slot */
+	int			number;			/* of this database's workers, from 0 */
+	bool		version_logged; /* see CwhAssignment */
+	int			pid;			/* 0: no worker is attached */
+	Latch	   *latch;			/* null: likewise */
 
-	/* under the slot's own lock */
+	/* set by the worker, under slots_lock; it reads them without */
+	bool		has_extension;	/* the worker has found something to do */
+	CwhExit		exit;			/* how the worker ends, if it ends now */
+
+	/* set by others, under slots_lock; the worker reads it without */
+	bool		stop;			/* the worker has to leave the database */
+
+	/* protected by the slot's own lock */
 	bool		sweep;			/* look at every webhook */
-	bool		halted;			/* claims nothing now: hints do not wake it */
-	XLogRecPtr	committed;		/* where what the hints tell of was committed */
+	bool		halted;			/* the worker claims nothing now: hints need
+								 * not wake it */
+	XLogRecPtr	committed;		/* end of the last commit that left hints */
 	int			nhints;
 	CwhHint		hints[CWH_MAX_HINTS];
 	CwhWorkerStats stats;
@@ -78,35 +89,39 @@ typedef struct WorkerSlot
 
 typedef struct Shared
 {
-	Latch	   *launcher;		/* null: not running */
-	bool		look_at_all;	/* the launcher should look at every database */
-	int			npokes;
-	Oid			pokes[MAX_POKES];	/* or at these */
-	int			nbars;
-	Oid			bars[MAX_BARS]; /* databases that must be left alone, once for
-								 * each session that wants one */
-	ConditionVariable left;		/* a worker has left */
-	ConditionVariable settled;	/* some deliveries were settled */
-	int			nculprits;
-	Culprit		culprits[MAX_CULPRITS]; /* webhooks to be disabled, by
-										 * slots_lock */
-	pg_atomic_uint64 last_id;	/* the last delivery's; see cwh_next_id() */
-	pg_atomic_uint64 flush_upto;	/* WAL that the launcher is to flush */
-	int			nslots;
+	/* protected by slots_lock */
+	Latch	   *launcher;		/* null: it does not run */
+	bool		check_all;		/* the launcher should check every database */
+	int			nchecks;
+	Oid			checks[MAX_CHECKS]; /* or only these */
+	int			nblocked;
+	Oid			blocked[MAX_BLOCKED];	/* databases where no worker may
+										 * start, once for each session that
+										 * wants one for itself */
+
+	/* with locks of their own, or atomic */
+	ConditionVariable left;		/* a worker has left its database */
+	ConditionVariable settled;	/* deliveries have been settled */
+	pg_atomic_uint64 last_id;	/* of deliveries; see cwh_next_id() */
+	pg_atomic_uint64 flush_upto;	/* the launcher is to flush the WAL up to
+									 * here */
+
+	int			nslots;			/* constant */
 	WorkerSlot	slots[FLEXIBLE_ARRAY_MEMBER];
 } Shared;
 
 typedef struct ClaimKey
 {
-	int64		id;
+	int64		id;				/* of the delivery */
 	Oid			database;
 	uint32		unused;			/* always 0, since the key is hashed whole */
 } ClaimKey;
 
+/* All of it is protected by claims_lock. */
 typedef struct Claim
 {
 	ClaimKey	key;
-	int			pid;			/* who holds it */
+	int			pid;			/* of the process that holds the delivery */
 	pg_uuid_t	webhook_id;
 } Claim;
 
@@ -115,31 +130,35 @@ PG_FUNCTION_INFO_V1(chatwebhook_workers);
 PG_FUNCTION_INFO_V1(chatwebhook_claimed);
 PG_FUNCTION_INFO_V1(chatwebhook_wake);
 
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
-#ifdef CWH_HAS_SHMEM_REQUEST_HOOK
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-#endif
+bool		cwh_preloaded = false;
+ConditionVariable *cwh_settled = NULL;
 
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+
+/* shared memory; all null unless the library was preloaded */
 static Shared *shared = NULL;
 static HTAB *claims = NULL;
 static LWLockPadded *locks = NULL;
 
-static WorkerSlot *my_slot = NULL;	/* in a worker */
-static bool exit_registered = false;
-static int	nmy_bars = 0;		/* in a session that bars databases */
-static Oid	my_bars[MAX_BARS];
+#define slots_lock		(&locks[0].lock)
+#define claims_lock		(&locks[1].lock)
+#define slot_lock(s)	(&locks[2 + ((s) - shared->slots)].lock)
+#define NUM_LOCKS		(2 + max_worker_processes)
 
-/* What this transaction tells the workers when it commits. */
+/* of this process */
+static WorkerSlot *my_slot = NULL;	/* in a worker */
+static bool is_launcher = false;
+static bool exit_registered = false;
+static int	nmy_blocked = 0;	/* databases that this session blocks */
+static Oid	my_blocked[MAX_BLOCKED];
+
+/* What this transaction tells the workers if it commits. */
 static CwhHint pending_hints[CWH_MAX_HINTS];
 static int	npending_hints = 0;
 static bool pending_sweep = false;
 
-#define slots_lock		(&locks[0].lock)
-#define claims_lock		(&locks[1].lock)
-#define gates_lock		(&locks[2].lock)
-#define slot_lock(s)	(&locks[3 + ((s) - shared->slots)].lock)
-
-/* Bytes of shared memory for the slots. */
+/* Bytes of shared memory that the slots take. */
 static Size
 slots_size(void)
 {
@@ -147,23 +166,21 @@ slots_size(void)
 					mul_size(max_worker_processes, sizeof(WorkerSlot)));
 }
 
-/* Ask for shared memory, while that is possible. */
+/* shmem_request_hook: ask for shared memory and locks. */
 static void
 request_memory(void)
 {
-#ifdef CWH_HAS_SHMEM_REQUEST_HOOK
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
-#endif
+
 	RequestAddinShmemSpace(add_size(slots_size(),
 									hash_estimate_size(MAX_CLAIMS, sizeof(Claim))));
-	RequestAddinShmemSpace(cwh_gate_size());
-	RequestNamedLWLockTranche("chatwebhook", 3 + max_worker_processes);
+	RequestNamedLWLockTranche("chatwebhook", NUM_LOCKS);
 }
 
-/* Make or find our shared memory. */
+/* shmem_startup_hook: create the shared memory. */
 static void
-startup(void)
+create_memory(void)
 {
 	HASHCTL		info;
 	bool		found;
@@ -177,7 +194,7 @@ startup(void)
 	{
 		memset(shared, 0, slots_size());
 		shared->nslots = max_worker_processes;
-		shared->look_at_all = true;
+		shared->check_all = true;
 		pg_atomic_init_u64(&shared->last_id, 0);
 		pg_atomic_init_u64(&shared->flush_upto, 0);
 		ConditionVariableInit(&shared->left);
@@ -189,22 +206,21 @@ startup(void)
 	claims = cwh_shmem_init_hash("chatwebhook claims", MAX_CLAIMS, &info,
 								 HASH_ELEM | HASH_BLOBS | HASH_FIXED_SIZE);
 	locks = GetNamedLWLockTranche("chatwebhook");
-	cwh_gate_startup(gates_lock);
 	LWLockRelease(AddinShmemInitLock);
-}
 
-/* Is there shared memory, that is, was the library loaded in advance? */
-bool
-cwh_shared_available(void)
-{
-	return shared != NULL;
+	cwh_settled = &shared->settled;
+	cwh_preloaded = true;
 }
 
 /*
- * Hints and wakes
+ * Hints
  */
 
-/* Add a hint to those that a slot has not read yet. */
+/*
+ * Add a hint to an array of CWH_MAX_HINTS.  There is one for each webhook, for
+ * the first of its positions; if the array has no room, all give way to a
+ * sweep.
+ */
 static void
 add_hint(CwhHint *hints, int *nhints, bool *sweep, const CwhHint *hint)
 {
@@ -233,14 +249,21 @@ add_hint(CwhHint *hints, int *nhints, bool *sweep, const CwhHint *hint)
 }
 
 /*
- * Remember to tell the workers, when this transaction commits, that a webhook
- * has deliveries to claim from this position on, so many of them new.
+ * Tell the workers, if this transaction commits, that a webhook has deliveries
+ * to claim from this position on, n of them new; without a webhook, that every
+ * webhook may have.
  */
 void
 cwh_hint(const pg_uuid_t *webhook_id, TimestampTz due, int64 id, int n)
 {
 	CwhHint		hint;
 
+	if (webhook_id == NULL)
+	{
+		pending_sweep = true;
+		npending_hints = 0;
+		return;
+	}
 	hint.webhook_id = *webhook_id;
 	hint.due = due;
 	hint.id = id;
@@ -248,15 +271,7 @@ cwh_hint(const pg_uuid_t *webhook_id, TimestampTz due, int64 id, int n)
 	add_hint(pending_hints, &npending_hints, &pending_sweep, &hint);
 }
 
-/* The same for every webhook. */
-void
-cwh_sweep_all(void)
-{
-	pending_sweep = true;
-	npending_hints = 0;
-}
-
-/* Give the workers of this database what this transaction had to say. */
+/* Give the hints of this transaction to the workers of this database. */
 static void
 publish_hints(void)
 {
@@ -280,14 +295,17 @@ publish_hints(void)
 		slot->committed = Max(slot->committed, XactLastCommitEnd);
 		wake = pending_sweep || !slot->halted;
 		LWLockRelease(slot_lock(slot));
-		/* a signal to a process that sleeps: the dearest part of an emit */
+		/* signals a sleeping process: the most expensive part of an emit */
 		if (wake)
 			SetLatch(slot->latch);
 	}
 	LWLockRelease(slots_lock);
 }
 
-/* Transaction callback, registered once and inherited by every process. */
+/*
+ * Transaction callback.  The postmaster registers it when it preloads the
+ * library, and every process inherits it.
+ */
 static void
 at_transaction_end(XactEvent event, void *arg)
 {
@@ -307,7 +325,7 @@ at_transaction_end(XactEvent event, void *arg)
 	pending_sweep = false;
 }
 
-/* SQL: tell the workers at commit to look at this webhook from the start. */
+/* SQL: tell the workers at commit to read this webhook's queue from its head. */
 Datum
 chatwebhook_wake(PG_FUNCTION_ARGS)
 {
@@ -316,12 +334,93 @@ chatwebhook_wake(PG_FUNCTION_ARGS)
 }
 
 /*
+ * Databases that a session wants for itself
+ */
+
+/*
+ * Ask the workers of a database to leave it.  Returns whether any are still
+ * there; a worker that has not attached yet will fail to.
+ */
+static bool
+stop_workers(Oid database)
+{
+	bool		present = false;
+
+	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < shared->nslots; i++)
+	{
+		WorkerSlot *slot = &shared->slots[i];
+
+		if (slot->database != database)
+			continue;
+		slot->stop = true;
+		if (slot->pid == 0)
+			continue;
+		present = true;
+		SetLatch(slot->latch);
+	}
+	LWLockRelease(slots_lock);
+	return present;
+}
+
+/*
+ * Have the workers of a database leave it, for a statement that needs the
+ * database for itself, and wait until they have.  None starts there before
+ * cwh_unblock_databases() is called.
+ */
+void
+cwh_block_database(Oid database)
+{
+	TimestampTz start = GetCurrentTimestamp();
+
+	if (!shared)
+		return;
+	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
+	if (shared->nblocked < MAX_BLOCKED)
+	{
+		shared->blocked[shared->nblocked++] = database;
+		my_blocked[nmy_blocked++] = database;
+	}
+	LWLockRelease(slots_lock);
+
+	ConditionVariablePrepareToSleep(&shared->left);
+	while (stop_workers(database) &&
+		   !TimestampDifferenceExceeds(start, GetCurrentTimestamp(),
+									   STOP_TIMEOUT_MS))
+		(void) ConditionVariableTimedSleep(&shared->left, 100,
+										   PG_WAIT_EXTENSION);
+	ConditionVariableCancelSleep();
+}
+
+/* Let workers start again in the databases that this session has blocked. */
+void
+cwh_unblock_databases(void)
+{
+	if (nmy_blocked == 0)
+		return;
+	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
+	while (nmy_blocked > 0)
+	{
+		Oid			database = my_blocked[--nmy_blocked];
+
+		for (int i = 0; i < shared->nblocked; i++)
+		{
+			if (shared->blocked[i] != database)
+				continue;
+			shared->blocked[i] = shared->blocked[--shared->nblocked];
+			break;
+		}
+	}
+	LWLockRelease(slots_lock);
+}
+
+/*
  * The launcher's side
  */
 
 /*
- * The launcher is gone, and its workers go with it: the next one could neither
- * watch nor stop them.
+ * Exit callback of the launcher.  Its workers leave as well: the next launcher
+ * could neither watch nor stop them.
  */
 static void
 launcher_exit(int code, Datum arg)
@@ -335,27 +434,253 @@ launcher_exit(int code, Datum arg)
 		if (slot->pid == 0)
 			slot->database = InvalidOid;
 		slot->stop = true;
-		slot->orphan = true;
+		slot->orphaned = true;
 		if (slot->latch)
 			SetLatch(slot->latch);
 	}
 	LWLockRelease(slots_lock);
 }
 
-/* Take the part of the launcher. */
-void
-cwh_launcher_attach(void)
+/* Make this process the one that others wake as the launcher. */
+static void
+become_launcher(void)
 {
 	before_shmem_exit(launcher_exit, 0);
 	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
 	shared->launcher = &MyProc->procLatch;
-	shared->look_at_all = true;
+	shared->check_all = true;
+	LWLockRelease(slots_lock);
+	is_launcher = true;
+}
+
+/*
+ * For the launcher: flush the WAL that workers want flushed, and take the
+ * databases that it was asked to check.  Returns true if it should check all.
+ */
+bool
+cwh_launcher_take(List **databases)
+{
+	Oid			checks[MAX_CHECKS];
+	int			nchecks;
+	bool		all;
+
+	if (!is_launcher)
+		become_launcher();
+	XLogFlush(pg_atomic_read_u64(&shared->flush_upto));
+
+	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
+	all = shared->check_all;
+	nchecks = shared->nchecks;
+	memcpy(checks, shared->checks, nchecks * sizeof(Oid));
+	shared->check_all = false;
+	shared->nchecks = 0;
+	LWLockRelease(slots_lock);
+
+	*databases = NIL;
+	for (int i = 0; i < nchecks; i++)
+		*databases = list_append_unique_oid(*databases, checks[i]);
+	return all;
+}
+
+/* Have the launcher check a database, or with InvalidOid all of them. */
+void
+cwh_wake_launcher(Oid database)
+{
+	if (!shared)
+		return;
+	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
+	if (!OidIsValid(database) || shared->nchecks == MAX_CHECKS)
+		shared->check_all = true;
+	else
+		shared->checks[shared->nchecks++] = database;
+	if (shared->launcher)
+		SetLatch(shared->launcher);
 	LWLockRelease(slots_lock);
 }
 
 /*
- * Have WAL flushed up to there while the caller goes on: the launcher waits for
- * the disk in its stead.
+ * Reserve a slot for a worker that is about to be started, which attaches to it
+ * with the token.  Returns the slot, or why there is none.
+ */
+int
+cwh_slot_reserve(Oid database, int number, bool version_logged, int32 *token)
+{
+	int			found = CWH_SLOT_NONE;
+
+	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
+	for (int i = 0; i < shared->nblocked; i++)
+		if (shared->blocked[i] == database)
+			found = CWH_SLOT_BLOCKED;
+	for (int i = 0; i < shared->nslots && found == CWH_SLOT_NONE; i++)
+	{
+		WorkerSlot *slot = &shared->slots[i];
+		uint16		generation = slot->generation + 1;
+
+		if (OidIsValid(slot->database))
+			continue;
+		memset(slot, 0, sizeof(WorkerSlot));
+		slot->generation = generation;
+		slot->database = database;
+		slot->number = number;
+		slot->version_logged = version_logged;
+		slot->exit = CWH_EXIT_CRASHED;
+		*token = (int32) (((uint32) i << 16) | generation);
+		found = i;
+	}
+	LWLockRelease(slots_lock);
+	return found;
+}
+
+/* Has the worker reported that its database has the extension? */
+bool
+cwh_slot_has_extension(int slot)
+{
+	bool		result;
+
+	LWLockAcquire(slots_lock, LW_SHARED);
+	result = shared->slots[slot].has_extension;
+	LWLockRelease(slots_lock);
+	return result;
+}
+
+/* Free the slot of a worker that has ended.  Returns how the worker ended. */
+CwhExit
+cwh_slot_free(int slot)
+{
+	WorkerSlot *freed = &shared->slots[slot];
+	CwhExit		how;
+
+	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
+	how = freed->stop ? CWH_EXIT_STOPPED : freed->exit;
+	freed->database = InvalidOid;
+	LWLockRelease(slots_lock);
+	return how;
+}
+
+/*
+ * The worker's side
+ */
+
+/*
+ * Exit callback of every process that may hold claims: release them, and leave
+ * the slot if it is a worker.
+ */
+static void
+holder_exit(int code, Datum arg)
+{
+	cwh_claim_release(NULL, -1);
+	if (!my_slot)
+		return;
+	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
+	/* the others have read past what was claimed here and is pending still */
+	for (int i = 0; i < shared->nslots; i++)
+	{
+		WorkerSlot *slot = &shared->slots[i];
+
+		if (slot == my_slot || slot->database != my_slot->database ||
+			slot->latch == NULL)
+			continue;
+		LWLockAcquire(slot_lock(slot), LW_EXCLUSIVE);
+		slot->sweep = true;
+		slot->nhints = 0;
+		LWLockRelease(slot_lock(slot));
+		SetLatch(slot->latch);
+	}
+	my_slot->pid = 0;
+	my_slot->latch = NULL;
+	if (my_slot->orphaned)
+		my_slot->database = InvalidOid;
+	if (shared->launcher)
+		SetLatch(shared->launcher);
+	LWLockRelease(slots_lock);
+	ConditionVariableBroadcast(&shared->left);
+	my_slot = NULL;
+}
+
+/* Register the exit callback, once in each process. */
+static void
+register_exit(void)
+{
+	if (!exit_registered)
+		before_shmem_exit(holder_exit, 0);
+	exit_registered = true;
+}
+
+/*
+ * Attach this process to the slot that the launcher has reserved for it; false
+ * if the slot has been taken back.
+ */
+bool
+cwh_slot_attach(int32 token, CwhAssignment *assignment)
+{
+	WorkerSlot *slot = &shared->slots[(uint32) token >> 16];
+	bool		ours;
+
+	register_exit();
+	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
+	ours = OidIsValid(slot->database) && slot->pid == 0 && !slot->stop &&
+		slot->generation == (uint16) (token & 0xffff);
+	if (ours)
+	{
+		assignment->database = slot->database;
+		assignment->number = slot->number;
+		assignment->version_logged = slot->version_logged;
+		slot->pid = MyProcPid;
+		slot->latch = &MyProc->procLatch;
+		my_slot = slot;
+	}
+	LWLockRelease(slots_lock);
+	return ours;
+}
+
+/*
+ * Take what this worker was told since the last call.  The caller has reset its
+ * latch before, so that whatever comes too late for this call wakes it again.
+ */
+void
+cwh_slot_take(CwhMail *mail)
+{
+	LWLockAcquire(slot_lock(my_slot), LW_EXCLUSIVE);
+	mail->nhints = my_slot->nhints;
+	memcpy(mail->hints, my_slot->hints, mail->nhints * sizeof(CwhHint));
+	mail->sweep = my_slot->sweep;
+	mail->committed = my_slot->committed;
+	my_slot->nhints = 0;
+	my_slot->sweep = false;
+	mail->stop = my_slot->stop;
+	LWLockRelease(slot_lock(my_slot));
+}
+
+/*
+ * Publish the state of this worker.  Called after every few deliveries, so the
+ * lock that all share is taken only if the launcher has something to learn.
+ */
+void
+cwh_slot_report(const CwhWorkerState *state)
+{
+	if (state->has_extension != my_slot->has_extension ||
+		state->exit != my_slot->exit)
+	{
+		LWLockAcquire(slots_lock, LW_EXCLUSIVE);
+		if (state->has_extension && !my_slot->has_extension)
+		{
+			my_slot->version_logged = false;
+			if (shared->launcher)
+				SetLatch(shared->launcher);
+		}
+		my_slot->has_extension = state->has_extension;
+		my_slot->exit = state->exit;
+		LWLockRelease(slots_lock);
+	}
+	LWLockAcquire(slot_lock(my_slot), LW_EXCLUSIVE);
+	my_slot->halted = state->halted;
+	my_slot->stats = state->stats;
+	LWLockRelease(slot_lock(my_slot));
+}
+
+/*
+ * Have the WAL flushed up to a position without waiting for the disk: the
+ * launcher does that.  If there is no launcher, wait after all.
  */
 void
 cwh_flush_soon(XLogRecPtr upto)
@@ -377,378 +702,14 @@ cwh_flush_soon(XLogRecPtr upto)
 		XLogFlush(upto);
 }
 
-/* Flush what workers have asked for. */
-void
-cwh_launcher_flush(void)
-{
-	XLogFlush(pg_atomic_read_u64(&shared->flush_upto));
-}
-
 /*
- * Databases that the launcher was asked to look at; true: all of them.
- */
-bool
-cwh_launcher_take(List **databases)
-{
-	Oid			pokes[MAX_POKES];
-	int			npokes;
-	bool		all;
-
-	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-	all = shared->look_at_all;
-	npokes = shared->npokes;
-	memcpy(pokes, shared->pokes, npokes * sizeof(Oid));
-	shared->look_at_all = false;
-	shared->npokes = 0;
-	LWLockRelease(slots_lock);
-
-	*databases = NIL;
-	for (int i = 0; i < npokes; i++)
-		*databases = list_append_unique_oid(*databases, pokes[i]);
-	return all;
-}
-
-/* Ask the launcher to look at a database; InvalidOid: at all. */
-void
-cwh_launcher_poke(Oid database)
-{
-	if (!shared)
-		return;
-	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-	if (!OidIsValid(database) || shared->npokes == MAX_POKES)
-		shared->look_at_all = true;
-	else
-		shared->pokes[shared->npokes++] = database;
-	if (shared->launcher)
-		SetLatch(shared->launcher);
-	LWLockRelease(slots_lock);
-}
-
-/*
- * Reserve a slot for a worker about to be started, if that may be.  The worker
- * attaches with the token.
- */
-int
-cwh_slot_reserve(Oid database, int number, bool told, int32 *token)
-{
-	int			found = CWH_SLOT_NONE;
-
-	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-	for (int i = 0; i < shared->nbars; i++)
-		if (shared->bars[i] == database)
-			found = CWH_SLOT_BARRED;
-	for (int i = 0; i < shared->nslots && found == CWH_SLOT_NONE; i++)
-	{
-		WorkerSlot *slot = &shared->slots[i];
-		uint16		generation = slot->generation + 1;
-
-		if (OidIsValid(slot->database))
-			continue;
-		memset(slot, 0, sizeof(WorkerSlot));
-		slot->generation = generation;
-		slot->database = database;
-		slot->number = number;
-		slot->told = told;
-		slot->how = CWH_EXIT_CRASHED;
-		*token = (int32) (((uint32) i << 16) | generation);
-		found = i;
-	}
-	LWLockRelease(slots_lock);
-	return found;
-}
-
-/* Free the slot of a worker that has ended, and learn how it did. */
-void
-cwh_slot_free(int slotno, CwhExit *how, bool *has_extension)
-{
-	WorkerSlot *slot = &shared->slots[slotno];
-
-	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-	*how = slot->stop ? CWH_EXIT_STOPPED : slot->how;
-	*has_extension = slot->has_extension;
-	slot->database = InvalidOid;
-	LWLockRelease(slots_lock);
-}
-
-/* Has the worker said that its database has the extension? */
-bool
-cwh_slot_has_extension(int slotno)
-{
-	bool		result;
-
-	LWLockAcquire(slots_lock, LW_SHARED);
-	result = shared->slots[slotno].has_extension;
-	LWLockRelease(slots_lock);
-	return result;
-}
-
-/*
- * The worker's side
+ * Ids of deliveries
  */
 
-/* This process is going: drop its claims and leave its slot. */
-static void
-holder_exit(int code, Datum arg)
-{
-	cwh_claim_release_all();
-	if (!my_slot)
-		return;
-	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-	/* what we claimed and did not settle is for the others, from the start */
-	for (int i = 0; i < shared->nslots; i++)
-	{
-		WorkerSlot *slot = &shared->slots[i];
-
-		if (slot == my_slot || slot->database != my_slot->database ||
-			slot->latch == NULL)
-			continue;
-		LWLockAcquire(slot_lock(slot), LW_EXCLUSIVE);
-		slot->sweep = true;
-		slot->nhints = 0;
-		LWLockRelease(slot_lock(slot));
-		SetLatch(slot->latch);
-	}
-	my_slot->pid = 0;
-	my_slot->latch = NULL;
-	if (my_slot->orphan)
-		my_slot->database = InvalidOid;
-	if (shared->launcher)
-		SetLatch(shared->launcher);
-	LWLockRelease(slots_lock);
-	ConditionVariableBroadcast(&shared->left);
-	my_slot = NULL;
-}
-
-/* Make sure that what this process holds is given back when it exits. */
-static void
-register_exit(void)
-{
-	if (!exit_registered)
-		before_shmem_exit(holder_exit, 0);
-	exit_registered = true;
-}
-
 /*
- * Attach to the slot that the launcher reserved; false if it is not ours any
- * more.
- */
-bool
-cwh_slot_attach(int32 token, Oid *database, int *number)
-{
-	WorkerSlot *slot = &shared->slots[(uint32) token >> 16];
-	bool		ours;
-
-	register_exit();
-	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-	ours = OidIsValid(slot->database) && slot->pid == 0 && !slot->stop &&
-		slot->generation == (uint16) (token & 0xffff);
-	if (ours)
-	{
-		*database = slot->database;
-		*number = slot->number;
-		slot->pid = MyProcPid;
-		slot->latch = &MyProc->procLatch;
-		my_slot = slot;
-	}
-	LWLockRelease(slots_lock);
-	return ours;
-}
-
-/* Tell the launcher that the database has the extension. */
-void
-cwh_slot_announce(void)
-{
-	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-	my_slot->has_extension = true;
-	my_slot->told = false;
-	if (shared->launcher)
-		SetLatch(shared->launcher);
-	LWLockRelease(slots_lock);
-}
-
-/* Say how this worker ends. */
-void
-cwh_slot_set_exit(CwhExit how)
-{
-	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-	my_slot->how = how;
-	LWLockRelease(slots_lock);
-}
-
-/* Has one before this worker logged that the extension is of another version? */
-bool
-cwh_slot_told(void)
-{
-	return my_slot->told;
-}
-
-/* Has somebody asked this worker to leave its database? */
-bool
-cwh_slot_stop_requested(void)
-{
-	return ((volatile WorkerSlot *) my_slot)->stop;
-}
-
-/*
- * Take the hints that came since the last time.  What they tell of was committed
- * up to there, but may not be on disk yet, if its session has turned
- * synchronous_commit off.
- */
-int
-cwh_slot_take_hints(CwhHint *hints, bool *sweep, XLogRecPtr *committed)
-{
-	int			n;
-
-	LWLockAcquire(slot_lock(my_slot), LW_EXCLUSIVE);
-	n = my_slot->nhints;
-	memcpy(hints, my_slot->hints, n * sizeof(CwhHint));
-	*sweep = my_slot->sweep;
-	*committed = my_slot->committed;
-	my_slot->nhints = 0;
-	my_slot->sweep = false;
-	LWLockRelease(slot_lock(my_slot));
-	return n;
-}
-
-/*
- * Say whether this worker claims nothing until it says otherwise, since the
- * kill switch is on: commits need not wake it, and it sweeps when it goes on.
- */
-void
-cwh_slot_halt(bool halted)
-{
-	LWLockAcquire(slot_lock(my_slot), LW_EXCLUSIVE);
-	my_slot->halted = halted;
-	LWLockRelease(slot_lock(my_slot));
-}
-
-/* Show the worker's figures. */
-void
-cwh_slot_update_stats(const CwhWorkerStats *stats)
-{
-	LWLockAcquire(slot_lock(my_slot), LW_EXCLUSIVE);
-	my_slot->stats = *stats;
-	LWLockRelease(slot_lock(my_slot));
-}
-
-/*
- * Ask the workers of a database to leave it, and wait until they have, for a
- * statement that needs the database for itself.  None is started there before
- * cwh_unbar_workers() is called.
- */
-void
-cwh_stop_workers(Oid database)
-{
-	TimestampTz start = GetCurrentTimestamp();
-	bool		present;
-
-	if (!shared)
-		return;
-	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-	if (shared->nbars < MAX_BARS)
-	{
-		shared->bars[shared->nbars++] = database;
-		my_bars[nmy_bars++] = database;
-	}
-	LWLockRelease(slots_lock);
-
-	ConditionVariablePrepareToSleep(&shared->left);
-	do
-	{
-		present = false;
-		LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-		for (int i = 0; i < shared->nslots; i++)
-		{
-			WorkerSlot *slot = &shared->slots[i];
-
-			if (slot->database != database)
-				continue;
-			slot->stop = true;
-			if (slot->pid == 0)
-				continue;
-			present = true;
-			SetLatch(slot->latch);
-		}
-		LWLockRelease(slots_lock);
-		if (present)
-			(void) ConditionVariableTimedSleep(&shared->left, 100,
-											   PG_WAIT_EXTENSION);
-	} while (present &&
-			 !TimestampDifferenceExceeds(start, GetCurrentTimestamp(),
-										 STOP_TIMEOUT_MS));
-	ConditionVariableCancelSleep();
-}
-
-/* The statements that asked workers to leave are over. */
-void
-cwh_unbar_workers(void)
-{
-	if (nmy_bars == 0)
-		return;
-	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-	while (nmy_bars > 0)
-	{
-		Oid			database = my_bars[--nmy_bars];
-
-		for (int i = 0; i < shared->nbars; i++)
-		{
-			if (shared->bars[i] != database)
-				continue;
-			shared->bars[i] = shared->bars[--shared->nbars];
-			break;
-		}
-	}
-	LWLockRelease(slots_lock);
-}
-
-/* The id that a delivery of this time has at least. */
-int64
-cwh_id_at(TimestampTz at)
-{
-	/* 2026-01-01 UTC in PostgreSQL's reckoning, from 2000-01-01 */
-	static const TimestampTz start = INT64CONST(9497) * USECS_PER_DAY;
-
-	return at > start ? at - start : 0;
-}
-
-/* The next worker is to disable this webhook. */
-void
-cwh_culprit_add(const pg_uuid_t *webhook_id)
-{
-	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-	if (shared->nculprits < MAX_CULPRITS)
-	{
-		Culprit    *culprit = &shared->culprits[shared->nculprits++];
-
-		culprit->database = MyDatabaseId;
-		culprit->webhook_id = *webhook_id;
-	}
-	LWLockRelease(slots_lock);
-}
-
-/* Take a webhook of this database that is to be disabled. */
-bool
-cwh_culprit_take(pg_uuid_t *webhook_id)
-{
-	bool		found = false;
-
-	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-	for (int i = 0; i < shared->nculprits && !found; i++)
-	{
-		if (shared->culprits[i].database != MyDatabaseId)
-			continue;
-		*webhook_id = shared->culprits[i].webhook_id;
-		shared->culprits[i] = shared->culprits[--shared->nculprits];
-		found = true;
-	}
-	LWLockRelease(slots_lock);
-	return found;
-}
-
-/*
- * An id for a delivery: microseconds since 2026-01-01, or one more than the
- * last one's if that is not less.  So ids ascend over all sessions, whatever
- * they do at the same time, and go on behind a restart.
+ * An id for a new delivery: microseconds since the beginning of 2026, or one
+ * more than the last id if that is not less.  So ids ascend over all sessions,
+ * however many emit at once, and after a restart as well.
  */
 int64
 cwh_next_id(TimestampTz now)
@@ -763,7 +724,7 @@ cwh_next_id(TimestampTz now)
 	return (int64) id;
 }
 
-/* No id up to this one is to be given out again: it is in the queue. */
+/* The queue has an id: give out only larger ones from here on. */
 void
 cwh_id_seen(int64 id)
 {
@@ -778,6 +739,7 @@ cwh_id_seen(int64 id)
  * Claims
  */
 
+/* Fill in the key of a claim on a delivery of this database. */
 static inline void
 set_claim_key(ClaimKey *key, int64 id)
 {
@@ -788,7 +750,7 @@ set_claim_key(ClaimKey *key, int64 id)
 
 /*
  * Claim a delivery whose row the caller has locked; false if another process
- * holds it, or if there is no room to say so.
+ * holds it, or if the table of claims is full.
  */
 bool
 cwh_claim(int64 id, const pg_uuid_t *webhook_id)
@@ -810,7 +772,7 @@ cwh_claim(int64 id, const pg_uuid_t *webhook_id)
 	return claim && !found;
 }
 
-/* Which of these deliveries are claimed by this process? */
+/* Find out which of these deliveries are claimed by this process. */
 void
 cwh_claims_mine(const int64 *ids, int n, bool *mine)
 {
@@ -827,10 +789,35 @@ cwh_claims_mine(const int64 *ids, int n, bool *mine)
 	LWLockRelease(claims_lock);
 }
 
-/* Give up the claims of this process on these deliveries. */
+/* Release all claims of this process. */
+static void
+release_all_claims(void)
+{
+	HASH_SEQ_STATUS status;
+	Claim	   *claim;
+
+	LWLockAcquire(claims_lock, LW_EXCLUSIVE);
+	hash_seq_init(&status, claims);
+	while ((claim = hash_seq_search(&status)) != NULL)
+		if (claim->pid == MyProcPid)
+			hash_search(claims, &claim->key, HASH_REMOVE, NULL);
+	LWLockRelease(claims_lock);
+}
+
+/*
+ * Release this process's claims on n deliveries, or with a negative n all of
+ * its claims.  Deliveries that another process has claimed are passed over.
+ */
 void
 cwh_claim_release(const int64 *ids, int n)
 {
+	if (!claims)
+		return;
+	if (n < 0)
+	{
+		release_all_claims();
+		return;
+	}
 	LWLockAcquire(claims_lock, LW_EXCLUSIVE);
 	for (int i = 0; i < n; i++)
 	{
@@ -845,24 +832,7 @@ cwh_claim_release(const int64 *ids, int n)
 	LWLockRelease(claims_lock);
 }
 
-/* Give up all claims of this process. */
-void
-cwh_claim_release_all(void)
-{
-	HASH_SEQ_STATUS status;
-	Claim	   *claim;
-
-	if (!claims)
-		return;
-	LWLockAcquire(claims_lock, LW_EXCLUSIVE);
-	hash_seq_init(&status, claims);
-	while ((claim = hash_seq_search(&status)) != NULL)
-		if (claim->pid == MyProcPid)
-			hash_search(claims, &claim->key, HASH_REMOVE, NULL);
-	LWLockRelease(claims_lock);
-}
-
-/* SQL: is this delivery claimed by anybody? */
+/* SQL: does any process hold a claim on this delivery? */
 Datum
 chatwebhook_claimed(PG_FUNCTION_ARGS)
 {
@@ -879,7 +849,7 @@ chatwebhook_claimed(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(found);
 }
 
-/* SQL: webhooks of this database and how many of their deliveries are held. */
+/* SQL: for each webhook of this database, how many deliveries are claimed. */
 Datum
 chatwebhook_in_flight(PG_FUNCTION_ARGS)
 {
@@ -894,20 +864,20 @@ chatwebhook_in_flight(PG_FUNCTION_ARGS)
 	HTAB	   *counts;
 	Claim	   *claim;
 	Count	   *count;
-	pg_uuid_t  *held;
-	int			nheld = 0;
+	pg_uuid_t  *claimed;
+	int			nclaimed = 0;
 
 	cwh_init_materialized(fcinfo);
 	if (!claims)
 		return (Datum) 0;
 
-	/* nothing that could fail while the lock is held */
-	held = palloc(MAX_CLAIMS * sizeof(pg_uuid_t));
+	/* copy first: nothing that could fail while the lock is held */
+	claimed = palloc(MAX_CLAIMS * sizeof(pg_uuid_t));
 	LWLockAcquire(claims_lock, LW_SHARED);
 	hash_seq_init(&status, claims);
 	while ((claim = hash_seq_search(&status)) != NULL)
-		if (claim->key.database == MyDatabaseId && nheld < MAX_CLAIMS)
-			held[nheld++] = claim->webhook_id;
+		if (claim->key.database == MyDatabaseId && nclaimed < MAX_CLAIMS)
+			claimed[nclaimed++] = claim->webhook_id;
 	LWLockRelease(claims_lock);
 
 	memset(&info, 0, sizeof(info));
@@ -916,11 +886,11 @@ chatwebhook_in_flight(PG_FUNCTION_ARGS)
 	info.hcxt = CurrentMemoryContext;
 	counts = hash_create("chatwebhook in flight", 64, &info,
 						 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	for (int i = 0; i < nheld; i++)
+	for (int i = 0; i < nclaimed; i++)
 	{
 		bool		found;
 
-		count = hash_search(counts, &held[i], HASH_ENTER, &found);
+		count = hash_search(counts, &claimed[i], HASH_ENTER, &found);
 		count->n = found ? count->n + 1 : 1;
 	}
 	hash_seq_init(&status, counts);
@@ -936,7 +906,7 @@ chatwebhook_in_flight(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* SQL: the workers of this database and their figures. */
+/* SQL: the workers of this database, with their figures. */
 Datum
 chatwebhook_workers(PG_FUNCTION_ARGS)
 {
@@ -979,36 +949,16 @@ chatwebhook_workers(PG_FUNCTION_ARGS)
 }
 
 /*
- * Waiting for settles
+ * Install the hooks and callbacks of this file; called when the library is
+ * loaded.  Only a preloaded library gets shared memory.
  */
-
-/* Wake those who wait for deliveries to be settled. */
-void
-cwh_settled_broadcast(void)
-{
-	ConditionVariableBroadcast(&shared->settled);
-}
-
-/* The condition variable that settles broadcast; null without preloading. */
-ConditionVariable *
-cwh_settled(void)
-{
-	return shared ? &shared->settled : NULL;
-}
-
-/* Called when the library is loaded. */
 void
 cwh_shared_install(void)
 {
 	RegisterXactCallback(at_transaction_end, NULL);
 	if (!process_shared_preload_libraries_in_progress)
 		return;
-#ifdef CWH_HAS_SHMEM_REQUEST_HOOK
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = request_memory;
-#else
-	request_memory();
-#endif
+	cwh_install_request_hook(request_memory, &prev_shmem_request_hook);
 	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = startup;
+	shmem_startup_hook = create_memory;
 }
