@@ -153,7 +153,7 @@ close_writer(Writer *writer)
 static int64
 next_delivery_id(TimestampTz now)
 {
-	if (cwh_shared_available())
+	if (cwh_preloaded)
 		return cwh_next_id(now);
 	return nextval_internal(cwh_relation("delivery_id_seq"), false);
 }

@@ -25,6 +25,7 @@
 
 #include "compat.h"
 #include "exchange.h"
+#include "vault.h"
 
 /* A token that does not say how long it lives is renewed after this. */
 #define TOKEN_LIFE_S		3600
@@ -146,9 +147,9 @@ read_token(const CwhReply *reply, TokenReply *result)
 	result->expires_in = TOKEN_LIFE_S;
 	if (member(json, "expires_in", jbvNumeric, &value))
 	{
-		char	   *text = DatumGetCString(DirectFunctionCall1(numeric_out,
+		char	   *digits = DatumGetCString(DirectFunctionCall1(numeric_out,
 															   NumericGetDatum(value.val.numeric)));
-		double		seconds = strtod(text, NULL);
+		double		seconds = strtod(digits, NULL);
 
 		if (seconds >= 0 && seconds < MAX_TOKEN_LIFE_S)
 			result->expires_in = (int64) seconds;
@@ -269,8 +270,8 @@ push_string(CwhJsonbState *state, JsonbIteratorToken token, char *string)
 static void
 push_body(CwhJsonbState *state, const CwhBytes *bytes)
 {
-	char	   *text = cwh_reply_text(bytes);
-	Jsonb	   *body = bytes->len > 0 ? parse_json(text) : NULL;
+	char	   *raw = cwh_reply_text(bytes);
+	Jsonb	   *body = bytes->len > 0 ? parse_json(raw) : NULL;
 	JsonbValue	value;
 
 	if (bytes->len == 0)
@@ -278,8 +279,8 @@ push_body(CwhJsonbState *state, const CwhBytes *bytes)
 	else if (body == NULL)
 	{
 		value.type = jbvString;
-		value.val.string.val = text;
-		value.val.string.len = strlen(text);
+		value.val.string.val = raw;
+		value.val.string.len = strlen(raw);
 	}
 	else if (JB_ROOT_IS_SCALAR(body))
 		value = *getIthJsonbValueFromContainer(&body->root, 0);

@@ -296,7 +296,7 @@ static CwhStatement add_activity_st = {add_activity_sql, 5,
 void
 cwh_outbox_sweep(CwhOnPending on_pending, CwhOnPending on_problem, void *context)
 {
-	uint64		n = cwh_cwh_run(&sweep_st, NULL);
+	uint64		n = cwh_run(&sweep_st, NULL);
 	SPITupleTable *rows = SPI_tuptable;
 
 	for (uint64 i = 0; i < n; i++)
@@ -305,7 +305,7 @@ cwh_outbox_sweep(CwhOnPending on_pending, CwhOnPending on_problem, void *context
 		on_pending(context, DatumGetUUIDP(cwh_field(i, DUE_WEBHOOK_ID, NULL)),
 				   DatumGetTimestampTz(cwh_field(i, DUE_AT, NULL)));
 	}
-	n = cwh_cwh_run(&problems_st, NULL);
+	n = cwh_run(&problems_st, NULL);
 	for (uint64 i = 0; i < n; i++)
 		on_problem(context, DatumGetUUIDP(cwh_field(i, DUE_WEBHOOK_ID, NULL)),
 				   DT_NOBEGIN);

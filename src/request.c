@@ -131,12 +131,12 @@ cwh_header_problem(Jsonb *headers)
  * so many bytes of text made for it.
  */
 static CwhTransfer *
-begin_request(const CwhWebhook *webhook, const char *url, int lines, size_t text)
+begin_request(const CwhWebhook *webhook, const char *url, int lines, size_t room)
 {
 	CwhTransfer *transfer;
 
 	transfer = cwh_transfer_new(MAX_LINES + lines,
-								MAX_LINES_TEXT + strlen(cwh_user_agent) + text);
+								MAX_LINES_TEXT + strlen(cwh_user_agent) + room);
 	if (transfer == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
@@ -394,18 +394,18 @@ cwh_request_step(const CwhWebhook *webhook, const CwhStep *step,
 	const char *body = step->body ? step->body->data : NULL;
 	bool		auth_in_body = body && step->own_url &&
 		webhook->auth == CWH_AUTH_BODY;
-	size_t		text = token ? strlen(token) : 0;
+	size_t		room = token ? strlen(token) : 0;
 	CwhTransfer *transfer;
 
 	*problem = webhook->problem ? webhook->problem : url_problem(webhook->url);
 	if (*problem)
 		return NULL;
 	if (step->own_url)
-		text += strlen(webhook->url) + strlen(step->url) + 1;
+		room += strlen(webhook->url) + strlen(step->url) + 1;
 	if (auth_in_body)
-		text += strlen(webhook->auth_line) + step->body->len + 2;
+		room += strlen(webhook->auth_line) + step->body->len + 2;
 	transfer = begin_request(webhook, NULL, webhook->nheaders + step->nheaders,
-							 text);
+							 room);
 	transfer->request.url = step_url(transfer, webhook, step);
 	*problem = url_problem(transfer->request.url);
 	if (*problem)
