@@ -49,7 +49,7 @@ OBJS = \
 	src/webhook.o \
 	src/worker.o
 
-# the extension's script, in reading order
+# parts of the extension's script, in reading order
 SQL_PARTS = \
 	sql/types.sql \
 	sql/connectors.sql \
@@ -68,7 +68,7 @@ SQL_PARTS = \
 DATA_built = $(EXTENSION)--$(EXTVERSION).sql
 DOCS = README.md
 
-# not named like a file of sql/, which pg_regress would take instead
+# no name may match a file in sql/, because pg_regress would run that instead
 REGRESS = $(patsubst test/sql/%.sql,%,$(sort $(wildcard test/sql/*.sql)))
 REGRESS_OPTS = --inputdir=test --encoding=UTF8
 ISOLATION = $(patsubst test/specs/%.spec,%,$(sort $(wildcard test/specs/*.spec)))
@@ -94,14 +94,14 @@ $(OBJS): $(wildcard $(srcdir)/src/*.h)
 $(EXTENSION)--$(EXTVERSION).sql: $(SQL_PARTS)
 	cat $^ > $@
 
-# Tests of the pure parts, as plain C programs that speak TAP.
+# Tests of the files that do not need PostgreSQL: plain C programs that print TAP.
 UNIT_CFLAGS = -std=gnu99 -O2 -g -Wall -Wextra -Wshadow -Wvla $(PG_CPPFLAGS) $(COPT)
 UNIT_LIBS = $(shell $(PKG_CONFIG) --libs libcurl libcrypto)
 test/unit/%: test/unit/%.c test/unit/tap.h $(wildcard src/*.[ch])
 	$(CC) $(UNIT_CFLAGS) $< -o $@ $(UNIT_LIBS) -lm
 
-# The fuzz targets, held to their properties for a few seconds each; "make fuzz"
-# looks for new paths with clang's libFuzzer.
+# "make unit" runs each fuzz target for a few seconds on its corpus and mutations;
+# "make fuzz" looks for new paths with clang's libFuzzer.
 FUZZ_TARGETS = json sign target
 FUZZ_SECONDS = 5
 SANITIZE = -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined \
@@ -133,7 +133,7 @@ demo:
 test:
 	scripts/test
 
-# by several versions of PostgreSQL, each in a Debian of its own
+# with several versions of PostgreSQL, each in its own Debian system
 test-matrix:
 	scripts/test-matrix $(VERSIONS)
 
@@ -152,7 +152,7 @@ lint:
 coverage:
 	scripts/coverage
 
-# what PGXN takes
+# the archive for PGXN
 dist:
 	mkdir -p dist
 	git archive --format=zip --prefix=$(EXTENSION)-$(DISTVERSION)/ \

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Measure the extension against its ceilings: what "make bench" runs.
+"""Compare the extension with upper bounds: what "make bench" runs.
 
-    bench.py [PART]...      of: drain latency insert copy growth snapshot https memory hosts
+    bench.py [PART]...      parts: drain latency insert copy growth snapshot https memory hosts
                             fairness paused
 
 Starts a private cluster with durable settings and an nginx on loopback, and
-stops both at the end.  Whatever is compared runs in turn in the same run, RUNS
-times (5), and the medians make the ratios: machines are shared, and what a
-figure is worth on its own another day, nobody knows.
+stops both at the end.  The variants to compare take turns in the same run, RUNS
+times (5), and the ratios are those of the medians: on a shared machine, absolute
+figures cannot be compared with those of another day.
 
-In the environment: PG_CONFIG; RUNS; EVENTS (50000), how many a drain has;
-SCALE (1), a factor for the sizes of growth and snapshot.
+Environment: PG_CONFIG; RUNS; EVENTS (50000), the number of events of a drain;
+SCALE (1), a factor for the sizes in growth and snapshot.
 """
 
 import os
@@ -35,7 +35,7 @@ TRANSFERS = 100
 PG_CONFIG = os.environ.get("PG_CONFIG", "pg_config")
 BINDIR = subprocess.check_output([PG_CONFIG, "--bindir"], text=True).strip()
 
-# 1 KB as a request's body
+# makes a request body of 1 KB
 CONTENT = "x" * 760
 
 CONF = """
@@ -43,7 +43,7 @@ listen_addresses = ''
 shared_buffers = 512MB
 max_wal_size = 8GB
 checkpoint_timeout = 30min
-# each reload begins the wait anew, and some parts reload every second
+# a reload restarts the wait, and some parts reload every second
 autovacuum_naptime = 1s
 max_files_per_process = 8000
 shared_preload_libraries = 'chatwebhook'
@@ -80,7 +80,7 @@ http {{
         listen 127.0.0.1:{https} ssl http2 backlog=4096;
         http2_max_requests 100000000;
         location / {{ return 200 "ok"; }}
-        # reads a request to its end, as a service does
+        # reads the whole request, as a real service does
         location /service/ {{
             proxy_pass http://service;
             proxy_http_version 1.1;
@@ -115,7 +115,7 @@ def wait_for_port(port):
 
 
 class Bench:
-    """The cluster and the sink, and what is asked of them."""
+    """The cluster and the sink, and helpers to use them."""
 
     def __init__(self):
         self.dir = subprocess.check_output(
@@ -182,12 +182,12 @@ class Bench:
         self.sql(*statements, "SELECT pg_reload_conf()")
 
     def workers(self, n):
-        """Have n workers, at rest."""
+        """Run n workers, and wait until they are idle."""
         self.set(workers=n)
         self.wait(f"SELECT count(*) = {n} FROM chatwebhook.worker_status WHERE in_flight = 0")
 
     def wait(self, query, timeout=600):
-        """Until a query is true; asked in one session, for starting psql anew takes from what is measured."""
+        """Wait until a query is true. Use one session: starting psql repeatedly would disturb the measurement."""
         deadline = time.monotonic() + timeout
         with subprocess.Popen([os.path.join(BINDIR, "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"],
                               text=True, bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as session:
@@ -218,7 +218,7 @@ class Bench:
         return [int(pid) for pid in self.sql("SELECT pid FROM chatwebhook.worker_status").split()]
 
     def cpu(self, pids):
-        """Seconds of CPU that processes have used."""
+        """Seconds of CPU time that processes have used."""
         ticks = 0
         for pid in pids:
             with open(f"/proc/{pid}/stat") as file:
@@ -227,7 +227,7 @@ class Bench:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def rss(self, pid, what="VmHWM"):
-        """Megabytes of a process, without what is shared."""
+        """Private memory of a process and its peak, in megabytes."""
         found = {}
         with open(f"/proc/{pid}/status") as file:
             for line in file:
@@ -237,7 +237,7 @@ class Bench:
         return found["RssAnon"], found[what]
 
     def drain(self, n, event="bench.one", workers=1, prepare=True):
-        """Queue n events, let the workers have them, give deliveries a second and CPU of a delivery."""
+        """Queue n events and let the workers deliver them; return the rate, and CPU and WAL of a delivery."""
         if prepare:
             self.set(enabled="off")
             self.wait("SELECT coalesce(sum(in_flight), 0) = 0 FROM chatwebhook.worker_status")
@@ -248,7 +248,7 @@ class Bench:
         pids = self.pids()
         cpu = self.cpu(pids)
         self.set(enabled="on")
-        # not in one statement, which would hold a snapshot for as long
+        # not in one statement, which would hold its snapshot that long
         self.wait("SELECT NOT EXISTS (SELECT FROM chatwebhook.queue)", 3600)
         cpu = self.cpu(pids) - cpu
         rate, wal = self.sql(
@@ -258,7 +258,7 @@ class Bench:
         return float(rate), cpu * 1e6 / n, float(wal) / n
 
     def forget(self):
-        """Leave the tables as after CREATE EXTENSION."""
+        """Leave the tables as they are after CREATE EXTENSION."""
         self.sql("TRUNCATE chatwebhook.history, chatwebhook.event, chatwebhook.queue, chatwebhook.attempt, "
                  "chatwebhook.dead")
 
@@ -275,7 +275,7 @@ class Bench:
     def insert(self, clients, rounds, transactions, tables):
         self.sql("CREATE EXTENSION IF NOT EXISTS pg_prewarm", "CREATE UNLOGGED TABLE filler (page text)",
                  "ALTER TABLE filler ALTER page SET STORAGE plain",
-                 # a row fills a page
+                 # one row per page
                  "INSERT INTO filler SELECT repeat('x', 7000) FROM generate_series(1, (SELECT setting::int - 1000 "
                  "FROM pg_settings WHERE name = 'shared_buffers'))", "CHECKPOINT")
         out = subprocess.check_output([self.tools + "/insert", "", str(clients), str(rounds), str(transactions), CONTENT,
@@ -288,7 +288,7 @@ def spread(values, form="{:,.0f}"):
 
 
 def in_turn(kinds, runs=RUNS):
-    """Run each of the kinds in turn, runs times; the results of each."""
+    """Let the kinds take turns, runs times; return the results of each."""
     results = {kind: [] for kind in kinds}
     for _ in range(runs):
         for kind, run in kinds.items():
@@ -343,7 +343,7 @@ def latency(bench):
     median, p99 = (statistics.median(r[i] for r in rest) for i in (0, 1))
     rule("latency at rest, median, ms", median, 1, least=False)
     rule("latency at rest, 99th percentile, ms", p99, 3, least=False)
-    # half of what a drain reaches here, ten events a commit
+    # half the rate of a drain on this machine, ten events per commit
     bench.only("sink", "bench.one")
     half = bench.drain(EVENTS)[0] / 2
     bench.forget()
@@ -412,7 +412,7 @@ def make_chats(bench):
 
 def insert(bench):
     make_chats(bench)
-    # the default: an analyze each second would fall into some turns, and not into others
+    # the default: an analyze each second would hit some turns and not others
     bench.sql("ALTER SYSTEM SET autovacuum_naptime = '1min'", "SELECT pg_reload_conf()")
     tables = ["plain"] + [f"{how}_{kind}" for how in ("row", "statement", "plpgsql") for kind in KINDS]
     limits = {"none": 0.97, "one": 0.83, "five": 0.75, "twenty": 0.5}
@@ -480,7 +480,7 @@ def growth(bench):
         return rate_now()
 
     def compare(what, base, rate):
-        # it takes minutes, in which the machine may change: the base of before and of after
+        # this takes minutes, and the machine's speed may change: average the baselines before and after
         bench.only("sink", "bench.one")
         rule(f"growth: {what}, to {n:,} in fresh tables", rate * 2 / (base + fresh()), 0.85)
 
@@ -497,7 +497,7 @@ def growth(bench):
 
     say(f"    fresh: {fresh():,.0f} a second")
 
-    # finished ones, with ids of their time, as retention expects them
+    # finished deliveries, with ids that match their times, as retention expects
     base = fresh()
     finished = int(5e6 * SCALE)
     bench.sql(f"""
@@ -510,7 +510,7 @@ def growth(bench):
           FROM w, generate_series(1, {finished}) i""", "VACUUM ANALYZE chatwebhook.history")
     compare(f"{finished:,} finished in history", base, rate_now())
 
-    # 10,000 webhooks, every other one of every chatbot
+    # 10,000 webhooks, every other one for all chatbots
     base = fresh()
     few = emitting()
     bench.sql("INSERT INTO chatwebhook.webhook (name, url, chatbot_id, events) "
@@ -519,7 +519,7 @@ def growth(bench):
     rule(f"growth: {int(10000 * SCALE):,} webhooks, time to emit {n:,} events, to few", emitting() / few, 1.25, least=False)
     compare(f"{int(10000 * SCALE):,} webhooks", base, rate_now())
 
-    # pending: the rate over the first n of them
+    # pending deliveries: the rate over the first n of them
     base = fresh()
     bench.forget()
     pending = int(2e6 * SCALE)
@@ -575,7 +575,7 @@ def snapshot(bench):
 
 
 def connections_to(port, pids):
-    """Established connections of processes to a port."""
+    """Number of established connections of processes to a port."""
     out = subprocess.check_output(["ss", "-Htnp", "state", "established", f"( dport = :{port} )"], text=True)
     return sum(any(f"pid={pid}," in line for pid in pids) for line in out.splitlines())
 
@@ -603,7 +603,7 @@ def https(bench):
             return bench.raw(n, url, bench.tls_files + "/certificate")[0]
 
         results = in_turn({"ours": ours, "h2load": h2load, "libcurl": raw})
-        # round by round: from one to the next the machine may be half as fast
+        # per round, since the machine may be half as fast in the next one
         for name, kind in (("h2load", "h2load"), ("bare libcurl", "libcurl")):
             ratio = statistics.median(one / other for one, other in zip(results["ours"], results[kind]))
             rule(f"HTTP/2 to {sink}, {n:,} deliveries, to {name}", ratio, 0.5)
@@ -629,11 +629,11 @@ asyncio.run(main())
 
 
 def memory(bench):
-    # as many as may be under way at once, none of which is answered
+    # as many requests as can be in flight at once, none of which gets a reply
     server = hang_server()
     try:
         port = int(server.stdout.readline())
-        # what has not worked yet may have half of them
+        # webhooks that have not answered yet may use half of them
         bench.set(max_in_flight=2048, enabled="on")
         bench.sql("DELETE FROM chatwebhook.webhook")
         bench.sql("INSERT INTO chatwebhook.webhook (name, url, events, timeout, max_retries) SELECT 'w' || i, "
@@ -670,7 +670,7 @@ def hosts(bench):
 
 
 class Crowd:
-    """Webhooks with a chatbot each, some of which are good."""
+    """Webhooks with a chatbot each, some of which answer well."""
 
     RATE, SECONDS = 200, 20
 
@@ -689,7 +689,7 @@ class Crowd:
         self.bench.forget()
 
     def have(self, first, last, urls, **columns):
-        """Webhooks of the chatbots from first to before last; the URLs are taken in turn."""
+        """Create webhooks for the chatbots from first up to last, exclusive; use the URLs in turn."""
         names = "".join(f", {column}" for column in columns)
         values = "".join(f", '{value}'" for value in columns.values())
         listed = ", ".join(f"'{url}'" for url in urls)
@@ -698,21 +698,21 @@ class Crowd:
                        f"FROM generate_series({first}, {last} - 1) i")
 
     def queue(self, n, each):
-        """Have something pending for the first n of them, and let the worker have it."""
+        """Queue deliveries for the first n of them, and turn sending on."""
         self.bench.sql(f"SELECT count(chatwebhook.emit('bench.one', 'bot ' || i, 'c', jsonb_build_object('content', "
                        f"'{CONTENT}'))) FROM generate_series(1, {each}), generate_series(0, {n} - 1) i")
         self.bench.sql("VACUUM ANALYZE", "CHECKPOINT")
         self.bench.set(enabled="on")
 
     def cpu_at_rest(self):
-        """The part of a core that the worker takes."""
+        """The share of a core that the worker uses."""
         pids = self.bench.pids()
         cpu = self.bench.cpu(pids)
         time.sleep(self.SECONDS)
         return (self.bench.cpu(pids) - cpu) / self.SECONDS
 
     def measure(self, first, last):
-        """Latencies, an event for another each time, and microseconds of a worker's CPU each."""
+        """Latencies of single events, each for another webhook, and the worker's CPU in microseconds per event."""
         n = self.RATE * self.SECONDS
         sql = f"SELECT chatwebhook.emit('bench.one', 'bot ' || {first} + i * 7919 %% {last - first}, 'c', " \
               f"jsonb_build_object('content', '{CONTENT}', 'n', i)) FROM generate_series(%1$ld, %2$ld) i"
@@ -738,7 +738,7 @@ def fairness(bench):
     hanging = f"http://127.0.0.1:{server.stdout.readline().strip()}/"
 
     def run(n):
-        """The good ones beside n bad ones, from the moment that those are first tried."""
+        """Measure the good webhooks next to n bad ones, from the first attempt at the latter on."""
         crowd.clear()
         crowd.have(bad, webhooks, [crowd.good])
         crowd.have(0, bad, [hanging, crowd.refused, hanging, f"{bench.url}broken/"])
@@ -766,13 +766,13 @@ def paused(bench):
     crowd = Crowd(bench)
 
     def run(what, **columns):
-        """Most of them have something due and wait for hours."""
+        """Most webhooks are paused for hours, with deliveries due."""
         crowd.clear()
         crowd.have(most, webhooks, [crowd.good])
         crowd.have(0, most, [crowd.refused], **columns)
         start = time.monotonic()
         crowd.queue(most if what else 0, 15)
-        # the breaker lets 10 fail; where it lets more, there is a limit it has come to
+        # wait until each has failed 10 times, which opens its breaker
         bench.wait("SELECT count(*) = 0 FROM chatwebhook.health WHERE total < 10 AND webhook_id IN "
                    "(SELECT webhook_id FROM chatwebhook.queue)", 120)
         bench.wait("SELECT sum(in_flight) = 0 FROM chatwebhook.worker_status")
@@ -803,7 +803,7 @@ def main():
     try:
         bench.start()
         say(f"{bench.sql('SHOW server_version')}, {os.cpu_count()} cores, medians of {RUNS}",
-            "\n\n| what | ratio | wanted | |\n|---|---|---|---|")
+            "\n\n| what | ratio | target | |\n|---|---|---|---|")
         for part in wanted:
             PARTS[part](bench)
     finally:

@@ -1,13 +1,14 @@
 /*
  * examples/chat.sql
- *		A small chat schema, with a trigger for every type of event.
+ *		A small chat schema, with a trigger for every event type.
  *
  * Run it in a database that has the extension:
  *
  *		psql -f examples/chat.sql
  *
- * Two ways of writing a trigger are shown: CREATE TRIGGER with
- * chatwebhook.emit(), and chatwebhook.watch(), which writes one for you.
+ * It shows two ways to make a trigger: CREATE TRIGGER with
+ * chatwebhook.emit(), and chatwebhook.watch(), which writes the trigger for
+ * you.
  */
 \set ON_ERROR_STOP on
 
@@ -81,8 +82,8 @@ CREATE TABLE opportunity (
 );
 
 /*
- * A trigger names the event, then key=column pairs.  chatbotId and
- * conversationId go into the envelope, the rest makes data.
+ * A trigger names the event type, then key=column pairs.  chatbotId and
+ * conversationId go into the envelope, all other keys into data.
  */
 CREATE TRIGGER conversation_started AFTER INSERT ON conversation
     FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit(
@@ -90,14 +91,14 @@ CREATE TRIGGER conversation_started AFTER INSERT ON conversation
         'visitorId=visitor_id', 'pageUrl=page_url', 'referrer',
         'userAgent=user_agent', 'metadata');
 
-/* An event of an UPDATE: when the conversation gets its end. */
+/* Emit on UPDATE, when ended_at is set. */
 CREATE TRIGGER conversation_ended AFTER UPDATE OF ended_at ON conversation
     FOR EACH ROW WHEN (OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL)
     EXECUTE FUNCTION chatwebhook.emit(
         'conversation.ended', 'chatbotId=chatbot_id', 'conversationId=id',
         'visitorId=visitor_id', 'startedAt=started_at', 'endedAt=ended_at');
 
-/* One table, two events. */
+/* Two event types from one table, told apart by a condition. */
 CREATE TRIGGER message_received AFTER INSERT ON message
     FOR EACH ROW WHEN (NEW.role = 'user')
     EXECUTE FUNCTION chatwebhook.emit(
@@ -110,14 +111,14 @@ CREATE TRIGGER message_sent AFTER INSERT ON message
         'message.sent', 'chatbotId=chatbot_id', 'conversationId=conversation_id',
         'role', 'content', 'sentiment');
 
-/* An event of a condition. */
+/* Emit only rows that meet a condition. */
 CREATE TRIGGER sentiment_negative AFTER INSERT ON message
     FOR EACH ROW WHEN (NEW.sentiment = 'negative' AND NEW.sentiment_score >= 0.7)
     EXECUTE FUNCTION chatwebhook.emit(
         'sentiment.negative', 'chatbotId=chatbot_id', 'conversationId=conversation_id',
         'message=content', 'sentimentScore=sentiment_score');
 
-/* A leading @ makes a constant. */
+/* A leading @ marks a constant. */
 CREATE TRIGGER lead_captured AFTER INSERT ON lead
     FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit(
         'lead.captured', 'chatbotId=chatbot_id', 'conversationId=conversation_id',
@@ -131,7 +132,8 @@ CREATE TRIGGER handoff_requested AFTER INSERT ON handoff
         'visitorEmail=visitor_email', 'conversationHistory=history');
 
 /*
- * For tables that are filled in bulk: one call for all the rows of a statement.
+ * For tables that are filled in bulk: one trigger call for all rows of a
+ * statement.
  */
 CREATE TRIGGER feedback_received AFTER INSERT ON feedback
     REFERENCING NEW TABLE AS new_rows
@@ -139,7 +141,7 @@ CREATE TRIGGER feedback_received AFTER INSERT ON feedback
         'feedback.received', 'chatbotId=chatbot_id', 'conversationId=conversation_id',
         'rating', 'comment');
 
-/* The same as a trigger, written by watch(). */
+/* Let watch() write the trigger. */
 SELECT chatwebhook.watch('opportunity', 'sales.opportunity',
                          '{"chatbotId": "chatbot_id",
                            "conversationId": "conversation_id",

@@ -1,13 +1,14 @@
 /*
  * examples/teams.sql
- *		A connector of one's own: Microsoft Teams, through a Workflows webhook.
+ *		An example of a custom connector: Microsoft Teams, through a Workflows
+ *		webhook.
  *
- * What a visitor wrote stands in TextRuns, in which Teams knows no markdown.
+ * A visitor's text goes into TextRuns, where Teams does not interpret markdown.
  */
 CREATE FUNCTION public.teams(event jsonb, webhook jsonb, replies jsonb) RETURNS chatwebhook.request
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$
-    SELECT ROW(NULL, NULL, NULL, jsonb_build_object(        -- POST, to the webhook's url
+    SELECT ROW(NULL, NULL, NULL, jsonb_build_object(        -- POST to the webhook's url
         'type', 'message',
         'attachments', jsonb_build_array(jsonb_build_object(
             'contentType', 'application/vnd.microsoft.card.adaptive',
@@ -15,11 +16,11 @@ CREATE FUNCTION public.teams(event jsonb, webhook jsonb, replies jsonb) RETURNS 
                 'type', 'AdaptiveCard', 'version', '1.4',
                 'body', jsonb_build_array(jsonb_build_object(
                     'type', 'TextBlock', 'weight', 'Bolder', 'text', event->>'type')) || card.lines)))),
-        true)::chatwebhook.request                          -- one request is all
+        true)::chatwebhook.request                          -- no further request
       FROM (SELECT coalesce(jsonb_agg(jsonb_build_object('type', 'RichTextBlock', 'inlines', jsonb_build_array(
                        jsonb_build_object('type', 'TextRun', 'weight', 'Bolder', 'text', chatwebhook.cut(d.key, 50) || ': '),
                        jsonb_build_object('type', 'TextRun', 'text', chatwebhook.cut(d.value, 800))))), '[]') AS lines
-              FROM (SELECT key, value                       -- a card may have 28 kB
+              FROM (SELECT key, value                       -- a card is limited to 28 kB
                       FROM jsonb_each_text(CASE jsonb_typeof(event->'data') WHEN 'object' THEN event->'data' ELSE '{}' END)
                      WHERE value <> '' LIMIT 8) AS d) AS card
 $$;

@@ -1,13 +1,13 @@
 # shellcheck shell=sh
-# What the scripts beside this file share.  They source it at the top of the
-# tree, after "set -u".
+# Functions that the scripts in this directory share.  They source this file at
+# the top of the tree, after "set -u".
 
-# make may have started them; the makes that they start are their own.
+# If make started the script, keep its options from the makes that we start.
 unset MAKEFLAGS MFLAGS MAKELEVEL
 
 LOGS=$PWD/log
 
-# Whether there is such a command.
+# Is there such a command?
 have() {
     command -v "$1" >/dev/null 2>&1
 }
@@ -21,8 +21,8 @@ as_root() {
     fi
 }
 
-# Set PG_CONFIG: the one given, the one in the PATH if it can build
-# extensions, else the one of Debian 12's PostgreSQL.
+# Set PG_CONFIG, unless it is set: to the one in the PATH if it can build
+# extensions, otherwise to that of Debian 12's PostgreSQL.
 find_postgresql() {
     if [ -z "${PG_CONFIG:-}" ]; then
         PG_CONFIG=/usr/lib/postgresql/15/bin/pg_config
@@ -33,8 +33,8 @@ find_postgresql() {
     export PG_CONFIG
 }
 
-# run_logged NAME COMMAND...: the output goes to the log NAME, and is shown
-# only when the command fails.
+# run_logged NAME COMMAND...: run a command with its output in the log NAME, and
+# show the output only if the command fails.
 run_logged() {
     log=$LOGS/$1
     shift
@@ -46,8 +46,8 @@ run_logged() {
     fi
 }
 
-# copy_tree DIRECTORY [PATH...]: the files that git knows of, or those of them at
-# the paths, go there.
+# copy_tree DIRECTORY [PATH...]: copy the files that git tracks, or those of them
+# at the paths, to the directory.
 copy_tree() {
     directory=$1
     shift
@@ -55,13 +55,13 @@ copy_tree() {
     git ls-files -z -- "$@" | tar -c --null -T - | tar -x --no-same-owner -C "$directory"
 }
 
-# Make a directory that every identity can look into, and print its name.
+# Make a directory that every user can read, and print its name.
 make_scratch() {
     directory=$(mktemp -d /tmp/chatwebhook.XXXXXX) || return
     chmod 755 "$directory" && echo "$directory"
 }
 
-# Compile, and install into the PostgreSQL of PG_CONFIG.
+# Build the extension, and install it into the PostgreSQL of PG_CONFIG.
 build_and_install() {
     run_logged build.log make -j "$(nproc)" with_llvm=no all || return
     echo "built"

@@ -1,17 +1,19 @@
 # shellcheck shell=bash
-# Debians of their own to work in, for the scripts beside this file that source
-# it after common.sh.  They are kept here, to be used again.
+# Functions to make Debian systems and work inside them.  Scripts in this directory
+# source this file after common.sh.
+
+# The systems are kept here for later runs.
 debians=${CHATWEBHOOK_MATRIX:-${XDG_CACHE_HOME:-$HOME/.cache}/chatwebhook/matrix}
 
-# End the script, unless root runs it.
+# Exit unless root runs the script.
 need_root() {
     if [ "$(id -u)" -ne 0 ]; then
-        echo "only root can make a Debian and change into it" >&2
+        echo "only root can make a Debian system and run commands in it" >&2
         exit 1
     fi
 }
 
-# The lines of a sources.list for some suites, by the mirrors that apt uses here.
+# Print the lines of a sources.list for some suites, with the mirrors that apt uses here.
 sources() {
     local suite label uri
     for suite in "$@"; do
@@ -24,14 +26,14 @@ sources() {
         if [ -n "$uri" ]; then
             echo "deb $uri $suite main"
         elif [ "$label" = Debian ]; then
-            echo "apt knows no mirror of Debian here" >&2
+            echo "apt has no Debian mirror configured" >&2
             return 1
         fi
     done
 }
 
-# make_debian LOG TARGET "SUITE..." "PACKAGE..." [OPTION...]: have mmdebstrap make
-# one of the suites, the main one first, and with the packages.
+# make_debian LOG TARGET "SUITE..." "PACKAGE..." [OPTION...]: make a system with
+# mmdebstrap, from the suites (the main one first) and with the packages.
 make_debian() {
     local log=$1 target=$2 suites packages=$4 lines
     read -r -a suites <<<"$3"
@@ -39,8 +41,8 @@ make_debian() {
     scripts/install-deps matrix && lines=$(sources "${suites[@]}") || return
     rm -rf "$target" "$target.new"
     mkdir -p "$debians"
-    # A mirror may have stood still.  No cluster is made or started meanwhile;
-    # the hook's shell expands its variable.
+    # A mirror may be out of date.  The hook keeps packages from creating or
+    # starting a cluster; its own shell expands the variable.
     # shellcheck disable=SC2016
     run_logged "$log" mmdebstrap --mode=root --variant=apt "$@" \
         --aptopt='Acquire::Check-Valid-Until "false"' \
@@ -51,10 +53,9 @@ make_debian() {
         mv "$target.new" "$target"
 }
 
-# in_debian ROOT COMMAND...: run it with ROOT as / and nothing else of this
-# machine, not its processes, network, shared memory or environment.  The mounts
-# are the namespace's own, and its end is the end of all that runs in it; that
-# comes with the end of the caller, too.
+# in_debian ROOT COMMAND...: run a command with ROOT as /, in namespaces of its own
+# for mounts, processes, network, and shared memory, and with an empty environment.
+# When the command or the caller ends, everything that it started ends, too.
 in_debian() {
     # The inner shell expands these.
     # shellcheck disable=SC2016

@@ -121,7 +121,7 @@ foreach my $file (map { glob "$root/$_" } qw(*.md docs/*.md examples/*.md bench/
 my $readme = slurp_file("$root/README.md");
 foreach my $file (glob "$root/docs/*.md")
 {
-	my ($name) = $file =~ m{(docs/.*)};
+	my ($name) = $file =~ m{\Q$root\E/(docs/.*)};
 	ok($readme =~ /\]\(\Q$name\E\)/, "README.md links $name");
 }
 
