@@ -376,6 +376,12 @@ take_mail(void)
 	{
 		next_sweep = 0;
 		check_due = true;
+
+		/*
+		 * A commit wakes us before it sends its invalidations: look for the
+		 * extension even if none has arrived.
+		 */
+		cwh_worker.seen_generation = 0;
 	}
 }
 
