@@ -318,7 +318,11 @@ manage_database(Database *database, TimestampTz now, int *nprobes)
 			worker->not_before = now;
 
 		if (worker->slot < 0 && i < wanted)
-			next = Min(next, start_if_due(database, i, now, nprobes));
+		{
+			TimestampTz again = start_if_due(database, i, now, nprobes);
+
+			next = Min(next, again);
+		}
 		else if (worker->slot >= 0 && i >= wanted &&
 				 (database->has_extension || !database->listed))
 			TerminateBackgroundWorker(worker->handle);
@@ -347,7 +351,9 @@ manage_databases(void)
 	hash_seq_init(&status, databases);
 	while ((database = hash_seq_search(&status)) != NULL)
 	{
-		next = Min(next, manage_database(database, now, &nprobes));
+		TimestampTz again = manage_database(database, now, &nprobes);
+
+		next = Min(next, again);
 		if (!database->listed && !has_workers(database))
 			hash_search(databases, &database->oid, HASH_REMOVE, NULL);
 	}
