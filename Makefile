@@ -102,7 +102,7 @@ test/unit/%: test/unit/%.c test/unit/tap.h $(wildcard src/*.[ch])
 
 # "make unit" runs each fuzz target for a few seconds on its corpus and mutations;
 # "make fuzz" looks for new paths with clang's libFuzzer.
-FUZZ_TARGETS = json sign target
+FUZZ_TARGETS = decision json sign target
 FUZZ_SECONDS = 5
 SANITIZE = -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined \
 	-fno-sanitize-recover=undefined
