@@ -36,10 +36,8 @@
 /* Other workers leave a webhook alone for this long whose connector is stuck. */
 #define STUCK_PAUSE_MS 600000
 
-/* deliveries whose next request is to be made */
-static slist_head to_render = SLIST_STATIC_INIT(to_render);
-static slist_node *to_render_tail;
-static int	nto_render = 0;
+RenderQueue cwh_to_render = {SLIST_STATIC_INIT(cwh_to_render.head), NULL, 0};
+
 static HTAB *slow_functions = NULL; /* connectors that took long the last time */
 
 /* Is its connector one that takes long? */
@@ -55,21 +53,6 @@ cwh_connector_slow(const Endpoint *endpoint)
 		hash_search(slow_functions, function, HASH_FIND, NULL) != NULL;
 }
 
-/* Is any connector to be called? */
-bool
-cwh_render_due(void)
-{
-	return nto_render > 0;
-}
-
-/* Have a delivery's connector called. */
-void
-cwh_render_later(Delivery *delivery)
-{
-	cwh_append_node(&to_render, &to_render_tail, &delivery->node);
-	nto_render++;
-}
-
 /*
  * Take deliveries off the list whose connectors may be called now; the others
  * give their places back.
@@ -83,9 +66,9 @@ take_to_render(Delivery **deliveries, TimestampTz now)
 	bool		slow_done = cwh_worker.slow_until > now;
 
 	slist_init(&later);
-	while (!slist_is_empty(&to_render))
+	while (!slist_is_empty(&cwh_to_render.head))
 	{
-		slist_node *node = slist_pop_head_node(&to_render);
+		slist_node *node = slist_pop_head_node(&cwh_to_render.head);
 		Delivery   *delivery = slist_container(Delivery, node, node);
 		Endpoint   *endpoint = delivery->endpoint;
 		bool		slow = cwh_connector_slow(endpoint);
@@ -93,7 +76,7 @@ take_to_render(Delivery **deliveries, TimestampTz now)
 		if (endpoint->gone || !endpoint->webhook->enabled ||
 			endpoint->webhook->connector == NULL || (slow && slow_done))
 		{
-			nto_render--;
+			cwh_to_render.n--;
 			cwh_count_in_flight(endpoint, -1);
 			cwh_wait_again(delivery);
 			if (slow && cwh_worker.slow_until > now && !endpoint->blocked)
@@ -107,9 +90,9 @@ take_to_render(Delivery **deliveries, TimestampTz now)
 			slow_done = slow_done || slow;
 		}
 	}
-	to_render = later;
-	to_render_tail = later_tail;
-	nto_render -= n;
+	cwh_to_render.head = later;
+	cwh_to_render.tail = later_tail;
+	cwh_to_render.n -= n;
 	return n;
 }
 

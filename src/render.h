@@ -13,9 +13,25 @@
 /* What a connector has said, or "error" instead of it. */
 typedef void (*CwhOnRendered) (Delivery *delivery, const char *error);
 
+/* Deliveries whose connectors are to be called. */
+typedef struct RenderQueue
+{
+	slist_head	head;
+	slist_node *tail;
+	int			n;
+} RenderQueue;
+
+extern RenderQueue cwh_to_render;
+
 extern bool cwh_connector_slow(const Endpoint *endpoint);
-extern void cwh_render_later(Delivery *delivery);
-extern bool cwh_render_due(void);
 extern void cwh_render(CwhOnRendered each);
+
+/* Have a delivery's connector called. */
+static inline void
+cwh_render_later(Delivery *delivery)
+{
+	cwh_append_node(&cwh_to_render.head, &cwh_to_render.tail, &delivery->node);
+	cwh_to_render.n++;
+}
 
 #endif							/* CWH_RENDER_H */

@@ -32,7 +32,6 @@ typedef struct Settle
 
 extern TimestampTz cwh_settle_due(void);
 extern void cwh_settle(Settle *work);
-extern void cwh_end_settle(Settle *work, bool committed);
-extern bool cwh_settle_carefully(void);
+extern bool cwh_end_settle(Settle *work, int sqlerrcode);
 
 #endif							/* CWH_SETTLE_H */

@@ -207,6 +207,7 @@ typedef struct Work
 	Claims		claims;
 	int64		ncaught_up;		/* deliveries made due after the clock was set
 								 * back */
+	int			sqlerrcode;		/* how the transaction has ended */
 } Work;
 
 /*
@@ -250,10 +251,7 @@ run_transaction(Work *work)
 		cwh_settle(&work->settled);
 	if (work->sweep)
 		sweep(work);
-	if (work->settle)
-		cwh_claim_following(&work->claims, &work->settled, work->claim);
-	if (work->claim)
-		cwh_claim_due(&work->claims);
+	cwh_claim_deliveries(&work->claims, &work->settled, work->claim);
 	cwh_commit(when_to_flush(work));
 	/* send no event that a crash could still take back */
 	if (work->claims.n > 0)
@@ -264,20 +262,19 @@ run_transaction(Work *work)
 static void
 note_failure(Work *work, ErrorData *error)
 {
+	work->sqlerrcode = error->sqlerrcode;
 	if (cwh_is_absence(error->sqlerrcode) && pause_ms == 0 && !absence_seen)
 	{
 		/* DROP EXTENSION has come first, as check_configuration() will see */
 		cwh_worker.seen_generation = 0;
 		absence_seen = true;
 	}
-	else if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE ||
-			 !cwh_settle_carefully())
+	else if (!cwh_end_settle(&work->settled, work->sqlerrcode))
 	{
 		cwh_note_error(error->message);
 		pause_ms = Min(Max(2 * pause_ms, FIRST_PAUSE_MS), MAX_PAUSE_MS);
 		paused_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 												   pause_ms);
-		cwh_end_settle(&work->settled, false);
 		EmitErrorReport();
 	}
 }
@@ -287,8 +284,8 @@ static void
 keep_work(Work *work)
 {
 	if (work->settle)
-		cwh_end_settle(&work->settled, true);
-	cwh_end_claims(&work->claims, true);
+		(void) cwh_end_settle(&work->settled, work->sqlerrcode);
+	cwh_end_claims(&work->claims, work->sqlerrcode);
 	pause_ms = 0;
 	absence_seen = false;
 	if (work->sweep)
@@ -296,7 +293,6 @@ keep_work(Work *work)
 		next_sweep = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 												 cwh_poll_interval);
 		clock_unknown = work->ncaught_up == CATCH_UP_BATCH;
-		cwh_forget_endpoints();
 	}
 }
 
@@ -340,7 +336,7 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 	else
 	{
 		cwh_worker.reread_webhooks = true;
-		cwh_end_claims(&work->claims, false);
+		cwh_end_claims(&work->claims, work->sqlerrcode);
 	}
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(cwh_worker.transaction_context);
@@ -386,16 +382,19 @@ take_mail(void)
 }
 
 /*
- * If the clock was set, move the times that we wait for with it.  If it was set
- * back, the queue holds deliveries that are due later than they should be.
+ * If the clock was set, move the times that we wait for with it, and say by how
+ * much; else 0.  If it was set back, the queue holds deliveries that are due
+ * later than they should be.
  */
-static void
+static int64
 follow_clock(TimestampTz now)
 {
 	static TimestampTz *const times[] = {
 		&paused_until, &next_sweep, &next_upkeep,
 		&cwh_worker.starved_until, &cwh_worker.slow_until,
-		&cwh_ledger.oldest_result, &cwh_ledger.accounts_due
+		&cwh_ledger.oldest_result, &cwh_ledger.accounts_due,
+		&cwh_upkeep.next_alerts, &cwh_upkeep.next_retention,
+		&cwh_upkeep.pass_started
 	};
 	instr_time	monotonic;
 	int64		before = clock_ahead;
@@ -405,15 +404,13 @@ follow_clock(TimestampTz now)
 	clock_ahead = now - (int64) INSTR_TIME_GET_MICROSEC(monotonic);
 	step = clock_ahead - before;
 	if (Abs(step) < CWH_CLOCK_STEP)
-		return;
+		return 0;
 	cwh_gate_set_clock(clock_ahead);
 	if (before == 0)
-		return;					/* the first look */
+		return 0;				/* the first look */
 	for (int i = 0; i < lengthof(times); i++)
 		if (*times[i] > 0)
 			*times[i] += step;
-	cwh_endpoints_follow_clock(step);
-	cwh_reset_upkeep(step);
 	if (step < 0)
 	{
 		ereport(LOG, (errmsg("chatwebhook: the clock was set back by %.1f s; adjusting waits",
@@ -421,6 +418,7 @@ follow_clock(TimestampTz now)
 		clock_lost = Max(clock_lost, now - step);
 		next_sweep = 0;
 	}
+	return step;
 }
 
 /* Have the transport work by the settings; returns its descriptor, or -1. */
@@ -429,8 +427,7 @@ configure_transport(void)
 {
 	CwhTransportOptions options;
 
-	cwh_transport_options(&options);
-	options.max_connections = cwh_in_flight_limit();
+	cwh_transport_options(&options, cwh_in_flight_limit());
 	return cwh_transport_configure(&options);
 }
 
@@ -444,7 +441,7 @@ reload(void)
 	/* the key file may be another, and open more secrets */
 	next_sweep = 0;
 	next_upkeep = 0;
-	cwh_reset_upkeep(0);
+	cwh_upkeep.next_retention = 0;
 	cwh_worker.state.halted = !cwh_enabled;
 	report_state();
 	if (!cwh_enabled)
@@ -489,7 +486,7 @@ time_to_wait(TimestampTz now)
 	next = Min(next, next_upkeep);
 	if (cwh_worker.starved_until > now)
 		next = Min(next, cwh_worker.starved_until);
-	if (cwh_render_due())
+	if (cwh_to_render.n > 0)
 		next = Min(next, now);
 	if (next == DT_NOEND)
 		return transport;
@@ -537,8 +534,7 @@ deliver(int transport_fd)
 			reload();
 		take_mail();
 		now = GetCurrentTimestamp();
-		follow_clock(now);
-		cwh_run_timers(now);
+		cwh_run_timers(now, follow_clock(now));
 		transact_if_due(now);
 		if (cwh_enabled && now >= cwh_worker.starved_until)
 			cwh_start_attempts();
@@ -557,7 +553,7 @@ deliver(int transport_fd)
 	/* what has been answered need not be repeated */
 	for (int i = 0; cwh_ledger.nresults > 0 && i < 5; i++)
 		transact(true, false, false);
-	cwh_finish_upkeep();
+	(void) cwh_keep_up(DT_NOEND);
 }
 
 /* Settings that this process needs, whatever the database's say. */
