@@ -9,31 +9,30 @@
  *		0, the secret							(plain: there is no key)
  *		1, key id, nonce, ciphertext, tag		(AES-256-GCM)
  *
- * in 1, 8, 12, as many as the secret has, and 16 bytes.  What is authenticated
- * beside the secret is the webhook's id, the secret's name, the version and the
- * key id, so that a value which somebody copies to another row or name does not
- * open there.
+ * where the key id has 8 bytes, the nonce 12, the ciphertext as many as the
+ * secret, and the tag 16.  The webhook's id, the secret's name, the version
+ * and the key id are authenticated with the secret, so that a value copied to
+ * another row or name does not open there.
  *
- * The nonce is random.  Under one key that is sound for some billions of
- * values, and a database has thousands.
+ * The nonce is random.  That is safe for billions of values under one key, and
+ * a database has thousands.
  *
- * A plain value is not protected from anything, and says so by its version.  It
- * still opens when there are keys, so that a key can be introduced while there
- * are plain values; cwh_vault_is_current() tells which are to be sealed anew.
+ * A plain value has no protection; its version says so.  It still opens when
+ * there are keys, so that a key can be introduced while there are plain
+ * values; cwh_vault_is_current() finds the values to seal again.
  *
- * This file knows nothing of PostgreSQL.  It raises no error: a function that
- * fails says so, and no reason that it gives has anything of a secret in it.
+ * This file knows nothing of PostgreSQL and raises no errors.  No reason that
+ * its functions return contains any part of a secret.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
 #include <limits.h>
 #include <string.h>
 
-#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/rand.h>
 
-#include "chatwebhook.h"
+#include "vault.h"
 
 #define VERSION_PLAIN		0
 #define VERSION_AES_GCM		1
@@ -49,7 +48,7 @@
 #define NONCE_AT			(KEY_ID_AT + KEY_ID_LEN)
 #define CIPHERTEXT_AT		(NONCE_AT + NONCE_LEN)
 
-/* What a sealed value has beside the secret. */
+/* The size of a sealed value, less that of its secret. */
 #define PLAIN_OVERHEAD		1
 #define SEALED_OVERHEAD		(CIPHERTEXT_AT + TAG_LEN)
 
@@ -57,26 +56,11 @@
 #define HEX_KEY_LEN			(KEY_LEN * 2)
 #define BASE64_KEY_LEN		((KEY_LEN + 2) / 3 * 4)
 
-/* What is hashed in front of a key makes its id of no use for anything else. */
+/* Hashed in front of a key, so that its id is no other known hash of it. */
 #define KEY_ID_LABEL		"chatwebhook key id"
 #define KEY_ID_LABEL_LEN	(sizeof(KEY_ID_LABEL) - 1)
 
-/* Wipe memory that held a secret, in a way that no compiler leaves out. */
-void
-cwh_cleanse(void *memory, size_t len)
-{
-	if (memory != NULL)
-		OPENSSL_cleanse(memory, len);
-}
-
-/* Fill memory with random bytes; false if there are none to be had. */
-bool
-cwh_random_bytes(void *out, size_t len)
-{
-	return len <= INT_MAX && RAND_bytes(out, (int) len) == 1;
-}
-
-/* Is this a blank within a line?  That of ctype.h depends on the locale. */
+/* Is this whitespace within a line?  isspace() depends on the locale. */
 static bool
 is_line_blank(char c)
 {
@@ -96,7 +80,7 @@ hex_digit(char c)
 	return -1;
 }
 
-/* Read a key that is written in hexadecimal digits. */
+/* Read a key in hexadecimal digits. */
 static bool
 parse_hex_key(const char *input, unsigned char key[KEY_LEN])
 {
@@ -113,11 +97,11 @@ parse_hex_key(const char *input, unsigned char key[KEY_LEN])
 }
 
 /*
- * Read a key that is written in base64.
+ * Read a key in base64.
  *
- * OpenSSL's decoder overlooks blanks, and more, at both ends.  A key that is
- * not written exactly as it would be written again is refused: whatever has
- * been lost or mistyped is better found now than when nothing opens.
+ * OpenSSL's decoder ignores whitespace and more at both ends.  Refuse a key
+ * that does not encode to the same text again: a typing error is better found
+ * now than when no secret opens.
  */
 static bool
 parse_base64_key(const char *input, unsigned char key[KEY_LEN])
@@ -140,7 +124,7 @@ parse_base64_key(const char *input, unsigned char key[KEY_LEN])
 	return same;
 }
 
-/* Compute the id that sealed values know a key by. */
+/* Compute the id by which sealed values refer to a key. */
 static bool
 set_key_id(CwhVaultKey *key)
 {
@@ -160,7 +144,7 @@ set_key_id(CwhVaultKey *key)
 	return done;
 }
 
-/* Find the key that has this id, or NULL. */
+/* Find the key with this id, or NULL. */
 static const CwhVaultKey *
 find_key(const CwhVaultKey *keys, int nkeys, const unsigned char *id)
 {
@@ -172,7 +156,7 @@ find_key(const CwhVaultKey *keys, int nkeys, const unsigned char *id)
 	return NULL;
 }
 
-/* Read the key that a line consists of; NULL if done, else what is wrong. */
+/* Read a key from its line; returns NULL, or what is wrong. */
 static const char *
 parse_key(const char *line, size_t len, CwhVaultKey *key)
 {
@@ -191,13 +175,14 @@ parse_key(const char *line, size_t len, CwhVaultKey *key)
 }
 
 /*
- * Read the content of a key file: a key a line, the current one first, then
- * older ones that may still be needed to open.  Blank lines, and those that
- * begin with "#", are skipped.
+ * Read the content of a key file: one key per line, the current one first,
+ * then older ones that may still be needed to open values.  Blank lines and
+ * lines that begin with "#" are skipped.
  *
- * Returns how many keys there are, or -1, and then *problem has a short reason
- * and no key is left in keys.  A file without a key is a problem too: whoever
- * names a key file does not expect to have secrets stored plain.
+ * Returns the number of keys, or -1; then *problem has a short reason and no
+ * key is left in keys.  A file without a key is a problem too: an
+ * administrator who names a key file does not expect secrets to be stored
+ * plain.
  */
 int
 cwh_vault_parse_keys(const char *input, size_t len, CwhVaultKey *keys, int max,
@@ -244,7 +229,7 @@ cwh_vault_parse_keys(const char *input, size_t len, CwhVaultKey *keys, int max,
 	return -1;
 }
 
-/* Start AES-256-GCM, to seal or to open; NULL if that fails. */
+/* Start AES-256-GCM, to seal or to open; NULL on failure. */
 static EVP_CIPHER_CTX *
 gcm_create(bool seal, const unsigned char key[KEY_LEN],
 		   const unsigned char nonce[NONCE_LEN])
@@ -260,13 +245,13 @@ gcm_create(bool seal, const unsigned char key[KEY_LEN],
 	return gcm;
 }
 
-/* Have this authenticated, ahead of the text. */
+/* Add associated data, which precedes the text. */
 static bool
 gcm_associate(EVP_CIPHER_CTX *gcm, const void *data, size_t len)
 {
 	int			done;
 
-	/* OpenSSL takes a length of 0 for an end. */
+	/* OpenSSL takes a length of 0 for the end. */
 	if (len == 0)
 		return true;
 	return len <= INT_MAX &&
@@ -298,7 +283,7 @@ gcm_finish(EVP_CIPHER_CTX *gcm, unsigned char tag[TAG_LEN])
 		EVP_CIPHER_CTX_ctrl(gcm, EVP_CTRL_AEAD_GET_TAG, TAG_LEN, tag) == 1;
 }
 
-/* Finish opening: is this the tag?  The comparison takes constant time. */
+/* Finish opening: verify the tag, in constant time. */
 static bool
 gcm_check(EVP_CIPHER_CTX *gcm, const unsigned char tag[TAG_LEN])
 {
@@ -306,7 +291,7 @@ gcm_check(EVP_CIPHER_CTX *gcm, const unsigned char tag[TAG_LEN])
 	unsigned char copy[TAG_LEN];
 	int			done;
 
-	/* It is only read, but the interface does not say so. */
+	/* OpenSSL only reads it, but its parameter is not const. */
 	memcpy(copy, tag, TAG_LEN);
 	return EVP_CIPHER_CTX_ctrl(gcm, EVP_CTRL_AEAD_SET_TAG,
 							   TAG_LEN, copy) == 1 &&
@@ -314,10 +299,10 @@ gcm_check(EVP_CIPHER_CTX *gcm, const unsigned char tag[TAG_LEN])
 }
 
 /*
- * Bind what is sealed to its place and to how it is sealed.
+ * Bind the secret to its place and to how it is sealed.
  *
- * Only the name, in the middle, has no fixed length, so no two places look the
- * same.
+ * Only the name, in the middle, varies in length, so no two places yield the
+ * same bytes.
  */
 static bool
 gcm_bind(EVP_CIPHER_CTX *gcm, const unsigned char webhook_id[WEBHOOK_ID_LEN],
@@ -331,7 +316,7 @@ gcm_bind(EVP_CIPHER_CTX *gcm, const unsigned char webhook_id[WEBHOOK_ID_LEN],
 		gcm_associate(gcm, key_id, KEY_ID_LEN);
 }
 
-/* Return how many bytes a secret of this length takes when it is sealed. */
+/* Return the size of a sealed secret of this length. */
 size_t
 cwh_vault_sealed_len(size_t plain_len, bool encrypted)
 {
@@ -363,10 +348,10 @@ seal_with_nonce(const CwhVaultKey *key, const unsigned char nonce[NONCE_LEN],
 }
 
 /*
- * Seal a secret under a key, or plain if there is none.
+ * Seal a secret under a key, or plain if the key is null.
  *
- * out takes cwh_vault_sealed_len() bytes, and must not overlap the secret.
- * Returns false, and leaves nothing of use in out, if OpenSSL fails.
+ * out takes cwh_vault_sealed_len() bytes, and must not overlap the secret.  If
+ * OpenSSL fails, returns false and leaves nothing in out.
  */
 bool
 cwh_vault_seal(const CwhVaultKey *key, const unsigned char webhook_id[16],
@@ -383,7 +368,7 @@ cwh_vault_seal(const CwhVaultKey *key, const unsigned char webhook_id[16],
 		return true;
 	}
 
-	if (cwh_random_bytes(nonce, sizeof(nonce)) &&
+	if (RAND_bytes(nonce, sizeof(nonce)) == 1 &&
 		seal_with_nonce(key, nonce, webhook_id, name, plain, len, out))
 		return true;
 
@@ -391,62 +376,9 @@ cwh_vault_seal(const CwhVaultKey *key, const unsigned char webhook_id[16],
 	return false;
 }
 
-/*
- * Open a sealed value.
- *
- * out takes up to len bytes, and must not overlap what is sealed; *out_len is
- * how many it got.  Nothing but CWH_VAULT_OK leaves anything in it.
- */
-CwhVaultResult
-cwh_vault_open(const CwhVaultKey *keys, int nkeys,
-			   const unsigned char webhook_id[16], const char *name,
-			   const void *sealed, size_t len,
-			   unsigned char *out, size_t *out_len)
-{
-	const unsigned char *bytes = sealed;
-	const CwhVaultKey *key;
-	EVP_CIPHER_CTX *gcm;
-	size_t		plain_len;
-	bool		opened;
-
-	*out_len = 0;
-
-	if (len >= PLAIN_OVERHEAD && bytes[0] == VERSION_PLAIN)
-	{
-		*out_len = len - PLAIN_OVERHEAD;
-		memcpy(out, bytes + PLAIN_OVERHEAD, *out_len);
-		return CWH_VAULT_OK;
-	}
-
-	if (len < SEALED_OVERHEAD || bytes[0] != VERSION_AES_GCM)
-		return CWH_VAULT_MALFORMED;
-	plain_len = len - SEALED_OVERHEAD;
-
-	key = find_key(keys, nkeys, bytes + KEY_ID_AT);
-	if (key == NULL)
-		return CWH_VAULT_NO_KEY;
-
-	gcm = gcm_create(false, key->key, bytes + NONCE_AT);
-	opened = gcm != NULL &&
-		gcm_bind(gcm, webhook_id, name, key->id) &&
-		gcm_process(gcm, bytes + CIPHERTEXT_AT, plain_len, out) &&
-		gcm_check(gcm, bytes + CIPHERTEXT_AT + plain_len);
-	EVP_CIPHER_CTX_free(gcm);
-
-	/* It was decrypted before it was found to be wrong. */
-	if (!opened)
-	{
-		cwh_cleanse(out, plain_len);
-		return CWH_VAULT_WRONG;
-	}
-
-	*out_len = plain_len;
-	return CWH_VAULT_OK;
-}
-
-/* Say why a value did not open; NULL if it did. */
-const char *
-cwh_vault_problem(CwhVaultResult result)
+/* Why a value did not open, as the end of an error message; null if it did. */
+static const char *
+problem_of(CwhVaultResult result)
 {
 	switch (result)
 	{
@@ -463,8 +395,76 @@ cwh_vault_problem(CwhVaultResult result)
 }
 
 /*
- * Is this value sealed as it would be now: under the first key, or plain if
- * there is none?
+ * Open a value that is sealed with AES-256-GCM.  Whatever is wrong, nothing is
+ * left in out.
+ */
+static CwhVaultResult
+open_encrypted(const CwhVaultKey *keys, int nkeys,
+			   const unsigned char webhook_id[WEBHOOK_ID_LEN],
+			   const char *name, const unsigned char *sealed, size_t len,
+			   unsigned char *out, size_t *out_len)
+{
+	size_t		plain_len = len - SEALED_OVERHEAD;
+	const CwhVaultKey *key = find_key(keys, nkeys, sealed + KEY_ID_AT);
+	EVP_CIPHER_CTX *gcm;
+	bool		opened;
+
+	if (key == NULL)
+		return CWH_VAULT_NO_KEY;
+
+	gcm = gcm_create(false, key->key, sealed + NONCE_AT);
+	opened = gcm != NULL &&
+		gcm_bind(gcm, webhook_id, name, key->id) &&
+		gcm_process(gcm, sealed + CIPHERTEXT_AT, plain_len, out) &&
+		gcm_check(gcm, sealed + CIPHERTEXT_AT + plain_len);
+	EVP_CIPHER_CTX_free(gcm);
+
+	/* The text was decrypted before the tag was found to be wrong. */
+	if (!opened)
+	{
+		cwh_cleanse(out, plain_len);
+		return CWH_VAULT_WRONG;
+	}
+
+	*out_len = plain_len;
+	return CWH_VAULT_OK;
+}
+
+/*
+ * Open a sealed value.
+ *
+ * out takes up to len bytes, and must not overlap the sealed value; *out_len
+ * is how many bytes it got.  Unless the result is CWH_VAULT_OK, nothing is
+ * left in out and *problem has the reason; else *problem is null.
+ */
+CwhVaultResult
+cwh_vault_open(const CwhVaultKey *keys, int nkeys,
+			   const unsigned char webhook_id[16], const char *name,
+			   const void *sealed, size_t len,
+			   unsigned char *out, size_t *out_len, const char **problem)
+{
+	const unsigned char *bytes = sealed;
+	CwhVaultResult result = CWH_VAULT_MALFORMED;
+
+	*out_len = 0;
+
+	if (len >= PLAIN_OVERHEAD && bytes[0] == VERSION_PLAIN)
+	{
+		*out_len = len - PLAIN_OVERHEAD;
+		memcpy(out, bytes + PLAIN_OVERHEAD, *out_len);
+		result = CWH_VAULT_OK;
+	}
+	else if (len >= SEALED_OVERHEAD && bytes[0] == VERSION_AES_GCM)
+		result = open_encrypted(keys, nkeys, webhook_id, name, bytes, len,
+								out, out_len);
+
+	*problem = problem_of(result);
+	return result;
+}
+
+/*
+ * Is this value sealed as it would be sealed now: under the first key, or
+ * plain if there are no keys?
  */
 bool
 cwh_vault_is_current(const CwhVaultKey *keys, int nkeys,
