@@ -1,34 +1,33 @@
 /*
  * sign.c
- *		Signatures: how a receiver knows that a delivery is ours.
+ *		Signatures of requests, by which receivers know that they are ours.
  *
- * Two schemes stand side by side in every request.  The body signature is
- * "sha256=" and the hexadecimal HMAC-SHA256 of the body, keyed with the bytes
- * of the secret as it is written, prefix and all.  The standard signature,
- * that of Standard Webhooks, is "v1," and the base64 of the HMAC-SHA256 of
- * "id.timestamp.body", keyed with the bytes that the part of the secret
- * behind "whsec_" decodes to.
+ * Requests are signed by two schemes.  The body signature is "sha256=" and the
+ * hexadecimal HMAC-SHA256 of the body, keyed with the bytes of the secret as
+ * it is written, prefix and all.  The message signature is Standard Webhooks':
+ * "v1," and the base64 of the HMAC-SHA256 of "id.timestamp.body", keyed with
+ * the decoded part of the secret behind "whsec_".
  *
- * For receivers who cannot keep a secret, Standard Webhooks has an asymmetric
+ * For receivers that cannot keep a secret, Standard Webhooks has an asymmetric
  * form: "v1a," and the base64 of the Ed25519 signature of the same content,
- * made with a secret that begins with "whsk_", and verified with a public key
- * that begins with "whpk_".  Such a secret makes no other signature: to verify
- * those, the receiver would need the secret.  And a public key is no secret,
- * or whoever knows it could sign.
+ * made with a private key (whsk_) and verified with a public key (whpk_).
+ * There is no body signature then: to verify one, the receiver would need the
+ * private key.  And a public key is never taken for a secret, or everyone who
+ * knows it could sign.
  *
- * A signer holds its keys, already hashed into HMAC contexts: going back to
- * the keyed state costs a copy, where keying anew for each message costs more
- * than hashing a kilobyte.  A signer is not to be shared between threads.
+ * A signer has its keys already hashed into HMAC contexts: resetting those to
+ * the keyed state costs a copy, while keying anew for each message would cost
+ * more than hashing a kilobyte.  A signer must not be shared between threads.
  *
- * This file knows nothing of PostgreSQL.  It raises no error: a function that
+ * This file knows nothing of PostgreSQL and raises no errors: a function that
  * fails says so, and OpenSSL's error queue has the reason.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
 
 /*
- * HMAC_CTX is the one interface to a keyed context that OpenSSL 1.1.1 and 3
- * share.  OpenSSL 3 deprecates it, so ask for the interface of 1.1.1.
+ * HMAC_CTX is the only interface to a keyed context that OpenSSL 1.1.1 and 3
+ * share.  OpenSSL 3 deprecates it, so request the API of 1.1.1.
  */
 #define OPENSSL_API_COMPAT 0x10101000L
 
@@ -42,47 +41,58 @@
 #include <openssl/hmac.h>
 #include <openssl/rand.h>
 
-#include "chatwebhook.h"
+#include "sign.h"
 
 #define SECRET_PREFIX			"whsec_"
-#define SECRET_PREFIX_LEN		6
+#define PRIVATE_KEY_PREFIX		"whsk_"
+#define PUBLIC_KEY_PREFIX		"whpk_"
 #define BODY_PREFIX				"sha256="
-#define BODY_PREFIX_LEN			7
-#define STANDARD_PREFIX			"v1,"
-#define STANDARD_PREFIX_LEN		3
-#define ED25519_SECRET_PREFIX	"whsk_"
-#define ED25519_PUBLIC_PREFIX	"whpk_"
-#define ED25519_PREFIX_LEN		5
-#define ASYMMETRIC_PREFIX		"v1a,"
-#define ASYMMETRIC_PREFIX_LEN	4
+#define HMAC_PREFIX				"v1,"
+#define ED25519_PREFIX			"v1a,"
+
+/* The length of such a prefix, which is a literal. */
+#define PREFIX_LEN(prefix)		(sizeof(prefix) - 1)
 
 #define BETWEEN_LEN				22	/* a 64-bit integer and two dots */
 #define DIGEST_LEN				32	/* of SHA-256 */
 #define GENERATED_KEY_LEN		32
 
-/* Limits of Standard Webhooks on a key, in bytes. */
+/* "v1," and 44 characters of base64 */
+#define HMAC_SIGNATURE_LEN		47
+/* "v1a," and 88 */
+#define ED25519_SIGNATURE_LEN	CWH_MESSAGE_SIGNATURE_LEN
+
+/* Standard Webhooks' limits on a secret's key, in bytes. */
 #define MIN_KEY_LEN				24
 #define MAX_KEY_LEN				64
-/* Ours on a secret without the prefix, in characters. */
+/* Our limits on a secret without the prefix, in characters. */
 #define MIN_PLAIN_LEN			16
 #define MAX_PLAIN_LEN			256
 
-/* Of Ed25519, in bytes. */
-#define SEED_LEN				32	/* what a private key is made from */
+/* Ed25519's sizes, in bytes. */
+#define SEED_LEN				32	/* from which a private key is made */
 #define PUBLIC_LEN				32
 #define PAIR_LEN				(SEED_LEN + PUBLIC_LEN)
 #define ED25519_LEN				64	/* a signature */
 
 /*
- * How many asymmetric signatures of a message are looked at.  A sender lists
- * two at most, and each costs the receiver a good deal more than its length.
+ * How many asymmetric signatures of a message are tried.  A sender lists two
+ * at most, and verifying each takes far longer than sending it.
  */
 #define MAX_TRIED				8
 
-/* A signer keeps the memory for signed content up to this size. */
+/* A signer keeps its memory for signed content up to this size. */
 #define MAX_KEPT_CONTENT		65536
 
-/* The signed content in one piece, as Ed25519 wants it. */
+/* What a key is, by its prefix. */
+typedef enum KeyKind
+{
+	KEY_SECRET,					/* or no prefix */
+	KEY_PRIVATE,
+	KEY_PUBLIC
+} KeyKind;
+
+/* The signed content in one piece, as Ed25519 needs it. */
 typedef struct Content
 {
 	unsigned char *data;
@@ -90,39 +100,38 @@ typedef struct Content
 	size_t		cap;
 } Content;
 
-/* It has either the two HMAC contexts or what follows them. */
 struct CwhSigner
 {
-	HMAC_CTX   *body;			/* keyed with the secret's own bytes */
-	HMAC_CTX   *standard;		/* keyed with what the secret decodes to */
+	KeyKind		kind;
 
-	EVP_PKEY   *ed25519;		/* the private key */
-	EVP_MD_CTX *context;		/* for one signature after the other */
-	Content		content;		/* for one message after the other */
+	/* of a secret */
+	HMAC_CTX   *body;			/* keyed with the secret's own bytes */
+	HMAC_CTX   *message;		/* keyed with what the secret decodes to */
+
+	/* of a private or a public key */
+	EVP_PKEY   *ed25519;
+	EVP_MD_CTX *context;		/* reused for each signature */
+	Content		content;		/* reused for each message */
 };
 
-/* Is this secret written as Standard Webhooks writes one? */
+/* Does the key begin with this prefix? */
 static bool
-has_secret_prefix(const char *secret, size_t len)
+has_prefix(const char *key, size_t len, const char *prefix)
 {
-	return len >= SECRET_PREFIX_LEN &&
-		memcmp(secret, SECRET_PREFIX, SECRET_PREFIX_LEN) == 0;
+	size_t		prefix_len = strlen(prefix);
+
+	return len >= prefix_len && memcmp(key, prefix, prefix_len) == 0;
 }
 
-/* Is this secret written as an asymmetric one? */
-static bool
-has_ed25519_secret_prefix(const char *secret, size_t len)
+/* Tell the kinds of keys apart. */
+static KeyKind
+kind_of(const char *key, size_t len)
 {
-	return len >= ED25519_PREFIX_LEN &&
-		memcmp(secret, ED25519_SECRET_PREFIX, ED25519_PREFIX_LEN) == 0;
-}
-
-/* Is this written as a public key? */
-static bool
-has_ed25519_public_prefix(const char *key, size_t len)
-{
-	return len >= ED25519_PREFIX_LEN &&
-		memcmp(key, ED25519_PUBLIC_PREFIX, ED25519_PREFIX_LEN) == 0;
+	if (has_prefix(key, len, PRIVATE_KEY_PREFIX))
+		return KEY_PRIVATE;
+	if (has_prefix(key, len, PUBLIC_KEY_PREFIX))
+		return KEY_PUBLIC;
+	return KEY_SECRET;
 }
 
 /* Return the value of a base64 digit, or -1. */
@@ -145,9 +154,9 @@ base64_digit(char c)
 /*
  * Return how many bytes a base64 text decodes to, or -1 if it is not base64.
  *
- * Only the standard alphabet with its padding will do: the libraries of the
- * receivers differ in what else they accept, and a secret that two of them
- * read differently verifies nowhere.
+ * Only the standard alphabet with its padding is accepted: receivers'
+ * libraries differ in what else they accept, and would decode the same secret
+ * to different keys.
  */
 static int64_t
 base64_decoded_len(const char *input, size_t len)
@@ -169,7 +178,7 @@ base64_decoded_len(const char *input, size_t len)
 	return (int64_t) (len / 4 * 3 - (len - digits));
 }
 
-/* Decode what base64_decoded_len() has found to be base64. */
+/* Decode a text that base64_decoded_len() accepts. */
 static void
 base64_decode(const char *input, size_t len, unsigned char *out)
 {
@@ -191,8 +200,8 @@ base64_decode(const char *input, size_t len, unsigned char *out)
 }
 
 /*
- * Decode a base64 text to exactly so many bytes, as long as it is how those
- * bytes are written: the bits that its last digit has to spare are zero.
+ * Decode a base64 text to exactly out_len bytes.  Only the canonical encoding
+ * is accepted: the unused bits of the last digit must be zero.
  */
 static bool
 base64_decode_exactly(const char *input, size_t len,
@@ -222,14 +231,13 @@ write_prefixed(char *out, const char *prefix, const unsigned char *bytes,
 	EVP_EncodeBlock((unsigned char *) out + prefix_len, bytes, (int) len);
 }
 
-/* Make an HMAC-SHA256 context under a key; NULL if that fails. */
+/* Create an HMAC-SHA256 context with a key; NULL on failure. */
 static HMAC_CTX *
 hmac_create(const void *key, size_t len)
 {
 	HMAC_CTX   *hmac;
 
-	/* An empty key is one that everybody knows. */
-	if (len == 0 || len > INT_MAX)
+	if (len > INT_MAX)
 		return NULL;
 
 	hmac = HMAC_CTX_new();
@@ -245,41 +253,62 @@ hmac_create(const void *key, size_t len)
 	return hmac;
 }
 
-/* Make the context of the standard scheme; NULL if that fails. */
+/*
+ * Return how many bytes a secret with the prefix decodes to, or -1 if it is
+ * malformed.
+ */
+static int64_t
+secret_key_len(const char *secret, size_t len)
+{
+	return base64_decoded_len(secret + PREFIX_LEN(SECRET_PREFIX),
+							  len - PREFIX_LEN(SECRET_PREFIX));
+}
+
+/* Does the secret yield a key?  Everyone knows the empty one. */
+static bool
+secret_has_key(const char *secret, size_t len)
+{
+	if (!has_prefix(secret, len, SECRET_PREFIX))
+		return len > 0;
+	return secret_key_len(secret, len) > 0;
+}
+
+/* Create the HMAC context for message signatures; NULL on failure. */
 static HMAC_CTX *
-standard_hmac_create(const char *secret, size_t len)
+message_hmac_create(const char *secret, size_t len)
 {
 	HMAC_CTX   *hmac;
 	unsigned char *key;
-	int64_t		keylen;
+	size_t		keylen;
 
 	/*
-	 * The standard knows no secret without the prefix.  Its own bytes are the
-	 * key then, as for the body: a receiver who set such a secret can compute
-	 * that, and nothing else would be less of a surprise.
+	 * Standard Webhooks knows no secrets without the prefix.  Use such a
+	 * secret's own bytes as the key, as for the body signature: of all that
+	 * we could do, receivers are most likely to do that.
 	 */
-	if (!has_secret_prefix(secret, len))
+	if (!has_prefix(secret, len, SECRET_PREFIX))
 		return hmac_create(secret, len);
 
-	secret += SECRET_PREFIX_LEN;
-	len -= SECRET_PREFIX_LEN;
+	secret += PREFIX_LEN(SECRET_PREFIX);
+	len -= PREFIX_LEN(SECRET_PREFIX);
 
-	keylen = base64_decoded_len(secret, len);
-	if (keylen <= 0)
-		return NULL;
-
-	key = OPENSSL_malloc((size_t) keylen);
+	keylen = (size_t) base64_decoded_len(secret, len);
+	key = OPENSSL_malloc(keylen);
 	if (key == NULL)
 		return NULL;
 
 	base64_decode(secret, len, key);
-	hmac = hmac_create(key, (size_t) keylen);
-	OPENSSL_clear_free(key, (size_t) keylen);
+	hmac = hmac_create(key, keylen);
+	OPENSSL_clear_free(key, keylen);
 
 	return hmac;
 }
 
-/* Make the private key of a seed, and say which public key belongs to it. */
+/* Why there is no key if it is well-formed. */
+static const char no_ed25519[] =
+	"secret is for Ed25519, which OpenSSL does not offer here";
+
+/* Create the private key of a seed, and get its public key. */
 static EVP_PKEY *
 ed25519_create(const unsigned char seed[SEED_LEN],
 			   unsigned char public_key[PUBLIC_LEN])
@@ -300,29 +329,29 @@ ed25519_create(const unsigned char seed[SEED_LEN],
 }
 
 /*
- * Read an asymmetric secret: the private key, and the public key with it.
+ * Read a private key, and get its public key.
  *
- * Standard Webhooks asks for "a standard Ed25519 key pair" in base64, and
- * leaves open which of its two forms that is.  The tools that write such
- * secrets write both halves, the seed and the public key; some libraries hold
- * to the seed alone.  Both are read.  A public key that is not the seed's is
- * refused: one of them is not what its owner thinks.
+ * Standard Webhooks asks for "a standard Ed25519 key pair" in base64, and does
+ * not say in which of its two forms.  The tools that generate such keys write
+ * both halves, the seed and the public key; some libraries expect the seed
+ * alone.  We accept both.  A public key that is not the seed's is refused: one
+ * of the two is not the owner's.
  *
- * Returns NULL if something is wrong, and then *problem says what.
+ * Returns NULL on failure, and sets *problem.
  */
 static EVP_PKEY *
-ed25519_parse(const char *secret, size_t len,
-			  unsigned char public_key[PUBLIC_LEN], const char **problem)
+private_key_read(const char *input, size_t len,
+				 unsigned char public_key[PUBLIC_LEN], const char **problem)
 {
 	unsigned char pair[PAIR_LEN];
 	EVP_PKEY   *key = NULL;
 	bool		both;
 
-	secret += ED25519_PREFIX_LEN;
-	len -= ED25519_PREFIX_LEN;
+	input += PREFIX_LEN(PRIVATE_KEY_PREFIX);
+	len -= PREFIX_LEN(PRIVATE_KEY_PREFIX);
 
-	both = base64_decode_exactly(secret, len, pair, PAIR_LEN);
-	if (!both && !base64_decode_exactly(secret, len, pair, SEED_LEN))
+	both = base64_decode_exactly(input, len, pair, PAIR_LEN);
+	if (!both && !base64_decode_exactly(input, len, pair, SEED_LEN))
 	{
 		*problem = "secret is not base64 of 32 or 64 bytes behind \"whsk_\"";
 		return NULL;
@@ -330,7 +359,7 @@ ed25519_parse(const char *secret, size_t len,
 
 	key = ed25519_create(pair, public_key);
 	if (key == NULL)
-		*problem = "secret is for Ed25519, which OpenSSL does not offer here";
+		*problem = no_ed25519;
 	else if (both && memcmp(pair + SEED_LEN, public_key, PUBLIC_LEN) != 0)
 	{
 		*problem = "secret has a public key that is not its own";
@@ -342,89 +371,48 @@ ed25519_parse(const char *secret, size_t len,
 	return key;
 }
 
-/*
- * Make the signer of a secret.
- *
- * Returns NULL if the secret is empty, or has a prefix but not behind it what
- * belongs there, or is a public key, or if OpenSSL fails.  It is not held to
- * the lengths that cwh_secret_problem() asks for: those are for secrets that
- * are about to be stored, while a message may have to be verified under
- * another's choice.
- */
-CwhSigner *
-cwh_signer_create(const char *secret, size_t len)
+/* Read a public key.  Returns NULL on failure, and sets *problem. */
+static EVP_PKEY *
+public_key_read(const char *input, size_t len, const char **problem)
 {
-	CwhSigner  *signer;
+	unsigned char bytes[PUBLIC_LEN];
+	EVP_PKEY   *key;
 
-	if (has_ed25519_public_prefix(secret, len))
-		return NULL;
-
-	signer = OPENSSL_zalloc(sizeof(CwhSigner));
-	if (signer == NULL)
-		return NULL;
-
-	if (has_ed25519_secret_prefix(secret, len))
+	if (!base64_decode_exactly(input + PREFIX_LEN(PUBLIC_KEY_PREFIX),
+							   len - PREFIX_LEN(PUBLIC_KEY_PREFIX),
+							   bytes, PUBLIC_LEN))
 	{
-		unsigned char public_key[PUBLIC_LEN];
-		const char *problem;
-
-		signer->ed25519 = ed25519_parse(secret, len, public_key, &problem);
-		signer->context = EVP_MD_CTX_new();
-		if (signer->ed25519 != NULL && signer->context != NULL)
-			return signer;
-	}
-	else
-	{
-		signer->body = hmac_create(secret, len);
-		signer->standard = standard_hmac_create(secret, len);
-		if (signer->body != NULL && signer->standard != NULL)
-			return signer;
+		*problem = "public key is not base64 of 32 bytes behind \"whpk_\"";
+		return NULL;
 	}
 
-	cwh_signer_destroy(signer);
-	return NULL;
-}
-
-/* Does this signer make asymmetric signatures?  It makes no others then. */
-bool
-cwh_signer_is_asymmetric(const CwhSigner *signer)
-{
-	return signer->ed25519 != NULL;
+	key = EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, NULL,
+									  bytes, PUBLIC_LEN);
+	if (key == NULL)
+		*problem = no_ed25519;
+	return key;
 }
 
 /*
- * Free a signer, if there is one.
+ * Say why a webhook cannot have this secret: a short reason that completes an
+ * error message, or NULL if it can.
  *
- * The keys live in OpenSSL's objects only, which wipe what they free; the
- * signer itself is wiped so as not to leave the way to them.
- */
-void
-cwh_signer_destroy(CwhSigner *signer)
-{
-	if (signer == NULL)
-		return;
-
-	HMAC_CTX_free(signer->body);
-	HMAC_CTX_free(signer->standard);
-	EVP_MD_CTX_free(signer->context);
-	EVP_PKEY_free(signer->ed25519);
-	OPENSSL_free(signer->content.data);
-	OPENSSL_clear_free(signer, sizeof(CwhSigner));
-}
-
-/*
- * Say what keeps a string from being a webhook's secret: NULL if nothing,
- * else a short reason that completes an error message.
+ * This is stricter than cwh_signer_create(): its limits are for secrets that
+ * are about to be stored, while a message may have to be verified with a
+ * secret that another system generated.
  */
 const char *
 cwh_secret_problem(const char *secret, size_t len)
 {
+	KeyKind		kind = kind_of(secret, len);
+
 	if (len == 0)
 		return "secret is empty";
 
 	/*
-	 * A secret is copied by hand into the receiver's configuration.  What
-	 * cannot be seen, or has several encodings, does not survive that.
+	 * Secrets are copied by hand into the receivers' configurations.
+	 * Characters that are invisible or have several encodings do not survive
+	 * that.
 	 */
 	for (size_t i = 0; i < len; i++)
 	{
@@ -432,10 +420,19 @@ cwh_secret_problem(const char *secret, size_t len)
 			return "secret has characters other than printable ASCII";
 	}
 
-	if (has_secret_prefix(secret, len))
+	if (kind == KEY_PUBLIC)
+		return "secret is a public key";
+	else if (kind == KEY_PRIVATE)
 	{
-		int64_t		keylen = base64_decoded_len(secret + SECRET_PREFIX_LEN,
-												len - SECRET_PREFIX_LEN);
+		unsigned char public_key[PUBLIC_LEN];
+		const char *problem = NULL;
+
+		EVP_PKEY_free(private_key_read(secret, len, public_key, &problem));
+		return problem;
+	}
+	else if (has_prefix(secret, len, SECRET_PREFIX))
+	{
+		int64_t		keylen = secret_key_len(secret, len);
 
 		if (keylen < 0)
 			return "secret is not base64 behind \"whsec_\"";
@@ -444,16 +441,6 @@ cwh_secret_problem(const char *secret, size_t len)
 		if (keylen > MAX_KEY_LEN)
 			return "secret decodes to more than 64 bytes";
 	}
-	else if (has_ed25519_secret_prefix(secret, len))
-	{
-		unsigned char public_key[PUBLIC_LEN];
-		const char *problem = NULL;
-
-		EVP_PKEY_free(ed25519_parse(secret, len, public_key, &problem));
-		return problem;
-	}
-	else if (has_ed25519_public_prefix(secret, len))
-		return "secret is a public key";
 	else
 	{
 		if (len < MIN_PLAIN_LEN)
@@ -465,55 +452,139 @@ cwh_secret_problem(const char *secret, size_t len)
 	return NULL;
 }
 
-/* Make a new secret; false if there is no randomness to be had. */
-bool
-cwh_secret_generate(char out[CWH_SECRET_LEN + 1])
+/* Set up a signer for a secret; false on failure, perhaps with a problem. */
+static bool
+signer_set_secret(CwhSigner *signer, const char *secret, size_t len,
+				  const char **problem)
 {
-	unsigned char key[GENERATED_KEY_LEN];
-	bool		done = false;
-
-	if (RAND_bytes(key, sizeof(key)) == 1)
+	if (!secret_has_key(secret, len))
 	{
-		memcpy(out, SECRET_PREFIX, SECRET_PREFIX_LEN);
-		EVP_EncodeBlock((unsigned char *) out + SECRET_PREFIX_LEN,
-						key, sizeof(key));
-		done = true;
+		*problem = cwh_secret_problem(secret, len);
+		return false;
 	}
-	else
-		out[0] = '\0';
+	signer->body = hmac_create(secret, len);
+	signer->message = message_hmac_create(secret, len);
+	return signer->body != NULL && signer->message != NULL;
+}
 
-	OPENSSL_cleanse(key, sizeof(key));
-	return done;
+/* The same for a private or a public key. */
+static bool
+signer_set_ed25519(CwhSigner *signer, const char *key, size_t len,
+				   const char **problem)
+{
+	unsigned char public_key[PUBLIC_LEN];
+
+	if (signer->kind == KEY_PUBLIC)
+		signer->ed25519 = public_key_read(key, len, problem);
+	else
+	{
+		signer->ed25519 = private_key_read(key, len, public_key, problem);
+		if (signer->ed25519 == NULL)
+			*problem = cwh_secret_problem(key, len);
+	}
+	if (signer->ed25519 == NULL)
+		return false;
+	signer->context = EVP_MD_CTX_new();
+	return signer->context != NULL;
 }
 
 /*
- * Make a new asymmetric secret, of both halves; false if there is no
- * randomness to be had, or no Ed25519.
+ * Create the signer of a key.
+ *
+ * Returns NULL if the key is empty or malformed, or if OpenSSL fails; then
+ * *problem has a short reason that completes an error message, else it is
+ * NULL.
  */
-bool
-cwh_ed25519_generate(char out[CWH_ED25519_SECRET_LEN + 1])
+CwhSigner *
+cwh_signer_create(const char *key, size_t len, const char **problem)
+{
+	CwhSigner  *signer = OPENSSL_zalloc(sizeof(CwhSigner));
+
+	*problem = NULL;
+	if (signer != NULL)
+	{
+		signer->kind = kind_of(key, len);
+		if (signer->kind == KEY_SECRET ?
+			signer_set_secret(signer, key, len, problem) :
+			signer_set_ed25519(signer, key, len, problem))
+			return signer;
+	}
+
+	cwh_signer_destroy(signer);
+	if (*problem == NULL)
+		*problem = "out of memory";
+	return NULL;
+}
+
+/*
+ * Free a signer, if there is one.
+ *
+ * The keys are in OpenSSL's objects only, which are wiped when they are freed.
+ * Wipe the signer as well, which points to them.
+ */
+void
+cwh_signer_destroy(CwhSigner *signer)
+{
+	if (signer == NULL)
+		return;
+
+	HMAC_CTX_free(signer->body);
+	HMAC_CTX_free(signer->message);
+	EVP_MD_CTX_free(signer->context);
+	EVP_PKEY_free(signer->ed25519);
+	OPENSSL_free(signer->content.data);
+	OPENSSL_clear_free(signer, sizeof(CwhSigner));
+}
+
+/* Generate a private key, of both halves. */
+static bool
+private_key_generate(char *out)
 {
 	unsigned char pair[PAIR_LEN];
 	EVP_PKEY   *key = NULL;
 	bool		done;
 
-	out[0] = '\0';
-
 	if (RAND_bytes(pair, SEED_LEN) == 1)
 		key = ed25519_create(pair, pair + SEED_LEN);
 	done = key != NULL;
 	if (done)
-		write_prefixed(out, ED25519_SECRET_PREFIX, pair, PAIR_LEN);
+		write_prefixed(out, PRIVATE_KEY_PREFIX, pair, PAIR_LEN);
 
 	OPENSSL_cleanse(pair, sizeof(pair));
 	EVP_PKEY_free(key);
 	return done;
 }
 
-/* Write the public key of an asymmetric secret; false if it is not one. */
+/*
+ * Generate a secret, or a private key.  False if OpenSSL has no randomness, or
+ * no Ed25519; then out is empty.
+ */
 bool
-cwh_ed25519_public(const char *secret, size_t len,
-				   char out[CWH_ED25519_PUBLIC_LEN + 1])
+cwh_secret_generate(bool asymmetric, char out[CWH_SECRET_LEN + 1])
+{
+	unsigned char key[GENERATED_KEY_LEN];
+	bool		done;
+
+	out[0] = '\0';
+
+	if (asymmetric)
+		return private_key_generate(out);
+
+	done = RAND_bytes(key, sizeof(key)) == 1;
+	if (done)
+		write_prefixed(out, SECRET_PREFIX, key, sizeof(key));
+
+	OPENSSL_cleanse(key, sizeof(key));
+	return done;
+}
+
+/*
+ * Write the public key of a private key.  False if the secret is not a private
+ * key; then out is empty.
+ */
+bool
+cwh_public_key(const char *secret, size_t len,
+			   char out[CWH_PUBLIC_KEY_LEN + 1])
 {
 	unsigned char public_key[PUBLIC_LEN];
 	const char *problem;
@@ -521,18 +592,21 @@ cwh_ed25519_public(const char *secret, size_t len,
 
 	out[0] = '\0';
 
-	if (!has_ed25519_secret_prefix(secret, len))
+	if (kind_of(secret, len) != KEY_PRIVATE)
 		return false;
-	key = ed25519_parse(secret, len, public_key, &problem);
+	key = private_key_read(secret, len, public_key, &problem);
 	if (key == NULL)
 		return false;
 
-	write_prefixed(out, ED25519_PUBLIC_PREFIX, public_key, PUBLIC_LEN);
+	write_prefixed(out, PUBLIC_KEY_PREFIX, public_key, PUBLIC_LEN);
 	EVP_PKEY_free(key);
 	return true;
 }
 
-/* Sign a body; false if OpenSSL fails, or if the signer is asymmetric. */
+/*
+ * Write the body signature.  A private key makes none; the result is an empty
+ * string then.  False if OpenSSL fails, or if the key is a public one.
+ */
 bool
 cwh_sign_body(CwhSigner *signer, const void *body, size_t len,
 			  char out[CWH_BODY_SIGNATURE_LEN + 1])
@@ -542,17 +616,17 @@ cwh_sign_body(CwhSigner *signer, const void *body, size_t len,
 
 	out[0] = '\0';
 
-	if (signer->body == NULL)
-		return false;
+	if (signer->kind != KEY_SECRET)
+		return signer->kind == KEY_PRIVATE;
 
-	/* Without a key, HMAC_Init_ex() goes back to the keyed state. */
+	/* Without a key, HMAC_Init_ex() resets to the keyed state. */
 	if (!HMAC_Init_ex(signer->body, NULL, 0, NULL, NULL) ||
 		!HMAC_Update(signer->body, body, len) ||
 		!HMAC_Final(signer->body, digest, NULL))
 		return false;
 
-	memcpy(out, BODY_PREFIX, BODY_PREFIX_LEN);
-	out += BODY_PREFIX_LEN;
+	memcpy(out, BODY_PREFIX, PREFIX_LEN(BODY_PREFIX));
+	out += PREFIX_LEN(BODY_PREFIX);
 	for (int i = 0; i < DIGEST_LEN; i++)
 	{
 		*out++ = hex[digest[i] >> 4];
@@ -563,48 +637,36 @@ cwh_sign_body(CwhSigner *signer, const void *body, size_t len,
 	return true;
 }
 
-/* Write what stands between the id and the body; return how long it is. */
+/* Write the part between the id and the body; returns its length. */
 static size_t
 write_between(int64_t timestamp, char out[BETWEEN_LEN + 1])
 {
 	return (size_t) snprintf(out, BETWEEN_LEN + 1, ".%" PRId64 ".", timestamp);
 }
 
-/*
- * Sign a message as Standard Webhooks does; false if OpenSSL fails, or if the
- * signer is asymmetric.
- */
-bool
-cwh_sign_standard(CwhSigner *signer, const char *id,
-				  int64_t timestamp, const void *body, size_t len,
-				  char out[CWH_STANDARD_SIGNATURE_LEN + 1])
+/* Write a message's "v1," signature; false if OpenSSL fails. */
+static bool
+hmac_sign(CwhSigner *signer, const char *id, int64_t timestamp,
+		  const void *body, size_t len, char out[HMAC_SIGNATURE_LEN + 1])
 {
 	unsigned char digest[DIGEST_LEN];
 	char		between[BETWEEN_LEN + 1];
 	size_t		between_len = write_between(timestamp, between);
 
-	out[0] = '\0';
-
-	if (signer->standard == NULL)
-		return false;
-
-	if (!HMAC_Init_ex(signer->standard, NULL, 0, NULL, NULL) ||
-		!HMAC_Update(signer->standard, (const unsigned char *) id,
+	if (!HMAC_Init_ex(signer->message, NULL, 0, NULL, NULL) ||
+		!HMAC_Update(signer->message, (const unsigned char *) id,
 					 strlen(id)) ||
-		!HMAC_Update(signer->standard, (const unsigned char *) between,
+		!HMAC_Update(signer->message, (const unsigned char *) between,
 					 between_len) ||
-		!HMAC_Update(signer->standard, body, len) ||
-		!HMAC_Final(signer->standard, digest, NULL))
+		!HMAC_Update(signer->message, body, len) ||
+		!HMAC_Final(signer->message, digest, NULL))
 		return false;
 
-	memcpy(out, STANDARD_PREFIX, STANDARD_PREFIX_LEN);
-	EVP_EncodeBlock((unsigned char *) out + STANDARD_PREFIX_LEN,
-					digest, DIGEST_LEN);
-
+	write_prefixed(out, HMAC_PREFIX, digest, DIGEST_LEN);
 	return true;
 }
 
-/* Put the content that is to be signed together; false if out of memory. */
+/* Assemble the content to be signed; false if out of memory. */
 static bool
 content_write(Content *content, const char *id, int64_t timestamp,
 			  const void *body, size_t len)
@@ -635,10 +697,12 @@ content_write(Content *content, const char *id, int64_t timestamp,
 	return true;
 }
 
-/* Give the memory of a content back. */
+/* Free a content's memory if it is large; signers may be many. */
 static void
-content_release(Content *content)
+content_trim(Content *content)
 {
+	if (content->cap <= MAX_KEPT_CONTENT)
+		return;
 	OPENSSL_free(content->data);
 	memset(content, 0, sizeof(*content));
 }
@@ -651,8 +715,8 @@ ed25519_sign(CwhSigner *signer, const void *data, size_t len,
 	size_t		signature_len = ED25519_LEN;
 
 	/*
-	 * Ed25519 takes a message in one piece, since it goes over it twice.  The
-	 * context has to be started anew for each one: newer releases of OpenSSL
+	 * Ed25519 needs a message in one piece, because it hashes it twice.  The
+	 * context must be initialized for each message: newer releases of OpenSSL
 	 * refuse a second signature otherwise.  It keeps its memory.
 	 */
 	return EVP_DigestSignInit(signer->context, NULL, NULL, NULL,
@@ -663,41 +727,41 @@ ed25519_sign(CwhSigner *signer, const void *data, size_t len,
 }
 
 /*
- * Sign a message with the asymmetric form of Standard Webhooks; false if
- * OpenSSL fails, or if the signer is not an asymmetric one.
+ * Write the signature of a message as Standard Webhooks defines it: "v1," with
+ * a secret, "v1a," with a private key.  False if OpenSSL fails, or if the key
+ * is a public one; then out is empty.
  */
 bool
-cwh_sign_asymmetric(CwhSigner *signer, const char *id,
-					int64_t timestamp, const void *body, size_t len,
-					char out[CWH_ASYMMETRIC_SIGNATURE_LEN + 1])
+cwh_sign_message(CwhSigner *signer, const char *id, int64_t timestamp,
+				 const void *body, size_t len,
+				 char out[CWH_MESSAGE_SIGNATURE_LEN + 1])
 {
 	unsigned char signature[ED25519_LEN];
 	bool		done;
 
 	out[0] = '\0';
 
-	if (signer->ed25519 == NULL)
+	if (signer->kind == KEY_SECRET)
+		return hmac_sign(signer, id, timestamp, body, len, out);
+	if (signer->kind == KEY_PUBLIC)
 		return false;
 
 	done = content_write(&signer->content, id, timestamp, body, len) &&
 		ed25519_sign(signer, signer->content.data, signer->content.len,
 					 signature);
 	if (done)
-		write_prefixed(out, ASYMMETRIC_PREFIX, signature, ED25519_LEN);
-
-	/* There may be thousands of signers, and a large message among many. */
-	if (signer->content.cap > MAX_KEPT_CONTENT)
-		content_release(&signer->content);
-
+		write_prefixed(out, ED25519_PREFIX, signature, ED25519_LEN);
+	content_trim(&signer->content);
 	return done;
 }
 
 /*
- * Is this the body's signature?  Its digits may be in either case.
+ * Is this the body signature?  Its digits may be in either case.  No body has
+ * one by a private or a public key.
  *
- * The texts are compared, not what they decode to, so that decoding the
- * sender's text cannot go wrong.  How long the comparison takes says nothing
- * about ours.
+ * Compare the texts rather than the decoded digests, so that there is no
+ * decoding of hostile input to go wrong.  The time that the comparison takes
+ * reveals nothing about our signature.
  */
 bool
 cwh_verify_body(CwhSigner *signer, const void *body, size_t len,
@@ -710,17 +774,17 @@ cwh_verify_body(CwhSigner *signer, const void *body, size_t len,
 		return false;
 
 	memcpy(got, signature, CWH_BODY_SIGNATURE_LEN);
-	for (int i = BODY_PREFIX_LEN; i < CWH_BODY_SIGNATURE_LEN; i++)
+	for (size_t i = PREFIX_LEN(BODY_PREFIX); i < CWH_BODY_SIGNATURE_LEN; i++)
 	{
 		if (got[i] >= 'A' && got[i] <= 'F')
 			got[i] += 'a' - 'A';
 	}
 
-	return cwh_sign_body(signer, body, len, want) &&
+	return cwh_sign_body(signer, body, len, want) && want[0] != '\0' &&
 		CRYPTO_memcmp(got, want, CWH_BODY_SIGNATURE_LEN) == 0;
 }
 
-/* Read a plain decimal integer without a sign; false if it is anything else. */
+/* Parse a decimal integer without a sign; false if it is anything else. */
 static bool
 parse_timestamp(const char *input, int64_t *timestamp)
 {
@@ -748,7 +812,7 @@ parse_timestamp(const char *input, int64_t *timestamp)
 static bool
 is_near(int64_t a, int64_t b, int64_t tolerance)
 {
-	/* Signed, the difference could overflow; unsigned, it cannot. */
+	/* The difference could overflow if it were signed. */
 	uint64_t	apart = a > b ?
 		(uint64_t) a - (uint64_t) b : (uint64_t) b - (uint64_t) a;
 
@@ -756,19 +820,101 @@ is_near(int64_t a, int64_t b, int64_t tolerance)
 }
 
 /*
- * Is this a message as Standard Webhooks signs it, and a recent one?
+ * Take the next entry off a list of signatures, which are separated by spaces.
+ * False at the end.
+ */
+static bool
+next_entry(const char **list, const char **entry, size_t *len)
+{
+	*entry = *list + strspn(*list, " ");
+	*len = strcspn(*entry, " ");
+	*list = *entry + *len;
+	return *len > 0;
+}
+
+/* Is one of the entries the message's "v1," signature? */
+static bool
+hmac_verify(CwhSigner *signer, const char *id, int64_t timestamp,
+			const char *signatures, const void *body, size_t len)
+{
+	char		want[HMAC_SIGNATURE_LEN + 1];
+	const char *entry;
+	size_t		entry_len;
+
+	if (!hmac_sign(signer, id, timestamp, body, len, want))
+		return false;
+
+	while (next_entry(&signatures, &entry, &entry_len))
+	{
+		/* Ours begins with the version, so no other version can match. */
+		if (entry_len == HMAC_SIGNATURE_LEN &&
+			CRYPTO_memcmp(entry, want, entry_len) == 0)
+			return true;
+	}
+
+	return false;
+}
+
+/* Is this entry the content's "v1a," signature? */
+static bool
+ed25519_verify_entry(CwhSigner *signer, const Content *content,
+					 const char *entry)
+{
+	unsigned char signature[ED25519_LEN];
+
+	return base64_decode_exactly(entry + PREFIX_LEN(ED25519_PREFIX),
+								 ED25519_SIGNATURE_LEN -
+								 PREFIX_LEN(ED25519_PREFIX),
+								 signature, ED25519_LEN) &&
+		EVP_DigestVerifyInit(signer->context, NULL, NULL, NULL,
+							 signer->ed25519) == 1 &&
+		EVP_DigestVerify(signer->context, signature, ED25519_LEN,
+						 content->data, content->len) == 1;
+}
+
+/* Is one of the first entries the message's "v1a," signature? */
+static bool
+ed25519_verify(CwhSigner *signer, const char *id, int64_t timestamp,
+			   const char *signatures, const void *body, size_t len)
+{
+	Content    *content = &signer->content;
+	const char *entry;
+	size_t		entry_len;
+	int			tried = 0;
+	bool		verified = false;
+
+	if (!content_write(content, id, timestamp, body, len))
+		return false;
+
+	while (!verified && tried < MAX_TRIED &&
+		   next_entry(&signatures, &entry, &entry_len))
+	{
+		if (entry_len == ED25519_SIGNATURE_LEN &&
+			has_prefix(entry, entry_len, ED25519_PREFIX))
+		{
+			verified = ed25519_verify_entry(signer, content, entry);
+			tried++;
+		}
+	}
+
+	content_trim(content);
+	return verified;
+}
+
+/*
+ * Is this a message as Standard Webhooks signs it, and a recent one?  A secret
+ * verifies "v1," signatures, a private or a public key "v1a," ones.
  *
- * One matching signature in the list suffices: while its secret is being
- * replaced, a sender lists one under each.  Entries of other versions are not
- * for us, and are skipped.  Times are in Unix seconds.
+ * One valid signature in the list is enough: while a secret is being replaced,
+ * a sender lists one with each.  Entries of other versions are ignored.  Times
+ * are in Unix seconds.
  */
 bool
-cwh_verify_standard(CwhSigner *signer, const char *id,
-					const char *timestamp, const char *signatures,
-					const void *body, size_t len,
-					int64_t now, int64_t tolerance)
+cwh_verify_message(CwhSigner *signer, const char *id,
+				   const char *timestamp, const char *signatures,
+				   const void *body, size_t len,
+				   int64_t now, int64_t tolerance)
 {
-	char		want[CWH_STANDARD_SIGNATURE_LEN + 1];
 	int64_t		sent_at;
 
 	if (id == NULL || timestamp == NULL || signatures == NULL)
@@ -778,116 +924,7 @@ cwh_verify_standard(CwhSigner *signer, const char *id,
 		!is_near(sent_at, now, tolerance))
 		return false;
 
-	if (!cwh_sign_standard(signer, id, sent_at, body, len, want))
-		return false;
-
-	while (*signatures != '\0')
-	{
-		size_t		entry_len = strcspn(signatures, " ");
-
-		/* Ours starts with the version, so no other version can match. */
-		if (entry_len == CWH_STANDARD_SIGNATURE_LEN &&
-			CRYPTO_memcmp(signatures, want, entry_len) == 0)
-			return true;
-
-		signatures += entry_len;
-		signatures += strspn(signatures, " ");
-	}
-
-	return false;
-}
-
-/* Read a public key; NULL if it is not one. */
-static EVP_PKEY *
-ed25519_parse_public(const char *public_key)
-{
-	unsigned char bytes[PUBLIC_LEN];
-	size_t		len = strlen(public_key);
-
-	if (!has_ed25519_public_prefix(public_key, len) ||
-		!base64_decode_exactly(public_key + ED25519_PREFIX_LEN,
-							   len - ED25519_PREFIX_LEN, bytes, PUBLIC_LEN))
-		return NULL;
-
-	return EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, NULL,
-									   bytes, PUBLIC_LEN);
-}
-
-/* Is this one entry of the list the signature of the content? */
-static bool
-ed25519_verify_entry(EVP_MD_CTX *context, EVP_PKEY *key,
-					 const Content *content, const char *entry)
-{
-	unsigned char signature[ED25519_LEN];
-
-	return base64_decode_exactly(entry + ASYMMETRIC_PREFIX_LEN,
-								 CWH_ASYMMETRIC_SIGNATURE_LEN -
-								 ASYMMETRIC_PREFIX_LEN,
-								 signature, ED25519_LEN) &&
-		EVP_DigestVerifyInit(context, NULL, NULL, NULL, key) == 1 &&
-		EVP_DigestVerify(context, signature, ED25519_LEN,
-						 content->data, content->len) == 1;
-}
-
-/* Is one of the list's first entries the signature of the content? */
-static bool
-ed25519_verify_list(EVP_MD_CTX *context, EVP_PKEY *key,
-					const Content *content, const char *signatures)
-{
-	int			tried = 0;
-
-	while (*signatures != '\0' && tried < MAX_TRIED)
-	{
-		size_t		entry_len = strcspn(signatures, " ");
-
-		if (entry_len == CWH_ASYMMETRIC_SIGNATURE_LEN &&
-			memcmp(signatures, ASYMMETRIC_PREFIX, ASYMMETRIC_PREFIX_LEN) == 0)
-		{
-			if (ed25519_verify_entry(context, key, content, signatures))
-				return true;
-			tried++;
-		}
-
-		signatures += entry_len;
-		signatures += strspn(signatures, " ");
-	}
-
-	return false;
-}
-
-/*
- * Is this a message as the asymmetric form of Standard Webhooks signs it under
- * this public key, and a recent one?  As with cwh_verify_standard(), one entry
- * of the list suffices, and those of other versions are skipped.
- */
-bool
-cwh_verify_asymmetric(const char *public_key, const char *id,
-					  const char *timestamp, const char *signatures,
-					  const void *body, size_t len,
-					  int64_t now, int64_t tolerance)
-{
-	Content		content = {0};
-	EVP_PKEY   *key;
-	EVP_MD_CTX *context;
-	int64_t		sent_at;
-	bool		verified;
-
-	if (public_key == NULL || id == NULL || timestamp == NULL ||
-		signatures == NULL)
-		return false;
-
-	if (!parse_timestamp(timestamp, &sent_at) ||
-		!is_near(sent_at, now, tolerance))
-		return false;
-
-	key = ed25519_parse_public(public_key);
-	context = EVP_MD_CTX_new();
-	verified = key != NULL && context != NULL &&
-		content_write(&content, id, sent_at, body, len) &&
-		ed25519_verify_list(context, key, &content, signatures);
-
-	content_release(&content);
-	EVP_MD_CTX_free(context);
-	EVP_PKEY_free(key);
-	return verified;
+	if (signer->kind == KEY_SECRET)
+		return hmac_verify(signer, id, sent_at, signatures, body, len);
+	return ed25519_verify(signer, id, sent_at, signatures, body, len);
 }

@@ -1,6 +1,6 @@
 /*
  * sign.h
- *		Signatures of requests, and the keys that make them.  Pure.
+ *		Signatures of requests, and their keys.  Pure.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -15,22 +15,30 @@
 #define CWH_BODY_SIGNATURE_LEN		71
 /* "v1," and 44 characters of base64, or "v1a," and 88 */
 #define CWH_MESSAGE_SIGNATURE_LEN	92
-/* "whsec_" and the base64 of 32 random bytes, or "whsk_" and that of the 64
- * bytes of an Ed25519 seed and its public key */
+/*
+ * "whsec_" and the base64 of 32 random bytes; or "whsk_" and that of 64 bytes,
+ * an Ed25519 seed and its public key
+ */
 #define CWH_SECRET_LEN				93
 /* "whpk_" and the base64 of 32 bytes */
 #define CWH_PUBLIC_KEY_LEN			49
 
 /*
- * A key, ready to be used: a secret (whsec_), which signs by HMAC-SHA256; a
- * private key (whsk_), which signs by Ed25519; or a public key (whpk_), which
- * only verifies.
+ * A key, ready for use: a secret (whsec_, or without a prefix), which signs by
+ * HMAC-SHA256; a private key (whsk_), which signs by Ed25519; or a public key
+ * (whpk_), which only verifies the private key's signatures.
+ *
+ * Only a secret makes body signatures (sha256=).  With a private key,
+ * cwh_sign_body() succeeds with an empty string; with a public key, signing
+ * fails.  cwh_secret_problem() says why a webhook cannot have a secret, which
+ * signers may accept: it may be too short to be safe.
  */
 typedef struct CwhSigner CwhSigner;
 
 extern CwhSigner *cwh_signer_create(const char *key, size_t len,
 									const char **problem);
 extern void cwh_signer_destroy(CwhSigner *signer);
+extern const char *cwh_secret_problem(const char *secret, size_t len);
 extern bool cwh_secret_generate(bool asymmetric, char out[CWH_SECRET_LEN + 1]);
 extern bool cwh_public_key(const char *secret, size_t len,
 						   char out[CWH_PUBLIC_KEY_LEN + 1]);
