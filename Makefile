@@ -10,6 +10,7 @@ OBJS = \
 	src/chatwebhook.o \
 	src/claim.o \
 	src/connector.o \
+	src/decision.o \
 	src/emit.o \
 	src/endpoint.o \
 	src/envelope.o \
@@ -83,20 +84,20 @@ $(EXTENSION)--$(EXTVERSION).sql: $(SQL_PARTS)
 	cat $^ > $@
 
 # Tests of the pure parts, as plain C programs that speak TAP.
-UNIT_CFLAGS = -std=gnu99 -O2 -g -Wall -Wextra -Wshadow -Wvla -I$(srcdir)/src $(COPT)
-test/unit/%: test/unit/%.c test/unit/tap.h src/chatwebhook.h $(wildcard src/*.c)
-	$(CC) $(UNIT_CFLAGS) $< -o $@ $(shell $(PKG_CONFIG) --libs libcrypto) -lm
+UNIT_CFLAGS = -std=gnu99 -O2 -g -Wall -Wextra -Wshadow -Wvla $(PG_CPPFLAGS) $(COPT)
+UNIT_LIBS = $(shell $(PKG_CONFIG) --libs libcurl libcrypto)
+test/unit/%: test/unit/%.c test/unit/tap.h $(wildcard src/*.[ch])
+	$(CC) $(UNIT_CFLAGS) $< -o $@ $(UNIT_LIBS) -lm
 
 # The fuzz targets, held to their properties for a few seconds each; "make fuzz"
 # looks for new paths with clang's libFuzzer.
 FUZZ_TARGETS = json sign target
 FUZZ_SECONDS = 5
-FUZZ_LIBS = $(shell $(PKG_CONFIG) --libs libcurl libcrypto)
 SANITIZE = -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined \
 	-fno-sanitize-recover=undefined
 REPLAYS = $(FUZZ_TARGETS:%=test/fuzz/replay_%)
-test/fuzz/replay_%: test/fuzz/fuzz_%.c test/fuzz/replay.c src/chatwebhook.h $(wildcard src/*.c)
-	$(CC) -std=gnu99 $(SANITIZE) -I$(srcdir)/src $< test/fuzz/replay.c -o $@ $(FUZZ_LIBS)
+test/fuzz/replay_%: test/fuzz/fuzz_%.c test/fuzz/replay.c $(wildcard src/*.[ch])
+	$(CC) -std=gnu99 $(SANITIZE) $(PG_CPPFLAGS) $< test/fuzz/replay.c -o $@ $(UNIT_LIBS)
 
 .PHONY: unit fuzz demo test test-matrix chaos memcheck bench lint coverage dist deb test-deb
 unit: $(UNIT_TESTS) test/unit/json_driver $(REPLAYS)
@@ -110,8 +111,8 @@ unit: $(UNIT_TESTS) test/unit/json_driver $(REPLAYS)
 fuzz:
 	set -e; for target in $(FUZZ_TARGETS); do \
 		mkdir -p found/$$target; \
-		clang -g -O1 -fsanitize=fuzzer,address,undefined -I$(srcdir)/src \
-			test/fuzz/fuzz_$$target.c -o found/fuzz_$$target $(FUZZ_LIBS); \
+		clang -g -O1 -fsanitize=fuzzer,address,undefined $(PG_CPPFLAGS) \
+			test/fuzz/fuzz_$$target.c -o found/fuzz_$$target $(UNIT_LIBS); \
 		found/fuzz_$$target -max_total_time=$${SECONDS_EACH:-180} found/$$target test/fuzz/corpus/$$target; \
 	done
 

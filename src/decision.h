@@ -1,11 +1,15 @@
 /*
  * decision.h
- *		What the end of a request means.  Pure.
+ *		What follows from the end of a request.  Pure.
  *
- * Whoever sends a request describes how it ended (CwhEnding) and the attempt
- * that it belongs to (CwhAttempt); cwh_decide() says in one struct what follows
- * for the delivery, its token, its webhook's window and circuit breaker.  The
- * caller applies that once.
+ * The caller describes how a request ended (CwhEnding) and the attempt that it
+ * belongs to (CwhAttempt); cwh_decide() says in one struct (CwhDecision) what
+ * follows for the delivery, the access token, and the webhook's circuit
+ * breaker and window.  The caller applies that once.
+ *
+ * A request for a batch is the attempt at several deliveries, which may have
+ * made different numbers of retries: decide for each of them, and apply the
+ * webhook's part of the first decision only.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -25,7 +29,7 @@ typedef enum CwhVerdict
 	CWH_RETRY,					/* may work later: network errors, 408, 425,
 								 * 429, 5xx */
 	CWH_DEAD,					/* will not work: every other status */
-	CWH_DISABLE					/* 410: the receiver wants no more */
+	CWH_DISABLE					/* 410: the receiver wants no more requests */
 } CwhVerdict;
 
 /* What becomes of a delivery. */
@@ -35,19 +39,19 @@ typedef enum CwhOutcome
 	CWH_OUTCOME_RETRY,
 	CWH_OUTCOME_DEAD,
 	CWH_OUTCOME_CANCELED,		/* was not tried */
-	CWH_OUTCOME_STEP			/* not over: one of its requests has succeeded */
+	CWH_OUTCOME_STEP			/* not over: one of its requests succeeded */
 } CwhOutcome;
 
-/* What a connector says that a reply means; see the table connector. */
+/* A connector's rule for what a reply means; see the table connector. */
 typedef struct CwhRule
 {
 	int			nstatuses;
 	int		   *statuses;
 	int			step;			/* from 1; 0: any */
-	char	   *contains;		/* UTF-8, or null */
+	char	   *contains;		/* UTF-8, not empty; null: anything */
 	CwhVerdict	means;
-	int			wait_s;			/* 0: not given */
-	char	   *wait_key;		/* the body's key with the wait, or null */
+	int			wait_s;			/* minimum wait before a retry; 0: not given */
+	char	   *wait_key;		/* the body's key that has the wait, or null */
 } CwhRule;
 
 /* How a request ended. */
@@ -58,20 +62,21 @@ typedef enum CwhEnd
 	CWH_END_REFUSED,			/* not sent: the address policy or the
 								 * webhook's own settings forbid it */
 	CWH_END_STARVED,			/* not sent: no descriptor was free */
-	CWH_END_NOTHING				/* the connector has nothing (more) to send */
+	CWH_END_NOTHING				/* not made: the connector has nothing (more)
+								 * to send */
 } CwhEnd;
 
 typedef struct CwhEnding
 {
 	CwhEnd		end;
-	int			status;			/* of the reply */
-	const char *error;			/* why it failed or was refused */
+	int			status;			/* of the reply, even of part of one; else 0 */
+	const char *error;			/* if it failed or was refused: why */
 	int64_t		retry_after_s;	/* -1 if the reply had none */
 	const char *body;			/* of the reply, as far as it was read */
 	size_t		body_len;
 	bool		for_token;		/* it asked for an access token */
-	const char *token_problem;	/* and why a 2xx reply to that brought none;
-								 * null if it did */
+	const char *token_problem;	/* if it did: why a 2xx reply has none; null:
+								 * it has one */
 } CwhEnding;
 
 /* The attempt that the request belongs to. */
@@ -80,23 +85,24 @@ typedef struct CwhAttempt
 	const CwhRetryPolicy *retry;
 	int			retries;		/* made before this attempt */
 	int64_t		last_wait_ms;	/* before this attempt; 0: none */
-	double		random01;		/* for the next wait: at least 0, less than 1 */
+	double		random01;		/* for the next wait: 0 to less than 1 */
 	const CwhRule *rules;		/* of the connector */
 	int			nrules;
 	int			step;			/* the request's number, from 1 */
 	bool		more;			/* the connector may ask for another one */
-	bool		has_token;		/* sent with an access token (OAuth 2.0) */
-	bool		token_renewed;	/* which was renewed within this attempt */
+	bool		has_token;		/* requests have an access token (OAuth 2.0) */
+	bool		token_renewed;	/* for this request, after a refusal */
 	bool		token_hopeless; /* renewing it did not help a moment ago */
 } CwhAttempt;
 
 /* What follows for the delivery. */
 typedef enum CwhNext
 {
-	CWH_NEXT_AGAIN,				/* the attempt goes on: the request is made
-								 * (again), with what was learned */
-	CWH_NEXT_STEP,				/* the reply is kept, and the connector asked
-								 * for the next request */
+	CWH_NEXT_AGAIN,				/* the attempt goes on: send the request
+								 * (again), once there is a token or a
+								 * descriptor */
+	CWH_NEXT_STEP,				/* keep the reply, and ask the connector for
+								 * the next request */
 	CWH_NEXT_SETTLE				/* the attempt is over */
 } CwhNext;
 
@@ -104,20 +110,22 @@ typedef enum CwhNext
 typedef enum CwhTokenFate
 {
 	CWH_TOKEN_KEEP,
-	CWH_TOKEN_TAKE,				/* the reply has brought one */
-	CWH_TOKEN_RENEW,			/* it was refused: another is to be had */
-	CWH_TOKEN_HOPELESS			/* another was refused as well */
+	CWH_TOKEN_TAKE,				/* take it from the reply */
+	CWH_TOKEN_RENEW,			/* forget it, and ask for another */
+	CWH_TOKEN_HOPELESS			/* another was refused as well, so do not
+								 * renew it for a while; a success (proven)
+								 * ends that */
 } CwhTokenFate;
 
-/* What the webhook's circuit breaker is told. */
+/* What the webhook's circuit breaker learns. */
 typedef enum CwhSignal
 {
 	CWH_SIGNAL_NONE,
-	CWH_SIGNAL_ANSWERED,		/* the receiver is there */
+	CWH_SIGNAL_ANSWERED,		/* the receiver is up */
 	CWH_SIGNAL_FAILED
 } CwhSignal;
 
-/* What follows for the number of requests under way to the webhook. */
+/* What becomes of the limit on the webhook's requests in flight. */
 typedef enum CwhWindow
 {
 	CWH_WINDOW_KEEP,
@@ -133,17 +141,20 @@ typedef struct CwhDecision
 	CwhVerdict	verdict;		/* valid unless next is CWH_NEXT_AGAIN */
 	CwhOutcome	outcome;		/* valid if next is CWH_NEXT_SETTLE or _STEP */
 	bool		counts;			/* it is an attempt that health counts */
-	int64_t		wait_ms;		/* before the retry */
+	int64_t		wait_ms;		/* before the retry; 0: there is none */
 	char		error[CWH_MAX_ERROR];	/* UTF-8; empty: none */
-	bool		starved;		/* nothing is to be started for a moment */
 	CwhTokenFate token;
+
+	/* for the webhook, and the worker */
+	bool		starved;		/* start nothing for a moment */
 	CwhSignal	breaker;
-	int64_t		pause_s;		/* that the receiver asks of all requests, with
-								 * CWH_SIGNAL_FAILED; -1: none */
+	int64_t		pause_s;		/* with CWH_SIGNAL_FAILED: the pause of all
+								 * requests that the receiver asks for; -1:
+								 * none */
 	CwhWindow	window;
-	bool		judged;			/* "proven" says something new */
-	bool		proven;			/* the last attempt at the webhook succeeded */
-	const char *disable;		/* why the webhook is to be disabled, or null */
+	bool		judged;			/* "proven" is news */
+	bool		proven;			/* the last attempt succeeded */
+	const char *disable;		/* why to disable the webhook, or null */
 } CwhDecision;
 
 extern void cwh_decide(CwhDecision *decision, const CwhEnding *ending,

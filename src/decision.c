@@ -1,0 +1,435 @@
+/*
+ * decision.c
+ *		What follows from the end of a request: where a retry is decided.
+ *
+ * Three ends say nothing about the delivery, and the attempt goes on: there
+ * was no free descriptor for a connection, the request brought an access
+ * token, or the receiver refused a token that is worth renewing.
+ *
+ * Every other end has a verdict.  A reply is judged by the first rule of the
+ * connector that matches it, or else by its status.  A request that failed
+ * without a reply is retried; one that may not be sent is dead.  The verdict
+ * determines the delivery's outcome and its wait (see retry.c), and what the
+ * webhook's circuit breaker and window learn.
+ *
+ * This file knows nothing of PostgreSQL, of libcurl, of clocks or of random
+ * numbers: the result depends on the arguments only.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "decision.h"
+
+/* Statuses that mean something else than the rest of their class. */
+#define STATUS_UNAUTHORIZED			401
+#define STATUS_REQUEST_TIMEOUT		408
+#define STATUS_GONE					410
+#define STATUS_TOO_EARLY			425
+#define STATUS_TOO_MANY_REQUESTS	429
+#define STATUS_SERVICE_UNAVAILABLE	503
+
+/* How many bytes of a body are searched for a rule's wait_key. */
+#define MAX_SEARCHED	1023
+
+/* A reason is cut at this many bytes, before the request's number is added. */
+#define MAX_REASON		255
+
+static CwhTokenFate decide_token(const CwhEnding *ending,
+								 const CwhAttempt *attempt);
+static CwhVerdict reach_verdict(const CwhEnding *ending,
+								const CwhAttempt *attempt,
+								int64_t *rule_wait_s);
+static void decide_nothing(CwhDecision *decision, const CwhAttempt *attempt);
+static void decide_step(CwhDecision *decision);
+static void decide_delivery(CwhDecision *decision, const CwhEnding *ending,
+							const CwhAttempt *attempt, int64_t rule_wait_s);
+static void decide_webhook(CwhDecision *decision, const CwhEnding *ending,
+						   int64_t rule_wait_s);
+static CwhVerdict judge_status(int status);
+static const CwhRule *find_rule(const CwhEnding *ending,
+								const CwhAttempt *attempt);
+static int64_t rule_wait(const CwhRule *rule, const CwhEnding *ending);
+static int64_t seconds_in_body(const CwhEnding *ending, const char *key);
+static void set_error(CwhDecision *decision, const CwhEnding *ending,
+					  int step);
+
+/* Decide what follows from the end of a request. */
+void
+cwh_decide(CwhDecision *decision, const CwhEnding *ending,
+		   const CwhAttempt *attempt)
+{
+	int64_t		rule_wait_s;
+
+	memset(decision, 0, sizeof(*decision));
+	decision->pause_s = -1;
+
+	decision->starved = ending->end == CWH_END_STARVED;
+	decision->token = decide_token(ending, attempt);
+	if (decision->starved || decision->token == CWH_TOKEN_TAKE ||
+		decision->token == CWH_TOKEN_RENEW)
+	{
+		decision->next = CWH_NEXT_AGAIN;
+		return;
+	}
+
+	decision->verdict = reach_verdict(ending, attempt, &rule_wait_s);
+	if (ending->end == CWH_END_NOTHING)
+		decide_nothing(decision, attempt);
+	else if (decision->verdict == CWH_DELIVERED && attempt->more)
+		decide_step(decision);
+	else
+	{
+		decide_delivery(decision, ending, attempt, rule_wait_s);
+		decide_webhook(decision, ending, rule_wait_s);
+	}
+}
+
+/* Did the receiver answer?  A token endpoint is another server. */
+static bool
+is_answer(const CwhEnding *ending)
+{
+	return ending->end == CWH_END_REPLY && !ending->for_token;
+}
+
+/* The receiver's status; 0 if there is none. */
+static int
+receiver_status(const CwhEnding *ending)
+{
+	return ending->for_token ? 0 : ending->status;
+}
+
+/* Is this a successful status? */
+static bool
+is_success(int status)
+{
+	return status >= 200 && status <= 299;
+}
+
+/*
+ * Decide what becomes of the access token.  A token that the receiver refuses
+ * may have expired or may have been revoked, so it is renewed, once per
+ * request.  If the new one is refused as well, renewing is hopeless for a
+ * while.
+ */
+static CwhTokenFate
+decide_token(const CwhEnding *ending, const CwhAttempt *attempt)
+{
+	if (ending->for_token && ending->end == CWH_END_REPLY &&
+		is_success(ending->status) && ending->token_problem == NULL)
+		return CWH_TOKEN_TAKE;
+
+	if (!is_answer(ending) || ending->status != STATUS_UNAUTHORIZED ||
+		!attempt->has_token)
+		return CWH_TOKEN_KEEP;
+	if (attempt->token_renewed)
+		return CWH_TOKEN_HOPELESS;
+	return attempt->token_hopeless ? CWH_TOKEN_KEEP : CWH_TOKEN_RENEW;
+}
+
+/*
+ * Reach the verdict.  *rule_wait_s is set to the minimum wait before a retry
+ * that the connector's rule asks for, or -1.
+ */
+static CwhVerdict
+reach_verdict(const CwhEnding *ending, const CwhAttempt *attempt,
+			  int64_t *rule_wait_s)
+{
+	const CwhRule *rule;
+
+	*rule_wait_s = -1;
+	switch (ending->end)
+	{
+		case CWH_END_NOTHING:
+			return CWH_DELIVERED;
+		case CWH_END_REFUSED:
+			return CWH_DEAD;
+		case CWH_END_FAILED:
+		case CWH_END_STARVED:
+			return CWH_RETRY;
+		case CWH_END_REPLY:
+			break;
+	}
+
+	/* The request itself could not be sent, for want of a token. */
+	if (ending->for_token)
+		return CWH_RETRY;
+
+	rule = find_rule(ending, attempt);
+	if (rule == NULL)
+		return judge_status(ending->status);
+	*rule_wait_s = rule_wait(rule, ending);
+	return rule->means;
+}
+
+/*
+ * The connector has nothing (more) to send.  That is an attempt, and a
+ * successful one, if earlier requests were sent.
+ */
+static void
+decide_nothing(CwhDecision *decision, const CwhAttempt *attempt)
+{
+	bool		any_sent = attempt->step > 1;
+
+	decision->next = CWH_NEXT_SETTLE;
+	decision->outcome = CWH_OUTCOME_DELIVERED;
+	decision->counts = any_sent;
+	decision->window = any_sent ? CWH_WINDOW_GROW : CWH_WINDOW_KEEP;
+}
+
+/* The request succeeded, and the connector may ask for another one. */
+static void
+decide_step(CwhDecision *decision)
+{
+	decision->next = CWH_NEXT_STEP;
+	decision->outcome = CWH_OUTCOME_STEP;
+	decision->breaker = CWH_SIGNAL_ANSWERED;
+}
+
+/* The attempt is over: decide what becomes of the delivery. */
+static void
+decide_delivery(CwhDecision *decision, const CwhEnding *ending,
+				const CwhAttempt *attempt, int64_t rule_wait_s)
+{
+	int			status = receiver_status(ending);
+	int64_t		wait_s = rule_wait_s;
+
+	decision->next = CWH_NEXT_SETTLE;
+	decision->counts = true;
+	if (decision->verdict == CWH_DELIVERED)
+	{
+		decision->outcome = CWH_OUTCOME_DELIVERED;
+		return;
+	}
+
+	set_error(decision, ending, attempt->step);
+	if (decision->verdict != CWH_RETRY ||
+		attempt->retries >= attempt->retry->max_retries)
+	{
+		decision->outcome = CWH_OUTCOME_DEAD;
+		return;
+	}
+
+	decision->outcome = CWH_OUTCOME_RETRY;
+	if ((status == STATUS_TOO_MANY_REQUESTS ||
+		 status == STATUS_SERVICE_UNAVAILABLE) &&
+		wait_s < ending->retry_after_s)
+		wait_s = ending->retry_after_s;
+	decision->wait_ms = cwh_retry_wait(attempt->retry, attempt->last_wait_ms,
+									   attempt->random01, wait_s);
+}
+
+/*
+ * The pause in seconds that the receiver requests for all requests, rather
+ * than for this one only; -1 if it requests none.
+ */
+static int64_t
+requested_pause(const CwhEnding *ending, int64_t rule_wait_s)
+{
+	int			status = receiver_status(ending);
+	int64_t		pause_s = -1;
+
+	if (status == STATUS_TOO_MANY_REQUESTS)
+		pause_s = rule_wait_s;
+	if ((status == STATUS_TOO_MANY_REQUESTS ||
+		 status == STATUS_SERVICE_UNAVAILABLE) &&
+		pause_s < ending->retry_after_s)
+		pause_s = ending->retry_after_s;
+	return pause_s < CWH_RETRY_AFTER_CAP_S ? pause_s : CWH_RETRY_AFTER_CAP_S;
+}
+
+/* The attempt is over: decide what follows for the webhook. */
+static void
+decide_webhook(CwhDecision *decision, const CwhEnding *ending,
+			   int64_t rule_wait_s)
+{
+	decision->judged = true;
+	decision->proven = decision->verdict == CWH_DELIVERED;
+	if (decision->verdict == CWH_RETRY)
+	{
+		decision->breaker = CWH_SIGNAL_FAILED;
+		decision->pause_s = requested_pause(ending, rule_wait_s);
+		decision->window = CWH_WINDOW_HALVE;
+		return;
+	}
+
+	if (is_answer(ending))
+		decision->breaker = CWH_SIGNAL_ANSWERED;
+	if (decision->verdict == CWH_DELIVERED)
+		decision->window = CWH_WINDOW_GROW;
+	else if (decision->verdict == CWH_DISABLE)
+		decision->disable = ending->status == STATUS_GONE ?
+			"the receiver answered 410 Gone" :
+			"the receiver's answer means that there will be no other";
+}
+
+/* Judge a reply by its status. */
+static CwhVerdict
+judge_status(int status)
+{
+	if (is_success(status))
+		return CWH_DELIVERED;
+
+	if (status >= 500 && status <= 599)
+		return CWH_RETRY;
+
+	switch (status)
+	{
+		case STATUS_REQUEST_TIMEOUT:
+		case STATUS_TOO_EARLY:
+		case STATUS_TOO_MANY_REQUESTS:
+			return CWH_RETRY;
+		case STATUS_GONE:
+			return CWH_DISABLE;
+	}
+
+	/*
+	 * The others blame the request, which a retry would not change, or are
+	 * redirects.  Those are never followed: they could lead a signed message
+	 * with its credentials to a URL that the webhook's owner did not
+	 * configure.
+	 */
+	return CWH_DEAD;
+}
+
+/* Is this text in the reply's body? */
+static bool
+body_contains(const CwhEnding *ending, const char *part)
+{
+	size_t		len = strlen(part);
+
+	for (size_t i = 0; i + len <= ending->body_len; i++)
+	{
+		if (ending->body[i] == part[0] &&
+			memcmp(ending->body + i, part, len) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Does a rule match the reply? */
+static bool
+rule_matches(const CwhRule *rule, const CwhEnding *ending, int step)
+{
+	bool		has_status = false;
+
+	for (int i = 0; i < rule->nstatuses && !has_status; i++)
+		has_status = rule->statuses[i] == ending->status;
+	return has_status &&
+		(rule->step == 0 || rule->step == step) &&
+		(rule->contains == NULL || body_contains(ending, rule->contains));
+}
+
+/* Find the first rule of the connector that matches the reply, or NULL. */
+static const CwhRule *
+find_rule(const CwhEnding *ending, const CwhAttempt *attempt)
+{
+	for (int i = 0; i < attempt->nrules; i++)
+	{
+		if (rule_matches(&attempt->rules[i], ending, attempt->step))
+			return &attempt->rules[i];
+	}
+	return NULL;
+}
+
+/* The minimum wait in seconds that a rule asks for; -1 if it asks for none. */
+static int64_t
+rule_wait(const CwhRule *rule, const CwhEnding *ending)
+{
+	if (rule->wait_key != NULL)
+		return seconds_in_body(ending, rule->wait_key);
+	return rule->wait_s > 0 ? rule->wait_s : -1;
+}
+
+/*
+ * Find the number of seconds that the reply's body has under a key, rounded
+ * up; -1 if there is none.  A text search will do instead of a parser: the
+ * worst that a hostile body can cause is a wait, which is capped.
+ */
+static int64_t
+seconds_in_body(const CwhEnding *ending, const char *key)
+{
+	char		body[MAX_SEARCHED + 1];
+	size_t		len = ending->body_len < MAX_SEARCHED ?
+		ending->body_len : MAX_SEARCHED;
+	char	   *at = body;
+
+	/* An empty key would match everywhere, and the search would never end. */
+	if (key[0] == '\0')
+		return -1;
+
+	if (len > 0)
+		memcpy(body, ending->body, len);
+	body[len] = '\0';
+	while ((at = strstr(at, key)) != NULL)
+	{
+		bool		quoted = at > body && at[-1] == '"';
+		double		seconds;
+		char	   *end;
+
+		at += strlen(key);
+		if (!quoted || *at != '"')
+			continue;
+		at++;
+		at += strspn(at, " \t\r\n");
+		if (*at != ':')
+			continue;
+		at++;
+		at += strspn(at, " \t\r\n");
+		if (strspn(at, "0123456789.") == 0)
+			continue;
+		seconds = strtod(at, &end);
+		if (end > at && seconds >= 0 && seconds < 1e9)
+			return (int64_t) seconds + (seconds > (int64_t) seconds ? 1 : 0);
+	}
+	return -1;
+}
+
+/* Drop an incomplete UTF-8 character from the end of a text that was cut. */
+static void
+drop_partial_character(char *text)
+{
+	size_t		len = strlen(text);
+	size_t		start = len;
+	unsigned char lead;
+	size_t		width;
+
+	/* Find the first byte of the last character. */
+	while (start > 0 && ((unsigned char) text[start - 1] & 0xc0) == 0x80)
+		start--;
+	if (start == 0)
+		return;
+	start--;
+	lead = (unsigned char) text[start];
+	width = lead < 0xc0 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+	if (width > len - start)
+		text[start] = '\0';
+}
+
+/* Say why the request failed, and which one if it is not the first. */
+static void
+set_error(CwhDecision *decision, const CwhEnding *ending, int step)
+{
+	char		status[sizeof("HTTP status -2147483648")];
+	char		reason[MAX_REASON + 1];
+	const char *problem = status;
+
+	snprintf(status, sizeof(status), "HTTP status %d", ending->status);
+	if (ending->end != CWH_END_REPLY)
+		problem = ending->error;
+	else if (ending->for_token && is_success(ending->status))
+		problem = ending->token_problem;
+
+	if (snprintf(reason, sizeof(reason), "%s%s",
+				 ending->for_token ? "could not get an access token: " : "",
+				 problem) > MAX_REASON)
+		drop_partial_character(reason);
+
+	if (step > 1)
+		snprintf(decision->error, sizeof(decision->error), "request %d: %s",
+				 step, reason);
+	else
+		snprintf(decision->error, sizeof(decision->error), "%s", reason);
+}
