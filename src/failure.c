@@ -1,215 +1,230 @@
 /*
  * failure.c
- *		Names what went wrong with a transfer, in words that a user can act on.
+ *		Describes a failed transfer in words that a user can act on.
  *
- * libcurl's codes are coarse, and its messages differ from version to version;
- * so the words are ours, chosen by the code, by how far the transfer had come,
- * and by what OpenSSL or the server has put into libcurl's message.
+ * libcurl's codes are coarse, and its messages differ from version to version.
+ * So the words are ours, chosen by the code, by how far the transfer got, and
+ * by what OpenSSL or the server has put into libcurl's message.
+ *
+ * This file knows nothing of PostgreSQL and makes no transfers: the facts are
+ * passed in.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
-#include "postgres.h"
-
+#include <ctype.h>
+#include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <curl/curl.h>
 #include <openssl/x509.h>
 
-#include "chatwebhook.h"
 #include "compat.h"
+#include "failure.h"
 
-/* The phase in which a transfer ran out of time. */
-static const char *
-timed_out_phase(const CwhTransfer *transfer)
+/* Part of a message; text is null if the message has no such part. */
+typedef struct Part
 {
-	curl_off_t	resolved = 0;
-	curl_off_t	connected = 0;
-	long		local_port = 0;
+	const char *text;
+	int			len;
+} Part;
 
-	curl_easy_getinfo(transfer->easy, CURLINFO_NAMELOOKUP_TIME_T, &resolved);
-	curl_easy_getinfo(transfer->easy, CURLINFO_CONNECT_TIME_T, &connected);
-	curl_easy_getinfo(transfer->easy, CURLINFO_LOCAL_PORT, &local_port);
-
-	/* on a connection from the cache the first two stay 0 */
-	if (transfer->must_wait)
-		return "timed out while connecting";
-	if (!cwh_curl_has_sent(transfer->easy,
-						   transfer->requests - transfer->earlier_requests))
+/* Where a transfer ran out of time. */
+static const char *
+timed_out(CwhPhase phase)
+{
+	switch (phase)
 	{
-		if (resolved == 0)
+		case CWH_PHASE_LOOKUP:
 			return "timed out while looking up the host's name";
-		if (connected == 0 && local_port == 0)
+		case CWH_PHASE_CONNECT:
 			return "timed out while connecting";
-		return "timed out in the TLS handshake";
-	}
-	switch (transfer->reply)
-	{
-		case CWH_REPLY_NONE:
+		case CWH_PHASE_HANDSHAKE:
+			return "timed out in the TLS handshake";
+		case CWH_PHASE_SENT:
 			return "timed out while waiting for the reply";
-		case CWH_REPLY_HEADERS:
+		case CWH_PHASE_HEADERS:
 			return "timed out while reading the reply's headers";
-		default:
-			return "timed out while reading the reply's body";
+		case CWH_PHASE_BODY:
+			break;
 	}
+	return "timed out while reading the reply's body";
 }
 
 /*
- * What OpenSSL says of a failure, such as "tlsv13 alert certificate required";
- * null if it says nothing.  It ends libcurl's message, behind the last colon, or
- * stands before ", errno".
+ * What OpenSSL says of a failure, such as "tlsv13 alert certificate required".
+ * It ends libcurl's message, behind the last colon, or precedes ", errno".
  */
-static const char *
-tls_reason(CwhTransfer *transfer)
+static Part
+tls_reason(const char *detail)
 {
 	static const char marker[] = "SSL routines:";
-	char	   *reason = strstr(transfer->detail, marker);
-	char	   *end;
+	Part		reason = {NULL, 0};
+	const char *start = strstr(detail, marker);
+	const char *end;
 
-	if (reason == NULL)
-		return NULL;
-	/* before OpenSSL 3.0 the function's name stands between the two colons */
-	reason = strchr(reason + strlen(marker), ':');
-	if (reason == NULL || *++reason == '\0')
-		return NULL;
-	end = strstr(reason, ", errno");
-	if (end != NULL)
-		*end = '\0';
+	if (start == NULL)
+		return reason;
+	/* before OpenSSL 3.0 a function's name stands between the two colons */
+	start = strchr(start + strlen(marker), ':');
+	if (start == NULL || *++start == '\0')
+		return reason;
+	end = strstr(start, ", errno");
+	reason.text = start;
+	reason.len = (int) (end ? (size_t) (end - start) : strlen(start));
 	return reason;
 }
 
 /*
- * The name of the error with which a server has ended a stream of HTTP/2, such as
- * "INTERNAL_ERROR"; null if libcurl does not say.  Its words are "was not closed
- * cleanly: NAME (err NUMBER)", or in later versions "reset by server (error
- * NUMBER NAME)".
+ * The name of the error with which a server ended an HTTP/2 stream, such as
+ * "INTERNAL_ERROR".  libcurl's words are "was not closed cleanly: NAME (err
+ * NUMBER)", or in later versions "reset by server (error NUMBER NAME)".
  */
-static const char *
-stream_error(CwhTransfer *transfer)
+static Part
+stream_error(const char *detail)
 {
 	static const char earlier[] = "closed cleanly: ";
 	static const char later[] = "(error ";
-	char	   *name = strstr(transfer->detail, earlier);
+	Part		error = {NULL, 0};
+	const char *name = strstr(detail, earlier);
 
 	if (name != NULL)
 		name += strlen(earlier);
 	else
 	{
-		name = strstr(transfer->detail, later);
+		name = strstr(detail, later);
 		name = name ? strchr(name + strlen(later), ' ') : NULL;
 		if (name == NULL)
-			return NULL;
+			return error;
 		name++;
 	}
-	name[strcspn(name, " )")] = '\0';
-	return name;
+	error.text = name;
+	error.len = (int) strcspn(name, " )");
+	return error;
 }
 
-/*
- * Name what went wrong, a CURLcode, unless a callback has done so.  Is there a
- * chatwebhook.ca_file?
- */
-void
-cwh_describe_failure(CwhTransfer *transfer, int code, bool has_ca_file)
+/* "WHAT: PART", or WHAT alone if there is no such part. */
+static void
+describe(char *out, size_t size, const char *what, Part part)
 {
-	CURL	   *easy = transfer->easy;
-	char	   *error = transfer->error;
-	size_t		size = sizeof(transfer->error);
-	long		verify = 0;
-	long		os_errno = 0;
-	const char *reason = tls_reason(transfer);
+	if (part.text)
+		snprintf(out, size, "%s: %.*s", what, part.len, part.text);
+	else
+		snprintf(out, size, "%s", what);
+}
 
-	if (error[0] != '\0')
-		return;
-	if (transfer->reply == CWH_REPLY_HEADERS && cwh_curl_is_too_large(code))
+/* The operating system's reason, if it is known. */
+static Part
+os_reason(long os_errno)
+{
+	Part		reason = {NULL, 0};
+
+	if (os_errno != 0)
 	{
-		/* a single line is more than libcurl takes, which is more than we do */
-		strlcpy(error, CWH_HEADERS_TOO_LARGE, size);
+		reason.text = strerror((int) os_errno);
+		reason.len = (int) strlen(reason.text);
+	}
+	return reason;
+}
+
+/* Why the server's certificate was not accepted. */
+static void
+describe_verification(const CwhFailure *failure, char *out, size_t size)
+{
+	long		result = failure->verify_result;
+
+	/* libcurl compares the host's name itself, once the chain is verified */
+	if (result == X509_V_OK || result == X509_V_ERR_UNSPECIFIED)
+		snprintf(out, size, "the server's certificate is for another host");
+	else
+		snprintf(out, size, "could not verify the server's certificate: %s",
+				 X509_verify_cert_error_string(result));
+}
+
+/* libcurl's own words for a code, to complete a sentence. */
+static void
+describe_code(CURLcode code, char *out, size_t size)
+{
+	snprintf(out, size, "%s", curl_easy_strerror(code));
+	out[0] = (char) tolower((unsigned char) out[0]);
+}
+
+/* Describe a failed transfer.  The text is at most size - 1 bytes long. */
+void
+cwh_describe_failure(const CwhFailure *failure, char *out, size_t size)
+{
+	static const Part none = {NULL, 0};
+	int			code = failure->code;
+	const char *what = NULL;
+	Part		part = none;
+
+	/* newer versions report a key that is not the certificate's like this */
+	if (code == CURLE_BAD_FUNCTION_ARGUMENT && failure->has_client_certificate)
+		code = CURLE_SSL_CERTPROBLEM;
+	/* libcurl accepts longer lines than we do, but not lines without end */
+	if (failure->phase == CWH_PHASE_HEADERS && cwh_curl_is_too_large(code))
+	{
+		describe(out, size, CWH_HEADERS_TOO_LARGE, none);
 		return;
 	}
-	/* so newer versions say that a key is not that of a certificate */
-	if (code == CURLE_BAD_FUNCTION_ARGUMENT && transfer->client_certificate)
-		code = CURLE_SSL_CERTPROBLEM;
+
 	switch ((CURLcode) code)
 	{
 		case CURLE_OPERATION_TIMEDOUT:
-			strlcpy(error, timed_out_phase(transfer), size);
+			what = timed_out(failure->phase);
 			break;
 		case CURLE_COULDNT_RESOLVE_HOST:
-			strlcpy(error, "could not look up the host's name", size);
+			what = "could not look up the host's name";
 			break;
 		case CURLE_COULDNT_RESOLVE_PROXY:
-			strlcpy(error, "could not look up the proxy's name", size);
+			what = "could not look up the proxy's name";
 			break;
 		case CURLE_COULDNT_CONNECT:
-			curl_easy_getinfo(easy, CURLINFO_OS_ERRNO, &os_errno);
-			if (os_errno != 0)
-				snprintf(error, size, "could not connect: %s",
-						 strerror((int) os_errno));
-			else
-				strlcpy(error, "could not connect", size);
+			what = "could not connect";
+			part = os_reason(failure->os_errno);
 			break;
 		case CURLE_PEER_FAILED_VERIFICATION:
-			/* without a result, the chain was not what libcurl disliked */
-			curl_easy_getinfo(easy, CURLINFO_SSL_VERIFYRESULT, &verify);
-			if (verify != X509_V_OK && verify != X509_V_ERR_UNSPECIFIED)
-				snprintf(error, size,
-						 "could not verify the server's certificate: %s",
-						 X509_verify_cert_error_string(verify));
-			else
-				strlcpy(error, "the server's certificate is for another host",
-						size);
-			break;
+			describe_verification(failure, out, size);
+			return;
 		case CURLE_SSL_CONNECT_ERROR:
-			if (reason)
-				snprintf(error, size, "the TLS handshake failed: %s", reason);
-			else
-				strlcpy(error, "the TLS handshake failed", size);
+			what = "the TLS handshake failed";
+			part = tls_reason(failure->detail);
 			break;
 		case CURLE_SSL_CERTPROBLEM:
-			strlcpy(error, "the webhook's client certificate or key is unusable",
-					size);
+			what = "the webhook's client certificate or key is unusable";
 			break;
 		case CURLE_SSL_CACERT_BADFILE:
-			strlcpy(error, has_ca_file ? "could not read chatwebhook.ca_file" :
-					"the system has no certificate authorities: install them, or set chatwebhook.ca_file",
-					size);
+			what = failure->has_ca_file ? "could not read chatwebhook.ca_file" :
+				"the system has no certificate authorities: install them, or set chatwebhook.ca_file";
 			break;
 		case CURLE_GOT_NOTHING:
-			strlcpy(error, "the connection was closed without a reply", size);
+			what = "the connection was closed without a reply";
 			break;
 		case CURLE_PARTIAL_FILE:
-			strlcpy(error, transfer->reply == CWH_REPLY_NONE ?
-					"the connection was closed without a reply" :
-					"the connection was closed within the reply",
-					size);
+			what = failure->phase < CWH_PHASE_HEADERS ?
+				"the connection was closed without a reply" :
+				"the connection was closed within the reply";
 			break;
 		case CURLE_RECV_ERROR:
 		case CURLE_SEND_ERROR:
-			/* in TLS 1.3 the server judges a client after the handshake */
-			if (reason)
-				snprintf(error, size, "the server ended the TLS connection: %s",
-						 reason);
-			else
-				strlcpy(error, code == CURLE_SEND_ERROR ?
-						"the connection was lost while sending" :
-						"the connection was lost while reading the reply",
-						size);
+			/* with TLS 1.3 a server refuses clients after the handshake */
+			part = tls_reason(failure->detail);
+			what = part.text ? "the server ended the TLS connection" :
+				code == CURLE_SEND_ERROR ?
+				"the connection was lost while sending" :
+				"the connection was lost while reading the reply";
 			break;
 		case CURLE_HTTP2_STREAM:
-			reason = stream_error(transfer);
-			if (reason)
-				snprintf(error, size, "the server ended the HTTP/2 stream: %s",
-						 reason);
-			else
-				strlcpy(error, "the server ended the HTTP/2 stream", size);
+			what = "the server ended the HTTP/2 stream";
+			part = stream_error(failure->detail);
 			break;
 		case CURLE_UNSUPPORTED_PROTOCOL:
 		case CURLE_WEIRD_SERVER_REPLY:
-			strlcpy(error, "the reply is not HTTP", size);
+			what = "the reply is not HTTP";
 			break;
 		default:
-			snprintf(error, size, "%s", curl_easy_strerror((CURLcode) code));
-			error[0] = tolower((unsigned char) error[0]);
-			break;
+			describe_code((CURLcode) code, out, size);
+			return;
 	}
+	describe(out, size, what, part);
 }

@@ -1,7 +1,7 @@
 /*
  * failure.h
- *		What is said of a transfer that failed.  Pure, but for libcurl's and
- *		OpenSSL's names of errors.
+ *		Describes failed transfers.  Pure, except for the names of libcurl's
+ *		and OpenSSL's errors.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -17,20 +17,20 @@ typedef enum CwhPhase
 	CWH_PHASE_LOOKUP,			/* of the host's name */
 	CWH_PHASE_CONNECT,
 	CWH_PHASE_HANDSHAKE,		/* of TLS */
-	CWH_PHASE_SENT,				/* no reply has begun */
-	CWH_PHASE_HEADERS,			/* within the reply's headers */
-	CWH_PHASE_BODY				/* within its body */
+	CWH_PHASE_SENT,				/* the request was sent, no reply has begun */
+	CWH_PHASE_HEADERS,			/* in the reply's headers */
+	CWH_PHASE_BODY				/* in its body */
 } CwhPhase;
 
 #define CWH_HEADERS_TOO_LARGE	"the reply's headers are too large"
 
-/* What is known of a failure. */
+/* The facts about a failure. */
 typedef struct CwhFailure
 {
-	int			code;			/* libcurl's */
+	int			code;			/* libcurl's, a CURLcode */
 	CwhPhase	phase;
-	const char *detail;			/* libcurl's own message, perhaps empty */
-	long		verify_result;	/* OpenSSL's, of the server's certificate */
+	const char *detail;			/* libcurl's own message, or empty */
+	long		verify_result;	/* OpenSSL's, for the server's certificate */
 	long		os_errno;		/* of a failed connect, or 0 */
 	bool		has_client_certificate;
 	bool		has_ca_file;	/* chatwebhook.ca_file is set */
