@@ -2,11 +2,11 @@
  * fuzz_sign.c
  *		Fuzzes what reads headers and secrets: sign.c, retry.c and vault.c.
  *
- * The input is lines: a secret, an id, a timestamp, a list of signatures, and a
- * Retry-After, and then the body, which is a sealed value and a key file as
- * well.  Whatever verifies has to hold the signature that we would make;
- * whatever opens has to be plain, since nobody can seal under our key; and what
- * we make ourselves verifies and opens, until a byte of it is another.
+ * The input is lines: a key, an id, a timestamp, a list of signatures and a
+ * Retry-After; then the body, which is also read as a sealed value and as a key
+ * file.  A message verifies only if its list has the signature that we would
+ * make; only plain values open, since no input can be sealed under our key; and
+ * our own signatures and values verify and open until a byte is changed.
  *
  *	clang -g -O1 -fsanitize=fuzzer,address,undefined -Isrc \
  *		test/fuzz/fuzz_sign.c -lcrypto -o fuzz_sign
@@ -116,7 +116,7 @@ damage(const char *signature, const Message *message)
 	return damaged;
 }
 
-/* Is a body's signature ours, and does ours verify? */
+/* Is a body signature ours, and does ours verify? */
 static void
 check_body(CwhSigner *signer, const Message *message)
 {
@@ -125,9 +125,11 @@ check_body(CwhSigner *signer, const Message *message)
 	bool		verified = cwh_verify_body(signer, message->body, message->len,
 										   theirs);
 
-	if (!cwh_sign_body(signer, message->body, message->len, ours))
+	CHECK(cwh_sign_body(signer, message->body, message->len, ours) ==
+		  (signer->kind != KEY_PUBLIC));
+	if (signer->kind != KEY_SECRET)
 	{
-		CHECK(cwh_signer_is_asymmetric(signer) && !verified);
+		CHECK(ours[0] == '\0' && !verified);
 		return;
 	}
 	CHECK(strlen(ours) == CWH_BODY_SIGNATURE_LEN);
@@ -136,35 +138,39 @@ check_body(CwhSigner *signer, const Message *message)
 	/* Digits, and nothing else, may be in the other case. */
 	if (verified)
 	{
-		CHECK(memcmp(ours, theirs, BODY_PREFIX_LEN) == 0);
-		for (size_t i = BODY_PREFIX_LEN; i <= CWH_BODY_SIGNATURE_LEN; i++)
+		CHECK(memcmp(ours, theirs, PREFIX_LEN(BODY_PREFIX)) == 0);
+		for (size_t i = PREFIX_LEN(BODY_PREFIX); i <= CWH_BODY_SIGNATURE_LEN; i++)
 			CHECK(theirs[i] == ours[i] ||
 				  (ours[i] >= 'a' && theirs[i] == ours[i] - 'a' + 'A'));
 	}
 }
 
-/* Is a standard signature ours, and does ours verify? */
+/*
+ * Is a message's signature ours, and does ours verify?  The verifier is the
+ * signer, or has its public key.
+ */
 static void
-check_standard(CwhSigner *signer, const Message *message, int64_t sent_at)
+check_message(CwhSigner *signer, CwhSigner *verifier, const Message *message,
+			  int64_t sent_at)
 {
-	char		ours[CWH_STANDARD_SIGNATURE_LEN + 1];
+	char		ours[CWH_MESSAGE_SIGNATURE_LEN + 1];
 	char	   *list;
 	char	   *damaged;
+	bool		verified;
 
 #define VERIFY(list, now, tolerance) \
-	cwh_verify_standard(signer, message->id, message->timestamp, list, \
-						message->body, message->len, now, tolerance)
+	cwh_verify_message(verifier, message->id, message->timestamp, list, \
+					   message->body, message->len, now, tolerance)
 
-	if (!cwh_sign_standard(signer, message->id, sent_at,
-						   message->body, message->len, ours))
-	{
-		CHECK(cwh_signer_is_asymmetric(signer));
-		CHECK(!VERIFY(message->signatures, sent_at, 0));
-		return;
-	}
-	CHECK(strlen(ours) == CWH_STANDARD_SIGNATURE_LEN);
-	CHECK(VERIFY(message->signatures, sent_at, 0) ==
-		  list_has(message->signatures, ours));
+	CHECK(cwh_sign_message(signer, message->id, sent_at,
+						   message->body, message->len, ours));
+	CHECK(strlen(ours) == (signer->kind == KEY_SECRET ? HMAC_SIGNATURE_LEN :
+						   ED25519_SIGNATURE_LEN));
+
+	/* Of a long list of asymmetric signatures, not all are tried. */
+	verified = VERIFY(message->signatures, sent_at, 0);
+	if (verified || signer->kind == KEY_SECRET)
+		CHECK(verified == list_has(message->signatures, ours));
 
 	list = list_with(message->signatures, ours);
 	CHECK(VERIFY(list, sent_at, 0));
@@ -178,94 +184,71 @@ check_standard(CwhSigner *signer, const Message *message, int64_t sent_at)
 #undef VERIFY
 }
 
-/* Is an asymmetric signature ours, and does ours verify? */
+/* Does a private key have a public key, which verifies and does not sign? */
 static void
-check_asymmetric(CwhSigner *signer, const Message *message, int64_t sent_at)
+check_public(CwhSigner *signer, const Message *message, int64_t sent_at)
 {
-	char		ours[CWH_ASYMMETRIC_SIGNATURE_LEN + 1];
-	char		public_key[CWH_ED25519_PUBLIC_LEN + 1];
-	char	   *list;
-	char	   *damaged;
-	bool		is_asymmetric;
+	char		public_key[CWH_PUBLIC_KEY_LEN + 1];
+	char		nothing[CWH_MESSAGE_SIGNATURE_LEN + 1] = "x";
+	const char *problem;
+	CwhSigner  *verifier;
 
-#define VERIFY(list, now, tolerance) \
-	cwh_verify_asymmetric(public_key, message->id, message->timestamp, list, \
-						  message->body, message->len, now, tolerance)
-
-	is_asymmetric = cwh_ed25519_public(message->secret,
-									   strlen(message->secret), public_key);
-	CHECK(is_asymmetric == cwh_signer_is_asymmetric(signer));
-	CHECK(is_asymmetric == cwh_sign_asymmetric(signer, message->id, sent_at,
-											   message->body, message->len,
-											   ours));
-	if (!is_asymmetric)
+	CHECK(cwh_public_key(message->secret, strlen(message->secret),
+						 public_key) == (signer->kind == KEY_PRIVATE));
+	if (signer->kind != KEY_PRIVATE)
+	{
+		CHECK(public_key[0] == '\0');
 		return;
-	CHECK(strlen(ours) == CWH_ASYMMETRIC_SIGNATURE_LEN);
-	CHECK(strlen(public_key) == CWH_ED25519_PUBLIC_LEN);
-
-	/* The converse need not hold: not all of a long list is looked at. */
-	if (VERIFY(message->signatures, sent_at, 0))
-		CHECK(list_has(message->signatures, ours));
-
-	list = list_with(message->signatures, ours);
-	CHECK(VERIFY(list, sent_at, 0));
-	CHECK(!VERIFY(list, INT64_MIN, INT64_MAX));
-	free(list);
-	damaged = damage(ours, message);
-	CHECK(!VERIFY(damaged, sent_at, 0));
-	free(damaged);
-
-	/* As a public key, the secret is none. */
-	CHECK(!cwh_verify_asymmetric(message->secret, message->id,
-								 message->timestamp, ours, message->body,
-								 message->len, sent_at, 0));
-
-#undef VERIFY
+	}
+	CHECK(strlen(public_key) == CWH_PUBLIC_KEY_LEN);
+	verifier = cwh_signer_create(public_key, strlen(public_key), &problem);
+	CHECK(verifier != NULL && verifier->kind == KEY_PUBLIC);
+	check_message(signer, verifier, message, sent_at);
+	CHECK(!cwh_sign_message(verifier, message->id, sent_at, message->body,
+							message->len, nothing));
+	CHECK(nothing[0] == '\0');
+	cwh_signer_destroy(verifier);
 }
 
 /* The secret is usable if nothing is said against it; then try it. */
 static void
 check_signatures(const Message *message)
 {
-	/* Of a pair that the specification shows. */
-	static const char public_key[] =
-		"whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=";
 	size_t		secret_len = strlen(message->secret);
-	const char *problem = cwh_secret_problem(message->secret, secret_len);
-	CwhSigner  *signer = cwh_signer_create(message->secret, secret_len);
+	const char *secret_problem = cwh_secret_problem(message->secret, secret_len);
+	const char *problem = "left as it was";
+	CwhSigner  *signer = cwh_signer_create(message->secret, secret_len,
+										   &problem);
 	int64_t		sent_at;
 
-	CHECK(problem != NULL || signer != NULL);
+	CHECK((signer == NULL) == (problem != NULL));
+	CHECK(secret_problem != NULL || signer != NULL);
+	if (signer == NULL)
+	{
+		/* The two give the same reason, but for a public key. */
+		CHECK(strcmp(problem, "left as it was") != 0);
+		CHECK(kind_of(message->secret, secret_len) == KEY_PUBLIC ||
+			  strcmp(problem, secret_problem) == 0);
+		return;
+	}
 
 	if (!parse_timestamp(message->timestamp, &sent_at))
+		CHECK(!cwh_verify_message(signer, message->id, message->timestamp,
+								  message->signatures, message->body,
+								  message->len, 0, INT64_MAX));
+	else if (signer->kind == KEY_PUBLIC)
 	{
-		CHECK(!cwh_verify_asymmetric(public_key, message->id,
-									 message->timestamp, message->signatures,
-									 message->body, message->len,
-									 0, INT64_MAX));
-		CHECK(signer == NULL ||
-			  !cwh_verify_standard(signer, message->id, message->timestamp,
-								   message->signatures, message->body,
-								   message->len, 0, INT64_MAX));
-		sent_at = 0;
+		/* Whatever comes of these, it is not a crash. */
+		cwh_verify_message(signer, message->id, message->timestamp,
+						   message->signatures, message->body, message->len,
+						   sent_at, 0);
 	}
 	else
 	{
-		/* Whatever comes of these, it is not a crash. */
-		cwh_verify_asymmetric(public_key, message->id, message->timestamp,
-							  message->signatures, message->body,
-							  message->len, sent_at, 0);
-		cwh_verify_asymmetric(message->secret, message->id,
-							  message->timestamp, message->signatures,
-							  message->body, message->len, sent_at, 0);
-		if (signer != NULL)
-		{
-			check_standard(signer, message, sent_at);
-			check_asymmetric(signer, message, sent_at);
-		}
+		check_message(signer, signer, message, sent_at);
+		check_public(signer, message, sent_at);
 	}
-	if (signer != NULL)
-		check_body(signer, message);
+	check_body(signer, message);
 
 	cwh_signer_destroy(signer);
 }
@@ -323,7 +306,7 @@ check_vault(const Message *message)
 		"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 	CwhVaultKey key;
 	CwhVaultResult result;
-	const char *problem;
+	const char *problem = "left as it was";
 	size_t		sealed_len = cwh_vault_sealed_len(message->len, true);
 	unsigned char *sealed = allocate(sealed_len);
 	unsigned char *out = allocate(sealed_len);
@@ -335,8 +318,9 @@ check_vault(const Message *message)
 
 	/* Nothing opens but what is in clear. */
 	result = cwh_vault_open(&key, 1, webhook_id, message->id,
-							message->body, message->len, out, &out_len);
-	CHECK((result == CWH_VAULT_OK) == (cwh_vault_problem(result) == NULL));
+							message->body, message->len, out, &out_len,
+							&problem);
+	CHECK((result == CWH_VAULT_OK) == (problem == NULL));
 	CHECK((result == CWH_VAULT_OK) ==
 		  cwh_vault_is_current(NULL, 0, message->body, message->len));
 	if (result == CWH_VAULT_OK)
@@ -354,18 +338,20 @@ check_vault(const Message *message)
 						  message->body, message->len, sealed));
 	CHECK(cwh_vault_is_current(&key, 1, sealed, sealed_len));
 	CHECK(cwh_vault_open(&key, 1, webhook_id, message->id,
-						 sealed, sealed_len, out, &out_len) == CWH_VAULT_OK);
+						 sealed, sealed_len, out, &out_len,
+						 &problem) == CWH_VAULT_OK);
 	CHECK(out_len == message->len);
 	CHECK(out_len == 0 || memcmp(out, message->body, out_len) == 0);
 	if (strcmp(message->id, message->timestamp) != 0)
 		CHECK(cwh_vault_open(&key, 1, webhook_id, message->timestamp,
-							 sealed, sealed_len, out, &out_len) ==
-			  CWH_VAULT_WRONG);
+							 sealed, sealed_len, out, &out_len,
+							 &problem) == CWH_VAULT_WRONG);
 
 	at = 1 + (message->len > 0 ? message->body[0] : 0) % (sealed_len - 1);
 	sealed[at] ^= (unsigned char) (1 << message->len % 8);
 	CHECK(cwh_vault_open(&key, 1, webhook_id, message->id,
-						 sealed, sealed_len, out, &out_len) != CWH_VAULT_OK);
+						 sealed, sealed_len, out, &out_len,
+						 &problem) != CWH_VAULT_OK);
 	CHECK(out_len == 0);
 
 	free(sealed);

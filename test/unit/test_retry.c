@@ -1,6 +1,6 @@
 /*
  * test_retry.c
- *		Every status, the growth and the spread of the wait, and Retry-After.
+ *		The growth and the spread of the wait, and Retry-After.
  *
  * Only here can the randomness be swept and the clock be set; that a worker
  * waits as it is told is for the tests with a receiver to show.
@@ -9,7 +9,6 @@
  */
 #include "../../src/retry.c"
 
-#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <time.h>
@@ -42,32 +41,6 @@ after(const char *text, int64_t now)
 	seconds = cwh_retry_after(copy, len, now);
 	free(copy);
 	return seconds;
-}
-
-/* What each status means. */
-static void
-test_verdict(void)
-{
-	static const int retried[] = {0, 408, 425, 429, 500, 501, 502, 503, 504,
-	507, 529, 599};
-	static const int dead[] = {INT_MIN, -1, 1, 99, 100, 101, 103, 199, 300,
-		301, 302, 303, 304, 307, 308, 399, 400, 401, 402, 403, 404, 405, 407,
-	409, 411, 413, 418, 422, 424, 426, 428, 430, 451, 499, 600, 999, INT_MAX};
-	bool		all = true;
-
-	for (int status = 200; status <= 299; status++)
-	{
-		if (cwh_retry_verdict(status) != CWH_DELIVERED)
-			all = false;
-	}
-	ok(all, "every 2xx is delivered");
-
-	for (size_t i = 0; i < sizeof(retried) / sizeof(retried[0]); i++)
-		ok(cwh_retry_verdict(retried[i]) == CWH_RETRY,
-		   "%d is tried again", retried[i]);
-	for (size_t i = 0; i < sizeof(dead) / sizeof(dead[0]); i++)
-		ok(cwh_retry_verdict(dead[i]) == CWH_DEAD, "%d is dead", dead[i]);
-	ok(cwh_retry_verdict(410) == CWH_DISABLE, "410 disables");
 }
 
 /* How the wait grows, where the randomness is in the middle. */
@@ -481,7 +454,6 @@ test_nonsense(void)
 int
 main(void)
 {
-	test_verdict();
 	test_growth();
 	test_jitter();
 	test_asked_wait();

@@ -17,11 +17,50 @@
 /* The secret of the published vectors. */
 static const char published[] = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/* Make the signer of a secret that ends in a NUL. */
+/*
+ * Create the signer of a key.  There is either a signer or a problem.
+ */
 static CwhSigner *
-signer_of(const char *secret)
+create(const char *key, size_t len)
 {
-	return cwh_signer_create(secret, strlen(secret));
+	const char *problem = "left as it was";
+	CwhSigner  *signer = cwh_signer_create(key, len, &problem);
+
+	if ((signer == NULL) == (problem == NULL))
+		ok(false, "either a signer or a problem: %.*s", (int) len, key);
+	return signer;
+}
+
+/* The same for a key that ends in a NUL. */
+static CwhSigner *
+signer_of(const char *key)
+{
+	return create(key, strlen(key));
+}
+
+/* Why there is no signer of a key; NULL if there is one. */
+static const char *
+problem_of(const char *key, size_t len)
+{
+	const char *problem = "left as it was";
+
+	cwh_signer_destroy(cwh_signer_create(key, len, &problem));
+	return problem;
+}
+
+/* Verify a message with a public key, if that is one. */
+static bool
+verify_with(const char *public_key, const char *id, const char *timestamp,
+			const char *signatures, const void *body, size_t len,
+			int64_t now, int64_t tolerance)
+{
+	CwhSigner  *signer = signer_of(public_key);
+	bool		verified = signer != NULL &&
+		cwh_verify_message(signer, id, timestamp, signatures, body, len,
+						   now, tolerance);
+
+	cwh_signer_destroy(signer);
+	return verified;
 }
 
 /* The vectors of RFC 4231, by the body signature of their keys. */
@@ -93,7 +132,7 @@ test_rfc4231(void)
 		else
 			memcpy(data, vectors[i].data, vectors[i].len);
 
-		signer = cwh_signer_create(key, vectors[i].keylen);
+		signer = create(key, vectors[i].keylen);
 		cwh_sign_body(signer, data, vectors[i].len, got);
 		is_str(got, vectors[i].want, vectors[i].name);
 		ok(cwh_verify_body(signer, data, vectors[i].len, got),
@@ -133,7 +172,7 @@ test_published(void)
 		},
 	};
 	CwhSigner  *signer = signer_of(published);
-	char		standard[CWH_STANDARD_SIGNATURE_LEN + 1];
+	char		standard[CWH_MESSAGE_SIGNATURE_LEN + 1];
 	char		plain[CWH_BODY_SIGNATURE_LEN + 1];
 
 	ok(signer != NULL, "the published secret makes a signer");
@@ -145,17 +184,17 @@ test_published(void)
 		{
 			size_t		len = strlen(vectors[i].body);
 
-			ok(cwh_sign_standard(signer, vectors[i].id, vectors[i].timestamp,
-								 vectors[i].body, len, standard),
+			ok(cwh_sign_message(signer, vectors[i].id, vectors[i].timestamp,
+								vectors[i].body, len, standard),
 			   "%s is signed", vectors[i].id);
 			is_str(standard, vectors[i].standard, "as the standard wants it");
 			ok(cwh_sign_body(signer, vectors[i].body, len, plain),
 			   "its body is signed");
 			is_str(plain, vectors[i].plain, "with the whole secret as the key");
-			ok(cwh_verify_standard(signer, vectors[i].id,
-								   vectors[i].timestamp_text, standard,
-								   vectors[i].body, len,
-								   vectors[i].timestamp, 300),
+			ok(cwh_verify_message(signer, vectors[i].id,
+								  vectors[i].timestamp_text, standard,
+								  vectors[i].body, len,
+								  vectors[i].timestamp, 300),
 			   "its standard signature verifies");
 			ok(cwh_verify_body(signer, vectors[i].body, len, plain),
 			   "its body signature verifies");
@@ -166,12 +205,12 @@ test_published(void)
 	is_str(plain,
 		   "sha256=da5f5865984e699a69cfec62ce49a76d"
 		   "af8ae4601b54a781fa13f3b2d3b2088a", "as it should be");
-	ok(cwh_sign_standard(signer, "a", -5, NULL, 0, standard),
+	ok(cwh_sign_message(signer, "a", -5, NULL, 0, standard),
 	   "a time before 1970 is signed");
 	is_str(standard, "v1,qPUugaOzPEKNU4/KIwbkFPxRhsFa8vSR7sx7fIKlGio=",
 		   "as it should be");
-	ok(cwh_sign_standard(signer, "a", INT64_MIN, "", 0, standard) &&
-	   strlen(standard) == CWH_STANDARD_SIGNATURE_LEN,
+	ok(cwh_sign_message(signer, "a", INT64_MIN, "", 0, standard) &&
+	   strlen(standard) == HMAC_SIGNATURE_LEN,
 	   "the longest timestamp is signed");
 
 	cwh_signer_destroy(signer);
@@ -182,9 +221,9 @@ static void
 test_plain_secret(void)
 {
 	CwhSigner  *signer = signer_of("a plain secret of mine");
-	char		got[CWH_STANDARD_SIGNATURE_LEN + 1];
+	char		got[CWH_MESSAGE_SIGNATURE_LEN + 1];
 
-	cwh_sign_standard(signer, "evt_1", 1700000000, "{}", 2, got);
+	cwh_sign_message(signer, "evt_1", 1700000000, "{}", 2, got);
 	is_str(got, "v1,40nnjBN9SBzT17pfKCA08IciCEY4f4UteDgfPvV55TM=",
 		   "a secret without the prefix is the standard scheme's key too");
 	cwh_signer_destroy(signer);
@@ -206,8 +245,8 @@ test_base64_keys(void)
 	for (int len = 1; len <= 200; len++)
 	{
 		char		secret[300];
-		char		encoded[CWH_STANDARD_SIGNATURE_LEN + 1];
-		char		raw[CWH_STANDARD_SIGNATURE_LEN + 1];
+		char		encoded[CWH_MESSAGE_SIGNATURE_LEN + 1];
+		char		raw[CWH_MESSAGE_SIGNATURE_LEN + 1];
 		CwhSigner  *signer;
 
 		memcpy(secret, "whsec_", 6);
@@ -215,12 +254,12 @@ test_base64_keys(void)
 
 		signer = signer_of(secret);
 		if (signer == NULL ||
-			!cwh_sign_standard(signer, "m", 1, "x", 1, encoded))
+			!cwh_sign_message(signer, "m", 1, "x", 1, encoded))
 			encoded[0] = '\0';
 		cwh_signer_destroy(signer);
 
-		signer = cwh_signer_create((const char *) key, (size_t) len);
-		cwh_sign_standard(signer, "m", 1, "x", 1, raw);
+		signer = create((const char *) key, (size_t) len);
+		cwh_sign_message(signer, "m", 1, "x", 1, raw);
 		cwh_signer_destroy(signer);
 
 		if (strcmp(encoded, raw) != 0)
@@ -296,15 +335,15 @@ test_malformed_secret(void)
 	for (int i = 0; malformed[i] != NULL; i++)
 		ok(signer_of(malformed[i]) == NULL, "no signer of malformed secret %d",
 		   i + 1);
-	ok(cwh_signer_create("", 0) == NULL, "no signer of an empty secret");
-	ok(cwh_signer_create(NULL, 0) == NULL, "no signer of none at all");
+	ok(create("", 0) == NULL, "no signer of an empty secret");
+	ok(create(NULL, 0) == NULL, "no signer of none at all");
 
 	for (int c = 0; c < 256; c++)
 	{
 		CwhSigner  *signer;
 
 		secret[7] = (char) c;
-		signer = cwh_signer_create(secret, sizeof(secret) - 1);
+		signer = create(secret, sizeof(secret) - 1);
 		if (signer != NULL)
 			accepted++;
 		cwh_signer_destroy(signer);
@@ -333,17 +372,17 @@ test_generate(void)
 	char		first[CWH_SECRET_LEN + 1];
 	char		second[CWH_SECRET_LEN + 1];
 
-	ok(cwh_secret_generate(first), "a secret is generated");
-	ok(cwh_secret_generate(second), "and another");
+	ok(cwh_secret_generate(false, first), "a secret is generated");
+	ok(cwh_secret_generate(false, second), "and another");
 	ok(strcmp(first, second) != 0, "they differ");
-	is_int((long long) strlen(first), CWH_SECRET_LEN, "its length");
+	is_int((long long) strlen(first), 50, "its length");
 	ok(strncmp(first, "whsec_", 6) == 0, "its prefix");
 	is_str(cwh_secret_problem(first, strlen(first)), NULL, "it is usable");
 	is_int(base64_decoded_len(first + 6, strlen(first) - 6), 32,
 		   "it has 32 bytes");
 
 	RAND_set_rand_method(&no_random);
-	ok(!cwh_secret_generate(second), "none without randomness");
+	ok(!cwh_secret_generate(false, second), "none without randomness");
 	is_str(second, "", "and nothing is handed out");
 	RAND_set_rand_method(usual);
 }
@@ -363,7 +402,7 @@ test_verify_body(void)
 	cwh_sign_body(signer, body, len, good);
 
 	strcpy(text, good);
-	for (int i = BODY_PREFIX_LEN; i < CWH_BODY_SIGNATURE_LEN; i++)
+	for (size_t i = PREFIX_LEN(BODY_PREFIX); i < CWH_BODY_SIGNATURE_LEN; i++)
 	{
 		if (text[i] >= 'a' && text[i] <= 'f')
 			text[i] -= 'a' - 'A';
@@ -379,11 +418,11 @@ test_verify_body(void)
 	ok(!cwh_verify_body(signer, body, len, NULL), "no signature does not");
 	ok(!cwh_verify_body(signer, body, len, ""), "an empty one does not");
 	ok(!cwh_verify_body(signer, body, len, "sha256="), "a prefix does not");
-	ok(!cwh_verify_body(signer, body, len, good + BODY_PREFIX_LEN),
+	ok(!cwh_verify_body(signer, body, len, good + PREFIX_LEN(BODY_PREFIX)),
 	   "digits without the prefix do not");
 
 	strcpy(text, good);
-	memcpy(text, "SHA256=", BODY_PREFIX_LEN);
+	memcpy(text, "SHA256=", PREFIX_LEN(BODY_PREFIX));
 	ok(!cwh_verify_body(signer, body, len, text), "another prefix does not");
 	strcpy(text, good);
 	text[CWH_BODY_SIGNATURE_LEN - 1] = '\0';
@@ -398,7 +437,7 @@ test_verify_body(void)
 		for (int c = 1; c < 256; c++)
 		{
 			if ((char) c == good[i] ||
-				(i >= BODY_PREFIX_LEN && good[i] >= 'a' &&
+				((size_t) i >= PREFIX_LEN(BODY_PREFIX) && good[i] >= 'a' &&
 				 c == good[i] - ('a' - 'A')))
 				continue;
 			strcpy(text, good);
@@ -468,8 +507,8 @@ test_verify_standard(void)
 	bool		refused = true;
 
 #define VERIFY(id, sent_at, signatures, now, tolerance) \
-	cwh_verify_standard(signer, id, sent_at, signatures, body, len, \
-						now, tolerance)
+	cwh_verify_message(signer, id, sent_at, signatures, body, len, \
+					   now, tolerance)
 
 	for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
 	{
@@ -506,10 +545,10 @@ test_verify_standard(void)
 	ok(!VERIFY(NULL, sent_at, good, now, 300), "no id");
 	ok(!VERIFY(id, NULL, good, now, 300), "no time");
 	ok(!VERIFY(id, sent_at, NULL, now, 300), "no signature");
-	ok(!cwh_verify_standard(signer, id, sent_at, good, body, len - 1,
-							now, 300), "a shorter body");
-	ok(!cwh_verify_standard(stranger, id, sent_at, good, body, len,
-							now, 300), "another secret");
+	ok(!cwh_verify_message(signer, id, sent_at, good, body, len - 1,
+						   now, 300), "a shorter body");
+	ok(!cwh_verify_message(stranger, id, sent_at, good, body, len,
+						   now, 300), "another secret");
 
 	for (size_t i = 0; i < sizeof(good) - 1; i++)
 	{
@@ -632,14 +671,13 @@ test_rfc8032(void)
 		unsigned char message[64];
 		unsigned char want[ED25519_LEN];
 		unsigned char got[ED25519_LEN];
-		char		secret[CWH_ED25519_SECRET_LEN + 1];
-		char		public_key[CWH_ED25519_PUBLIC_LEN + 1];
-		char		entry[CWH_ASYMMETRIC_SIGNATURE_LEN + 1];
+		char		secret[CWH_SECRET_LEN + 1];
+		char		public_key[CWH_PUBLIC_KEY_LEN + 1];
+		char		entry[CWH_MESSAGE_SIGNATURE_LEN + 1];
 		size_t		len = unhex(vectors[i].message, message);
 		Content		content = {message, len, len};
-		EVP_MD_CTX *context = EVP_MD_CTX_new();
 		CwhSigner  *signer;
-		EVP_PKEY   *key;
+		CwhSigner  *verifier;
 
 		unhex(vectors[i].seed, pair);
 		unhex(vectors[i].public_key, pair + SEED_LEN);
@@ -653,15 +691,16 @@ test_rfc8032(void)
 		ok(signer != NULL, "%s makes a signer", vectors[i].name);
 		ok(signer != NULL && ed25519_sign(signer, message, len, got) &&
 		   memcmp(got, want, ED25519_LEN) == 0, "it signs");
-		key = ed25519_parse_public(public_key);
-		ok(key != NULL && ed25519_verify_entry(context, key, &content, entry),
+		verifier = signer_of(public_key);
+		ok(verifier != NULL && ed25519_verify_entry(verifier, &content, entry),
 		   "its signature verifies");
+		ok(signer != NULL && ed25519_verify_entry(signer, &content, entry),
+		   "with the private key as well");
 		entry[10]++;
-		ok(!ed25519_verify_entry(context, key, &content, entry),
+		ok(!ed25519_verify_entry(verifier, &content, entry),
 		   "and another does not");
 
-		EVP_PKEY_free(key);
-		EVP_MD_CTX_free(context);
+		cwh_signer_destroy(verifier);
 		cwh_signer_destroy(signer);
 	}
 }
@@ -693,8 +732,8 @@ test_asymmetric(void)
 	};
 	static char large[200000];
 	static const char *const secrets[] = {pair_secret, seed_secret};
-	char		got[CWH_ASYMMETRIC_SIGNATURE_LEN + 1];
-	char		public_key[CWH_ED25519_PUBLIC_LEN + 1];
+	char		got[CWH_MESSAGE_SIGNATURE_LEN + 1];
+	char		public_key[CWH_PUBLIC_KEY_LEN + 1];
 
 	memset(large, 'x', sizeof(large));
 
@@ -705,9 +744,9 @@ test_asymmetric(void)
 
 		is_str(cwh_secret_problem(secret, strlen(secret)), NULL,
 			   form == 0 ? "a secret of both halves" : "a secret of the seed");
-		ok(signer != NULL && cwh_signer_is_asymmetric(signer),
+		ok(signer != NULL && signer->kind == KEY_PRIVATE,
 		   "makes an asymmetric signer");
-		ok(cwh_ed25519_public(secret, strlen(secret), public_key),
+		ok(cwh_public_key(secret, strlen(secret), public_key),
 		   "has a public key");
 		is_str(public_key, pair_public, "which is the right one");
 
@@ -718,34 +757,37 @@ test_asymmetric(void)
 			{
 				size_t		len = strlen(vectors[i].body);
 
-				ok(cwh_sign_asymmetric(signer, vectors[i].id,
-									   vectors[i].timestamp,
-									   vectors[i].body, len, got),
+				ok(cwh_sign_message(signer, vectors[i].id,
+									vectors[i].timestamp,
+									vectors[i].body, len, got),
 				   "%s is signed", vectors[i].id);
 				is_str(got, vectors[i].want, "as the standard wants it");
-				ok(cwh_verify_asymmetric(public_key, vectors[i].id,
-										 vectors[i].timestamp_text, got,
-										 vectors[i].body, len,
-										 vectors[i].timestamp, 300),
+				ok(verify_with(public_key, vectors[i].id,
+							   vectors[i].timestamp_text, got,
+							   vectors[i].body, len,
+							   vectors[i].timestamp, 300),
 				   "its signature verifies");
 			}
 
-			ok(cwh_sign_asymmetric(signer, "b", 1, large, sizeof(large), got),
+			ok(cwh_sign_message(signer, "b", 1, large, sizeof(large), got),
 			   "a large body is signed");
 			is_str(got, "v1a,yTSvcXJOeyFODXTjKK2I8+mNCdOE+/NLZTSeK/Kbo3Iw"
 				   "W8D0geyDZWWI1U5MG4j27/EzNLEihugPSA8rkTKmBA==",
 				   "as it should be");
 			is_int((long long) signer->content.cap, 0,
 				   "and its memory is given back");
+			ok(cwh_verify_message(signer, "b", "1", got, large, sizeof(large),
+								  1, 0) && signer->content.cap == 0,
+			   "as it is after verifying");
 		}
 
-		ok(cwh_sign_asymmetric(signer, "a", -5, NULL, 0, got),
+		ok(cwh_sign_message(signer, "a", -5, NULL, 0, got),
 		   "an empty body, before 1970, is signed");
 		is_str(got, "v1a,x1g8ATXgRZ+9tV8ZZUz2a0hWJN7VhG2kMmmyHThjWkFi"
 			   "NYytlc3TvkP8j6J4Vrn9wGTQuT/tb55+6+hUDGsoDg==",
 			   "as it should be");
-		ok(cwh_sign_asymmetric(signer, "a", INT64_MIN, "", 0, got) &&
-		   strlen(got) == CWH_ASYMMETRIC_SIGNATURE_LEN,
+		ok(cwh_sign_message(signer, "a", INT64_MIN, "", 0, got) &&
+		   strlen(got) == CWH_MESSAGE_SIGNATURE_LEN,
 		   "the longest timestamp is signed");
 		ok(signer->content.cap > 0, "the memory for small messages is kept");
 
@@ -753,53 +795,141 @@ test_asymmetric(void)
 	}
 }
 
-/* A signer makes the signatures of its kind, and no others. */
+/* What each kind of key signs and verifies, and what it does not. */
 static void
 test_kinds(void)
 {
 	static const char message[] = "{}";
-	CwhSigner  *asymmetric = signer_of(pair_secret);
-	CwhSigner  *symmetric = signer_of(published);
+	CwhSigner  *private_key = signer_of(pair_secret);
+	CwhSigner  *public_key = signer_of(pair_public);
+	CwhSigner  *secret = signer_of(published);
 	char		body[CWH_BODY_SIGNATURE_LEN + 1] = "x";
-	char		standard[CWH_STANDARD_SIGNATURE_LEN + 1] = "x";
-	char		ed25519[CWH_ASYMMETRIC_SIGNATURE_LEN + 1] = "x";
-	char		public_key[CWH_ED25519_PUBLIC_LEN + 1] = "x";
+	char		body_by_secret[CWH_BODY_SIGNATURE_LEN + 1] = "x";
+	char		by_secret[CWH_MESSAGE_SIGNATURE_LEN + 1] = "x";
+	char		by_private[CWH_MESSAGE_SIGNATURE_LEN + 1] = "x";
+	char		by_public[CWH_MESSAGE_SIGNATURE_LEN + 1] = "x";
+	char		both[2 * CWH_MESSAGE_SIGNATURE_LEN + 2];
+	char		out[CWH_PUBLIC_KEY_LEN + 1] = "x";
 	unsigned char digest[DIGEST_LEN];
 
-	ok(!cwh_signer_is_asymmetric(symmetric), "a symmetric signer says so");
-	ok(!cwh_sign_asymmetric(symmetric, "a", 1, message, 2, ed25519),
-	   "it makes no asymmetric signature");
-	is_str(ed25519, "", "not even a part of one");
-	ok(!cwh_ed25519_public(published, strlen(published), public_key),
-	   "it has no public key");
-	is_str(public_key, "", "not even a part of one");
+	ok(secret && private_key && public_key, "there is a signer of each kind");
+	ok(cwh_sign_message(secret, "a", 1, message, 2, by_secret) &&
+	   strlen(by_secret) == HMAC_SIGNATURE_LEN &&
+	   strncmp(by_secret, "v1,", 3) == 0, "a secret makes a v1 signature");
+	ok(cwh_sign_message(private_key, "a", 1, message, 2, by_private) &&
+	   strlen(by_private) == ED25519_SIGNATURE_LEN &&
+	   strncmp(by_private, "v1a,", 4) == 0,
+	   "a private key makes a v1a signature");
+	ok(!cwh_sign_message(public_key, "a", 1, message, 2, by_public),
+	   "a public key signs no message");
+	is_str(by_public, "", "not even in part");
 
-	ok(!cwh_sign_body(asymmetric, message, 2, body),
-	   "an asymmetric signer does not sign bodies");
+	ok(cwh_sign_body(secret, message, 2, body_by_secret) &&
+	   strlen(body_by_secret) == CWH_BODY_SIGNATURE_LEN,
+	   "a secret signs a body");
+	ok(cwh_sign_body(private_key, message, 2, body),
+	   "that a private key signs no body is no failure");
+	is_str(body, "", "there is no signature");
+	strcpy(body, "x");
+	ok(!cwh_sign_body(public_key, message, 2, body),
+	   "a public key signs no body");
 	is_str(body, "", "not even in part");
-	ok(!cwh_sign_standard(asymmetric, "a", 1, message, 2, standard),
-	   "it makes no symmetric signature");
-	is_str(standard, "", "not even a part of one");
 
-	/* What the signature is, if the secret is taken for a key. */
+#define VERIFY(signer, list) \
+	cwh_verify_message(signer, "a", "1", list, message, 2, 1, 300)
+
+	ok(VERIFY(secret, by_secret) && !VERIFY(secret, by_private),
+	   "a secret verifies its own signatures only");
+	ok(VERIFY(private_key, by_private) && !VERIFY(private_key, by_secret),
+	   "and so does a private key");
+	ok(VERIFY(public_key, by_private) && !VERIFY(public_key, by_secret),
+	   "and a public key those of its private key");
+	snprintf(both, sizeof(both), "%s %s", by_secret, by_private);
+	ok(VERIFY(secret, both) && VERIFY(private_key, both) &&
+	   VERIFY(public_key, both), "in a list of both, each finds its own");
+
+	/* A private key's context goes back and forth between the two. */
+	for (int round = 0; round < 3; round++)
+		ok(cwh_sign_message(private_key, "a", 1, message, 2, by_secret) &&
+		   strcmp(by_secret, by_private) == 0 &&
+		   VERIFY(private_key, by_private),
+		   "a private key signs and verifies in turn");
+
+#undef VERIFY
+
+	/* What the signature is, if the private key is taken for a secret. */
 	HMAC(EVP_sha256(), pair_secret, (int) strlen(pair_secret),
 		 (const unsigned char *) message, 2, digest, NULL);
-	memcpy(body, "sha256=", BODY_PREFIX_LEN);
+	memcpy(body, "sha256=", PREFIX_LEN(BODY_PREFIX));
 	for (int i = 0; i < DIGEST_LEN; i++)
-		sprintf(body + BODY_PREFIX_LEN + 2 * i, "%02x", digest[i]);
-	ok(!cwh_verify_body(asymmetric, message, 2, body),
-	   "nor does it verify bodies");
-	ok(!cwh_verify_standard(asymmetric, "a", "1", pair_signature,
-							message, 2, 1, 300),
-	   "nor symmetric signatures");
+		sprintf(body + PREFIX_LEN(BODY_PREFIX) + 2 * i, "%02x", digest[i]);
+	ok(!cwh_verify_body(private_key, message, 2, body),
+	   "a private key verifies no body");
+	ok(cwh_verify_body(secret, message, 2, body_by_secret) &&
+	   !cwh_verify_body(private_key, message, 2, body_by_secret) &&
+	   !cwh_verify_body(public_key, message, 2, body_by_secret),
+	   "only a secret verifies a body");
+	memset(body, '\0', sizeof(body));
+	ok(!cwh_verify_body(private_key, message, 2, body) &&
+	   !cwh_verify_body(public_key, message, 2, body),
+	   "and an empty signature is none");
 
-	/* A public key taken for a secret would let everybody sign. */
-	ok(signer_of(pair_public) == NULL, "no signer of a public key");
+	/* If a public key were taken for a secret, everyone could sign. */
 	is_str(cwh_secret_problem(pair_public, strlen(pair_public)),
-		   "secret is a public key", "which is not a secret");
+		   "secret is a public key", "a public key is no secret");
+	ok(!cwh_public_key(published, strlen(published), out),
+	   "a secret has no public key");
+	is_str(out, "", "not even a part of one");
+	strcpy(out, "x");
+	ok(!cwh_public_key(pair_public, strlen(pair_public), out),
+	   "nor has a public key");
+	is_str(out, "", "not even a part of one");
 
-	cwh_signer_destroy(asymmetric);
-	cwh_signer_destroy(symmetric);
+	cwh_signer_destroy(private_key);
+	cwh_signer_destroy(public_key);
+	cwh_signer_destroy(secret);
+}
+
+/* Why there is no signer, in the words of cwh_secret_problem(). */
+static void
+test_signer_problem(void)
+{
+	static const struct
+	{
+		const char *key;
+		const char *problem;	/* of the signer */
+		const char *as_secret;	/* of the secret, if it is to be stored */
+	}			keys[] = {
+		{"", "secret is empty", "secret is empty"},
+		{"x", NULL, "secret is shorter than 16 characters"},
+		{"k\xc3\xa9y", NULL, "secret has characters other than printable ASCII"},
+		{"whsec_AAAA", NULL, "secret decodes to fewer than 24 bytes"},
+		{"whsec_", "secret decodes to fewer than 24 bytes",
+		"secret decodes to fewer than 24 bytes"},
+		{"whsec_?", "secret is not base64 behind \"whsec_\"",
+		"secret is not base64 behind \"whsec_\""},
+		{"whsec_\n", "secret has characters other than printable ASCII",
+		"secret has characters other than printable ASCII"},
+		{"whsk_AAAA", "secret is not base64 of 32 or 64 bytes behind \"whsk_\"",
+		"secret is not base64 of 32 or 64 bytes behind \"whsk_\""},
+		{"whsk_\n", "secret has characters other than printable ASCII",
+		"secret has characters other than printable ASCII"},
+		{"whpk_AAAA", "public key is not base64 of 32 bytes behind \"whpk_\"",
+		"secret is a public key"},
+		{pair_public, NULL, "secret is a public key"},
+		{pair_secret, NULL, NULL},
+		{published, NULL, NULL},
+	};
+
+	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
+	{
+		size_t		len = strlen(keys[i].key);
+
+		is_str(problem_of(keys[i].key, len), keys[i].problem,
+			   "the problem of a signer");
+		is_str(cwh_secret_problem(keys[i].key, len), keys[i].as_secret,
+			   "and of a secret that is to be stored");
+	}
 }
 
 /* Asymmetric secrets are held to how they are written. */
@@ -827,8 +957,8 @@ test_malformed_ed25519(void)
 		"KIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvh==",
 		NULL
 	};
-	char		text[CWH_ED25519_SECRET_LEN + 1];
-	char		public_key[CWH_ED25519_PUBLIC_LEN + 1];
+	char		text[CWH_SECRET_LEN + 1];
+	char		public_key[CWH_PUBLIC_KEY_LEN + 1];
 
 	for (int i = 0; malformed[i] != NULL; i++)
 	{
@@ -839,7 +969,7 @@ test_malformed_ed25519(void)
 		is_str(cwh_secret_problem(malformed[i], len),
 			   "secret is not base64 of 32 or 64 bytes behind \"whsk_\"",
 			   "and it says why");
-		ok(!cwh_ed25519_public(malformed[i], len, public_key),
+		ok(!cwh_public_key(malformed[i], len, public_key),
 		   "it has no public key");
 	}
 
@@ -856,7 +986,7 @@ test_malformed_ed25519(void)
 	}
 
 	ok(cwh_secret_problem("whsk_\n", 6) != NULL, "a newline is a problem");
-	ok(!cwh_ed25519_public(NULL, 0, public_key), "none has no public key");
+	ok(!cwh_public_key(NULL, 0, public_key), "none has no public key");
 }
 
 /* New asymmetric secrets are as they should be. */
@@ -865,33 +995,33 @@ test_generate_ed25519(void)
 {
 	static const RAND_METHOD no_random = {.bytes = no_random_bytes};
 	const RAND_METHOD *usual = RAND_get_rand_method();
-	char		first[CWH_ED25519_SECRET_LEN + 1];
-	char		second[CWH_ED25519_SECRET_LEN + 1];
-	char		public_key[CWH_ED25519_PUBLIC_LEN + 1];
-	char		signature[CWH_ASYMMETRIC_SIGNATURE_LEN + 1];
+	char		first[CWH_SECRET_LEN + 1];
+	char		second[CWH_SECRET_LEN + 1];
+	char		public_key[CWH_PUBLIC_KEY_LEN + 1];
+	char		signature[CWH_MESSAGE_SIGNATURE_LEN + 1];
 	CwhSigner  *signer;
 
-	ok(cwh_ed25519_generate(first), "an asymmetric secret is generated");
-	ok(cwh_ed25519_generate(second), "and another");
+	ok(cwh_secret_generate(true, first), "an asymmetric secret is generated");
+	ok(cwh_secret_generate(true, second), "and another");
 	ok(strcmp(first, second) != 0, "they differ");
-	is_int((long long) strlen(first), CWH_ED25519_SECRET_LEN, "its length");
+	is_int((long long) strlen(first), CWH_SECRET_LEN, "its length");
 	is_str(cwh_secret_problem(first, strlen(first)), NULL, "it is usable");
-	ok(cwh_ed25519_public(first, strlen(first), public_key),
+	ok(cwh_public_key(first, strlen(first), public_key),
 	   "it has a public key");
-	is_int((long long) strlen(public_key), CWH_ED25519_PUBLIC_LEN,
+	is_int((long long) strlen(public_key), CWH_PUBLIC_KEY_LEN,
 		   "whose length is right");
 
 	signer = signer_of(first);
-	ok(cwh_sign_asymmetric(signer, "m", 100, "{}", 2, signature),
+	ok(cwh_sign_message(signer, "m", 100, "{}", 2, signature),
 	   "it signs");
-	ok(cwh_verify_asymmetric(public_key, "m", "100", signature, "{}", 2,
-							 100, 0), "which verifies");
-	ok(!cwh_verify_asymmetric(pair_public, "m", "100", signature, "{}", 2,
-							  100, 0), "but not under another public key");
+	ok(verify_with(public_key, "m", "100", signature, "{}", 2,
+				   100, 0), "which verifies");
+	ok(!verify_with(pair_public, "m", "100", signature, "{}", 2,
+					100, 0), "but not under another public key");
 	cwh_signer_destroy(signer);
 
 	RAND_set_rand_method(&no_random);
-	ok(!cwh_ed25519_generate(second), "none without randomness");
+	ok(!cwh_secret_generate(true, second), "none without randomness");
 	is_str(second, "", "and nothing is handed out");
 	RAND_set_rand_method(usual);
 }
@@ -936,18 +1066,17 @@ test_verify_asymmetric(void)
 		"whpk_2SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=",
 		"whpk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
 		"WHPK_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=",
-		"whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc=",
 		"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", NULL
 	};
 	static const char digits[] =
 		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 	char		list[2048];
-	char		wrong[CWH_ASYMMETRIC_SIGNATURE_LEN + 1];
+	char		wrong[CWH_MESSAGE_SIGNATURE_LEN + 1];
 	bool		refused = true;
 
 #define VERIFY(id, sent_at, signatures, now, tolerance) \
-	cwh_verify_asymmetric(pair_public, id, sent_at, signatures, body, len, \
-						  now, tolerance)
+	verify_with(pair_public, id, sent_at, signatures, body, len, \
+				now, tolerance)
 
 	for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
 	{
@@ -957,8 +1086,8 @@ test_verify_asymmetric(void)
 	}
 
 	for (int i = 0; public_keys[i] != NULL; i++)
-		ok(!cwh_verify_asymmetric(public_keys[i], id, sent_at, pair_signature,
-								  body, len, now, 300),
+		ok(!verify_with(public_keys[i], id, sent_at, pair_signature,
+						body, len, now, 300),
 		   "not under the public key \"%s\"", public_keys[i]);
 
 	/* The eighth of many is looked at, the ninth is not. */
@@ -990,12 +1119,10 @@ test_verify_asymmetric(void)
 	ok(!VERIFY(NULL, sent_at, pair_signature, now, 300), "no id");
 	ok(!VERIFY(id, NULL, pair_signature, now, 300), "no time");
 	ok(!VERIFY(id, sent_at, NULL, now, 300), "no signature");
-	ok(!cwh_verify_asymmetric(NULL, id, sent_at, pair_signature, body, len,
-							  now, 300), "no public key");
-	ok(!cwh_verify_asymmetric(pair_public, id, sent_at, pair_signature,
-							  body, len - 1, now, 300), "a shorter body");
-	ok(!cwh_verify_asymmetric(pair_public, id, sent_at, pair_signature,
-							  "{\"test\": 2432232315}", len, now, 300),
+	ok(!verify_with(pair_public, id, sent_at, pair_signature,
+					body, len - 1, now, 300), "a shorter body");
+	ok(!verify_with(pair_public, id, sent_at, pair_signature,
+					"{\"test\": 2432232315}", len, now, 300),
 	   "another body");
 
 	/* Any other digit anywhere, so also other bits to spare in the last */
@@ -1046,16 +1173,16 @@ test_nonsense(void)
 		text[len] = '\0';
 
 		(void) cwh_secret_problem(text, len);
-		cwh_signer_destroy(cwh_signer_create(text, len));
+		cwh_signer_destroy(create(text, len));
 		if (cwh_verify_body(signer, text, len, text) ||
-			cwh_verify_standard(signer, text, "100", text, text, len,
-								100, 10) ||
-			cwh_verify_standard(signer, text, text, text, text, len,
-								100, INT64_MAX) ||
-			cwh_verify_asymmetric(text, text, "100", text, text, len,
-								  100, 10) ||
-			cwh_verify_asymmetric(pair_public, text, "100", text, text, len,
-								  100, 10))
+			cwh_verify_message(signer, text, "100", text, text, len,
+							   100, 10) ||
+			cwh_verify_message(signer, text, text, text, text, len,
+							   100, INT64_MAX) ||
+			verify_with(text, text, "100", text, text, len,
+						100, 10) ||
+			verify_with(pair_public, text, "100", text, text, len,
+						100, 10))
 			refused = false;
 	}
 	ok(refused, "20000 pieces of nonsense do not verify");
@@ -1078,6 +1205,7 @@ main(void)
 	test_rfc8032();
 	test_asymmetric();
 	test_kinds();
+	test_signer_problem();
 	test_malformed_ed25519();
 	test_generate_ed25519();
 	test_verify_asymmetric();
