@@ -91,7 +91,7 @@ test/unit/%: test/unit/%.c test/unit/tap.h $(wildcard src/*.[ch])
 
 # The fuzz targets, held to their properties for a few seconds each; "make fuzz"
 # looks for new paths with clang's libFuzzer.
-FUZZ_TARGETS = json sign target
+FUZZ_TARGETS = decision json sign target
 FUZZ_SECONDS = 5
 SANITIZE = -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined \
 	-fno-sanitize-recover=undefined
