@@ -563,7 +563,7 @@ static void
 retire(Transfer *transfer)
 {
 	withdraw(transfer);
-	cwh_handle_release(&transfer->handle);
+	cwh_handle_release(&transfer->handle, transfer->requests > 1);
 	running--;
 }
 
@@ -1152,7 +1152,7 @@ cwh_transfer_start(CwhTransfer *public)
 	/* this only queues it: threads are started when it is driven */
 	if (curl_multi_add_handle(multi, transfer->handle.easy) != CURLM_OK)
 	{
-		cwh_handle_release(&transfer->handle);
+		cwh_handle_release(&transfer->handle, false);
 		return false;
 	}
 	transfer->state = TRANSFER_RUNNING;
