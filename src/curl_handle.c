@@ -191,16 +191,19 @@ cwh_handle_take(CwhHandle *handle, const CwhRequest *request,
 }
 
 /*
- * Keep a handle for later requests, or free it.  A handle of an earlier
- * generation must not be used again: the CA file and the proxy that it was made
- * with may not be those that are configured now.
+ * Keep a handle for later requests, or free it.
+ *
+ * A handle of an earlier generation must not be used again: the CA file and the
+ * proxy that it was made with may not be those that are configured now.  Nor
+ * must one with which libcurl has repeated a request: up to 8.16 libcurl counts
+ * repeats over the handle's whole life, and fails the sixth.
  */
 void
-cwh_handle_release(CwhHandle *handle)
+cwh_handle_release(CwhHandle *handle, bool repeated)
 {
 	/* the buffer may go before the handle */
 	curl_easy_setopt(handle->easy, CURLOPT_ERRORBUFFER, NULL);
-	if (handle->generation == generation && nspare < MAX_SPARE)
+	if (handle->generation == generation && !repeated && nspare < MAX_SPARE)
 		spare[nspare++] = handle->easy;
 	else
 		curl_easy_cleanup(handle->easy);

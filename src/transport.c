@@ -135,7 +135,7 @@ typedef struct Transfer
 	int			earlier_requests;	/* of these, before the last restart */
 	int			max_requests;
 	int			restarts;		/* after losing a connection */
-	bool		restarted;		/* for that, or after waiting */
+	bool		interrupted;	/* it waited or was restarted */
 
 	/* its reply */
 	Progress	progress;
@@ -563,7 +563,7 @@ static void
 retire(Transfer *transfer)
 {
 	withdraw(transfer);
-	cwh_handle_release(&transfer->handle);
+	cwh_handle_release(&transfer->handle, transfer->requests > 1);
 	running--;
 }
 
@@ -656,8 +656,8 @@ finish(Transfer *transfer, CURLcode code)
 
 	curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status);
 	curl_easy_getinfo(easy, CURLINFO_TOTAL_TIME_T, &total_us);
-	/* libcurl has measured only the time since it was restarted */
-	reply->latency_ms = transfer->restarted ?
+	/* libcurl has measured only the last try */
+	reply->latency_ms = transfer->interrupted ?
 		(int) -ms_until(&transfer->began) : (int) ((total_us + 500) / 1000);
 	reply->status = (int) status;
 	if (status != 0)
@@ -702,7 +702,7 @@ restart(Transfer *transfer)
 	int64_t		left_ms = transfer->public.request.timeout_ms - used_ms;
 
 	transfer->state = TRANSFER_RUNNING;
-	transfer->restarted = true;
+	transfer->interrupted = true;
 	transfer->must_wait = false;
 	transfer->earlier_requests = transfer->requests;
 	transfer->detail[0] = '\0';
@@ -748,6 +748,7 @@ try_restart(Transfer *transfer, CURLcode code)
 	if (code == CURLE_COULDNT_CONNECT && transfer->must_wait)
 	{
 		withdraw(transfer);
+		transfer->interrupted = true;
 		transfer->state = TRANSFER_WAITING;
 		dlist_push_tail(&waiting, &transfer->node);
 		return true;
@@ -1151,7 +1152,7 @@ cwh_transfer_start(CwhTransfer *public)
 	/* this only queues it: threads are started when it is driven */
 	if (curl_multi_add_handle(multi, transfer->handle.easy) != CURLM_OK)
 	{
-		cwh_handle_release(&transfer->handle);
+		cwh_handle_release(&transfer->handle, false);
 		return false;
 	}
 	transfer->state = TRANSFER_RUNNING;
