@@ -1,0 +1,55 @@
+/*
+ * settings.h
+ *		The settings, chatwebhook.*; settings.c describes them.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#ifndef CWH_SETTINGS_H
+#define CWH_SETTINGS_H
+
+#include "target.h"
+
+/* The version of the SQL that this library speaks. */
+#define CWH_SQL_VERSION	"1.0"
+
+/* The upper bound of chatwebhook.workers. */
+#define CWH_MAX_WORKERS	16
+
+typedef enum CwhLogAttempts
+{
+	CWH_LOG_NONE,
+	CWH_LOG_FAILURES,
+	CWH_LOG_ALL
+} CwhLogAttempts;
+
+typedef enum CwhValidation
+{
+	CWH_VALIDATION_OFF,
+	CWH_VALIDATION_WARNING,
+	CWH_VALIDATION_ERROR
+} CwhValidation;
+
+extern bool cwh_enabled;
+extern char *cwh_databases;
+extern int	cwh_workers;
+extern int	cwh_max_in_flight;
+extern int	cwh_poll_interval;	/* ms */
+extern int	cwh_max_payload_size;
+extern int	cwh_max_response_size;
+extern int	cwh_connector_timeout;	/* ms */
+extern int	cwh_retention;		/* seconds; -1: forever */
+extern int	cwh_attempt_retention;	/* likewise */
+extern int	cwh_dead_letter_retention;	/* likewise */
+extern int	cwh_alert_backlog;	/* seconds; 0: never */
+extern int	cwh_breaker_threshold;	/* 0: never */
+extern char *cwh_ca_file;
+extern char *cwh_proxy;
+extern int	cwh_log_attempts;
+extern int	cwh_validation;
+extern char *cwh_user_agent;
+extern char *cwh_secret_key_file;
+
+extern void cwh_define_settings(void);
+extern const CwhTargetPolicy *cwh_target_policy(void);
+
+#endif							/* CWH_SETTINGS_H */
