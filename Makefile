@@ -25,6 +25,7 @@ OBJS = \
 	src/retry.o \
 	src/rows.o \
 	src/secrets.o \
+	src/settings.o \
 	src/settle.o \
 	src/shared.o \
 	src/sign.o \

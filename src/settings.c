@@ -1,0 +1,387 @@
+/*
+ * settings.c
+ *		The settings, chatwebhook.*, and the address policy made of them.
+ *
+ * Those that only SQL reads, with current_setting(), have a variable all the
+ * same, so that PostgreSQL checks their values and shows their units.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "fmgr.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+
+#include "compat.h"
+#include "settings.h"
+
+/* The most networks and ports that a setting may list. */
+#define MAX_NETWORKS	64
+#define MAX_PORTS		64
+
+PG_FUNCTION_INFO_V1(chatwebhook_url_problem);
+
+bool		cwh_enabled = true;
+char	   *cwh_databases = NULL;
+int			cwh_workers = 1;
+int			cwh_max_in_flight = 256;
+int			cwh_poll_interval = 10000;
+int			cwh_max_payload_size = 1024 * 1024;
+int			cwh_max_response_size = 16 * 1024;
+int			cwh_connector_timeout = 500;
+int			cwh_retention = 30 * SECS_PER_DAY;
+int			cwh_attempt_retention = 30 * SECS_PER_DAY;
+int			cwh_dead_letter_retention = 90 * SECS_PER_DAY;
+int			cwh_alert_backlog = 300;
+int			cwh_breaker_threshold = 10;
+char	   *cwh_ca_file = NULL;
+char	   *cwh_proxy = NULL;
+int			cwh_log_attempts = CWH_LOG_FAILURES;
+int			cwh_validation = CWH_VALIDATION_ERROR;
+char	   *cwh_user_agent = NULL;
+char	   *cwh_secret_key_file = NULL;
+
+/* read by SQL alone */
+static int	disable_after = 5 * SECS_PER_DAY;
+static int	alert_failures = 5;
+static double alert_success_rate = 0.9;
+
+/* read by cwh_target_policy() */
+static bool allow_http = false;
+static char *allowed_networks = NULL;
+static char *denied_networks = NULL;
+static char *allowed_ports = NULL;
+static bool policy_stale = true;	/* one of the three lists has changed */
+
+static const struct config_enum_entry log_attempts_options[] = {
+	{"none", CWH_LOG_NONE, false},
+	{"failures", CWH_LOG_FAILURES, false},
+	{"all", CWH_LOG_ALL, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry validation_options[] = {
+	{"off", CWH_VALIDATION_OFF, false},
+	{"warning", CWH_VALIDATION_WARNING, false},
+	{"error", CWH_VALIDATION_ERROR, false},
+	{NULL, 0, false}
+};
+
+/* Check hook of a list of networks. */
+static bool
+check_networks(char **newval, void **extra, GucSource source)
+{
+	CwhNetwork	networks[MAX_NETWORKS];
+	const char *problem = NULL;
+
+	if (*newval == NULL ||
+		cwh_target_parse_networks(*newval, networks, MAX_NETWORKS,
+								  &problem) >= 0)
+		return true;
+	GUC_check_errdetail("In the list of networks, %s.", problem);
+	GUC_check_errhint("Write addresses in CIDR notation, separated by commas, such as 10.1.2.0/24, fd00::/8.");
+	return false;
+}
+
+/* Check hook of a list of ports. */
+static bool
+check_ports(char **newval, void **extra, GucSource source)
+{
+	uint16_t	ports[MAX_PORTS];
+	const char *problem = NULL;
+
+	if (*newval == NULL ||
+		cwh_target_parse_ports(*newval, ports, MAX_PORTS, &problem) >= 0)
+		return true;
+	GUC_check_errdetail("In the list of ports, %s.", problem);
+	return false;
+}
+
+/* Assign hook of both: have the address policy read again. */
+static void
+assign_policy(const char *newval, void *extra)
+{
+	policy_stale = true;
+}
+
+/* Check hook of a value that is sent in a request header. */
+static bool
+check_header_value(char **newval, void **extra, GucSource source)
+{
+	for (const char *c = *newval; c && *c; c++)
+	{
+		if ((unsigned char) *c < 0x20 || (unsigned char) *c > 0x7e)
+		{
+			GUC_check_errdetail("The value is sent in a request header, so it can have printable ASCII characters only.");
+			return false;
+		}
+	}
+	return true;
+}
+
+/*
+ * The address policy that the settings describe now.  It points into memory of
+ * this file, which is parsed anew only after one of the lists has changed.
+ */
+const CwhTargetPolicy *
+cwh_target_policy(void)
+{
+	static CwhNetwork allowed[MAX_NETWORKS];
+	static CwhNetwork denied[MAX_NETWORKS];
+	static uint16_t ports[MAX_PORTS];
+	static CwhTargetPolicy policy;
+	const char *problem;
+
+	policy.allow_http = allow_http;
+	if (!policy_stale)
+		return &policy;
+	policy_stale = false;
+	policy.allowed = allowed;
+	policy.nallowed = cwh_target_parse_networks(allowed_networks, allowed,
+												MAX_NETWORKS, &problem);
+	policy.denied = denied;
+	policy.ndenied = cwh_target_parse_networks(denied_networks, denied,
+											   MAX_NETWORKS, &problem);
+	policy.ports = ports;
+	policy.nports = cwh_target_parse_ports(allowed_ports, ports, MAX_PORTS,
+										   &problem);
+	/* the check hooks accept nothing that fails here */
+	Assert(policy.nallowed >= 0 && policy.ndenied >= 0 && policy.nports >= 0);
+	return &policy;
+}
+
+/* SQL: why a URL may not be sent to, or null if it may. */
+Datum
+chatwebhook_url_problem(PG_FUNCTION_ARGS)
+{
+	text	   *url = PG_GETARG_TEXT_PP(0);
+	CwhTarget	target;
+	const char *problem;
+
+	problem = cwh_target_check_url(cwh_target_policy(), VARDATA_ANY(url),
+								   VARSIZE_ANY_EXHDR(url), &target);
+	if (problem == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(problem));
+}
+
+/* Which workers run, and how much they do. */
+static void
+define_worker_settings(void)
+{
+	/* An operator may have to stop all sending at once. */
+	DefineCustomBoolVariable("chatwebhook.enabled",
+							 "Enables sending.",
+							 "While it is off, workers claim nothing. Events are still queued, and requests that are under way are finished.",
+							 &cwh_enabled, true, PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+
+	/* Some databases should not send: a copy for testing, say. */
+	DefineCustomStringVariable("chatwebhook.databases",
+							   "Lists the databases that get workers, separated by commas.",
+							   "If empty, every database that has the extension gets them.",
+							   &cwh_databases, "", PGC_SIGHUP,
+							   GUC_LIST_INPUT, NULL, NULL, NULL);
+
+	/* A worker is one process, so it can use no more than one CPU core. */
+	DefineCustomIntVariable("chatwebhook.workers",
+							"Sets the number of workers in each database.",
+							NULL,
+							&cwh_workers, 1, 1, CWH_MAX_WORKERS, PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
+	/* This bounds a worker's memory and sockets. */
+	DefineCustomIntVariable("chatwebhook.max_in_flight",
+							"Sets the maximum number of requests that a worker has under way.",
+							"Each needs a socket, and PostgreSQL leaves a worker about a third of max_files_per_process for sockets.",
+							&cwh_max_in_flight, 256, 1, 4096, PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
+	/*
+	 * Commits wake the workers, so this matters only for deliveries that no
+	 * commit here has announced, such as those of a restored dump.
+	 */
+	DefineCustomIntVariable("chatwebhook.poll_interval",
+							"Sets how often a worker reads the whole queue without having been woken.",
+							NULL,
+							&cwh_poll_interval, 10000, 100, 3600000, PGC_SIGHUP,
+							GUC_UNIT_MS, NULL, NULL, NULL);
+
+	/* A worker calls connectors one at a time: a slow one holds up the rest. */
+	DefineCustomIntVariable("chatwebhook.connector_timeout",
+							"Sets the maximum time that a call of a connector's function may take.",
+							"A call that takes longer fails that attempt of its delivery.",
+							&cwh_connector_timeout, 500, 1, 60000, PGC_SIGHUP,
+							GUC_UNIT_MS, NULL, NULL, NULL);
+
+	/* An unreachable receiver should cost neither load nor retries. */
+	DefineCustomIntVariable("chatwebhook.breaker_threshold",
+							"Sets the number of consecutive failures after which a webhook is paused.",
+							"A paused webhook gets one request at a time, after waits that grow like those between retries, until one succeeds. Only failures that are retried count. 0 means never.",
+							&cwh_breaker_threshold, 10, 0, 1000000, PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
+	/* A receiver that is gone for good need not be retried forever. */
+	DefineCustomIntVariable("chatwebhook.disable_after",
+							"Sets how long a webhook may have nothing but failures before it is disabled.",
+							"Its pending deliveries wait until it is enabled again. -1 means never.",
+							&disable_after, 5 * SECS_PER_DAY, -1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+}
+
+/* Where requests go, and what they look like. */
+static void
+define_request_settings(void)
+{
+	/* Tests, and receivers in a private network, may do without TLS. */
+	DefineCustomBoolVariable("chatwebhook.allow_http",
+							 "Allows URLs with http, to which requests are sent without TLS.",
+							 NULL,
+							 &allow_http, false, PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+
+	/* Receivers in the private network can be reached, and only those. */
+	DefineCustomStringVariable("chatwebhook.allowed_networks",
+							   "Lists networks that may be sent to although they are not public.",
+							   "In CIDR notation, separated by commas.",
+							   &allowed_networks, "", PGC_SIGHUP, 0,
+							   check_networks, assign_policy, NULL);
+
+	/* The operator's own servers may have public addresses. */
+	DefineCustomStringVariable("chatwebhook.denied_networks",
+							   "Lists networks that may not be sent to.",
+							   "In CIDR notation, separated by commas. Takes precedence over chatwebhook.allowed_networks.",
+							   &denied_networks, "", PGC_SIGHUP, 0,
+							   check_networks, assign_policy, NULL);
+
+	/* Customers can be held to the usual ports. */
+	DefineCustomStringVariable("chatwebhook.allowed_ports",
+							   "Lists the ports that may be sent to, separated by commas.",
+							   "If empty, any port but the well-known ones of other services.",
+							   &allowed_ports, "", PGC_SIGHUP, 0,
+							   check_ports, assign_policy, NULL);
+
+	/* A firewall may let nothing else out. */
+	DefineCustomStringVariable("chatwebhook.proxy",
+							   "Sets the proxy that requests are sent through.",
+							   "A URL such as http://proxy.example:3128. If empty, none is used. Environment variables such as https_proxy are ignored.",
+							   &cwh_proxy, "", PGC_SIGHUP,
+							   GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+
+	/* Receivers may have certificates of a private authority. */
+	DefineCustomStringVariable("chatwebhook.ca_file",
+							   "Sets the location of the file with the certificate authorities to trust.",
+							   "If empty, those of the system are trusted.",
+							   &cwh_ca_file, "", PGC_SIGHUP,
+							   GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+
+	/* A dump or a stolen backup should not reveal secrets. */
+	DefineCustomStringVariable("chatwebhook.secret_key_file",
+							   "Sets the location of the file with the keys that secrets are encrypted with.",
+							   "One key per line, the current one first, as 64 hexadecimal digits or as the base64 of 32 bytes; mode 0600. If empty, secrets are stored in plain text.",
+							   &cwh_secret_key_file, "", PGC_SIGHUP,
+							   GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+
+	/* Receivers may filter by it. */
+	DefineCustomStringVariable("chatwebhook.user_agent",
+							   "Sets the User-Agent header of requests.",
+							   NULL,
+							   &cwh_user_agent, "chatwebhook/" CWH_SQL_VERSION,
+							   PGC_SIGHUP, 0, check_header_value, NULL, NULL);
+}
+
+/* What an event may be, and what is kept of it. */
+static void
+define_data_settings(void)
+{
+	/* An application may emit events that event_type does not know yet. */
+	DefineCustomEnumVariable("chatwebhook.validation",
+							 "Sets how events of an unknown type, or without a required key, are handled.",
+							 NULL,
+							 &cwh_validation, CWH_VALIDATION_ERROR,
+							 validation_options, PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
+	/* Receivers commonly refuse larger requests. */
+	DefineCustomIntVariable("chatwebhook.max_payload_size",
+							"Sets the maximum size of an event's data as JSON.",
+							"Larger data is an error in the statement that emits the event.",
+							&cwh_max_payload_size, 1024 * 1024, 1024, 64 * 1024 * 1024,
+							PGC_SUSET, GUC_UNIT_BYTE, NULL, NULL, NULL);
+
+	/* Response bodies are for people to read, and must not fill the disk. */
+	DefineCustomIntVariable("chatwebhook.max_response_size",
+							"Sets how much of a response's body is read and kept.",
+							"The rest is not read.",
+							&cwh_max_response_size, 16 * 1024, 0, 1024 * 1024,
+							PGC_SIGHUP, GUC_UNIT_BYTE, NULL, NULL, NULL);
+
+	/* Keeping a row for every attempt costs a third of the throughput. */
+	DefineCustomEnumVariable("chatwebhook.log_attempts",
+							 "Sets which attempts are kept in the table attempt.",
+							 NULL,
+							 &cwh_log_attempts, CWH_LOG_FAILURES,
+							 log_attempts_options, PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+
+	/* The tables should not grow forever. */
+	DefineCustomIntVariable("chatwebhook.retention",
+							"Sets how long delivered and canceled deliveries are kept.",
+							"Also applies to events without deliveries, to closed alerts and to the activity. -1 means forever.",
+							&cwh_retention, 30 * SECS_PER_DAY, -1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+
+	/* Attempts take the most room, and lose their interest first. */
+	DefineCustomIntVariable("chatwebhook.attempt_retention",
+							"Sets how long attempts are kept.",
+							"-1 means forever.",
+							&cwh_attempt_retention, 30 * SECS_PER_DAY, -1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+
+	/* Dead letters wait for an operator to find the cause and retry them. */
+	DefineCustomIntVariable("chatwebhook.dead_letter_retention",
+							"Sets how long dead letters are kept, with their events.",
+							"-1 means forever.",
+							&cwh_dead_letter_retention, 90 * SECS_PER_DAY, -1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+}
+
+/* When an alert is opened. */
+static void
+define_alert_settings(void)
+{
+	/* A receiver that fails once may be restarting; one that fails on is not. */
+	DefineCustomIntVariable("chatwebhook.alert_failures",
+							"Sets the number of consecutive failed attempts that opens an alert.",
+							"From that number on, a webhook's state is failing. 0 disables the alert.",
+							&alert_failures, 5, 0, 1000000, PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
+	/* A receiver that fails now and then never fails often in a row. */
+	DefineCustomRealVariable("chatwebhook.alert_success_rate",
+							 "Sets the success rate of the last 100 attempts below which an alert is opened.",
+							 "Between 0 and 1. Below it, a webhook's state is degraded. 0 disables the alert.",
+							 &alert_success_rate, 0.9, 0, 1, PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+
+	/* A receiver may answer, but less often than events come. */
+	DefineCustomIntVariable("chatwebhook.alert_backlog",
+							"Sets how long a delivery may be overdue before an alert is opened.",
+							"0 disables the alert.",
+							&cwh_alert_backlog, 300, 0, 30 * SECS_PER_DAY, PGC_SIGHUP,
+							GUC_UNIT_S, NULL, NULL, NULL);
+}
+
+/* Define all settings, and reserve their prefix. */
+void
+cwh_define_settings(void)
+{
+	define_worker_settings();
+	define_request_settings();
+	define_data_settings();
+	define_alert_settings();
+	cwh_reserve_settings("chatwebhook");
+}
