@@ -46,7 +46,7 @@
 #include "compat.h"
 #include "shared.h"
 
-/* One that finds no room leaves its delivery in the queue for later. */
+/* A worker that finds no room leaves the delivery in the queue for now. */
 #define MAX_CLAIMS		16384
 
 /* If more databases are to be checked, all of them are. */

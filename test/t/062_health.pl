@@ -478,6 +478,34 @@ subtest 'disabled by disable_after' => sub {
 	set('disable_after', '5d');
 };
 
+subtest 'not disabled with disable_after = -1' => sub {
+	set('disable_after', '-1');
+	set('alert_failures', 1);
+	my @retries = (max_retries => 100, backoff => '1 s', max_backoff => '1 s');
+	webhook('patient', '/down-until-told', @retries);
+	emit('patient', 1);
+	opens('patient', 'consecutive_failures', 'one fails');
+	# as if it had done so for a year
+	sql(q{UPDATE chatwebhook.health h SET failing_since = h.failing_since - interval '1 year'
+		FROM chatwebhook.webhook w WHERE w.id = h.webhook_id AND w.name = 'patient'});
+	# it fails all the time, so it is checked before one that begins to fail now
+	webhook('witness', '/down-until-told', @retries);
+	emit('witness', 1);
+	opens('witness', 'consecutive_failures', 'alerts have been checked since');
+	is(sql(q{SELECT enabled, disabled_reason IS NULL FROM chatwebhook.webhook WHERE name = 'patient'}),
+		't|t', 'it is not disabled');
+
+	set('disable_after', '5d');
+	opens('patient', 'webhook_disabled', 'five days would have been enough');
+	is(sql(q{SELECT enabled, disabled_reason FROM chatwebhook.webhook WHERE name = 'patient'}),
+		'f|nothing but failures for 5d', 'with the reason');
+	$receiver->set(up => [ 'patient', 'witness' ]);
+	sql(q{UPDATE chatwebhook.webhook SET enabled = true WHERE name = 'patient'});
+	ok(wait_idle($node), 'both are delivered when the endpoint is back');
+	closes($_, 'consecutive_failures', "the alert on $_ is closed") foreach 'patient', 'witness';
+	set('alert_failures', 5);
+};
+
 #
 # A backlog.
 #

@@ -24,9 +24,9 @@ my $node = new_node(
 	'autovacuum' => 'off',
 	'chatwebhook.log_attempts' => 'all',
 	'chatwebhook.poll_interval' => '200ms',
-	'chatwebhook.retention' => 'infinite',
-	'chatwebhook.attempt_retention' => 'infinite',
-	'chatwebhook.dead_letter_retention' => 'infinite');
+	'chatwebhook.retention' => '-1',
+	'chatwebhook.attempt_retention' => '-1',
+	'chatwebhook.dead_letter_retention' => '-1');
 
 # How long each kind is kept.
 sub keep
@@ -55,22 +55,46 @@ sub whole_pass
 #
 # Settings.
 #
-foreach my $name (qw(retention attempt_retention dead_letter_retention disable_after))
+my @periods = map { "chatwebhook.$_" } qw(retention attempt_retention dead_letter_retention disable_after);
+my %refused = (
+	'soon' => qr/invalid value for parameter "%s": "soon"/,
+	'' => qr/invalid value for parameter "%s": ""/,
+	'infinite' => qr/invalid value for parameter "%s": "infinite"/,
+	'5 parsecs' => qr/invalid value for parameter "%s": "5 parsecs".*HINT:  Valid units for this parameter are .*"s".*"d"/s,
+	'30 days ago' => qr/invalid value for parameter "%s": "30 days ago".*HINT:  Valid units for this parameter are/s,
+	'99999999d' => qr/invalid value for parameter "%s": "99999999d".*HINT:  Value exceeds integer range/s,
+	'-2' => qr/-2 s is outside the valid range for parameter "%s" \(-1/,
+	'-5d' => qr/-432000 s is outside the valid range for parameter "%s" \(-1/);
+foreach my $name (@periods)
 {
-	foreach my $value ('soon', '', '-1', '-5d', '5 parsecs', '30 days ago', 'infinity', '99999999d')
+	foreach my $value (sort keys %refused)
 	{
-		my ($result, $out, $error) = $node->psql('postgres', "ALTER SYSTEM SET chatwebhook.$name = '$value'");
-		like($error, qr/invalid value for parameter "chatwebhook\.$name": "\Q$value\E".*HINT:.*such as 30d, or infinite/s,
-			"$name = '$value' is refused, with the way out");
+		my $error = ($node->psql('postgres', "ALTER SYSTEM SET $name = '$value'"))[2];
+		my $pattern = $refused{$value} =~ s/%s/\Q$name\E/r;
+		like($error, qr/ERROR:  $pattern/, "$name = '$value' is refused");
 	}
-	foreach my $value ('30d', '0', '12h', '90min', '45', 'infinite', 'INFINITE', '1.5d')
-	{
-		is(($node->psql('postgres', "ALTER SYSTEM SET chatwebhook.$name = '$value'"))[0], 0, "$name = '$value' is understood");
-	}
-	sql("ALTER SYSTEM RESET chatwebhook.$name");
 }
-is(sql(q{SELECT string_agg(chatwebhook._seconds(x)::text, ' ') FROM unnest('{30d,12h,90min,45,1.5d,500ms,0,INFINITE}'::text[]) x}),
-	'2592000 43200 5400 45 129600 0.5 0 Infinity', 'SQL understands them likewise');
+# each value with how it is shown
+my %accepted = (
+	'30d' => '30d', '0' => '0', '12h' => '12h', '90min' => '90min', '45' => '45s',
+	'1.5d' => '36h', '7200' => '2h', '-1' => '-1', '2147483647' => '2147483647s');
+foreach my $value (sort keys %accepted)
+{
+	sql("ALTER SYSTEM SET $_ = '$value'") foreach @periods;
+	$node->reload;
+	becomes_true(
+		"SELECT bool_and(current_setting(name) = '$accepted{$value}') FROM unnest('{"
+		  . join(',', @periods)
+		  . "}'::text[]) AS name",
+		"'$value' is understood as $accepted{$value}");
+}
+sql('ALTER SYSTEM RESET ALL');
+$node->reload;
+becomes_true(
+	"SELECT string_agg(current_setting(name), ' ') = '-1 -1 -1 5d' FROM unnest('{"
+	  . join(',', @periods)
+	  . "}'::text[]) AS name",
+	'all are as they were');
 
 #
 # Which rows leave.
@@ -181,16 +205,16 @@ sub left_are
 
 my %everything = all_left();
 is(scalar(split /, /, $everything{events}), 17, 'there is something of every kind');
-keep(retention => 'infinite', attempt_retention => 'infinite', dead_letter_retention => 'infinite');
+keep(retention => '-1', attempt_retention => '-1', dead_letter_retention => '-1');
 sleep 1;
-left_are('all infinite', %everything);
+left_are('all kept forever', %everything);
 
-keep(retention => 'infinite', attempt_retention => '5d', dead_letter_retention => '100d');
+keep(retention => '-1', attempt_retention => '5d', dead_letter_retention => '100d');
 sleep 1;
 left_are('attempts only', %everything, attempts => 'recent, recent of an old delivery');
 
 # longer than letters are; letters for ever
-keep(retention => '30d', attempt_retention => '5d', dead_letter_retention => 'infinite');
+keep(retention => '30d', attempt_retention => '5d', dead_letter_retention => '-1');
 whole_pass();
 left_are('those of 30 days', %everything,
 	history => $everything{history} =~ s{, pending sibling/delivered}{}r,
@@ -224,7 +248,7 @@ left_are('letters go sooner',
 #
 # Real ones, in seconds.
 #
-keep(retention => 'infinite', attempt_retention => 'infinite', dead_letter_retention => 'infinite');
+keep(retention => '-1', attempt_retention => '-1', dead_letter_retention => '-1');
 sql(q{DELETE FROM chatwebhook.webhook});
 sql(qq{TRUNCATE chatwebhook.$_}) foreach qw(event history dead attempt alert activity);
 my ($ok) = create_webhook($node, name => 'ok', path => '/ok', chatbot_id => 'a');
@@ -255,7 +279,7 @@ keep(dead_letter_retention => '1s');
 becomes_true(q{SELECT NOT EXISTS (SELECT FROM chatwebhook.dead) AND NOT EXISTS (SELECT FROM chatwebhook.event)}, 'they leave when their time is over, with their events');
 
 # what is brought back just when it is to leave
-keep(retention => 'infinite', attempt_retention => 'infinite', dead_letter_retention => 'infinite');
+keep(retention => '-1', attempt_retention => '-1', dead_letter_retention => '-1');
 emit('a', 5);
 becomes_true(q{SELECT count(*) = 10 FROM chatwebhook.history}, 'five more are delivered, to two');
 sql(q{ALTER SYSTEM SET chatwebhook.retention = '0'});
@@ -272,7 +296,7 @@ my @grown;
 my $slowest = 0;
 my $locks = 0;
 my $unlocked = 0;
-keep(retention => 'infinite', attempt_retention => 'infinite');
+keep(retention => '-1', attempt_retention => '-1');
 my $locker = q{SET lock_timeout = '300ms';
 	DO $$ BEGIN
 		FOR i IN 1 .. 10 LOOP
@@ -328,7 +352,7 @@ foreach my $cycle (1 .. 10)
 	$node->poll_query_until('postgres', q{SELECT NOT EXISTS (SELECT FROM chatwebhook.event)
 		AND NOT EXISTS (SELECT FROM chatwebhook.history) AND NOT EXISTS (SELECT FROM chatwebhook.attempt)})
 	  or die "cycle $cycle: what is finished does not leave\n";
-	keep(retention => 'infinite', attempt_retention => 'infinite');
+	keep(retention => '-1', attempt_retention => '-1');
 	sql("VACUUM chatwebhook.$_") foreach qw(event history attempt);
 }
 foreach my $table (qw(event history attempt))
