@@ -522,17 +522,20 @@ deliver(int transport_fd)
 	AddWaitEventToSet(events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
 	AddWaitEventToSet(events, WL_SOCKET_READABLE, transport_fd, NULL, NULL);
 
-	while (!cwh_worker_terminate && !mail.stop)
+	for (;;)
 	{
 		TimestampTz now;
 
+		/* first, so that what sets the latch from here on is seen */
 		ResetLatch(MyLatch);
+		take_mail();
+		if (cwh_worker_terminate || mail.stop)
+			break;
 		/* there is no statement to cancel here */
 		QueryCancelPending = false;
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 			reload();
-		take_mail();
 		now = GetCurrentTimestamp();
 		cwh_run_timers(now, follow_clock(now));
 		transact_if_due(now);
@@ -644,6 +647,7 @@ cwh_worker_main(Datum arg)
 	transact(false, false, false);
 	next_upkeep = cwh_keep_up(GetCurrentTimestamp());
 	cwh_worker.state.has_extension = true;
+	assignment.version_logged = false;
 	cwh_worker.state.halted = !cwh_enabled;
 	report_state();
 	ereport(LOG, (errmsg("chatwebhook worker %d started", cwh_worker.number + 1)));
