@@ -341,7 +341,7 @@ sub weigh
 		}
 		($result{palloc}) = $account =~ /Grand total: .*?(\d+) used/;
 		# Deleted webhooks are there until the next sweep, or for ten minutes if
-		# deliveries were pending: 076_deleted.pl shows that they are forgotten.
+		# deliveries were pending: 016_deleted_webhooks.pl shows that they are forgotten.
 		$result{palloc} -= $_ foreach $account =~ /chatwebhook webhook: .*?(\d+) used/g;
 	}
 	diag("after $deliveries deliveries, worker $pid: " . join(', ', map { "$_ $result{$_}" } sort keys %result));

@@ -101,7 +101,7 @@ sub chat
 
 sub errors
 {
-	return scalar grep { /\] (ERROR|WARNING|PANIC|FATAL):/ && !/083_full_disk/ }
+	return scalar grep { /\] (ERROR|WARNING|PANIC|FATAL):/ && !/071_full_disk/ }
 	  split /\n/, slurp_file($node->logfile);
 }
 
@@ -196,7 +196,7 @@ ok(wait_idle($node), 'and delivers');
 my %ids;
 $ids{ $_->{headers}{'webhook-id'} }++ foreach $receiver->log('wal');
 is(scalar keys %ids, $committed, 'every event');
-# what was under way, and what was not yet settled: see 010_crash.pl
+# what was under way, and what was not yet settled: see 021_crash.pl
 my $twice = grep { $_ > 1 } values %ids;
 cmp_ok($twice, '<=', 32 + 100, "$twice of them twice, which had not been settled");
 $node->stop;

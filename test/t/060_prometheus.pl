@@ -63,7 +63,7 @@ sub start_exporter
 	$port = PostgreSQL::Test::Cluster::get_free_port();
 	local $ENV{DATA_SOURCE_NAME} = sprintf 'user=prometheus host=%s port=%d dbname=postgres sslmode=disable',
 	  $node->host, $node->port;
-	my $log = "$PostgreSQL::Test::Utils::log_path/060_monitoring_exporter.log";
+	my $log = "$PostgreSQL::Test::Utils::log_path/060_prometheus_exporter.log";
 	open my $output, '>', $log or die "could not open \"$log\": $!";
 	$exporter_pid = open3(
 		my $stdin, '>&' . fileno($output), undef, $exporter,
