@@ -402,7 +402,7 @@ sub _start
 	push @running, $self;
 	my $line = <$stdout> // '';
 	($self->{port}) = $line =~ /^listening (\d+)$/;
-	die "$command[1] did not start, see $self->{error_file}\n"
+	die "@command did not start, see $self->{error_file}\n"
 	  if !defined $self->{port};
 }
 
@@ -612,7 +612,7 @@ sub stop
 
 =head1 SERVICES
 
-What start_services() gives is services.py, which explains what it checks and
+What start_services() gives is the program in services/, which explains what it checks and
 what it can be told to do.  Of a receiver it has port(), pid(), url(), log(),
 count(), wait_for(), wait_until(), reset() and stop(); its labels are those of
 the services, C<hubspot>, or C<hubspot~second> for another account.
@@ -648,7 +648,7 @@ sub new
 
 	unlink $self->{log_file};
 	$self->_start(
-		$ENV{PYTHON} // 'python3', "$Chatwebhook::lib/services.py",
+		$ENV{PYTHON} // 'python3', '-B', "$Chatwebhook::lib/services",
 		'--log' => $self->{log_file});
 	$self->rewind;
 	return $self;
