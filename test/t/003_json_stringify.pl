@@ -31,7 +31,7 @@ sub output_of
 	my ($out, $err) = ('', '');
 	my $ok = eval {
 		IPC::Run::run(\@command, '<', \undef, '>', \$out, '2>', \$err,
-			IPC::Run::timeout(120));
+			IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
 	};
 	note("@command[0, 1]: ", $@ || $err) if !$ok;
 	return $ok ? $out : undef;
@@ -92,8 +92,7 @@ sub sql_with_lines
 }
 
 our $node = new_node('main');
-$node->safe_psql(
-	'postgres', q{
+script(q{
 	CREATE TABLE line (n int GENERATED ALWAYS AS IDENTITY, value jsonb);
 	CREATE TABLE random (n int, value jsonb);
 	INSERT INTO chatwebhook.event_type (name) VALUES ('random'), ('awkward'), ('exact');
@@ -122,8 +121,7 @@ subtest 'random values' => sub {
 	is($result->{respelled}, 0,
 		'JSON.stringify(JSON.parse(body)) is the body of each');
 	is($result->{changed}, 0, 'and its data is what it was');
-	is( $node->safe_psql('postgres',
-			'SELECT successes, failures FROM chatwebhook.webhook_health'),
+	is( sql('SELECT successes, failures FROM chatwebhook.webhook_health'),
 		"$count|0",
 		'the receiver, which serialises anew, accepted every signature');
 	$receiver->stop;
@@ -132,7 +130,7 @@ subtest 'random values' => sub {
 my $modules = find_package();
 
 subtest 'awkward events' => sub {
-	$node->safe_psql('postgres', 'DELETE FROM chatwebhook.webhook');
+	sql('DELETE FROM chatwebhook.webhook');
 	my $receiver = start_receiver(
 		program => 'receiver.js',
 		args => defined $modules ? [ '--modules' => $modules ] : []);
@@ -169,15 +167,13 @@ subtest 'awkward events' => sub {
 		is($accepted->('package'), $lines,
 			'and by that of the package standardwebhooks');
 	}
-	is( $node->safe_psql('postgres',
-			'SELECT successes, failures FROM chatwebhook.webhook_health'),
+	is( sql('SELECT successes, failures FROM chatwebhook.webhook_health'),
 		"$lines|0",
 		'so the receiver accepted all');
 
 	# Were it to accept anything, nothing above would say much.
 	$receiver->set_secret('awkward', 'whsec_' . 'A' x 43 . '=');
-	$node->safe_psql('postgres',
-		q{SELECT chatwebhook.emit('awkward', null, null, '{}')});
+	sql(q{SELECT chatwebhook.emit('awkward', null, null, '{}')});
 	ok(wait_idle($node), 'the worker is done');
 	my $refused = ($receiver->log)[-1];
 	is($refused->{status}, 401, 'under another secret it refuses');
@@ -187,7 +183,7 @@ subtest 'awkward events' => sub {
 };
 
 subtest 'numbers that a double cannot hold keep their digits' => sub {
-	$node->safe_psql('postgres', 'DELETE FROM chatwebhook.webhook');
+	sql('DELETE FROM chatwebhook.webhook');
 	my $receiver = start_receiver(program => 'receiver.js');
 	my @numbers = (
 		'12345678901234567890', '1152921504606846976', '9007199254740993',
@@ -195,8 +191,7 @@ subtest 'numbers that a double cannot hold keep their digits' => sub {
 		'3.141592653589793238462643383279502884197');
 	create_webhook($node, name => 'exact', events => ['exact'], max_retries => 0);
 	my $list = join ',', @numbers;
-	$node->safe_psql('postgres',
-		qq{SELECT chatwebhook.emit('exact', null, null, '{"n": [$list]}')});
+	sql(qq{SELECT chatwebhook.emit('exact', null, null, '{"n": [$list]}')});
 	ok(wait_idle($node), 'the worker is done');
 	my ($request) = $receiver->log;
 	like($request->{body}, qr/"data":\{"n":\[\Q$list\E\]\}\}$/,

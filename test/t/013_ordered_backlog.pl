@@ -35,7 +35,7 @@ create_webhook($node, name => 'beside', chatbot_id => 'beside', events => ['test
 sql(qq{SELECT count(chatwebhook.emit('test.backlog', 'waiting', 'c' || i % $conversations, jsonb_build_object('n', i)))
 	FROM generate_series(1, $backlog) i});
 # due before what the worker reads next, and to be seen later
-sql(q{BEGIN; SELECT chatwebhook.emit('test.backlog', 'waiting', 'prepared', '{}'); PREPARE TRANSACTION 'prepared'});
+script(q{BEGIN; SELECT chatwebhook.emit('test.backlog', 'waiting', 'prepared', '{}'); PREPARE TRANSACTION 'prepared'});
 # by then it may have more under way than it has conversations
 ok($receiver->wait_for(200, 'waiting'), 'a few are sent, and all others wait');
 

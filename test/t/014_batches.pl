@@ -1,4 +1,9 @@
 # Batches: several events in one request, sent, retried and settled together.
+#
+# Only a worker and a receiver that reads the batches can show this: that every
+# event arrives once and in a batch as large as it may be, that a window ends by
+# itself, that what is retried is the same batch under the same id, and that
+# erasing, limits, order and crashes hold for each event of a batch.
 
 use strict;
 use warnings;
@@ -17,7 +22,7 @@ my $node = new_node(
 	'main',
 	'chatwebhook.breaker_threshold' => 0,
 	'chatwebhook.log_attempts' => 'all',
-	'chatwebhook.poll_interval' => '1s');
+	'chatwebhook.poll_interval' => '1h');
 my $json = JSON::PP->new;
 
 # As many events in one transaction, numbered from 1.
@@ -107,33 +112,36 @@ subtest 'one alone' => sub {
 
 subtest 'batch_window' => sub {
 	webhook('window', batch_window => '2 seconds');
-	# the worker knows the webhook
 	my $start = time;
-	emit('window', 1);
-	emit('window', 1, q{'{"n": 2}'});
-	emit('window', 1, q{'{"n": 3}'});
+	sql(q{DO $$ BEGIN
+		FOR i IN 1 .. 3 LOOP
+			PERFORM chatwebhook.emit('test.batch', 'window', 'c', jsonb_build_object('n', i));
+			COMMIT;
+		END LOOP;
+	END $$});
 	ok(wait_idle($node), 'the worker is done');
 	is_deeply([ batches('window') ], [ [ 1, 2, 3 ] ], 'what comes one by one goes together');
 	my ($request) = $receiver->log('window');
-	cmp_ok($request->{time} - $start, '>=', 1.9, 'after the window');
-	cmp_ok($request->{time} - $start, '<', 3.5, 'and not long after');
+	cmp_ok($request->{time} - $start, '>=', 1.9, 'when the window ends, though nothing else happens then');
 
-	$start = time;
-	emit('window', 1, "jsonb_build_object('n', $_)") foreach 11 .. 20;
-	ok($receiver->wait_for(2, 'window'), 'a full batch');
-	$request = ($receiver->log('window'))[1];
-	is_deeply((batches('window'))[1], [ 11 .. 20 ], 'is sent');
-	cmp_ok($request->{time} - $start, '<', 2, 'without a wait');
+	# what was there before, and is no full batch, waits yet when this comes
+	webhook($_, batch_window => '1 minute') foreach 'gathers', 'fills';
+	emit('gathers', 1);
+	emit('fills', 1, "jsonb_build_object('n', $_)") foreach 11 .. 20;
+	ok($receiver->wait_for(1, 'fills'), 'a full batch');
+	is($receiver->count('gathers'), 0, 'is sent without a wait');
+	is_deeply([ batches('fills') ], [ [ 11 .. 20 ] ], 'as one');
+	sql(q{UPDATE chatwebhook.webhook SET batch_window = '0'});
+	ok(wait_idle($node), 'the worker is done');
 
 	# others are not held up by those that gather
 	webhook("gather $_", chatbot_id => 'gather', batch_window => '1 minute') foreach 1 .. 30;
 	webhook('beside', batch_size => 1);
 	emit('gather', 1);
-	$start = time;
 	emit('beside', 1);
-	ok($receiver->wait_for(1, 'beside'), 'another webhook');
-	cmp_ok(($receiver->log('beside'))[0]->{time} - $start, '<', 1, 'is served meanwhile');
-	is(sql(q{SELECT count(*) FROM chatwebhook.delivery WHERE status = 'pending'}), 30, 'what gathers waits');
+	ok($receiver->wait_for(1, 'beside'), 'another webhook is served');
+	is(sql(q{SELECT count(*) FROM chatwebhook.delivery WHERE status = 'pending' AND chatbot_id = 'gather'}), 30,
+		'while what gathers waits');
 	sql(q{UPDATE chatwebhook.webhook SET batch_window = '0'});
 	ok(wait_idle($node), 'a shorter window holds at once');
 	sql('DELETE FROM chatwebhook.webhook');
@@ -167,7 +175,7 @@ subtest 'failures' => sub {
 
 	webhook('gone', path => '/gone');
 	emit('gone', 10);
-	$node->poll_query_until('postgres', q{SELECT NOT enabled FROM chatwebhook.webhook WHERE name = 'gone'});
+	wait_until(q{SELECT NOT enabled FROM chatwebhook.webhook WHERE name = 'gone'});
 	ok(wait_idle($node), 'the worker is done');
 	is(sql(q{SELECT enabled FROM chatwebhook.webhook WHERE name = 'gone'}), 'f', '410 disables');
 	sql('DELETE FROM chatwebhook.webhook');
@@ -175,17 +183,16 @@ subtest 'failures' => sub {
 
 subtest 'the same again' => sub {
 	# 1 is tried again, together with 2, which was due before it; then both are
-	webhook('again', path => '/flaky/1', batch_size => 3, batch_window => '2 seconds', max_in_flight => 1,
-		backoff => '1 s', max_backoff => '1 s');
-	$receiver->set(down => ['again']);
+	webhook('again', path => '/down-until-told', batch_size => 3, batch_window => '2 seconds', max_in_flight => 1,
+		backoff => '1 s', max_backoff => '1 s', max_retries => 100);
+	my $pairs = sub { grep { @{ $json->decode($_->{body}) } == 2 } $receiver->log('again') };
 	emit('again', 1);
 	ok($receiver->wait_for(1, 'again'), 'one alone');
 	emit('again', 1, q{'{"n": 2}'});
-	ok($receiver->wait_for(3, 'again'), 'two together, twice');
+	ok($receiver->wait_until(sub { $pairs->() >= 2 }), 'two together, twice');
 	$receiver->set(up => ['again']);
 	ok(wait_idle($node), 'the worker is done');
-	my @again = grep { @{ $json->decode($_->{body}) } == 2 } $receiver->log('again');
-	cmp_ok(scalar @again, '>=', 2, 'a batch was retried');
+	my @again = $pairs->();
 	is(scalar(grep { $_->{headers}{'webhook-id'} ne $again[0]{headers}{'webhook-id'} } @again), 0,
 		'with its webhook-id, whatever was due first');
 	is(scalar(grep { $_->{body} ne $again[0]{body} } @again), 0, 'and its body');
@@ -224,11 +231,12 @@ subtest 'erasure' => sub {
 	is(sql($told), 0, 'and so is the reply');
 	is(sql(qq{SELECT count(*) FROM chatwebhook.attempt WHERE webhook_id = '$id'}), 4, 'the attempts of the others stay');
 
-	$id = webhook('late', path => '/delay-ms/2000');
+	$id = webhook('late', path => '/hang-until-told');
 	emit('late', 5);
-	ok($receiver->wait_until(sub { sql(qq{SELECT in_flight FROM chatwebhook.webhook_health WHERE webhook_id = '$id'}) == 5 }),
-		'a batch is under way');
+	ok($receiver->wait_for(1, 'late'), 'a batch is under way');
+	is(sql(qq{SELECT in_flight FROM chatwebhook.webhook_health WHERE webhook_id = '$id'}), 5, 'with five deliveries');
 	sql(q{SELECT chatwebhook.erase_conversation('late', 'c3')});
+	$receiver->set(up => ['late']);
 	ok(wait_idle($node), 'the worker is done');
 	is(sql(qq{SELECT count(*), count(response_headers) FROM chatwebhook.attempt WHERE webhook_id = '$id'}),
 		'4|0', 'no reply is kept that may tell of what was erased meanwhile');
@@ -259,22 +267,21 @@ subtest 'large events, limits and order' => sub {
 	my $start = time;
 	emit('limited', 60);
 	ok(wait_idle($node), 'the worker is done');
-	my @requests = $receiver->log('limited');
-	my $rate = 50 / ($requests[-1]{time} - $requests[0]{time});
-	cmp_ok($rate, '>', 15, 'the rate limit counts deliveries') or diag $rate;
-	cmp_ok($rate, '<', 25, 'not requests') or diag $rate;
+	# the first batch goes at once; that it is slow takes nothing from this
+	cmp_ok(($receiver->log('limited'))[-1]{time} - $start, '>', 50 / 25, 'the rate limit counts deliveries, not requests');
 
 	$receiver->set(replies => { token => [ { status => 200, body => '{"access_token": "t", "expires_in": 3600}' } ] });
 	my $token_url = $receiver->url('/scripted/-/token');
-	$id = webhook('token', batch_size => 20, rate_limit => 1,
+	$id = webhook('token', batch_size => 100, rate_limit => 1,
 		auth => qq({"type": "oauth2", "token_url": "$token_url", "client_id": "c"}));
 	sql(qq{SELECT chatwebhook.set_credential('$id', 'client_secret', 's')});
-	emit('token', 20);
+	emit('token', 100);
 	ok($receiver->wait_for(1, 'token'), 'a token is asked for, and the batch sent') or return;
 	ok(wait_idle($node), 'the worker is done');
 	my @sent = grep { $_->{path} !~ /scripted/ } $receiver->log('token');
 	my ($asked) = grep { $_->{path} =~ /scripted/ } $receiver->log('token');
-	cmp_ok($sent[0]{time} - $asked->{time}, '<', 10, 'the request for a token does not count as deliveries');
+	# it would be 100 seconds otherwise
+	cmp_ok($sent[0]{time} - $asked->{time}, '<', 50, 'the request for a token does not count as deliveries');
 
 	webhook('ordered', ordered => 't');
 	sql(q{SELECT chatwebhook.emit('test.batch', 'ordered', 'c' || i % 4, jsonb_build_object('n', i))
@@ -299,7 +306,7 @@ subtest 'large events, limits and order' => sub {
 subtest 'several workers' => sub {
 	$node->append_conf('postgresql.conf', 'chatwebhook.workers = 3');
 	$node->reload;
-	ok($node->poll_query_until('postgres', 'SELECT count(*) = 3 FROM chatwebhook.worker_status'), 'three workers');
+	becomes_true('SELECT count(*) = 3 FROM chatwebhook.worker_status', 'three workers');
 	webhook('shared', batch_size => 7);
 	emit('shared', 500);
 	ok(wait_idle($node), 'the workers are done');

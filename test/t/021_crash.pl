@@ -38,7 +38,7 @@ my %bound = (
 	kill => $window + 2 * $settle_batch,
 	immediate => $window + 2 * $settle_batch);
 
-my $node = new_node('main', 'restart_after_crash' => 'on');
+my $node = new_node('main', 'restart_after_crash' => 'on', 'chatwebhook.poll_interval' => '1h');
 my $receiver = start_receiver();
 my $http = HTTP::Tiny->new;
 
@@ -48,16 +48,14 @@ create_webhook(
 	name => $_,
 	path => '/delay-ms/10',
 	max_in_flight => $max_in_flight,
-	timeout => '1 minute') foreach @names;
+	timeout => '5 minutes') foreach @names;
 
 # The worker's process, once it is there.
 sub worker_pid
 {
-	$node->poll_query_until('postgres',
-		'SELECT count(*) = 1 FROM chatwebhook.worker_status')
+	wait_until('SELECT count(*) = 1 FROM chatwebhook.worker_status')
 	  or die "there is no worker\n";
-	return $node->safe_psql('postgres',
-		'SELECT pid FROM chatwebhook.worker_status');
+	return sql('SELECT pid FROM chatwebhook.worker_status');
 }
 
 # How many requests there were; the receiver counts without reading its log.
@@ -164,7 +162,7 @@ foreach my $round (1 .. @rounds)
 	my $at_break = received() - $before;
 	my $committed = finish_emitting($session);
 
-	$node->poll_query_until('postgres', 'SELECT true')
+	wait_until('SELECT true')
 	  or die "the server is not back\n";
 	isnt(worker_pid(), $pid, "$what: another worker");
 	ok(wait_idle($node), "$what: everything is delivered");
@@ -190,8 +188,7 @@ foreach my $request ($receiver->log)
 	$received{ $request->{label} }{$n}{ $request->{headers}{'webhook-id'} }++;
 }
 my %stored = map { my ($id, $n) = split /\|/; ($id => $n) }
-  split /\n/, $node->safe_psql('postgres',
-	q{SELECT id, data->>'n' FROM chatwebhook.event});
+  split /\n/, sql(q{SELECT id, data->>'n' FROM chatwebhook.event});
 
 my $deliveries = 0;
 foreach my $name (@names)
@@ -209,44 +206,38 @@ cmp_ok($deliveries, '>=', 6000, "$deliveries deliveries");
 is(scalar(grep { !$_->{verified}{standard} } $receiver->log),
 	0, 'every request was signed');
 
-is( $node->safe_psql('postgres', q{
+is( sql(q{
 		SELECT count(*), count(*) FILTER (WHERE status = 'delivered'),
 			   count(DISTINCT (webhook_id, event_id))
 		  FROM chatwebhook.delivery}),
 	"$deliveries|$deliveries|$deliveries",
 	'every delivery is recorded once, as delivered');
-is($node->safe_psql('postgres', 'SELECT count(*) FROM chatwebhook.queue'),
+is(sql('SELECT count(*) FROM chatwebhook.queue'),
 	0, 'nothing is left in the queue');
-is($node->safe_psql('postgres', 'SELECT count(*) FROM chatwebhook._in_flight()'),
+is(sql('SELECT count(*) FROM chatwebhook._in_flight()'),
 	0, 'nothing is left claimed');
-is( $node->safe_psql('postgres',
-		'SELECT in_flight FROM chatwebhook.worker_status'),
+is( sql('SELECT in_flight FROM chatwebhook.worker_status'),
 	0,
 	'nothing is under way');
 
 # A request that hangs is sent again by the next worker.
 {
 	create_webhook($node, name => 'hung', path => '/hang',
-		events => ['lead.captured'], timeout => '1 minute');
+		events => ['lead.captured'], timeout => '5 minutes');
 	my $pid = worker_pid();
-	$node->safe_psql('postgres', q{
+	sql(q{
 		SELECT chatwebhook.emit('lead.captured', null, null,
 			'{"email": "a@example.com", "source": "widget", "conversationSummary": "hi"}')});
 	ok($receiver->wait_for(1, 'hung'), 'a request hangs');
-	is( $node->safe_psql('postgres', q{
+	is( sql(q{
 			SELECT in_flight FROM chatwebhook.webhook_health
 			 WHERE name = 'hung'}),
 		1,
 		'it is claimed');
 
-	my $at = time;
-	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
+	sql("SELECT pg_terminate_backend($pid)");
 	ok($receiver->wait_for(2, 'hung'), 'it is sent again');
 	my @requests = $receiver->log('hung');
-	my $after = $requests[1]{time} - $at;
-	diag(sprintf 'after the death of its worker a claim was taken up in %.2f s',
-		$after);
-	cmp_ok($after, '<', 2, 'within 2 s');
 	is( $requests[1]{headers}{'webhook-id'},
 		$requests[0]{headers}{'webhook-id'},
 		'with the same webhook-id');
@@ -256,11 +247,9 @@ is( $node->safe_psql('postgres',
 	my @pids =
 	  (worker_pid(), slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/);
 	$node->kill9;
-	$at = time;
-	sleep 0.01
-	  while grep { kill 0, $_ } @pids
-	  and time < $at + $PostgreSQL::Test::Utils::timeout_default;
-	cmp_ok(time - $at, '<', 5,
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+	sleep 0.01 while (grep { kill 0, $_ } @pids) && time < $deadline;
+	is(scalar(grep { kill 0, $_ } @pids), 0,
 		'a worker with a request under way goes when the postmaster is killed');
 	$node->start;
 	ok($receiver->wait_for(3, 'hung'), 'its request is sent again as well');

@@ -30,7 +30,7 @@ ip route add local default dev lo
 ip -6 route add local default dev lo
 echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start
 files=$(mktemp -d)
-printf 'nameserver 127.0.0.1\noptions timeout:5 attempts:1\n' > "$files/resolv.conf"
+printf 'nameserver 127.0.0.1\noptions timeout:30 attempts:1\n' > "$files/resolv.conf"
 echo 'hosts: files dns' > "$files/nsswitch.conf"
 mount --bind "$files/resolv.conf" /etc/resolv.conf
 mount --bind "$files/nsswitch.conf" /etc/nsswitch.conf
@@ -291,8 +291,7 @@ sub reload_with
 	$node->reload;
 	foreach my $name (sort keys %settings)
 	{
-		$node->poll_query_until('postgres',
-			"SELECT current_setting('chatwebhook.$name') = '$settings{$name}'")
+		wait_until("SELECT current_setting('chatwebhook.$name') = '$settings{$name}'")
 		  or die "$name has not changed";
 	}
 	return;
@@ -303,8 +302,7 @@ sub restart_with
 	my (%settings) = @_;
 	sql("ALTER SYSTEM SET chatwebhook.$_ = '$settings{$_}'") foreach sort keys %settings;
 	$node->restart;
-	$node->poll_query_until('postgres',
-		'SELECT count(*) > 0 FROM chatwebhook.worker_status')
+	wait_until('SELECT count(*) > 0 FROM chatwebhook.worker_status')
 	  or die 'there is no worker';
 	return;
 }
@@ -644,7 +642,7 @@ subtest 'hostile URLs that are in the table all the same are dead' => sub {
 	# As a restore would bring them, which trusts what was dumped.  One gives
 	# a new webhook no secret either, so they are there before, with another URL.
 	my $targets = 'jsonb_to_recordset(' . jsonb(\@targets) . ') AS t(name text, url text)';
-	sql("INSERT INTO chatwebhook.webhook (name, url)
+	script("INSERT INTO chatwebhook.webhook (name, url)
 		SELECT name, 'https://public.test/' FROM $targets;
 		SELECT chatwebhook.set_credential(id, 'host', '127.0.0.1')
 			FROM chatwebhook.webhook WHERE name = '$filled';
@@ -704,9 +702,8 @@ subtest 'a credential brings a forbidden URL in' => sub {
 	}
 	webhook('by credential, missing', '{{url}}', chatbot_id => 'credential');
 	emit('credential');
-	ok( $node->poll_query_until('postgres',
-			q{SELECT count(*) = 0 FROM chatwebhook.delivery
-			   WHERE status = 'pending' AND webhook_name <> 'by credential, missing'}),
+	becomes_true(q{SELECT count(*) = 0 FROM chatwebhook.delivery
+			   WHERE status = 'pending' AND webhook_name <> 'by credential, missing'},
 		'the worker is done');
 	foreach my $name (sort keys %brought)
 	{
@@ -718,9 +715,8 @@ subtest 'a credential brings a forbidden URL in' => sub {
 			"f|$reason",
 			"$name: test_webhook() refuses");
 	}
-	ok( $node->poll_query_until('postgres',
-			q{SELECT problem = 'the credential "url" is not set' AND pending = 1
-			    FROM chatwebhook.webhook_health WHERE name = 'by credential, missing'}),
+	becomes_true(q{SELECT problem = 'the credential "url" is not set' AND pending = 1
+			    FROM chatwebhook.webhook_health WHERE name = 'by credential, missing'},
 		'without the credential its event waits');
 	no_connections('nobody was connected to');
 	sql('DELETE FROM chatwebhook.webhook');
@@ -850,8 +846,7 @@ SKIP:
 		is(deliver('rebind-worker'), 'delivered|1|', 'the worker, at first');
 		my $pid = sql('SELECT pid FROM chatwebhook.worker_status');
 		sql("SELECT pg_terminate_backend($pid)");
-		$node->poll_query_until('postgres',
-			"SELECT count(*) = 1 FROM chatwebhook.worker_status WHERE pid <> $pid")
+		wait_until("SELECT count(*) = 1 FROM chatwebhook.worker_status WHERE pid <> $pid")
 		  or die 'there is no new worker';
 		is(deliver('rebind-worker'), 'dead|1|address refused: loopback address', 'and later');
 		is(look_ups('rebind-worker.test', 'A'),

@@ -80,7 +80,7 @@ sub emit
 	return wait_idle($node);
 }
 
-sql(q{
+script(q{
 	CREATE ROLE mallory;
 	CREATE ROLE app;
 	CREATE ROLE victim;
@@ -218,9 +218,10 @@ subtest 'operators, functions and types that shadow those of the system' => sub 
 	my ($dummy, $said) = as_role('mallory', q{ALTER DATABASE postgres SET search_path = evil, public, pg_catalog});
 	is($said, '', 'the owner of the database puts them into everybody\'s search_path');
 	sql("ALTER ROLE \"$owner\" IN DATABASE postgres SET search_path = evil, public, pg_catalog");
+	end_sessions();
 	my $pid = sql('SELECT pid FROM chatwebhook.worker_status');
 	sql("SELECT pg_terminate_backend($pid)");
-	ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM chatwebhook.worker_status WHERE pid <> $pid"),
+	becomes_true("SELECT count(*) = 1 FROM chatwebhook.worker_status WHERE pid <> $pid",
 		'a worker starts in it');
 	create_webhook($node, name => 'refused', path => '/status/400');
 	create_webhook($node, name => 'gone', path => '/gone');
@@ -264,11 +265,12 @@ subtest 'operators, functions and types that shadow those of the system' => sub 
 		unlike($out, qr/^f$|\bf\|/m, 'and they do what they should');
 		runs_only_as([$role], 'what was planted has run as nobody but the caller');
 	}
-	my $rekey = $node->safe_psql('postgres', 'SET search_path = evil, pg_catalog; SELECT chatwebhook.rekey(), chatwebhook.add_tenant(\'app\', \'x\'), chatwebhook.grant_reader(\'app\')');
+	my $rekey = script('SET search_path = evil, pg_catalog; SELECT chatwebhook.rekey(), chatwebhook.add_tenant(\'app\', \'x\'), chatwebhook.grant_reader(\'app\')');
 	unlike(join(', ', witnessed()), qr/operator|function (?!witness)/, 'nor in those of the administrator, who has it in his own search_path');
 	sql("DELETE FROM chatwebhook.tenant");
 	sql("DELETE FROM chatwebhook.webhook WHERE name IN ('refused', 'gone')");
-	sql("ALTER ROLE \"$owner\" IN DATABASE postgres RESET ALL; ALTER DATABASE postgres RESET ALL");
+	script("ALTER ROLE \"$owner\" IN DATABASE postgres RESET ALL; ALTER DATABASE postgres RESET ALL");
+	end_sessions();
 };
 
 subtest 'filters' => sub {
@@ -295,8 +297,8 @@ subtest 'filters' => sub {
 };
 
 subtest 'a schema that somebody has prepared' => sub {
-	$node->safe_psql('postgres', 'CREATE DATABASE prepared OWNER mallory');
-	$node->safe_psql('prepared', q{
+	sql('CREATE DATABASE prepared OWNER mallory');
+	sql_in('prepared', q{
 		SET ROLE mallory;
 		CREATE SCHEMA chatwebhook;
 		CREATE TABLE chatwebhook.event (id uuid);
@@ -306,12 +308,12 @@ subtest 'a schema that somebody has prepared' => sub {
 		my (undef, undef, $err) = $node->psql('prepared', $command);
 		like($err, qr/schema "chatwebhook" already exists/, "$command is refused");
 	}
-	$node->safe_psql('prepared', 'DROP SCHEMA chatwebhook CASCADE; SET ROLE mallory; CREATE SCHEMA other');
+	sql_in('prepared', 'DROP SCHEMA chatwebhook CASCADE; SET ROLE mallory; CREATE SCHEMA other');
 	my (undef, undef, $err) = $node->psql('prepared', 'CREATE EXTENSION chatwebhook SCHEMA other');
 	like($err, qr/must be installed in schema "pg_catalog"/, 'in a schema of somebody else\'s, too');
 	(undef, undef, $err) = $node->psql('prepared', 'SET ROLE mallory; CREATE EXTENSION chatwebhook');
 	like($err, qr/permission denied/, 'its owner cannot make it');
-	$node->safe_psql('postgres', 'DROP DATABASE prepared');
+	sql('DROP DATABASE prepared');
 };
 
 subtest 'what only an owner may do to the tables' => sub {
@@ -407,16 +409,17 @@ subtest 'settings of the database and of the worker\'s role' => sub {
 		my $what = @$set == 1 ? "$set->[0] = $hostile{$set->[0]}" : 'all of them';
 		foreach my $whose ('DATABASE postgres', "ROLE \"$owner\" IN DATABASE postgres")
 		{
-			sql(join '; ', map { "ALTER $whose SET $_ = $hostile{$_}" } @$set);
+			script(join '; ', map { "ALTER $whose SET $_ = $hostile{$_}" } @$set);
 		}
+		end_sessions();
 		my $pid = sql('SELECT pid FROM chatwebhook.worker_status');
 		sql("SELECT pg_terminate_backend($pid)");
 		sql("SELECT chatwebhook.emit('message.sent', 'bot', NULL, '{\"role\": \"bot\", \"content\": \"x\"}')");
 		$n++;
-		ok( $node->poll_query_until('postgres',
-				"SELECT count(*) = $n FROM chatwebhook.history WHERE webhook_id = '$id' AND attempts = 2 AND status = 'delivered'"),
+		becomes_true("SELECT count(*) = $n FROM chatwebhook.history WHERE webhook_id = '$id' AND attempts = 2 AND status = 'delivered'",
 			"the worker delivers under $what");
-		sql("ALTER DATABASE postgres RESET ALL; ALTER ROLE \"$owner\" IN DATABASE postgres RESET ALL");
+		script("ALTER DATABASE postgres RESET ALL; ALTER ROLE \"$owner\" IN DATABASE postgres RESET ALL");
+		end_sessions();
 	}
 	runs_only_as([], 'nothing that was planted has run');
 };
@@ -428,10 +431,10 @@ subtest 'what a restore may store is judged again before it is sent' => sub {
 	my $unsigned = "INSERT INTO chatwebhook.webhook (name, url) VALUES ('unsigned', '" . $receiver->url('/ok/-/unsigned') . "')";
 	is_refused('victim', "SET check_function_bodies = off; $inwards", qr/cannot deliver to the URL/,
 		'only a superuser can pretend to be a restore');
-	sql("SET check_function_bodies = off; $inwards; $unsigned");
+	script("SET check_function_bodies = off; $inwards; $unsigned");
 	is(sql("SELECT url FROM chatwebhook.webhook WHERE id = '$id'"), 'http://169.254.169.254/latest/meta-data/', 'which stores any URL');
 	sql(q{SELECT chatwebhook.emit('message.sent', 'bot', NULL, '{"role": "bot", "content": "x"}')});
-	ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM chatwebhook.dead WHERE webhook_id = '$id'"), 'its delivery is given up');
+	becomes_true("SELECT count(*) = 1 FROM chatwebhook.dead WHERE webhook_id = '$id'", 'its delivery is given up');
 	like(sql("SELECT last_status_code IS NULL, last_error FROM chatwebhook.dead WHERE webhook_id = '$id'"),
 		qr/^t\|.*(link-local|address|metadata)/i, 'without a request, and the reason says why');
 	is($receiver->count('unsigned'), 0, 'a webhook without a secret gets nothing');

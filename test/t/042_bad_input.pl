@@ -52,8 +52,7 @@ sub finished
 {
 	my ($name) = @_;
 
-	$node->poll_query_until('postgres',
-		qq{SELECT NOT EXISTS (SELECT FROM chatwebhook.queue WHERE chatbot_id = '$name')});
+	wait_until(qq{SELECT NOT EXISTS (SELECT FROM chatwebhook.queue WHERE chatbot_id = '$name')});
 	return outcome($name);
 }
 
@@ -88,7 +87,7 @@ subtest 'URLs that a restore has brought' => sub {
 		my $name = 'url-' . ++$n;
 
 		(my $quoted = $url) =~ s/'/''/g;
-		sql(qq{SET check_function_bodies = off;
+		script(qq{SET check_function_bodies = off;
 			INSERT INTO chatwebhook.webhook (name, chatbot_id, url, max_retries)
 			VALUES ('$name', '$name', '$quoted', 0);
 			SELECT chatwebhook.rotate_secret(id)
@@ -107,7 +106,7 @@ subtest 'an event that is gone' => sub {
 	becomes_true(q{SELECT current_setting('chatwebhook.enabled') = 'off'}, 'off');
 	emit('no-event');
 	emit('no-event');
-	sql(q{CREATE TABLE kept AS SELECT * FROM chatwebhook.event WHERE chatbot_id = 'no-event' LIMIT 1;
+	script(q{CREATE TABLE kept AS SELECT * FROM chatwebhook.event WHERE chatbot_id = 'no-event' LIMIT 1;
 		DELETE FROM chatwebhook.event WHERE chatbot_id = 'no-event'});
 	$node->append_conf('postgresql.conf', 'chatwebhook.enabled = on');
 	$node->reload;
@@ -147,7 +146,7 @@ bystander_is_served();
 subtest 'an event type that is gone' => sub {
 	sql(q{INSERT INTO chatwebhook.event_type (name) VALUES ('order.placed')});
 	my $id = webhook('no-type', path => '/gone', events => ['order.placed']);
-	sql(q{SELECT chatwebhook.emit('order.placed', 'no-type', NULL, NULL);
+	script(q{SELECT chatwebhook.emit('order.placed', 'no-type', NULL, NULL);
 		DELETE FROM chatwebhook.event_type WHERE name = 'order.placed'});
 	becomes_true("SELECT NOT enabled AND disabled_reason IS NOT NULL
 		  FROM chatwebhook.webhook WHERE id = '$id'",

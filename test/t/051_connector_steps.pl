@@ -211,7 +211,7 @@ sub outcome
 
 sub worker_pid
 {
-	$node->poll_query_until('postgres', 'SELECT count(*) = 1 FROM chatwebhook.worker_status')
+	wait_until('SELECT count(*) = 1 FROM chatwebhook.worker_status')
 	  or die "there is no worker\n";
 	return sql('SELECT pid FROM chatwebhook.worker_status');
 }
@@ -250,7 +250,7 @@ my %break_off = (
 		my $offset = -s $node->logfile;
 		kill 'KILL', worker_pid();
 		$node->wait_for_log(qr/all server processes terminated; reinitializing/, $offset);
-		$node->poll_query_until('postgres', 'SELECT true') or die "the server is not back\n";
+		wait_until('SELECT true') or die "the server is not back\n";
 	},
 	immediate => sub {
 		$node->stop('immediate');

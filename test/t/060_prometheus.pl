@@ -38,7 +38,7 @@ my $node = new_node(
 	'main',
 	'chatwebhook.alert_failures' => 5,
 	'chatwebhook.alert_success_rate' => 0.9);
-$node->safe_psql('postgres', 'CREATE ROLE prometheus LOGIN IN ROLE pg_monitor');
+sql('CREATE ROLE prometheus LOGIN IN ROLE pg_monitor');
 
 # The exporter's own figures, some of which not every server has, are not asked for.
 my $help = `$exporter --help 2>&1`;
@@ -503,7 +503,7 @@ subtest 'what is finished, retried, purged and restarted' => sub {
 };
 
 subtest 'who sees them' => sub {
-	sql(q{
+	script(q{
 		CREATE ROLE anybody LOGIN;
 		CREATE ROLE reader LOGIN;
 		CREATE ROLE tenant LOGIN;

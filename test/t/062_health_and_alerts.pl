@@ -34,8 +34,7 @@ sub set
 	my ($name, $value) = @_;
 	sql("ALTER SYSTEM SET chatwebhook.$name = '$value'");
 	$node->reload;
-	$node->poll_query_until('postgres',
-		"SELECT current_setting('chatwebhook.$name') = '$value'")
+	wait_until("SELECT current_setting('chatwebhook.$name') = '$value'")
 	  or die "chatwebhook.$name is not changed\n";
 	return;
 }
@@ -159,8 +158,7 @@ subtest 'figures' => sub {
 	webhook($_, $mixture{$_}[0], %{ $mixture{$_}[2] }) foreach sort keys %mixture;
 	emit($_, $mixture{$_}[1]) foreach sort keys %mixture;
 	ok(wait_idle($node), 'all is done');
-	$node->poll_query_until('postgres',
-		q{SELECT sum(total) = (SELECT count(*) FROM chatwebhook.attempt) FROM chatwebhook.health});
+	wait_until(q{SELECT sum(total) = (SELECT count(*) FROM chatwebhook.attempt) FROM chatwebhook.health});
 
 	foreach my $name (sort keys %mixture)
 	{
@@ -519,7 +517,7 @@ subtest 'backlog' => sub {
 #
 subtest 'alerts that cannot be emitted' => sub {
 	my $broken = sub { webhook($_[0], '/status/500', max_retries => 5, backoff => '10 ms') };
-	sql(q{
+	script(q{
 		CREATE FUNCTION breaks(event jsonb, webhook jsonb, replies jsonb) RETURNS chatwebhook.request
 			LANGUAGE plpgsql STABLE AS $$ BEGIN RAISE EXCEPTION 'it breaks'; END $$;
 		INSERT INTO chatwebhook.connector (name, function) VALUES ('breaks', 'breaks')});
@@ -533,7 +531,7 @@ subtest 'alerts that cannot be emitted' => sub {
 	ok(wait_idle($node), 'all is done');
 	is(sql(q{SELECT status FROM chatwebhook.delivery WHERE webhook_name = 'bad_subscriber'}), 'dead', 'and settled');
 
-	sql(q{DELETE FROM chatwebhook.webhook WHERE name IN ('breaking', 'filtering');
+	script(q{DELETE FROM chatwebhook.webhook WHERE name IN ('breaking', 'filtering');
 		DELETE FROM chatwebhook.event_type WHERE name = 'webhook.alert'});
 	my $offset = -s $node->logfile;
 	$broken->('no_type');
@@ -562,7 +560,7 @@ subtest 'deleting a webhook with an alert' => sub {
 # Tenants.
 #
 subtest 'tenants' => sub {
-	sql(q{CREATE ROLE acme; CREATE ROLE other; CREATE ROLE watcher;
+	script(q{CREATE ROLE acme; CREATE ROLE other; CREATE ROLE watcher;
 		SELECT chatwebhook.add_tenant('acme', 'acme'), chatwebhook.add_tenant('other', 'other');
 		GRANT pg_monitor TO watcher});
 	webhook($_, '/status/500') foreach 'acme', 'other';
@@ -573,12 +571,12 @@ subtest 'tenants' => sub {
 	}
 	foreach my $role ('acme', 'other')
 	{
-		is(sql("SET ROLE $role; SELECT webhook_name, kind FROM chatwebhook.alert"),
+		is(script("SET ROLE $role; SELECT webhook_name, kind FROM chatwebhook.alert"),
 			"$role|consecutive_failures", "$role sees its own alert only");
-		is(sql("SET ROLE $role; SELECT name, state FROM chatwebhook.webhook_health"),
+		is(script("SET ROLE $role; SELECT name, state FROM chatwebhook.webhook_health"),
 			"$role|failing", 'and its own webhook');
 	}
-	is(sql('SET ROLE watcher; SELECT count(*) FROM chatwebhook.alert'),
+	is(script('SET ROLE watcher; SELECT count(*) FROM chatwebhook.alert'),
 		sql('SELECT count(*) FROM chatwebhook.alert'), 'pg_monitor sees all');
 	like(($node->psql('postgres', 'SET ROLE acme; DELETE FROM chatwebhook.alert'))[2],
 		qr/permission denied/, 'and a tenant removes none');

@@ -120,7 +120,7 @@ sub acts
 }
 
 my %id;
-sql(q{CREATE ROLE acme; SELECT chatwebhook.add_tenant('acme', 'acme')});
+script(q{CREATE ROLE acme; SELECT chatwebhook.add_tenant('acme', 'acme')});
 $id{$_} = webhook($_, '/ok') foreach 'alpha', 'beta', 'acme';
 emit($_, 12) foreach 'alpha', 'beta', 'acme';
 idle();
@@ -158,7 +158,7 @@ subtest 'replay' => sub {
 	like(error_of('acme', "SELECT chatwebhook.replay('$id{alpha}', dry_run => true)"),
 		qr/does not exist/, 'nor counts it');
 	$before = $receiver->count('acme');
-	is(sql("SET ROLE acme; SELECT chatwebhook.replay('$id{acme}')"), 12, 'but replays its own');
+	is(script("SET ROLE acme; SELECT chatwebhook.replay('$id{acme}')"), 12, 'but replays its own');
 	idle();
 	is($receiver->count('acme') - $before, 12, 'which arrive');
 	like(($node->psql('postgres', 'SELECT chatwebhook.replay(NULL)'))[2], qr/does not exist/, 'a webhook must be named');
@@ -221,7 +221,7 @@ subtest 'purge_dead_letters' => sub {
 		"acme|6\ndelta|2\ngamma|2", 'others are not');
 	is(acts('purge_dead_letters()', q{SELECT 1 FROM chatwebhook.dead_letter WHERE chatbot_id = 'acme'}, 'of a tenant', 'acme'),
 		6, 'six');
-	is(sql(qq{SET ROLE acme; SELECT chatwebhook.purge_dead_letters('$id{delta}')}), 0, 'a tenant removes none of others');
+	is(script(qq{SET ROLE acme; SELECT chatwebhook.purge_dead_letters('$id{delta}')}), 0, 'a tenant removes none of others');
 	is(acts('purge_dead_letters()', 'SELECT 1 FROM chatwebhook.dead_letter', 'of all'), 4, 'four');
 	is(sql('SELECT count(*) FROM chatwebhook.dead_letter'), 0, 'none is left');
 };
@@ -256,7 +256,7 @@ subtest 'what is pending' => sub {
 	emit('later', 1);
 	becomes_true(q{SELECT attempts = 1 FROM chatwebhook.delivery WHERE webhook_name = 'later'}, 'one waits for an hour');
 	my $delivery = sql(q{SELECT id FROM chatwebhook.delivery WHERE webhook_name = 'later'});
-	is(sql("SET ROLE acme; SELECT chatwebhook.retry($delivery), chatwebhook.cancel($delivery)"), 'f|f', 'a tenant does not see it');
+	is(script("SET ROLE acme; SELECT chatwebhook.retry($delivery), chatwebhook.cancel($delivery)"), 'f|f', 'a tenant does not see it');
 	is(sql("SELECT chatwebhook.retry($delivery)"), 't', 'but can be retried');
 	becomes_true(qq{SELECT status = 'delivered' AND attempts = 2 FROM chatwebhook.delivery WHERE id = $delivery}, 'at once');
 
@@ -273,7 +273,7 @@ subtest 'what is pending' => sub {
 };
 
 subtest 'backfill' => sub {
-	sql(q{
+	script(q{
 		CREATE TABLE leads (id int PRIMARY KEY, bot text, "E-Mail" text, note text, chat text);
 		INSERT INTO leads SELECT n, CASE WHEN n % 2 = 0 THEN 'even' ELSE 'odd' END, 'p' || n || '@example.com',
 			CASE WHEN n > 1 THEN 'it''s "' || n || '"' END, 'c' || n FROM generate_series(1, 10) n;
@@ -343,16 +343,16 @@ subtest 'backfill' => sub {
 	my $call = "SELECT chatwebhook.backfill('$id{all}', 'leads', 'test.row'";
 	like(error_of('clerk', "$call)"), qr/permission denied for table leads/, 'an administrator without rights on the table emits nothing');
 	like(error_of('clerk', "$call, dry_run => true)"), qr/permission denied for table leads/, 'nor counts its rows');
-	sql('GRANT SELECT ON leads TO clerk; CREATE TABLE secrets AS SELECT 1 AS id; CREATE FUNCTION peek() RETURNS boolean
+	script('GRANT SELECT ON leads TO clerk; CREATE TABLE secrets AS SELECT 1 AS id; CREATE FUNCTION peek() RETURNS boolean
 		LANGUAGE sql AS $$ SELECT count(*) > 0 FROM secrets $$');
 	like(error_of('clerk', "$call, condition => 'peek()')"), qr/permission denied for table secrets/, 'the condition has no more rights');
 	like(error_of('clerk', "$call, condition => 'pg_read_file(''PG_VERSION'') <> ''''')"), qr/permission denied/, 'nor those of the extension');
 	like(error_of('clerk', "$call, condition => 'EXISTS (SELECT FROM chatwebhook.vault)')"), qr/permission denied for table vault/, 'nor sees secrets');
 	like(error_of('acme', "$call)"), qr/permission denied for function backfill/, 'a tenant cannot');
 	is(sql('SELECT count(*) FROM chatwebhook.event'), $count, 'nothing was emitted by any of that');
-	sql(q{ALTER TABLE leads ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON leads FOR SELECT TO clerk USING (id < 4)});
-	is(sql("SET ROLE clerk; $call, dry_run => true)"), 3, 'its rows are those that the caller sees');
-	is(sql("SET ROLE clerk; $call)"), 3, 'also when they are emitted');
+	script(q{ALTER TABLE leads ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON leads FOR SELECT TO clerk USING (id < 4)});
+	is(script("SET ROLE clerk; $call, dry_run => true)"), 3, 'its rows are those that the caller sees');
+	is(script("SET ROLE clerk; $call)"), 3, 'also when they are emitted');
 	idle();
 };
 
@@ -361,7 +361,7 @@ subtest 'backfill' => sub {
 # first; those of others stay.
 #
 subtest 'erase_conversation' => sub {
-	sql(q{
+	script(q{
 		DELETE FROM chatwebhook.webhook;
 		CREATE FUNCTION stumbles(event jsonb, webhook jsonb, replies jsonb) RETURNS chatwebhook.request
 			LANGUAGE plpgsql STABLE AS $$
@@ -459,7 +459,7 @@ subtest 'erase_conversation' => sub {
 
 	is(sql(q{SELECT chatwebhook.erase_conversation('bot', 'erased', dry_run => true)}), 3, 'a dry run says: three events');
 	is(sql(q{SELECT count(*) FROM chatwebhook.event WHERE conversation_id = 'erased'}), 5, 'and changes nothing');
-	sql(q{CREATE ROLE bots; SELECT chatwebhook.add_tenant('bots', 'other')});
+	script(q{CREATE ROLE bots; SELECT chatwebhook.add_tenant('bots', 'other')});
 	like(error_of('bots', q{SELECT chatwebhook.erase_conversation('bot', 'erased')}), qr/chatbot "bot" is not one of this role's/,
 		'a tenant erases its own only');
 	is(sql(q{SELECT chatwebhook.erase_conversation('bot', 'erased')}), 3, 'three events are erased');
@@ -481,7 +481,7 @@ subtest 'erase_conversation' => sub {
 	is($events->(), $kept, 'other conversations are as they were');
 	is(sql(q{SELECT chatwebhook.erase_conversation('bot', 'erased')}), 0, 'there is nothing more to erase');
 	is(sql(q{SELECT chatwebhook.erase_conversation(NULL, 'erased')}), 1, 'that without a chatbot is another one');
-	is(sql(q{SET ROLE bots; SELECT chatwebhook.erase_conversation('other', 'erased')}), 1, 'and a tenant erases its own');
+	is(script(q{SET ROLE bots; SELECT chatwebhook.erase_conversation('other', 'erased')}), 1, 'and a tenant erases its own');
 	like(($node->psql('postgres', q{SELECT chatwebhook.erase_conversation('bot', NULL)}))[2], qr/needs a conversation/, 'one must be named');
 	unlike($dump->(), qr/quibble[23]/, 'of those nothing is left, too');
 };

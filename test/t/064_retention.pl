@@ -46,7 +46,7 @@ sub whole_pass
 	{
 		sql(q{INSERT INTO chatwebhook.activity (since, worker) VALUES ('2026-01-02', 999)});
 		$node->reload;
-		$node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM chatwebhook.activity WHERE worker = 999)')
+		wait_until('SELECT NOT EXISTS (SELECT FROM chatwebhook.activity WHERE worker = 999)')
 		  or die "there is no pass\n";
 	}
 	return;
@@ -77,7 +77,7 @@ is(sql(q{SELECT string_agg(chatwebhook._seconds(x)::text, ' ') FROM unnest('{30d
 #
 my $now = sql('SELECT now()');
 my ($closed) = create_webhook($node, name => 'closed', path => '/ok', enabled => 0);
-sql(qq{
+script(qq{
 	-- ids of some days ago, as emit() would have given them then
 	CREATE FUNCTION ago(days numeric) RETURNS timestamptz LANGUAGE sql
 		AS \$\$ SELECT timestamptz '$now' - days * interval '1 day' \$\$;
@@ -96,7 +96,7 @@ my $knows = 0;
 sub event
 {
 	my ($name, $days, @deliveries) = @_;
-	my $event = sql(qq{
+	my $event = script(qq{
 		INSERT INTO names VALUES (event_id($days, @{[ ++$n ]}), '$name');
 		INSERT INTO chatwebhook.event (id, type, created_at, data)
 		VALUES (event_id($days, $n), 'conversation.ended', ago($days), '{}') RETURNING id});
@@ -148,7 +148,7 @@ attempt('old', 6, 6);
 attempt('recent', 4, 4);
 attempt('recent of an old delivery', 15, 4);
 attempt('very old', 40, 40);
-sql(qq{INSERT INTO chatwebhook.alert (id, webhook_id, webhook_name, kind, message, opened_at, closed_at) VALUES
+script(qq{INSERT INTO chatwebhook.alert (id, webhook_id, webhook_name, kind, message, opened_at, closed_at) VALUES
 	(chatwebhook.uuidv7(), '$closed', 'old', 'backlog', '', ago(20), ago(15)),
 	(chatwebhook.uuidv7(), '$closed', 'late', 'backlog', '', ago(20), ago(5)),
 	(chatwebhook.uuidv7(), '$closed', 'open', 'webhook_disabled', '', ago(40), NULL);
@@ -262,7 +262,7 @@ emit('a', 5);
 becomes_true(q{SELECT count(*) = 10 FROM chatwebhook.history}, 'five more are delivered, to two');
 sql(q{ALTER SYSTEM SET chatwebhook.retention = '0'});
 my $before = $receiver->count('ok');
-sql(qq{BEGIN; DELETE FROM chatwebhook.history WHERE webhook_id = '$hanging'; COMMIT;
+script(qq{BEGIN; DELETE FROM chatwebhook.history WHERE webhook_id = '$hanging'; COMMIT;
 	BEGIN; SELECT chatwebhook.replay('$ok'); SELECT pg_reload_conf(); SELECT pg_sleep(0.15); COMMIT});
 ok($receiver->wait_for($before + 5, 'ok', 5), 'what is replayed while it is to leave is delivered');
 is(sql(q{SELECT count(*) FROM chatwebhook.delivery WHERE status = 'canceled'}), 0, 'and not canceled');
@@ -327,7 +327,7 @@ foreach my $cycle (1 .. 10)
 				EXIT WHEN NOT EXISTS (SELECT FROM chatwebhook.attempt) AND NOT EXISTS (SELECT FROM chatwebhook.event);
 			END LOOP; END $$});
 	}
-	$node->poll_query_until('postgres', q{SELECT NOT EXISTS (SELECT FROM chatwebhook.event)
+	wait_until(q{SELECT NOT EXISTS (SELECT FROM chatwebhook.event)
 		AND NOT EXISTS (SELECT FROM chatwebhook.history) AND NOT EXISTS (SELECT FROM chatwebhook.attempt)})
 	  or die "cycle $cycle: what is finished does not leave\n";
 	keep(retention => 'infinite', attempt_retention => 'infinite');

@@ -181,9 +181,9 @@ sub prepare
 	emit('t.retry');
 	$expected{retry} += 2;
 	$receiver->wait_for($expected{retry} - 1, 'retry') or die;
-	sql('BEGIN; SELECT chatwebhook.emit(\'t.open\', null, null, \'{}\'); PREPARE TRANSACTION \'open\'');
+	script('BEGIN; SELECT chatwebhook.emit(\'t.open\', null, null, \'{}\'); PREPARE TRANSACTION \'open\'');
 	emit('t.broken', 3);
-	$node->poll_query_until('postgres', q{
+	wait_until(q{
 		SELECT state = 'paused' FROM chatwebhook.webhook_health
 		 WHERE name = 'broken'}) or die;
 	$expected{rated} += 12;
@@ -234,9 +234,9 @@ is(sql('SELECT count(*) > 0 FROM chatwebhook.delivery WHERE created_at > clock_t
 #
 # Another hour, while no server runs and something is queued.
 #
-$node->safe_psql('postgres', 'ALTER SYSTEM SET chatwebhook.enabled = off');
+sql('ALTER SYSTEM SET chatwebhook.enabled = off');
 $node->reload;
-$node->poll_query_until('postgres', q{SELECT current_setting('chatwebhook.enabled') = 'off'})
+wait_until(q{SELECT current_setting('chatwebhook.enabled') = 'off'})
   or die;
 my $before = $receiver->count('new');
 my $last = last_id();
@@ -258,7 +258,7 @@ $last = last_id();
 $node->stop;
 jump(-60);
 with_clock(sub { $node->start });
-$node->poll_query_until('postgres', 'SELECT count(*) = 1 FROM chatwebhook.worker_status')
+wait_until('SELECT count(*) = 1 FROM chatwebhook.worker_status')
   or die;
 emit('t.new');
 cmp_ok(last_id(), '>', $last, 'ids go on behind a restart with an empty queue');
@@ -276,8 +276,7 @@ sub wait_for_pass
 		       clock_timestamp() - '$age'::interval
 		  FROM chatwebhook.webhook LIMIT 1");
 	$node->reload;
-	return $node->poll_query_until('postgres',
-		q{SELECT count(*) = 0 FROM chatwebhook.alert WHERE message = 'old'});
+	return wait_until(q{SELECT count(*) = 0 FROM chatwebhook.alert WHERE message = 'old'});
 }
 my $finished = sql('SELECT count(*) FROM chatwebhook.delivery');
 ok(wait_for_pass('100 min'), 'a pass of retention ends while the clock is behind');

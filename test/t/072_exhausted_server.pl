@@ -1,6 +1,9 @@
-# Only a whole server can show that deliveries go out whatever somebody has made
-# of it: transactions that are prepared, settings of the database and of the
-# roles that would be in a worker's way, connections and locks that have run out.
+# A server that makes it hard: prepared transactions, settings of the database and
+# of its roles that would be in a worker's way, no free connection, no free lock.
+#
+# Only a whole server can be brought into these states, and only requests that
+# arrive show that deliveries go on in them: the worker looks for events by itself
+# only once an hour here.
 
 use strict;
 use warnings;
@@ -11,13 +14,12 @@ use Chatwebhook;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time);
 
 my $receiver = start_receiver();
 my $node = new_node(
 	'main',
-	'chatwebhook.poll_interval' => '10min',	# nothing is found by chance
-	'chatwebhook.connector_timeout' => '10s',	# a session that compiles everything takes long
+	'chatwebhook.poll_interval' => '1h',	# nothing is found by chance
+	'chatwebhook.connector_timeout' => '1min',	# a session that compiles everything takes long
 	max_prepared_transactions => 10,
 	max_connections => 12,
 	superuser_reserved_connections => 3,
@@ -26,7 +28,7 @@ my $node = new_node(
 	restart_after_crash => 'on',
 	autovacuum => 'off');
 
-sql(q{
+script(q{
 	CREATE TABLE chat (id serial, chatbot text, conversation text, email text);
 	INSERT INTO chatwebhook.event_type (name) VALUES ('t.chat'), ('t.call');
 	CREATE TRIGGER emit AFTER INSERT ON chat FOR EACH ROW EXECUTE FUNCTION
@@ -37,20 +39,9 @@ create_webhook($node, name => 'call', events => ['t.call']);
 
 sub chat { return "INSERT INTO chat (chatbot, email) VALUES ('bot', '$_[0]');"; }
 
-# So many requests more, and soon.
-sub is_prompt
-{
-	my ($label, $n, $start, $name) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my $arrived = $receiver->wait_for($n, $label);
-	my $took = time - $start;
-	ok($arrived && $took < 3, sprintf '%s: in %.2f s', $name, $took);
-}
-
 sub worker_pid
 {
-	$node->poll_query_until('postgres',
-		'SELECT count(*) = 1 FROM chatwebhook.worker_status')
+	wait_until('SELECT count(*) = 1 FROM chatwebhook.worker_status')
 	  or die "there is no worker\n";
 	return sql('SELECT pid FROM chatwebhook.worker_status');
 }
@@ -59,16 +50,15 @@ sub worker_pid
 # Prepared transactions.
 #
 my $sent = 0;
-sql('BEGIN;' . chat('first') . "PREPARE TRANSACTION 'first'");
-sql('BEGIN;' . chat('second') . "PREPARE TRANSACTION 'second'");
-sql('BEGIN;' . chat('rolled back') . "PREPARE TRANSACTION 'third'");
+script('BEGIN;' . chat('first') . "PREPARE TRANSACTION 'first'");
+script('BEGIN;' . chat('second') . "PREPARE TRANSACTION 'second'");
+script('BEGIN;' . chat('rolled back') . "PREPARE TRANSACTION 'third'");
 sql(chat('in between'));
 ok($receiver->wait_for(++$sent, 'chat'), 'an event of another transaction is sent');
 is(sql('SELECT count(*) FROM chatwebhook.delivery'), 1,
 	'those that are prepared are not to be seen');
-my $start = time;
 sql("COMMIT PREPARED 'first'");
-is_prompt('chat', ++$sent, $start, 'COMMIT PREPARED sends');
+ok($receiver->wait_for(++$sent, 'chat'), 'COMMIT PREPARED sends');
 
 $node->restart;
 worker_pid();
@@ -76,9 +66,8 @@ sql(chat('after the restart'));
 ok($receiver->wait_for(++$sent, 'chat'), 'the worker delivers after a restart');
 is($receiver->count('chat'), $sent, 'and nothing of what is still prepared');
 sql("ROLLBACK PREPARED 'third'");
-$start = time;
 sql("COMMIT PREPARED 'second'");
-is_prompt('chat', ++$sent, $start, 'COMMIT PREPARED after a restart');
+ok($receiver->wait_for(++$sent, 'chat'), 'COMMIT PREPARED after a restart');
 ok(wait_idle($node), 'all is delivered');
 my @emails = map { $_->{body} =~ /"email":"([^"]*)"/ } $receiver->log('chat');
 is_deeply(
@@ -151,7 +140,7 @@ sub figures
 {
 	my (%environment) = @_;
 	local @ENV{ keys %environment } = values %environment;
-	return sql(q{
+	return script(q{
 		SET DateStyle = ISO; SET TimeZone = UTC; SET IntervalStyle = postgres;
 		SET extra_float_digits = 1; SET bytea_output = hex; SET array_nulls = on;
 		SELECT w.state, w.total, w.successes, w.failures, w.success_rate,
@@ -222,17 +211,14 @@ is($status, 0, 'hostile settings for the database and its roles') or diag($stder
 	# the worker reads what its database says when it begins
 	$node->restart;
 	isnt(worker_pid(), $pid, 'the worker has begun anew');
-	is(sql('SHOW default_transaction_isolation; SHOW bytea_output'),
+	is(script('SHOW default_transaction_isolation; SHOW bytea_output'),
 		"serializable\nescape", 'sessions have these settings');
 	is(figures(), $figures, 'views and functions give the same figures');
 	is(figures(PGUSER => 'tenant'), $figures, 'to the other role, too');
 
 	sql(call(20));
-	$start = time;
 	ok($receiver->wait_for(25, $_), "events are sent to $_") foreach 'call', 'discord';
 	ok(wait_idle($node), 'and settled');
-	my $took = time - $start;
-	cmp_ok($took, '<', 5, sprintf 'in %.2f s', $took);
 	is((map { $_->{body} } $receiver->log('discord'))[-1] =~ s/\d{4}-\d\d-\d\dT[0-9:.]*Z//gr,
 		$discord =~ s/\d{4}-\d\d-\d\dT[0-9:.]*Z//gr, 'the connector says the same');
 	is((map { $_->{body} =~ s/^.*"data"//r } $receiver->log('call'))[-1], $call,
@@ -252,7 +238,7 @@ is($status, 0, 'hostile settings for the database and its roles') or diag($stder
 	# while somebody holds the rows that are to be settled
 	my $session = $node->background_psql('postgres');
 	create_webhook($node, name => 'held', events => ['t.chat'],
-		path => '/hang-until-told', timeout => '1 minute');
+		path => '/hang-until-told', timeout => '5 minutes');
 	sql("INSERT INTO public.chat (chatbot, email) VALUES ('bot', 'held')");
 	$receiver->wait_for(1, 'held');
 	$receiver->wait_for(++$sent, 'chat');
@@ -262,9 +248,9 @@ is($status, 0, 'hostile settings for the database and its roles') or diag($stder
 	$receiver->set(up => ['held']);
 	sql(call(1));
 	ok($receiver->wait_for(26, 'call'), 'a lock on one row holds up no other');
-	ok( $node->poll_query_until('postgres', q{
+	becomes_true(q{
 			SELECT count(*) = 0 FROM chatwebhook.delivery
-			 WHERE status = 'pending' AND webhook_name <> 'held'}),
+			 WHERE status = 'pending' AND webhook_name <> 'held'},
 		'they are settled');
 	$session->query_safe('COMMIT');
 	$session->quit;
@@ -290,7 +276,7 @@ is($status, 0, 'hostile settings for the database and its roles') or diag($stder
 	local $ENV{PGOPTIONS} = $way_out;
 	is(sql(q{SELECT coalesce(last_error, '') FROM chatwebhook.worker_status}), '',
 		'the worker has met no error');
-	sql('ALTER DATABASE postgres RESET ALL; ALTER ROLE CURRENT_USER RESET ALL; ALTER ROLE tenant RESET ALL');
+	script('ALTER DATABASE postgres RESET ALL; ALTER ROLE CURRENT_USER RESET ALL; ALTER ROLE tenant RESET ALL');
 	$node->restart;
 	worker_pid();
 }
@@ -299,6 +285,10 @@ is($status, 0, 'hostile settings for the database and its roles') or diag($stder
 # No connection is free.
 #
 {
+	end_sessions();
+	$node->poll_query_until('postgres', q{
+		SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'client backend'})
+	  or die 'there are other sessions';
 	my @idle;
 	push @idle, $node->background_psql('postgres') foreach 1 .. 12;
 	($status, $stdout, $stderr) = $node->psql('postgres', 'SELECT 1');
@@ -310,17 +300,15 @@ is($status, 0, 'hostile settings for the database and its roles') or diag($stder
 	ok($receiver->wait_for(++$sent_calls, 'call'), 'the worker delivers');
 	my $pid = $session->query_safe('SELECT pid FROM chatwebhook.worker_status');
 	$session->query_safe("SELECT pg_terminate_backend($pid)");
-	$start = time;
 	$session->query_safe(call(1));
 	ok($receiver->wait_for(++$sent_calls, 'call'), 'one that was ended comes back');
-	my $took = time - $start;
-	cmp_ok($took, '<', 5, sprintf 'in %.2f s', $took);
 	isnt($session->query_safe('SELECT pid FROM chatwebhook.worker_status'), $pid,
 		'as another process');
 	($status, $stdout, $stderr) = $node->psql('postgres', 'SELECT 1');
 	like($stderr, qr/too many clients|remaining connection slots/,
 		'although there is still no connection free');
 	$_->quit foreach @idle;
+	wait_until('SELECT true') or die 'there is still none';
 }
 
 #
@@ -328,7 +316,7 @@ is($status, 0, 'hostile settings for the database and its roles') or diag($stder
 #
 {
 	create_webhook($node, name => 'last', events => ['t.chat'],
-		path => '/hang-until-told', timeout => '1 minute');
+		path => '/hang-until-told', timeout => '5 minutes');
 	sql(chat('last'));
 	ok($receiver->wait_for(1, 'last'), 'a request is under way');
 	my $pid = worker_pid();
@@ -348,7 +336,7 @@ is($status, 0, 'hostile settings for the database and its roles') or diag($stder
 	ok($receiver->wait_until(sub { $receiver->log('last') }), 'it is answered');
 	my $before = $receiver->count('call');
 	$session->quit;
-	$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory'})
+	wait_until(q{SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory'})
 	  or die;
 	sql(call(5));
 	ok($receiver->wait_for($before + 5, 'call'), 'the worker goes on when there are some');

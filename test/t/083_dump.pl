@@ -131,7 +131,7 @@ sub states
 #
 # a body that the catalog has parsed, where there can be one
 my $note = server_major() >= 14 ? 'RETURN NULL::chatwebhook.request' : q{AS 'SELECT NULL::chatwebhook.request'};
-sql(q{
+script(q{
 	CREATE TABLE message (n integer, bot text);
 	CREATE TRIGGER emit AFTER INSERT ON message
 		FOR EACH ROW EXECUTE FUNCTION

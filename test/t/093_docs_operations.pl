@@ -71,21 +71,21 @@ create_webhook($node,
 	backoff => '1 hour',
 	max_backoff => '1 hour');
 create_webhook($node, name => 'archive', events => ['conversation.ended']);
-sql(q{
+script(q{
 	SELECT count(chatwebhook.emit('lead.captured', 'shop', 'c-' || n,
 		'{"email": "ann@example.com", "source": "chat", "conversationSummary": ""}'))
 	  FROM generate_series(9, 18) AS n;
 	SELECT chatwebhook.emit('handoff.requested', 'shop', 'c-18',
 		'{"reason": "refund"}');
 });
-ok( $node->poll_query_until('postgres', q{
+becomes_true(q{
 		SELECT (SELECT count(*) = 3 FROM chatwebhook.alert WHERE closed_at IS NULL)
 		   AND (SELECT count(*) = 10 FROM chatwebhook.dead_letter
 		         WHERE webhook_name = 'erp')
 		   AND (SELECT count(*) = 10 FROM chatwebhook.delivery
 		         WHERE webhook_name = 'crm' AND status = 'delivered')
 		   AND (SELECT count(*) = 1 FROM chatwebhook.delivery
-		         WHERE webhook_name = 'desk' AND attempts = 1)}),
+		         WHERE webhook_name = 'desk' AND attempts = 1)},
 	'there is trouble to look at');
 # yesterday's
 sql(q{UPDATE chatwebhook.dead SET created_at = created_at - interval '1 day'});
@@ -126,10 +126,10 @@ unlike($results{$_}, qr/^\(0 rows\)$/m, "not empty here: $_")
 
 # What those that change something have done
 is(sql('SHOW chatwebhook.enabled'), 'on', 'sending is on again');
-ok( $node->poll_query_until('postgres', q{
+becomes_true(q{
 		SELECT count(*) > 0 FROM chatwebhook.attempt a
 		  JOIN chatwebhook.webhook w ON w.id = a.webhook_id
-		 WHERE w.name = 'erp' AND a.attempt = 2}),
+		 WHERE w.name = 'erp' AND a.attempt = 2},
 	'what failed yesterday is sent again');
 is( sql(q{SELECT count(*) FROM chatwebhook.delivery
 		WHERE webhook_name = 'old crm' AND status = 'pending'}),
