@@ -280,7 +280,7 @@ sub add_activity
 sub wait_for_quiet_minute
 {
 	my $left = 600 - time % 600;
-	sleep $left + 1 if $left < 20;
+	sleep $left + 1 if $left < scaled(60);
 }
 
 subtest 'the first look' => sub {
@@ -567,15 +567,12 @@ subtest 'five hundred webhooks' => sub {
 		  FROM chatwebhook.health WHERE consecutive_failures > 5;
 		ANALYZE
 	});
-	my $least = 1e9;
-	foreach (1 .. 3)
-	{
-		my $took = query(q{SELECT extract(epoch FROM clock_timestamp() - statement_timestamp())
-						   FROM (SELECT length(chatwebhook.dashboard()) OFFSET 0) AS p(size) WHERE size > 0});
-		$least = $took if $took < $least;
-	}
-	cmp_ok($least, '<', 1, 'the page is made in less than a second');
-	note("it took $least s");
+	# It takes a fraction of a second.  One that looked through all deliveries anew
+	# for each webhook would take minutes.
+	my $took = query(q{SELECT extract(epoch FROM clock_timestamp() - statement_timestamp())
+					   FROM (SELECT length(chatwebhook.dashboard()) OFFSET 0) AS p(size) WHERE size > 0});
+	cmp_ok($took, '<', scaled(20), 'the page is made without looking through everything for each webhook');
+	note("it took $took s");
 
 	wait_for_quiet_minute();
 	my $source = make_page('many');

@@ -16,7 +16,6 @@ use Chatwebhook;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time);
 
 my $hour = 3600;
 my $directory = PostgreSQL::Test::Utils::tempdir('clock');
@@ -120,7 +119,7 @@ with_clock(
 	sub {
 		$node = new_node(
 			'main',
-			'chatwebhook.poll_interval' => '30s',
+			'chatwebhook.poll_interval' => '1h',
 			'chatwebhook.breaker_threshold' => 3,
 			'chatwebhook.retention' => '90min',
 			max_prepared_transactions => 2,
@@ -141,18 +140,16 @@ sub last_id
 	return sql('SELECT max(id) FROM chatwebhook.delivery');
 }
 
-# What is emitted now arrives within a second or so.
-sub is_prompt
+# What is emitted now arrives, and not only in an hour or a day, when the clock has
+# caught up or the worker looks by itself.
+sub arrives
 {
 	my ($name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $before = $receiver->count('new');
 	my $id = last_id();
 	emit('t.new');
-	my $start = time;
-	my $arrived = $receiver->wait_for($before + 1, 'new');
-	my $took = time - $start;
-	ok($arrived && $took < 3, sprintf '%s: a new event arrives in %.2f s', $name, $took);
+	ok($receiver->wait_for($before + 1, 'new'), "$name: a new event arrives");
 	cmp_ok(last_id(), '>', $id, "$name: ids go on ascending");
 }
 
@@ -171,7 +168,7 @@ create_webhook($node, name => 'broken', events => ['t.broken'],
 create_webhook($node, name => 'slow', events => ['t.slow'], path => '/flaky/1',
 	backoff => '1 s');
 create_webhook($node, name => 'slower', events => ['t.slow'],
-	path => '/delay-ms/1500');
+	path => '/hang-until-told', timeout => '5 minutes');
 
 # One of each kind in whatever state it has when the clock is set.
 my %expected = (retry => 0, rated => 0, open => 0, slow => 0, slower => 0);
@@ -194,28 +191,23 @@ sub prepare
 	$receiver->wait_for($expected{slower}, 'slower') or die;
 }
 
-# See that all of it arrives, and how long that takes.
+# See that all of it arrives.
 sub is_delivered
 {
-	my ($name, $start) = @_;
+	my ($name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
-	$receiver->set(up => ['broken']);
+	$receiver->set(up => [ 'broken', 'slower' ]);
 	sql("COMMIT PREPARED 'open'");
-	my $committed = time;
 	$expected{open}++;
 	ok($receiver->wait_for($expected{open}, 'open'),
 		"$name: what was emitted before and committed after arrives");
-	my $took = time - $committed;
-	cmp_ok($took, '<', 3, sprintf '%s: in %.2f s', $name, $took);
 	foreach my $label ('rated', 'retry', 'slow', 'slower')
 	{
 		ok($receiver->wait_for($expected{$label}, $label), "$name: $label");
 	}
 	ok(wait_idle($node), "$name: nothing is left");
-	$took = time - $start;
-	cmp_ok($took, '<', 20, sprintf '%s: all is done in %.1f s', $name, $took);
-	$receiver->set(down => ['broken']);
+	$receiver->set(down => [ 'broken', 'slower' ]);
 	is(sql(q{SELECT count(*) FROM chatwebhook.delivery WHERE status <> 'delivered'}),
 		0, "$name: all of it was delivered");
 }
@@ -224,10 +216,9 @@ sub is_delivered
 # An hour back.
 #
 prepare();
-my $start = time;
 jump(-$hour);
-is_prompt('an hour back');
-is_delivered('an hour back', $start);
+arrives('an hour back');
+is_delivered('an hour back');
 is(sql('SELECT count(*) > 0 FROM chatwebhook.delivery WHERE created_at > clock_timestamp()'),
 	't', 'the clock has not caught up yet');
 
@@ -245,13 +236,10 @@ $node->stop;
 jump(-$hour);
 $node->append_conf('postgresql.auto.conf', 'chatwebhook.enabled = on');
 with_clock(sub { $node->start });
-$start = time;
 ok($receiver->wait_for($before + 50, 'new'),
 	'what was queued before the server was started with an earlier clock arrives');
-my $took = time - $start;
-cmp_ok($took, '<', 5, sprintf 'in %.1f s', $took);
 ok(wait_idle($node), 'nothing is left');
-is_prompt('after the restart');
+arrives('after the restart');
 
 # What is finished has the highest numbers; a restart must not forget them.
 $last = last_id();
@@ -287,21 +275,19 @@ is(sql('SELECT count(*) FROM chatwebhook.delivery'), $finished,
 # Forward again, to where the clock was right.
 #
 prepare();
-$start = time;
 jump(2 * $hour + 60);
-is_prompt('two hours on');
-is_delivered('two hours on', $start);
+arrives('two hours on');
+is_delivered('two hours on');
 
 #
 # Forward by mistake, and back at once.
 #
 prepare();
-$start = time;
 jump(24 * $hour);
-is_prompt('a day on');
+arrives('a day on');
 jump(-24 * $hour);
-is_prompt('and back');
-is_delivered('on and back', $start);
+arrives('and back');
+is_delivered('on and back');
 
 is( sql('SELECT count(*) - count(DISTINCT id) FROM chatwebhook.delivery'),
 	0, 'every id was given once');

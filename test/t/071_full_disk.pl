@@ -79,7 +79,7 @@ query(q{
 		chatwebhook.emit('t.chat', 'n');
 });
 create_webhook($node, dbname => 'chats', name => 'slow', path => '/hang-until-told',
-	events => ['t.chat'], timeout => '2 min', max_in_flight => 50);
+	events => ['t.chat'], timeout => '5 min', max_in_flight => 50);
 create_webhook($node, dbname => 'chats', name => 'fast', events => ['t.chat']);
 
 # Chat rows until one fails; how many there are then.
@@ -129,6 +129,7 @@ my $ticks = sub {
 };
 my $before = $ticks->();
 my $requests = $receiver->count;
+# not a wait: what is measured is what it does while time passes
 sleep 5;
 my $used = ($ticks->() - $before) / 100;
 my $elapsed = time - $start;
@@ -139,11 +140,9 @@ cmp_ok($lines, '<=', 30, 'few lines in the log');
 cmp_ok($used, '<', 1, 'little work');
 
 give_room();
-$start = time;
 is(chat(1), '', 'there is room again: chat rows go in');
 ok($receiver->wait_for($n, 'slow'), 'everything is sent');
-ok(wait_idle($node, dbname => 'chats', timeout => 60), 'and settled');
-diag(sprintf 'all is settled %.1f s after there was room', time - $start);
+ok(wait_idle($node, dbname => 'chats'), 'and settled');
 is( query(q{SELECT webhook_name, status, count(*) FROM chatwebhook.delivery GROUP BY 1, 2 ORDER BY 1}),
 	"fast|delivered|$n\nslow|delivered|$n",
 	'every event to every webhook');

@@ -229,7 +229,7 @@ foreach my $language (qw(sql python js go php))
 	subtest $language => sub {
 		if ($language eq 'sql')
 		{
-			sql($snippets{sql}{receive});
+			script($snippets{sql}{receive});
 		}
 		else
 		{
@@ -365,7 +365,7 @@ END
 }
 
 # The statement that makes a new secret
-sql($snippets{sql}{statement});
+script($snippets{sql}{statement});
 isnt(sql("SELECT chatwebhook.secret('$id')"), $new_secret, 'there is a new secret');
 
 $node->stop('fast');
