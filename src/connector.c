@@ -48,6 +48,7 @@
 #include "connector.h"
 #include "envelope.h"
 #include "settings.h"
+#include "target.h"
 
 PG_FUNCTION_INFO_V1(chatwebhook_cut);
 PG_FUNCTION_INFO_V1(chatwebhook_url_encode);
@@ -543,9 +544,14 @@ Datum
 chatwebhook_url_encode(PG_FUNCTION_ARGS)
 {
 	char	   *value = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	StringInfoData result;
+	char	   *utf8 = pg_server_to_any(value, strlen(value), PG_UTF8);
+	Size		most = CWH_URL_ENCODED_MAX(strlen(utf8)) + 1;
+	char	   *encoded = MemoryContextAllocHuge(CurrentMemoryContext, most);
+	size_t		len = cwh_url_encode(utf8, encoded);
 
-	initStringInfo(&result);
-	cwh_append_url_encoded(&result, pg_server_to_any(value, strlen(value), PG_UTF8));
-	PG_RETURN_TEXT_P(cstring_to_text_with_len(result.data, result.len));
+	if (len > MaxAllocSize - VARHDRSZ)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("the percent-encoded text is too long")));
+	PG_RETURN_TEXT_P(cstring_to_text_with_len(encoded, len));
 }

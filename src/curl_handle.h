@@ -13,7 +13,7 @@
 
 #include <curl/curl.h>
 
-#include "transport.h"
+#include "http.h"
 
 typedef struct CwhHandle
 {

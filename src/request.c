@@ -470,20 +470,6 @@ cwh_make_request(const CwhWebhook *webhook, const CwhStep *step,
 	return NULL;
 }
 
-/* Append UTF-8, all but RFC 3986's unreserved characters percent-encoded. */
-void
-cwh_append_url_encoded(StringInfo out, const char *value)
-{
-	for (const char *c = value; *c; c++)
-	{
-		if ((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
-			(*c >= '0' && *c <= '9') || strchr("-._~", *c))
-			appendStringInfoChar(out, *c);
-		else
-			appendStringInfo(out, "%%%02X", (unsigned char) *c);
-	}
-}
-
 /*
  * Replies
  */

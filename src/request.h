@@ -42,7 +42,6 @@ typedef struct CwhMessage
 } CwhMessage;
 
 extern const char *cwh_header_problem(Jsonb *headers);
-extern void cwh_append_url_encoded(StringInfo out, const char *value);
 
 extern CwhTransfer *cwh_make_request(const CwhWebhook *webhook,
 									 const CwhStep *step,

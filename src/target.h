@@ -55,4 +55,9 @@ extern int	cwh_target_parse_networks(const char *list, CwhNetwork *networks,
 extern int	cwh_target_parse_ports(const char *list, uint16_t *ports, int max,
 								   const char **problem);
 
+/* The most that cwh_url_encode() writes for len bytes, without the zero byte. */
+#define CWH_URL_ENCODED_MAX(len)	(3 * (len))
+
+extern size_t cwh_url_encode(const char *value, char *out);
+
 #endif							/* CWH_TARGET_H */
