@@ -290,7 +290,7 @@ static CwhStatement next_due_st = {next_due_sql, 2,
 	{UUIDARRAYOID, TIMESTAMPTZOID}, NULL};
 static CwhStatement postpone_st = {postpone_sql, 7,
 	{INT8ARRAYOID, INTERVALARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID,
-	INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID}, NULL};
+	INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID}, NULL};
 static CwhStatement step_st = {step_sql, 2, {INT8ARRAYOID, JSONBARRAYOID}, NULL};
 static CwhStatement lock_st = {lock_sql, 1, {INT8ARRAYOID}, NULL};
 static CwhStatement exists_st = {exists_sql, 1, {INT8ARRAYOID}, NULL};
