@@ -3,8 +3,8 @@
  *		libcurl's easy handles: every option that is set, and why.
  *
  * Handles are made with the options that are the same for every request, and
- * kept for later requests, since making one costs more than sending with it.
- * What differs between requests is set, or cleared, each time.
+ * kept for later requests: their buffers and parsed options are worth keeping.
+ * Options that differ between requests are set, or cleared, each time.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -48,7 +48,7 @@ make_handle(void)
 	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
 
 	/*
-	 * Connect to nothing but what the address policy has seen: no protocols
+	 * Connect to nothing that the address policy has not seen: no protocols
 	 * but these, whatever libcurl was built with, and no Unix sockets.
 	 * Follow no redirect: it would take the secrets in the request to a host
 	 * of the receiver's choice.

@@ -10,7 +10,7 @@
 
 #include <stdbool.h>
 
-/* Called for a socket that is ready for what is wanted of it. */
+/* Called for a socket that is ready for an event that libcurl wants of it. */
 typedef void (*CwhSocketReady) (int fd, bool readable, bool writable);
 
 extern int	cwh_sockets_open(void);

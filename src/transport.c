@@ -8,8 +8,8 @@
  * The multi handle is driven by curl_multi_socket_action() from an epoll
  * descriptor, on which the caller can wait together with its latch.  Nothing in
  * here runs SQL or raises an error: an error would longjmp through libcurl when
- * it calls us back.  Callbacks record what happened, and the caller reads that
- * when it reaps the transfer.
+ * it calls us back.  Callbacks record the outcome in the transfer, and the
+ * caller reads it there once it has reaped the transfer.
  *
  * libcurl looks up names in threads of its own.  They inherit the signal mask
  * and must not run PostgreSQL's handlers, so all signals are blocked around
@@ -425,11 +425,11 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 	if (transfer->connecting)
 	{
 		end_connecting(transfer, true);
-		/* that was about other addresses of the host */
+		/* these were about other addresses of the host */
 		reply->refused = reply->starved = false;
 		reply->error[0] = '\0';
 	}
-	/* what has been read so far was a proxy's reply to CONNECT */
+	/* anything read so far was a proxy's reply to CONNECT */
 	transfer->progress = REPLY_NONE;
 
 	/*
@@ -690,8 +690,8 @@ finish(Transfer *transfer, CURLcode code)
 
 /*
  * Start a transfer again, after it has waited or lost its connection.  It gets
- * what is left of its timeout, not all of it again: a receiver must not be able
- * to hold a transfer for longer by closing connections.
+ * the rest of its timeout, not the whole of it again: a receiver must not be
+ * able to hold a transfer for longer by closing connections.
  */
 static void
 restart(Transfer *transfer)
@@ -940,8 +940,8 @@ collect_ended(void)
 }
 
 /*
- * Do what can be done without waiting.  Returns the number of transfers that
- * are still under way.
+ * Let libcurl do all that it can without waiting.  Returns the number of
+ * transfers that are still under way.
  */
 int
 cwh_transport_drive(void)
