@@ -88,24 +88,17 @@ signal_gate(Endpoint *endpoint, const CwhDecision *decision, double random01,
 {
 	const char *name = endpoint->webhook->name;
 
-	switch (decision->breaker)
-	{
-		case CWH_SIGNAL_NONE:
-			break;
-		case CWH_SIGNAL_ANSWERED:
-			if (cwh_gate_answered(&endpoint->id))
-				ereport(LOG,
-						(errmsg("chatwebhook: webhook \"%s\" is responding again; resuming delivery",
-								name)));
-			break;
-		case CWH_SIGNAL_FAILED:
-			if (cwh_gate_failed(&endpoint->id, &endpoint->webhook->retry,
-								random01, decision->pause_s * 1000, now))
-				ereport(LOG,
-						(errmsg("chatwebhook: pausing webhook \"%s\" after %d failed requests in a row",
-								name, cwh_breaker_threshold)));
-			break;
-	}
+	if (!cwh_gate_signal(&endpoint->id, decision->breaker, decision->pause_s,
+						 &endpoint->webhook->retry, random01, now))
+		return;
+	if (decision->breaker == CWH_SIGNAL_FAILED)
+		ereport(LOG,
+				(errmsg("chatwebhook: pausing webhook \"%s\" after %d failed requests in a row",
+						name, cwh_breaker_threshold)));
+	else
+		ereport(LOG,
+				(errmsg("chatwebhook: webhook \"%s\" is responding again; resuming delivery",
+						name)));
 }
 
 /* An attempt at a delivery is over: have that settled and counted. */

@@ -148,7 +148,6 @@ at_transaction_end(XactEvent event, void *arg)
 	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
 		event != XACT_EVENT_PREPARE)
 		return;
-	cwh_unblock_databases();
 	if (check_all_databases)
 		cwh_wake_launcher(InvalidOid);
 	else if (check_this_database)

@@ -254,14 +254,3 @@ cwh_handles_configure(const char *new_ca_file, const char *new_proxy)
 	generation++;
 	return true;
 }
-
-/* Free everything, except handles that are in use. */
-void
-cwh_handles_close(void)
-{
-	free_spare();
-	free(ca_file);
-	free(proxy);
-	ca_file = proxy = NULL;
-	generation++;
-}

@@ -24,7 +24,6 @@ typedef struct CwhHandle
 } CwhHandle;
 
 extern bool cwh_handles_configure(const char *ca_file, const char *proxy);
-extern void cwh_handles_close(void);
 extern bool cwh_handle_take(CwhHandle *handle, const CwhRequest *request,
 							struct curl_slist *lines);
 extern void cwh_handle_release(CwhHandle *handle, bool repeated);

@@ -190,7 +190,11 @@ start_worker(Database *database, int number, bool is_probing)
 	}
 
 	if (slot >= 0)
-		(void) cwh_slot_free(slot);
+	{
+		CwhExit		how;
+
+		(void) cwh_slot_check(slot, true, &how);
+	}
 	note_shortage(is_probing);
 	return false;
 }
@@ -201,18 +205,19 @@ check_worker(Database *database, RunningWorker *worker)
 {
 	CwhExit		how;
 	pid_t		pid;
+	bool		ended;
 
 	if (worker->slot < 0)
 		return;
-	if (cwh_slot_has_extension(worker->slot))
+	ended = GetBackgroundWorkerPid(worker->handle, &pid) == BGWH_STOPPED;
+	if (cwh_slot_check(worker->slot, ended, &how))
 	{
 		database->has_extension = true;
 		database->version_logged = false;
 	}
-	if (GetBackgroundWorkerPid(worker->handle, &pid) != BGWH_STOPPED)
+	if (!ended)
 		return;
 
-	how = cwh_slot_free(worker->slot);
 	pfree(worker->handle);
 	worker->handle = NULL;
 	worker->slot = -1;

@@ -237,8 +237,8 @@ cwh_sockets_poll(CwhSocketReady ready)
  * Find out by which: libcurl tells us the port of each request's connection,
  * but not its descriptor.
  */
-void
-cwh_socket_note_port(const int *fds, int n, int port)
+static void
+note_port(const int *fds, int n, int port)
 {
 	for (int i = 0; i < n; i++)
 	{
@@ -258,17 +258,24 @@ cwh_socket_note_port(const int *fds, int n, int port)
 }
 
 /*
+ * A request is about to be written to the connection with this local port, which
+ * may be one of these new sockets.
+ *
  * Requests that share a connection are written one right after the other, each
  * in two pieces.  Have the kernel collect them until cwh_sockets_uncork():
  * sending each by itself, and waking the receiver for each, costs more than
  * everything else we do for it.
  */
 void
-cwh_socket_cork(int port)
+cwh_socket_request(const int *fds, int n, int port, bool shared)
 {
-	int			fd = by_port[port];
+	int			fd;
 	int			on = 1;
 
+	note_port(fds, n, port);
+	if (!shared)
+		return;
+	fd = by_port[port];
 	/* the entry may be of a socket that has been closed since */
 	if (fd >= nsockets || sockets[fd].local_port != port)
 		return;

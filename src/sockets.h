@@ -22,7 +22,7 @@ extern void cwh_sockets_uncork(void);
 extern int	cwh_socket_open(int family, int type, int protocol, bool *starved);
 extern int	cwh_socket_close(int fd);
 extern bool cwh_socket_want(int fd, bool readable, bool writable);
-extern void cwh_socket_note_port(const int *fds, int n, int port);
-extern void cwh_socket_cork(int port);
+extern void cwh_socket_request(const int *fds, int n, int port,
+							   bool shared);
 
 #endif							/* CWH_SOCKETS_H */

@@ -448,12 +448,8 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 	if (!peer_allowed(transfer, remote_ip))
 		return CURL_PREREQFUNC_ABORT;
 	if (local_port > 0 && local_port <= UINT16_MAX)
-	{
-		if (transfer->nfds > 0)
-			cwh_socket_note_port(transfer->fds, listed_fds(transfer), local_port);
-		if (sharing_host(transfer))
-			cwh_socket_cork(local_port);
-	}
+		cwh_socket_request(transfer->fds, listed_fds(transfer), local_port,
+						   sharing_host(transfer) != NULL);
 	return CURL_PREREQFUNC_OK;
 }
 
@@ -874,7 +870,7 @@ cwh_transport_close(void)
 	sigset_t	saved;
 
 	block_signals(&saved);
-	cwh_handles_close();
+	(void) cwh_handles_configure(NULL, NULL);
 	while (!dlist_is_empty(&spare))
 		destroy(dlist_container(Transfer, node, dlist_pop_head_node(&spare)));
 	nspare = 0;

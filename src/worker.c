@@ -189,7 +189,7 @@ check_configuration(void)
 	if (cwh_worker.seen_generation == 0)
 	{
 		(void) cwh_run(&last_id_st, NULL);
-		cwh_id_seen(DatumGetInt64(cwh_field(0, 0, NULL)));
+		cwh_worker.state.last_id = DatumGetInt64(cwh_field(0, 0, NULL));
 	}
 	log_if_plain();
 	cwh_worker.seen_generation = cwh_config_generation();
