@@ -510,12 +510,13 @@ int
 cwh_slot_reserve(Oid database, int number, bool version_logged, int32 *token)
 {
 	int			found = CWH_SLOT_NONE;
+	bool		blocked = false;
 
 	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
 	for (int i = 0; i < shared->nblocked; i++)
 		if (shared->blocked[i] == database)
-			found = CWH_SLOT_BLOCKED;
-	for (int i = 0; i < shared->nslots && found == CWH_SLOT_NONE; i++)
+			blocked = true;
+	for (int i = 0; i < shared->nslots && !blocked; i++)
 	{
 		WorkerSlot *slot = &shared->slots[i];
 		uint16		generation = slot->generation + 1;
@@ -530,9 +531,10 @@ cwh_slot_reserve(Oid database, int number, bool version_logged, int32 *token)
 		slot->exit = CWH_EXIT_CRASHED;
 		*token = (int32) (((uint32) i << 16) | generation);
 		found = i;
+		break;
 	}
 	LWLockRelease(slots_lock);
-	return found;
+	return blocked ? CWH_SLOT_BLOCKED : found;
 }
 
 /*
