@@ -18,12 +18,12 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "postmaster/bgworker.h"
 #include "tcop/utility.h"
 #include "utils/inval.h"
 
 #include "compat.h"
 #include "gate.h"
-#include "launcher.h"
 #include "settings.h"
 #include "shared.h"
 
@@ -166,6 +166,24 @@ chatwebhook_check_preload(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Have the postmaster start the launcher. */
+static void
+register_launcher(void)
+{
+	BackgroundWorker worker;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = 1;
+	strlcpy(worker.bgw_library_name, "chatwebhook", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "cwh_launcher_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "chatwebhook launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "chatwebhook launcher", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}
+
 /*
  * Called when the library is loaded.  A session that loads it without
  * shared_preload_libraries can emit events and call functions, but has neither
@@ -187,5 +205,5 @@ _PG_init(void)
 	RegisterXactCallback(at_transaction_end, NULL);
 	/* pg_upgrade must be the only one to change its servers */
 	if (!IsBinaryUpgrade)
-		cwh_launcher_register();
+		register_launcher();
 }

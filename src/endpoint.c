@@ -512,7 +512,7 @@ replace_webhook(Endpoint *endpoint, CwhWebhook *webhook)
 	if (old->updated_at != webhook->updated_at)
 	{
 		/* the change may be the remedy */
-		cwh_gate_reset(&webhook->id);
+		(void) cwh_gate_signal(&webhook->id, CWH_SIGNAL_CHANGED, -1, NULL, 0, 0);
 		endpoint->blocked = false;
 	}
 	if (!same_token(old, webhook))

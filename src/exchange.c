@@ -150,15 +150,6 @@ take_token(CwhToken *token, const CwhReply *reply)
  * Sending
  */
 
-/* The last transfer is not needed any more. */
-static void
-drop_transfer(CwhExchange *exchange)
-{
-	if (exchange->transfer)
-		cwh_transfer_free(exchange->transfer);
-	exchange->transfer = NULL;
-}
-
 /*
  * Send the next request: for a token if the webhook needs one, else the
  * connector's, else the message.  False if it cannot be sent; *problem says why,
@@ -169,7 +160,7 @@ cwh_exchange_send(CwhExchange *exchange, const CwhWebhook *webhook,
 				  CwhToken *token, const CwhMessage *message, void *owner,
 				  const char **problem)
 {
-	drop_transfer(exchange);
+	cwh_exchange_drop(exchange);
 	exchange->for_token = webhook->auth == CWH_AUTH_OAUTH2 &&
 		!cwh_token_usable(token);
 	exchange->token_number = token->number;
@@ -369,13 +360,5 @@ cwh_exchange_end(CwhExchange *exchange, const CwhWebhook *webhook,
 		cleanse_reply(exchange);
 	/* the reply that ends the attempt may be logged; no other is needed */
 	if (ending->for_token || decision->next != CWH_NEXT_SETTLE)
-		drop_transfer(exchange);
-}
-
-/* Forget what is left of an exchange; its context is the caller's. */
-void
-cwh_exchange_reset(CwhExchange *exchange)
-{
-	drop_transfer(exchange);
-	memset(exchange, 0, sizeof(CwhExchange));
+		cwh_exchange_drop(exchange);
 }

@@ -54,7 +54,6 @@ extern bool cwh_exchange_send(CwhExchange *exchange, const CwhWebhook *webhook,
 extern void cwh_exchange_end(CwhExchange *exchange, const CwhWebhook *webhook,
 							 CwhToken *token, bool unsent, CwhEnding *ending,
 							 CwhAttempt *attempt, CwhDecision *decision);
-extern void cwh_exchange_reset(CwhExchange *exchange);
 
 /* Overwrite a token that is not to be used any more. */
 static inline void
@@ -90,6 +89,23 @@ cwh_exchange_keep_replies(CwhExchange *exchange, const Jsonb *replies)
 {
 	exchange->replies = MemoryContextAlloc(exchange->context, VARSIZE(replies));
 	memcpy(exchange->replies, replies, VARSIZE(replies));
+}
+
+/* The last transfer is not needed any more. */
+static inline void
+cwh_exchange_drop(CwhExchange *exchange)
+{
+	if (exchange->transfer)
+		cwh_transfer_free(exchange->transfer);
+	exchange->transfer = NULL;
+}
+
+/* Forget what is left of an exchange; its context is the caller's. */
+static inline void
+cwh_exchange_reset(CwhExchange *exchange)
+{
+	cwh_exchange_drop(exchange);
+	memset(exchange, 0, sizeof(CwhExchange));
 }
 
 #endif							/* CWH_EXCHANGE_H */

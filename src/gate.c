@@ -335,6 +335,23 @@ note_answer(const pg_uuid_t *webhook_id)
 }
 
 /*
+ * Forget a webhook's past: its row has changed, and the user wants to see what
+ * that does.
+ */
+static void
+forget(const pg_uuid_t *webhook_id)
+{
+	GateKey		key = key_of(webhook_id);
+
+	if (pg_atomic_read_u32(&gates->n) == 0)
+		return;
+	LWLockAcquire(gates_lock, LW_EXCLUSIVE);
+	if (hash_search(table, &key, HASH_REMOVE, NULL))
+		pg_atomic_fetch_sub_u32(&gates->n, 1);
+	LWLockRelease(gates_lock);
+}
+
+/*
  * Take what the end of a request says of its receiver; with CWH_SIGNAL_FAILED,
  * pause_s is for how long it wants none (-1: it did not say).  Returns true if
  * that opened or closed the breaker.
@@ -350,27 +367,13 @@ cwh_gate_signal(const pg_uuid_t *webhook_id, CwhSignal signal, int64 pause_s,
 								now);
 		case CWH_SIGNAL_ANSWERED:
 			return note_answer(webhook_id);
+		case CWH_SIGNAL_CHANGED:
+			forget(webhook_id);
+			break;
 		case CWH_SIGNAL_NONE:
 			break;
 	}
 	return false;
-}
-
-/*
- * Forget a webhook's past: its row has changed, and the user wants to see what
- * that does.
- */
-void
-cwh_gate_reset(const pg_uuid_t *webhook_id)
-{
-	GateKey		key = key_of(webhook_id);
-
-	if (pg_atomic_read_u32(&gates->n) == 0)
-		return;
-	LWLockAcquire(gates_lock, LW_EXCLUSIVE);
-	if (hash_search(table, &key, HASH_REMOVE, NULL))
-		pg_atomic_fetch_sub_u32(&gates->n, 1);
-	LWLockRelease(gates_lock);
 }
 
 /*

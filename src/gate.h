@@ -21,7 +21,6 @@ extern bool cwh_gate_pass(const pg_uuid_t *webhook_id, double rate, int n,
 extern bool cwh_gate_signal(const pg_uuid_t *webhook_id, CwhSignal signal,
 							int64 pause_s, const CwhRetryPolicy *policy,
 							double random01, TimestampTz now);
-extern void cwh_gate_reset(const pg_uuid_t *webhook_id);
 extern void cwh_gate_set_clock(int64 clock);
 
 /* Webhooks whose connector a worker could not stop, and died in. */

@@ -35,7 +35,6 @@
 #include "utils/varlena.h"
 
 #include "compat.h"
-#include "launcher.h"
 #include "settings.h"
 #include "shared.h"
 
@@ -430,22 +429,4 @@ cwh_launcher_main(Datum arg)
 						 timeout, wait_event);
 		ResetLatch(MyLatch);
 	}
-}
-
-/* Have the postmaster start the launcher. */
-void
-cwh_launcher_register(void)
-{
-	BackgroundWorker worker;
-
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
-		BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = 1;
-	strlcpy(worker.bgw_library_name, "chatwebhook", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "cwh_launcher_main", BGW_MAXLEN);
-	strlcpy(worker.bgw_name, "chatwebhook launcher", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "chatwebhook launcher", BGW_MAXLEN);
-	RegisterBackgroundWorker(&worker);
 }

@@ -38,20 +38,7 @@
 
 RenderQueue cwh_to_render = {SLIST_STATIC_INIT(cwh_to_render.head), NULL, 0};
 
-static HTAB *slow_functions = NULL; /* connectors that took long the last time */
-
-/* Is its connector one that takes long? */
-bool
-cwh_connector_slow(const Endpoint *endpoint)
-{
-	const char *function = endpoint->webhook->function;
-
-	if (endpoint->pace.slow)
-		return true;
-	return function && slow_functions &&
-		hash_get_num_entries(slow_functions) > 0 &&
-		hash_search(slow_functions, function, HASH_FIND, NULL) != NULL;
-}
+HTAB	   *cwh_slow_functions = NULL;
 
 /*
  * Take deliveries off the list whose connectors may be called now; the others
@@ -117,9 +104,9 @@ note_time(Endpoint *endpoint, int took_ms, TimestampTz now)
 		return;
 	strlcpy(key, endpoint->webhook->function, sizeof(key));
 	if (took_ms >= cwh_connector_timeout)
-		(void) hash_search(slow_functions, key, HASH_ENTER, NULL);
-	else if (hash_get_num_entries(slow_functions) > 0)
-		(void) hash_search(slow_functions, key, HASH_REMOVE, NULL);
+		(void) hash_search(cwh_slow_functions, key, HASH_ENTER, NULL);
+	else if (hash_get_num_entries(cwh_slow_functions) > 0)
+		(void) hash_search(cwh_slow_functions, key, HASH_REMOVE, NULL);
 }
 
 /*
@@ -146,7 +133,7 @@ set_up(void)
 	info.keysize = FUNCTION_KEY;
 	info.entrysize = FUNCTION_KEY;
 	info.hcxt = cwh_worker.context;
-	slow_functions = hash_create("chatwebhook slow connectors", 16, &info,
+	cwh_slow_functions = hash_create("chatwebhook slow connectors", 16, &info,
 								 HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 	before_shmem_exit(on_exit_rendering, (Datum) 0);
 }
@@ -198,7 +185,7 @@ cwh_render(CwhOnRendered each)
 	int			done;
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (slow_functions == NULL)
+	if (cwh_slow_functions == NULL)
 		set_up();
 	oldcontext = MemoryContextSwitchTo(cwh_worker.transaction_context);
 	deliveries = palloc(RENDER_BATCH * sizeof(Delivery *));

@@ -7,6 +7,8 @@
 #ifndef CWH_RENDER_H
 #define CWH_RENDER_H
 
+#include "utils/hsearch.h"
+
 #include "connector.h"
 #include "endpoint.h"
 
@@ -23,8 +25,23 @@ typedef struct RenderQueue
 
 extern RenderQueue cwh_to_render;
 
-extern bool cwh_connector_slow(const Endpoint *endpoint);
+/* The functions that ran out of time the last time; null: none was called. */
+extern HTAB *cwh_slow_functions;
+
 extern void cwh_render(CwhOnRendered each);
+
+/* Is its connector one that takes long? */
+static inline bool
+cwh_connector_slow(const Endpoint *endpoint)
+{
+	const char *function = endpoint->webhook->function;
+
+	if (endpoint->pace.slow)
+		return true;
+	return function && cwh_slow_functions &&
+		hash_get_num_entries(cwh_slow_functions) > 0 &&
+		hash_search(cwh_slow_functions, function, HASH_FIND, NULL) != NULL;
+}
 
 /* Have a delivery's connector called. */
 static inline void

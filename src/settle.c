@@ -21,10 +21,6 @@
 #include "settle.h"
 #include "shared.h"
 
-/* Settle when this many have ended, or the first of them this long ago. */
-#define SETTLE_BATCH		100
-#define SETTLE_DELAY_MS		20
-
 /* One settle takes no more than this, and fewer after one has failed. */
 #define MAX_SETTLE			1000
 
@@ -36,24 +32,6 @@
 
 static int	settle_limit = MAX_SETTLE;
 static TimestampTz careful_until = 0;
-
-/*
- * When there is something to settle; DT_NOEND if there is nothing.  It waits a
- * little for more to end, unless nothing else is under way.
- */
-TimestampTz
-cwh_settle_due(void)
-{
-	TimestampTz oldest = cwh_ledger.oldest_result;
-
-	if (cwh_ledger.nresults == 0)
-		return cwh_ledger.naccounts > 0 ? cwh_ledger.accounts_due : DT_NOEND;
-	if (cwh_ledger.nresults >= SETTLE_BATCH)
-		return 0;
-	if (cwh_worker.in_flight == 0 && cwh_next_startable() == NULL)
-		return oldest;
-	return TimestampTzPlusMilliseconds(oldest, SETTLE_DELAY_MS);
-}
 
 /* Must this settle wait for no row that another transaction has locked? */
 static bool
