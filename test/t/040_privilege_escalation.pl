@@ -1,9 +1,9 @@
 # Attempts to have one's code run by the worker, or by a definer function.
 #
-# Only a server with a worker at work, and with somebody hostile who owns the
+# Only a server with a worker at work, and with a hostile role that owns the
 # database and has been granted TRIGGER on the extension's tables, can show that
-# none of that one's code runs with the rights of either, and that deliveries go
-# on all the while.  Whatever is planted here says in the server's log as whom it
+# none of that role's code runs with the rights of either, and that deliveries go
+# on all the while.  Whatever is planted here reports in the server's log as whom it
 # ran, which no rollback takes back.
 
 use strict;
