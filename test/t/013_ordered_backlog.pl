@@ -40,7 +40,8 @@ script(q{BEGIN; SELECT chatwebhook.emit('test.backlog', 'waiting', 'prepared', '
 # by then it may have more under way than it has conversations
 ok($receiver->wait_for(200, 'waiting'), 'a few are sent, and all others wait');
 
-# the figures come in once a second or so
+# Not a wait: as many sweeps as this come due meanwhile.  The figures come in once
+# a second or so.
 my $from = looks();
 my $start = time;
 my $n = 0;

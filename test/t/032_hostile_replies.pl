@@ -14,7 +14,6 @@ use Chatwebhook;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time);
 
 my $receiver = start_receiver();
 my $node = new_node(

@@ -146,7 +146,7 @@ sub prepare
 		max_retries => 50,
 		backoff => '10 ms',
 		max_backoff => '10 ms',
-		timeout => '2 minutes');
+		timeout => '5 minutes');
 	sql("SELECT chatwebhook.set_credential('$id', '$credential', '"
 		  . $services->credentials($service)->{$credential} . "')");
 	return $label;
