@@ -69,9 +69,9 @@ EXTRA_CLEAN =  $(DATA_built) $(UNIT_TESTS) test/unit/json_driver $(FUZZ_TARGETS:
 
 # What a script does, which also installs what it needs: neither PostgreSQL nor
 # libcurl has to be there when make reads this file for these.
-SCRIPTS = demo test test-matrix chaos memcheck bench lint coverage deb test-deb dist
+BY_SCRIPT = demo test test-matrix chaos memcheck bench lint coverage deb test-deb dist
 
-ifneq ($(filter-out $(SCRIPTS),$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out $(BY_SCRIPT),$(or $(MAKECMDGOALS),all)),)
 PKG_CONFIG ?= pkg-config
 PG_CPPFLAGS = -I$(srcdir)/src $(shell $(PKG_CONFIG) --cflags libcurl libcrypto)
 SHLIB_LINK = $(shell $(PKG_CONFIG) --libs libcurl libcrypto)
@@ -104,7 +104,7 @@ REPLAYS = $(FUZZ_TARGETS:%=test/fuzz/replay_%)
 test/fuzz/replay_%: test/fuzz/fuzz_%.c test/fuzz/replay.c src/chatwebhook.h $(wildcard src/*.c)
 	$(CC) -std=gnu99 $(SANITIZE) -I$(srcdir)/src $< test/fuzz/replay.c -o $@ $(FUZZ_LIBS)
 
-.PHONY: unit fuzz $(SCRIPTS)
+.PHONY: unit fuzz $(BY_SCRIPT)
 unit: $(UNIT_TESTS) test/unit/json_driver $(REPLAYS)
 	prove --exec '' $(UNIT_TESTS)
 	prove --exec node test/unit/json_numbers.js
