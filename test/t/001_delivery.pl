@@ -1,10 +1,10 @@
 # From a row in a chat table to a request at a receiver.
 #
-# Only a running worker and a receiver that checks signatures by its own means
-# can show this: who gets which event, what a request consists of, and that
-# rollbacks, prepared transactions, reloads and restarts decide over what is
-# sent.  The worker looks through its queue by itself only once an hour here, so
-# whatever arrives does because a commit or a reload has woken it.
+# Only a running worker, and a receiver that checks signatures by its own means,
+# can show who gets which event, what a request consists of, and that rollbacks,
+# prepared transactions, reloads and restarts decide what is sent.  The worker
+# looks through its queue by itself only once an hour here, so whatever arrives
+# was sent because a commit or a reload woke the worker.
 
 use strict;
 use warnings;

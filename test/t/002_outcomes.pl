@@ -1,8 +1,8 @@
-# What the worker makes of every answer that a receiver may give, or not give.
+# What the worker makes of every answer that a receiver gives, or does not give.
 #
-# Only a receiver that misbehaves can show this: which answers are final, which
-# are tried again and when, that no answer is too long, too slow or too strange,
-# what is kept of each, and that the figures agree with what the receiver saw.
+# Only a receiver that misbehaves can show which answers are final, which are
+# tried again and when, that no answer is too long, too slow or too strange, what
+# is kept of each, and that the figures agree with what the receiver saw.
 
 use strict;
 use warnings;

@@ -1,9 +1,9 @@
 # The body, as a receiver in JavaScript sees it.
 #
-# Only JavaScript itself can show this: that the bytes that arrive are those
-# which JSON.stringify makes of what JSON.parse has read, whatever the data, so
-# that a receiver which checks X-Webhook-Signature over the value serialised
-# anew accepts every request, and that nothing of the data was lost on the way.
+# Only JavaScript itself can show that the bytes that arrive are those that
+# JSON.stringify() makes of what JSON.parse() has read, whatever the data, so that
+# a receiver that checks X-Webhook-Signature over the value serialized anew
+# accepts every request, and that no data was lost on the way.
 #
 # CHATWEBHOOK_TEST_SEED repeats the random values of an earlier run.
 

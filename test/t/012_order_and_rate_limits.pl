@@ -1,8 +1,8 @@
 # Order within conversations, rate limits, pauses and the circuit breaker.
 #
-# Only several workers at once, with receivers that fail and limit, can show
-# that what is ordered stays so across retries and a crash, and that limits
-# hold over all workers together.
+# Only several workers at once, and receivers that fail and limit, can show that
+# deliveries of a conversation stay in order across retries and a crash, and that
+# limits hold over all workers together.
 
 use strict;
 use warnings;
@@ -14,7 +14,7 @@ use Chatwebhook;
 use JSON::PP ();
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(sleep time);
+use Time::HiRes qw(time);
 
 my $receiver = start_receiver();
 my $node = new_node(

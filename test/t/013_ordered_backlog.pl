@@ -1,8 +1,9 @@
-# What is ordered and waits costs little.
+# A long backlog of ordered deliveries costs little.
 #
-# Behind the first of each conversation all others wait, and a claim that looks
-# for more to send reads them all.  Only here is a sweep due again before that
-# is done, with such a backlog; what that sweep found is read when it is.
+# All deliveries of a conversation wait behind its first, and a claim that looks
+# for more to send reads all of them.  Only a backlog as long as this one is still
+# being read when the next sweep is due; what that sweep finds is read afterwards,
+# and another webhook is served meanwhile.
 
 use strict;
 use warnings;
@@ -39,7 +40,8 @@ script(q{BEGIN; SELECT chatwebhook.emit('test.backlog', 'waiting', 'prepared', '
 # by then it may have more under way than it has conversations
 ok($receiver->wait_for(200, 'waiting'), 'a few are sent, and all others wait');
 
-# the figures come in once a second or so
+# Not a wait: as many sweeps as this come due meanwhile.  The figures come in once
+# a second or so.
 my $from = looks();
 my $start = time;
 my $n = 0;

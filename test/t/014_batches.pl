@@ -15,7 +15,7 @@ use Chatwebhook;
 use JSON::PP ();
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(sleep time);
+use Time::HiRes qw(time);
 
 my $receiver = start_receiver();
 my $node = new_node(

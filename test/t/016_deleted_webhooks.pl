@@ -1,4 +1,7 @@
-# What a worker keeps of a webhook goes when the webhook does.
+# A worker forgets a webhook that was deleted.
+#
+# Only the worker's own account of its memory can show this: what it keeps of the
+# deleted webhooks is freed, and what it keeps of the others is not.
 
 use strict;
 use warnings;

@@ -1,18 +1,18 @@
-# Only a run that is broken off in the middle can show what a crash costs.
+# What a crash costs: repeats, and no more of them than were under way.
 #
-# Events are emitted in many transactions while others are delivered, and in
-# the middle of it the worker is ended by SIGTERM, the worker is killed (upon
-# which the server starts afresh), and the server is stopped in immediate mode,
-# each twice.  At the end the receiver must have every event whose COMMIT was
-# answered, none that did not commit, and few of them more than once.
+# Only a run that is broken off in the middle can show this.  Events are emitted
+# in many transactions while others are delivered; meanwhile the worker is ended
+# by SIGTERM, the worker is killed (upon which the server restarts), and the
+# server is stopped in immediate mode, each twice.  In the end the receiver must
+# have every event whose COMMIT was answered, none that did not commit, and few of
+# them more than once.
 #
-# How many more than once: what had been sent and was not settled, or was
-# settled and not yet on disk.  That are the requests under way, no more than
-# the sum of max_in_flight of the webhooks; the answers that wait to be settled
-# together, fewer than the batch that brings a settle about (SETTLE_BATCH in
-# src/settle.c); and one settle that is on its way to the disk.  A worker that is
-# ended by SIGTERM settles its answers before it leaves, so for that one only the
-# requests under way count.
+# How many more than once: those that had been sent and not settled, or settled
+# and not yet flushed.  These are the requests under way, at most the sum of
+# max_in_flight of the webhooks; the answers that wait to be settled together,
+# fewer than the batch that triggers a settle (SETTLE_BATCH in src/settle.c); and
+# one settle that is on its way to the disk.  A worker that is ended by SIGTERM
+# settles its answers before it leaves, so only the requests under way count then.
 
 use strict;
 use warnings;

@@ -1,15 +1,15 @@
-# Where the worker must not connect to, however it is told to.
+# Addresses that the worker must not connect to, however they are written.
 #
-# Only this can show that the guard stands where the connections are made: with
-# a resolver whose answers the test writes, which points names inwards and
-# changes its mind between two look-ups, and with a witness beside the server
-# that sees every connection anyone begins, whether anybody listens there or not.
+# Only this can show that the guard stands where the connections are made: a
+# resolver whose answers the test writes points names inwards and changes its mind
+# between two lookups, and a witness beside the server sees every connection that
+# is begun, whether a program listens there or not.
 #
-# For that the test moves into a network of its own, where all addresses there
-# are, public ones too, lead back to the same machine.  So a request that the
-# guard lets through arrives, and one that it ought to have stopped would.  Where
-# a user may not make such a network, the tests of names are skipped, and
-# listeners on the loopback addresses are the only witness.
+# For that the test moves into a network of its own, where all addresses, public
+# ones too, lead back to the same machine.  So a request that the guard lets
+# through arrives, and so would one that it ought to have stopped.  Where a user
+# may not make such a network, the tests of names are skipped, and listeners on the
+# loopback addresses are the only witness.
 
 use strict;
 use warnings;

@@ -1,11 +1,10 @@
-# TLS, to receivers whose certificates are good or bad in one way each, and the
+# TLS, with receivers whose certificates are good or bad in one way each, and
 # signatures that a receiver can verify without being able to make them.
 #
-# Only real handshakes can show this: whose certificates are trusted, that the
-# others' names, dates and versions are refused and said to be the reason, that
-# a client certificate reaches the receiver that asks for it and never serves
-# another webhook, and that what Node.js makes of an Ed25519 signature is the
-# same as what we do.
+# Only real handshakes can show whose certificates are trusted, that wrong names,
+# dates and versions are refused and named as the reason, that a client certificate
+# reaches the receiver that asks for it and never serves another webhook, and that
+# Node.js accepts the Ed25519 signatures.
 
 use strict;
 use warnings;

@@ -1,8 +1,8 @@
 # Replies that are made to do harm: small ones that would be large if they were
-# unpacked, and headers without end.
+# decompressed, and headers without end.
 #
-# Only a hostile receiver can show that the worker neither unpacks nor collects
-# what it is sent, and gives up long before the time is up.
+# Only a hostile receiver can show that the worker neither decompresses nor
+# collects what it is sent, and that it gives up before a time-out has to end it.
 
 use strict;
 use warnings;
@@ -14,7 +14,6 @@ use Chatwebhook;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time);
 
 my $receiver = start_receiver();
 my $node = new_node(

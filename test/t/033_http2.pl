@@ -1,9 +1,10 @@
-# HTTP/2: many requests on few connections, which end while requests are under
-# way, and replies that come before a request was read.
+# HTTP/2: many requests on few connections, connections that end while requests are
+# under way, and replies that come before a request was read.
 #
-# All of these are a server's everyday business: nginx closes a connection after
-# 1,000 requests, and a limit in front of a service answers without its body.  A
-# delivery is to notice little of the former, and to record the latter's status.
+# Only a server that speaks HTTP/2 can show this, and all of it is everyday
+# business: nginx closes a connection after 1,000 requests, and a limit in front of
+# a service answers without reading the body.  A delivery should hardly notice the
+# former, and should record the status of the latter.
 
 use strict;
 use warnings;

@@ -1,9 +1,9 @@
 # Attempts to have one's code run by the worker, or by a definer function.
 #
-# Only a server with a worker at work, and with somebody hostile who owns the
+# Only a server with a worker at work, and with a hostile role that owns the
 # database and has been granted TRIGGER on the extension's tables, can show that
-# none of that one's code runs with the rights of either, and that deliveries go
-# on all the while.  Whatever is planted here says in the server's log as whom it
+# none of that role's code runs with the rights of either, and that deliveries go
+# on all the while.  Whatever is planted here reports in the server's log as whom it
 # ran, which no rollback takes back.
 
 use strict;
@@ -289,7 +289,8 @@ subtest 'filters' => sub {
 		my $started = time;
 		my ($out, $err) = as_role('victim', "SET statement_timeout = '2s';
 			SELECT chatwebhook.emit('message.sent', 'slow', NULL, '{\"role\": \"bot\", \"content\": $content}')");
-		cmp_ok(time - $started, '<', 20, "$what ends with statement_timeout, if not before");
+		# far above the 2 s, and far below what all there is to try would take
+		cmp_ok(time - $started, '<', scaled(60), "$what ends with statement_timeout, if not before");
 		like($err, qr/^$|statement timeout/, 'and in no other way');
 		ok(emit(), 'nobody else has anything of it');
 		sql("DELETE FROM chatwebhook.webhook WHERE id = '$id'");

@@ -1,9 +1,9 @@
 # Where secrets are, and where they are not, once there is a key file.
 #
-# Only the whole of a cluster can show this: its dump, every file of its data
-# directory, its log, its views as every role, a core image of a session; and
-# only a worker at work shows what becomes of deliveries when the key is
-# changed, wrong, lost or unreadable, and when it is back.
+# Only a whole cluster can show this: its dump, every file of its data directory,
+# its log, its views as every role, a core image of a session.  And only a worker
+# at work shows what becomes of deliveries when the key is changed, wrong, lost or
+# unreadable, and when it is back.
 
 use strict;
 use warnings;

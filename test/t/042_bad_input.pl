@@ -1,9 +1,9 @@
-# What is wrong by the time a worker meets it.
+# Rows and settings that have become wrong by the time a worker reads them.
 #
-# The checks of SQL let none of this through, but what they have let through can
-# become wrong later, by a restore, an administrator's hand or a changed setting.
-# Only a worker can show that each of these is that webhook's or that delivery's
-# trouble alone: one process serves a bystander through all of it.
+# SQL's checks let none of this in, but what they have let in can become wrong
+# later, by a restore, an administrator's hand or a changed setting.  Only a worker
+# can show that each of these is the trouble of one webhook or one delivery alone:
+# one process serves a bystander through all of it.
 
 use strict;
 use warnings;

@@ -1,9 +1,9 @@
 # Every connector that comes with the extension, and bad ones, at work.
 #
-# Only the worker and services that know their own rules can show this: that all
-# of them accept what each type of event becomes, what their errors come to, that
-# a token is fetched once for many deliveries, that no secret is anywhere, and
-# that a connector that misbehaves harms nobody but its own deliveries.
+# Only the worker, and services that know their own rules, can show that the
+# services accept what each type of event becomes, what their errors lead to, that
+# a token is fetched once for many deliveries, that no secret is anywhere, and that
+# a connector that misbehaves harms nothing but its own deliveries.
 
 use strict;
 use warnings;

@@ -1,12 +1,12 @@
-# That a delivery of several requests goes on at the step that failed.
+# A delivery of several requests goes on at the step that failed.
 #
-# Only a service that remembers what it was asked can show this.  Every
-# connector of several steps is broken off at each of them: the service refuses,
-# loses its reply, or hangs while the worker is ended, the worker is killed or
-# the server crashes.  In the end the delivery is delivered, no step whose reply
-# was there is made again, and nothing is there twice, but for what the service
-# has no means against: an object without an id of ours, if the service has made
-# it and its reply is lost.  Those are named below, and are there twice indeed.
+# Only a service that remembers what it was asked can show this.  Every connector
+# of several steps is broken off at each of them: the service refuses, loses its
+# reply, or hangs while the worker is ended, the worker is killed or the server
+# crashes.  In the end the delivery is delivered, no step whose reply had come is
+# made again, and no object exists twice, except where the service has no means
+# against it: an object without an id of ours, if the service has made it and its
+# reply is lost.  Those are named below, and do exist twice.
 
 use strict;
 use warnings;
@@ -146,7 +146,7 @@ sub prepare
 		max_retries => 50,
 		backoff => '10 ms',
 		max_backoff => '10 ms',
-		timeout => '2 minutes');
+		timeout => '5 minutes');
 	sql("SELECT chatwebhook.set_credential('$id', '$credential', '"
 		  . $services->credentials($service)->{$credential} . "')");
 	return $label;

@@ -1,11 +1,10 @@
 # What Prometheus gets to see.
 #
-# Only postgres_exporter itself can show that its queries file suits it and that
-# names, types and values arrive as the view has them.  It is run against a
-# cluster that delivers, fails, gives up, restarts and loses a webhook; what it
-# says is read by a strict parser, and held against SQL, against metrics_text(),
-# against the names in the dashboard and in the documentation, and against what
-# it said before.
+# Only postgres_exporter itself can show that it accepts its queries file, and that
+# names, types and values arrive as the view has them.  It runs against a cluster
+# that delivers, fails, gives up, restarts and loses a webhook; a strict parser
+# reads what it says, which must agree with SQL, with metrics_text(), with the
+# names in the dashboard and in the documentation, and with what it said before.
 
 use strict;
 use warnings;

@@ -1,10 +1,10 @@
 # The page of dashboard(), in a browser.
 #
-# Only a browser can show this: that nothing runs over the edge of a phone or
-# leaves the screen of a desk empty, that a name stays a name whatever it
-# consists of, that the colours can be read in the light and in the dark, and
-# that the figures on the page are those of the tables.  The screenshots are
-# kept beside the test's logs; look at them after a change of the page.
+# Only a browser can show that nothing overflows the screen of a phone or leaves
+# that of a desk empty, that a name stays a name whatever it consists of, that the
+# colors can be read in the light and in the dark scheme, and that the figures on
+# the page are those of the tables.  The screenshots are kept beside the test's
+# logs; look at them after a change of the page.
 
 use strict;
 use warnings;

@@ -1,8 +1,8 @@
 # What the extension says of its webhooks, against what receivers saw of it.
 #
-# Only real requests can show this: that every figure of a webhook's health is
-# the one that somebody else counts, that an alert opens when an endpoint goes
-# down and closes when it is back, once each, and reaches others but never the
+# Only real requests can show that every figure of a webhook's health is the one
+# that the receiver counts, that an alert opens when an endpoint goes down and
+# closes when it is back, once each, and that it reaches others but never the
 # webhook that it is about.
 
 use strict;

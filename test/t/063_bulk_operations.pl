@@ -1,10 +1,10 @@
 # What operators do to many deliveries at once, against what a plain query says
 # that it should reach.
 #
-# Only deliveries that have really been made can show this: that a replay reaches
-# those of its window at the receiver and no other, that what is pending waits or
-# is kept when its webhook goes, and that nothing of an erased conversation is
-# left anywhere, not even of what was under way just then.
+# Only deliveries that have really been made can show that a replay reaches those
+# of its window at the receiver and no other, that pending ones wait or are kept
+# when their webhook goes, and that nothing of an erased conversation is left
+# anywhere, not even of what was under way just then.
 
 use strict;
 use warnings;

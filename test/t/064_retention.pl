@@ -1,10 +1,10 @@
-# What is finished leaves after its time, and nothing else does.
+# Finished rows leave after their time, and nothing else does.
 #
-# Only a worker at its upkeep can show this: which rows of every kind have left
-# when it is done, that an event goes with its last delivery and not before, that
-# the files stop growing, and that neither deliveries nor other people's locks
-# wait for it.  Vacuum is run by hand in between: when autovacuum would come is
-# for it to decide.
+# Only a worker at its upkeep can show which rows of every kind have left when it
+# is done, that an event goes with its last delivery and not before, that the files
+# stop growing, and that neither deliveries nor the locks of other sessions wait
+# for it.  Vacuum is run by hand in between: when autovacuum comes is for it to
+# decide.
 
 use strict;
 use warnings;

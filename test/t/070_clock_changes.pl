@@ -1,11 +1,13 @@
-# Only a whole server whose clock is set can show what that does to deliveries:
-# those that are queued, wait for their retry, are under way, are held back by a
-# rate limit or a breaker, and those whose transaction began before.
+# The clock is set, and deliveries go on.
 #
-# A library in LD_PRELOAD shifts what the server is told of the time of day, but
-# not the monotonic clock, as when an administrator sets it or a machine wakes up
-# with a wrong one.  What is due must be sent when it would have been, give or
-# take, and never wait for the clock to catch up.
+# Only a whole server whose clock is set can show what that does to deliveries that
+# are queued, wait for their retry, are under way, or are held back by a rate limit
+# or a breaker, and to those whose transaction began before.
+#
+# A library in LD_PRELOAD shifts the time of day that the server is told, but not
+# the monotonic clock, as when an administrator sets the clock or a machine wakes
+# up with a wrong one.  A delivery must be sent when it would have been, more or
+# less, and never wait for the clock to catch up.
 
 use strict;
 use warnings;

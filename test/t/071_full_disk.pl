@@ -1,8 +1,8 @@
-# Only a disk that is really full can show what becomes of events, deliveries and
-# settles that there is no room for.
+# A full disk: first under the tables, then under WAL.
 #
-# The disk is a small tmpfs that this test mounts in namespaces of its own, into
-# which it starts itself anew.  First a database's tablespace is on it, then WAL.
+# Only a disk that is really full can show what becomes of events, deliveries and
+# settles for which there is no room.  The disk is a small tmpfs that this test
+# mounts in namespaces of its own, into which it starts itself anew.
 
 use strict;
 use warnings;

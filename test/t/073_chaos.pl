@@ -1,7 +1,7 @@
 # Everything at once, for a short while: see lib/Chaos.pm.
 #
-# Only here do crashes, failing endpoints, changing webhooks and changing
-# settings meet.  SEED is that of an earlier run; "make chaos" takes longer.
+# Only here do crashes, failing endpoints, changing webhooks and changing settings
+# meet.  SEED repeats the choices of an earlier run; "make chaos" takes longer.
 
 use strict;
 use warnings;

@@ -1,10 +1,10 @@
 # A primary, its standby, and a standby of that.
 #
-# Only servers in recovery can show that no worker is at work there, that what
-# people read can be read there, that emit() says why it cannot write, and that
-# after a promotion the deliveries go on where they were: within seconds,
-# without losing one, and repeating at most what was under way.  The one behind
-# follows the one that was promoted, and takes over in its turn.
+# Only servers in recovery can show that no worker is at work there, that the views
+# can be read there, that emit() says why it cannot write, and that after a
+# promotion the deliveries go on where they were, without losing one, and repeating
+# at most those that were under way.  The last one follows the promoted one, and
+# takes over in its turn.
 
 use strict;
 use warnings;

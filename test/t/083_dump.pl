@@ -1,10 +1,10 @@
 # A dump and its restore.
 #
-# Only this can show that what pg_dump takes from the extension's tables comes
-# back whole, beside what CREATE EXTENSION and the tables' triggers have put
-# there in the meantime, and that deliveries go on from there: with the secrets
-# that the receivers know, under ids that do not meet those of before, and even
-# if a worker is at work while the restore is.
+# Only a restore can show that what pg_dump takes from the extension's tables comes
+# back whole, beside what CREATE EXTENSION and the tables' triggers have put there
+# in the meantime, and that deliveries go on from there: with the secrets that the
+# receivers know, under ids that do not collide with earlier ones, and even if a
+# worker is at work during the restore.
 
 use strict;
 use warnings;

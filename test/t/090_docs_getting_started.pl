@@ -1,12 +1,12 @@
 # The first ten minutes, docs/getting-started.md.
 #
 # Only following the page can show that it leads where it says: every block is
-# run in an empty directory, by a shell or by psql, and what comes out is what
-# the page shows below it.
+# run in an empty directory, by a shell or by psql, and its output is what the page
+# shows below it.
 #
-# Normalised are UUIDs, secrets and the receiver's port.  A block whose last
-# statement is a query, and that changes nothing, is run again until it gives
-# what is shown; what the page calls "a moment later" takes as long as it takes.
+# UUIDs, secrets and the receiver's port are normalized.  A block whose last
+# statement is a query, and that changes nothing, is run again until it gives the
+# output shown; what the page calls "a moment later" takes as long as it takes.
 
 use strict;
 use warnings;

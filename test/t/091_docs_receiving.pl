@@ -1,9 +1,9 @@
 # The receivers' page, docs/receiving.md.
 #
 # Only what the worker really sends can show that the page's code accepts it, and
-# refuses what was changed, is old, or is somebody else's: each snippet is run
-# in its own language.  Python and SQL always are; Node, Go and PHP where they
-# are on the machine, and otherwise skipped by name.
+# refuses a request that was changed, is old, or is signed with another secret:
+# each snippet is run in its own language.  Python and SQL always are; Node, Go and
+# PHP where they are on the machine, and otherwise skipped by name.
 
 use strict;
 use warnings;

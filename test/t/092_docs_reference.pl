@@ -1,8 +1,7 @@
-# The reference, docs/reference.md, is what the extension says of itself.
+# The reference, docs/reference.md, agrees with the extension.
 #
-# Only a database that has the extension can tell what there is: that the page
-# is up to date, that nothing which people see is without a description, and
-# that nothing is left out.
+# Only a database that has the extension can show that the page is up to date, that
+# every object that users meet has a description, and that none is left out.
 
 use strict;
 use warnings;

@@ -1,9 +1,9 @@
 # The operators' page, docs/operations.md.
 #
-# Only running what it says can show that it is still true: every block of SQL
-# is run, those that change something too, in a cluster with trouble of most
-# kinds, and gives the columns that the page shows; and every view column,
-# function, state, kind of alert and log line is named.
+# Only running its statements can show that it is still true: every block of SQL is
+# run, those that change something too, in a cluster with trouble of most kinds, and
+# gives the columns that the page shows; and every view column, function, state,
+# kind of alert and log line is named.
 
 use strict;
 use warnings;

@@ -1,10 +1,10 @@
-# The other pages of docs/, the README, and all that links to something.
+# The other pages of docs/, the README, and all links.
 #
-# Only running them can show that the statements on the pages work: those in
-# SQL are run, page by page, in a database of their own, in the order in which
-# they stand; where output is shown, it is what comes out.  Links lead somewhere,
-# their anchors too.  What the connectors' page says of replies is in the table.
-# META.json is here, too.
+# Only running them can show that the statements on the pages work: the blocks of
+# SQL are run, page by page, in a database of their own, in the order in which they
+# stand; where output is shown, theirs is the same.  Links lead somewhere, and so do
+# their anchors.  The connectors' page agrees with the table on replies.  META.json
+# is checked here, too.
 
 use strict;
 use warnings;
