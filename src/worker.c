@@ -365,6 +365,11 @@ take_hints(void)
 	{
 		next_sweep = 0;
 		look_again = true;
+		/*
+		 * A commit wakes us before it sends its invalidations: look for the
+		 * extension even if none has told that it has changed.
+		 */
+		cwh_worker.seen_generation = 0;
 	}
 }
 
