@@ -23,7 +23,6 @@ my $node = new_node(
 	'main',
 	'autovacuum' => 'off',
 	'chatwebhook.log_attempts' => 'all',
-	'chatwebhook.poll_interval' => '200ms',
 	'chatwebhook.retention' => 'infinite',
 	'chatwebhook.attempt_retention' => 'infinite',
 	'chatwebhook.dead_letter_retention' => 'infinite');

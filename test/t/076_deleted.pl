@@ -14,6 +14,7 @@ plan skip_all => 'PostgreSQL 13 does not tell of the memory of others' if server
 
 my $n = 30;
 my $receiver = start_receiver();
+# a worker forgets webhooks when it sweeps
 my $node = new_node('main', 'chatwebhook.poll_interval' => '100ms');
 
 # How many webhooks the worker holds in its memory.

@@ -16,7 +16,6 @@ use Time::HiRes qw(time);
 my $receiver = start_receiver();
 my $node = new_node(
 	'main',
-	'chatwebhook.poll_interval' => '10min',	# nothing is found by chance
 	'chatwebhook.connector_timeout' => '10s',	# a session that compiles everything takes long
 	max_prepared_transactions => 10,
 	max_connections => 12,

@@ -293,6 +293,28 @@ subtest 'COMMIT PREPARED' => sub {
 	become(2, 'delivered', 'prepared', 'it is found');
 };
 
+# The commit wakes the worker before it tells it what has changed: several times,
+# since that is a race.
+subtest 'an extension of another version' => sub {
+	my $version = sql(q{SELECT extversion FROM pg_extension WHERE extname = 'chatwebhook'});
+	my $set = sub {
+		sql(qq{BEGIN;
+			UPDATE pg_extension SET extversion = '$_[0]' WHERE extname = 'chatwebhook';
+			ALTER EXTENSION chatwebhook DROP FUNCTION chatwebhook.retry(bigint);
+			ALTER EXTENSION chatwebhook ADD FUNCTION chatwebhook.retry(bigint);
+			COMMIT});
+	};
+	foreach my $round (1 .. 6)
+	{
+		$set->('99.0');
+		becomes_true(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'chatwebhook worker'}, "$round: the worker leaves")
+		  or last;
+		$set->($version);
+		becomes_true('SELECT count(*) = 1 FROM chatwebhook.worker_status', "$round: when that is put right, one comes") or last;
+	}
+	$set->($version);
+};
+
 subtest 'a worker that leaves' => sub {
 	sql('ALTER SYSTEM SET chatwebhook.workers = 2');
 	$node->reload;
