@@ -490,6 +490,8 @@ note_failure(Endpoint *endpoint, const CwhTransfer *transfer, int64 wait_s,
 		ereport(LOG,
 				(errmsg("chatwebhook pauses webhook \"%s\": %d requests in a row have failed",
 						endpoint->webhook->name, cwh_breaker_threshold)));
+	/* it may have been held up until the end of this very request: ask again */
+	endpoint->blocked = false;
 }
 
 /* What becomes of a delivery that was attempted. */
@@ -603,8 +605,12 @@ judge_endpoint(Endpoint *endpoint, const CwhTransfer *transfer,
 	if (verdict == CWH_RETRY)
 		note_failure(endpoint, transfer, wait_s, now);
 	else if (!transfer->failed && cwh_gate_succeeded(&endpoint->id))
+	{
+		/* the other workers wait for the end of this probe */
+		cwh_hint(&endpoint->id, DT_NOBEGIN, 0, 0);
 		ereport(LOG, (errmsg("chatwebhook goes on with webhook \"%s\": it answers again",
 							 endpoint->webhook->name)));
+	}
 	switch (verdict)
 	{
 		case CWH_DELIVERED:
@@ -664,7 +670,8 @@ judge_transfer(Delivery *delivery)
 	verdict = reach_verdict(delivery, &wait_s);
 	if (verdict == CWH_DELIVERED && delivery->request && !delivery->request->last)
 	{
-		(void) cwh_gate_succeeded(&endpoint->id);
+		if (cwh_gate_succeeded(&endpoint->id))
+			cwh_hint(&endpoint->id, DT_NOBEGIN, 0, 0);
 		if (forget_former(delivery))
 			cwh_go_on(delivery);
 		else

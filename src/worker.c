@@ -352,7 +352,11 @@ take_hints(void)
 		Endpoint   *endpoint = cwh_get_endpoint(&hints[i].webhook_id);
 
 		if (hints[i].due == DT_NOBEGIN)
+		{
 			endpoint->later = endpoint->changed = true;
+			/* what held it up may be over: ask again */
+			endpoint->blocked = false;
+		}
 		cwh_make_ready(endpoint, hints[i].due, hints[i].id, hints[i].n);
 		/* emitted before the clock was set back */
 		if (hints[i].due > now)
