@@ -119,6 +119,7 @@ subtest 'with a rate limit' => sub {
 	cmp_ok(@requests / ($seconds || 1), '<', 8, sprintf 'no more often than that: %d in %.1f s', scalar @requests, $seconds);
 	$receiver->set(up => ['limited']);
 	ok(wait_idle($node), 'when it answers, all is delivered');
+	isnt(sql(q{SELECT state FROM chatwebhook.webhook_health WHERE name = 'limited'}), 'paused', 'and it is paused no more');
 
 	# a limit that would let much through does not open what is paused
 	webhook('paused', path => '/down-until-told', rate_limit => 500, backoff => '1 hour', max_backoff => '1 hour');
