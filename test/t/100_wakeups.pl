@@ -116,14 +116,14 @@ subtest 'hints of one webhook that are merged' => sub {
 		'another has failed');
 	$receiver->set(up => ['within']);
 	my $first = id_of('within', 1);
-	sql('BEGIN; ' . emit_sql('within', 'c', 4) . " SELECT chatwebhook.cancel($first); COMMIT");
+	script('BEGIN; ' . emit_sql('within', 'c', 4) . " SELECT chatwebhook.cancel($first); COMMIT");
 	become(2, 'delivered', 'within', 'both what is new and what was waiting for long is sent');
 
 	# for batches they add up
 	webhook('batch', batch_size => 6, batch_window => '1 minute');
 	while_stopped(sub {
 		emit('batch', undef, $_) foreach 1 .. 3;
-		sql('BEGIN; ' . join(' ', map { emit_sql('batch', undef, $_) } 4 .. 6) . ' COMMIT');
+		script('BEGIN; ' . join(' ', map { emit_sql('batch', undef, $_) } 4 .. 6) . ' COMMIT');
 	});
 	my $told = time;
 	become(6, 'delivered', 'batch', 'a full batch is sent, however it has come together');
@@ -138,11 +138,11 @@ subtest 'more hints than there is room for' => sub {
 	sql(qq{INSERT INTO chatwebhook.webhook (name, url, chatbot_id, events)
 		SELECT 'many', '$url', 'many' || i, '{test.wake}' FROM generate_series(1, $n) i});
 	my $each = join ' ', map { emit_sql("many$_") } 1 .. $n;
-	sql("BEGIN; $each COMMIT");
+	script("BEGIN; $each COMMIT");
 	become($n, 'delivered', 'many', 'in one transaction: all is sent');
-	while_stopped(sub { sql($each) });
+	while_stopped(sub { script($each) });
 	become(2 * $n, 'delivered', 'many', 'in many while the worker is stopped: all is sent');
-	while_stopped(sub { sql("BEGIN; $each COMMIT; " . emit_sql('many1')) });
+	while_stopped(sub { script("BEGIN; $each COMMIT; " . emit_sql('many1')) });
 	become(3 * $n + 1, 'delivered', 'many', 'in one while it is stopped, and another behind it: all is sent');
 	# and what comes later has hints again
 	emit('many7');
@@ -255,7 +255,7 @@ subtest 'what is due later' => sub {
 		sql("WITH q AS (UPDATE chatwebhook.queue SET next_attempt_at = clock_timestamp() + interval '$wait' WHERE id = $id RETURNING next_attempt_at)
 			UPDATE due SET due = q.next_attempt_at FROM q");
 	};
-	sql('CREATE TABLE due (due timestamptz); INSERT INTO due VALUES (NULL)');
+	script('CREATE TABLE due (due timestamptz); INSERT INTO due VALUES (NULL)');
 
 	# a worker that knows of nothing finds it with its first look
 	$fail->(1);
@@ -286,7 +286,7 @@ subtest 'what is due later' => sub {
 
 subtest 'COMMIT PREPARED' => sub {
 	webhook('prepared');
-	sql('BEGIN; ' . emit_sql('prepared') . q{ PREPARE TRANSACTION 'one'});
+	script('BEGIN; ' . emit_sql('prepared') . q{ PREPARE TRANSACTION 'one'});
 	emit('prepared');
 	become(1, 'delivered', 'prepared', 'the worker is past it');
 	sql(q{COMMIT PREPARED 'one'});
@@ -298,7 +298,7 @@ subtest 'COMMIT PREPARED' => sub {
 subtest 'an extension of another version' => sub {
 	my $version = sql(q{SELECT extversion FROM pg_extension WHERE extname = 'chatwebhook'});
 	my $set = sub {
-		sql(qq{BEGIN;
+		script(qq{BEGIN;
 			UPDATE pg_extension SET extversion = '$_[0]' WHERE extname = 'chatwebhook';
 			ALTER EXTENSION chatwebhook DROP FUNCTION chatwebhook.retry(bigint);
 			ALTER EXTENSION chatwebhook ADD FUNCTION chatwebhook.retry(bigint);

@@ -60,7 +60,7 @@ my $node = new_node(
 
 # Sends to where the event says, or else the webhook's settings; to the webhook's
 # own URL if neither does.
-sql(q{
+script(q{
 	CREATE FUNCTION anywhere(event jsonb, webhook jsonb, replies jsonb) RETURNS chatwebhook.request
 		LANGUAGE sql STABLE AS $$
 		SELECT ROW('POST', coalesce(event #>> '{data,to}', webhook #>> '{settings,to}'),

@@ -25,7 +25,7 @@ my $node = new_node(
 	'restart_after_crash' => 'on');
 
 # Sends where the event says, and a second request where it says that.
-sql(q{
+script(q{
 	CREATE FUNCTION told(event jsonb, webhook jsonb, replies jsonb) RETURNS chatwebhook.request
 		LANGUAGE sql STABLE AS $$
 		SELECT ROW('POST', (webhook->>'url') || (event #>> ARRAY['data', 'path', jsonb_array_length(replies)::text]), NULL, '{}',
@@ -91,7 +91,7 @@ subtest 'a connector\'s step' => sub {
 
 subtest 'an ordered delivery' => sub {
 	stop_processes('chatwebhook launcher', 'walwriter');
-	sql('BEGIN; ' . emit_sql('ordered', '/ok/-/first') . emit_sql('ordered', '/hang-until-told/-/second') . ' COMMIT');
+	script('BEGIN; ' . emit_sql('ordered', '/ok/-/first') . emit_sql('ordered', '/hang-until-told/-/second') . ' COMMIT');
 	ok($receiver->wait_for(1, 'second'), 'the second of the conversation has been sent');
 	crash();
 	ok($receiver->wait_for(2, 'second'), 'it is sent again');
@@ -109,7 +109,7 @@ subtest 'an event that a sweep has found' => sub {
 	becomes_true(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'chatwebhook worker'}, 'there is no worker');
 	stop_processes('walwriter');
 	my ($committed) = reverse split /\n/,
-	  sql('SET synchronous_commit = off; ' . emit_sql('swept') . ' SELECT pg_current_wal_insert_lsn()');
+	  script('SET synchronous_commit = off; ' . emit_sql('swept') . ' SELECT pg_current_wal_insert_lsn()');
 	is(sql("SELECT pg_current_wal_flush_lsn() < '$committed'"), 't', 'an event was committed, and is not on disk');
 	sql(q{ALTER SYSTEM RESET chatwebhook.databases});
 	$node->reload;

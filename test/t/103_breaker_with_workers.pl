@@ -87,7 +87,7 @@ subtest 'one probe for all workers' => sub {
 };
 
 subtest 'a connector whose first request is the probe' => sub {
-	sql(q{
+	script(q{
 		CREATE FUNCTION two_steps(event jsonb, webhook jsonb, replies jsonb) RETURNS chatwebhook.request
 			LANGUAGE sql STABLE AS $$
 			SELECT ROW('POST', (webhook->>'url') || (webhook #>> ARRAY['settings', jsonb_array_length(replies)::text]),
