@@ -91,6 +91,9 @@ signal_gate(Endpoint *endpoint, const CwhDecision *decision, double random01,
 	if (!cwh_gate_signal(&endpoint->id, decision->breaker, decision->pause_s,
 						 &endpoint->webhook->retry, random01, now))
 		return;
+	/* other workers may wait for the end of this probe */
+	if (decision->breaker == CWH_SIGNAL_ANSWERED)
+		cwh_hint(&endpoint->id, DT_NOBEGIN, 0, 0);
 	if (decision->breaker == CWH_SIGNAL_FAILED)
 		ereport(LOG,
 				(errmsg("chatwebhook: pausing webhook \"%s\" after %d failed requests in a row",

@@ -476,6 +476,9 @@ cwh_endpoint_judged(Endpoint *endpoint, const CwhDecision *decision)
 			endpoint->window = Max(1, endpoint->window / 2);
 			break;
 	}
+	/* it may have been blocked until the end of this very request: ask again */
+	if (decision->breaker == CWH_SIGNAL_FAILED)
+		endpoint->blocked = false;
 	if (decision->judged)
 	{
 		endpoint->tried = true;

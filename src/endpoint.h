@@ -159,11 +159,12 @@ cwh_next_timer(void)
 								 pairingheap_first(cwh_endpoints.timers))->wake_at;
 }
 
-/* Read its webhook and its queue again: it may work now. */
+/* Read its webhook and its queue again, and ask its gate: it may work now. */
 static inline void
 cwh_recheck(Endpoint *endpoint)
 {
 	endpoint->later = endpoint->changed = true;
+	endpoint->blocked = false;
 	cwh_expect(endpoint, DT_NOBEGIN, 0, 0);
 }
 

@@ -301,7 +301,7 @@ my %harmful = (
 		reload_with(@{ one_of(
 				(map { [ workers => $_ ] } 1, 2, 3),
 				(map { [ max_in_flight => $_ ] } 8, 64, 256),
-				[ poll_interval => '200ms' ], [ poll_interval => '5s' ],
+				[ poll_interval => '200ms' ], [ poll_interval => '1h' ],
 				[ log_attempts => 'all' ], [ log_attempts => 'none' ]) });
 	} ],
 	'switched off' => [ 1, sub {

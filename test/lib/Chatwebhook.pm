@@ -88,8 +88,8 @@ my $json = JSON::PP->new->utf8(0)->canonical->allow_nonref;
 =item new_node($name, %settings)
 
 A running node in UTF-8, whatever the locale, with the extension in database
-postgres, which may send to receivers on this machine and opens no alerts but
-those of disabled webhooks.  The settings go to postgresql.conf.  Two that begin
+postgres, which may send to receivers on this machine, looks through the queue by
+itself but once an hour, and opens no alerts but those of disabled webhooks.  The settings go to postgresql.conf.  Two that begin
 with a minus sign go elsewhere: C<-init> is an array of arguments for init(),
 C<< -extension => 0 >> leaves CREATE EXTENSION out.  C<-install> is another
 directory than the usual one that PostgreSQL is installed in.
@@ -106,6 +106,8 @@ sub new_node
 		'shared_preload_libraries' => 'chatwebhook',
 		'chatwebhook.allow_http' => 'on',
 		'chatwebhook.allowed_networks' => '127.0.0.0/8, ::1/128',
+		# a sweep would mend what a lost wake-up breaks
+		'chatwebhook.poll_interval' => '1h',
 		# nothing arrives but what a test emits
 		'chatwebhook.alert_failures' => 0,
 		'chatwebhook.alert_success_rate' => 0,

@@ -23,7 +23,6 @@ my $json = JSON::PP->new->canonical->allow_nonref;
 my $receiver = start_receiver();
 my $node = new_node(
 	'main',
-	'chatwebhook.poll_interval' => '1h',
 	'max_prepared_transactions' => 5);
 
 $node->safe_psql(

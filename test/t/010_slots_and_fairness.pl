@@ -19,7 +19,6 @@ use Test::More;
 
 my $receiver = start_receiver();
 my $node = new_node('main',
-	'chatwebhook.poll_interval' => '1h',
 	autovacuum => 'off', max_prepared_transactions => 5);
 
 # Every webhook here has an event type of its own, with the webhook's name.

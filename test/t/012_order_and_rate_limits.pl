@@ -20,8 +20,7 @@ my $receiver = start_receiver();
 my $node = new_node(
 	'main',
 	'chatwebhook.workers' => 3,
-	'chatwebhook.breaker_threshold' => 0,
-	'chatwebhook.poll_interval' => '1s');
+	'chatwebhook.breaker_threshold' => 0);
 my $json = JSON::PP->new;
 
 # The numbers that arrived for a webhook, by conversation, each once, in the

@@ -21,8 +21,7 @@ my $receiver = start_receiver();
 my $node = new_node(
 	'main',
 	'chatwebhook.breaker_threshold' => 0,
-	'chatwebhook.log_attempts' => 'all',
-	'chatwebhook.poll_interval' => '1h');
+	'chatwebhook.log_attempts' => 'all');
 my $json = JSON::PP->new;
 
 # As many events in one transaction, numbered from 1.

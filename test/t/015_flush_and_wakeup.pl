@@ -18,8 +18,7 @@ use Test::More;
 my $node = new_node(
 	'main',
 	'bgwriter_lru_maxpages' => 0,
-	'autovacuum' => 'off',
-	'chatwebhook.poll_interval' => '1h');
+	'autovacuum' => 'off');
 my $receiver = start_receiver();
 create_webhook($node, name => 'late', path => '/hang-until-told');
 

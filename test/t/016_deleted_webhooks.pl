@@ -15,6 +15,7 @@ use Test::More;
 
 my $n = 30;
 my $receiver = start_receiver();
+# a worker forgets webhooks when it sweeps
 my $node = new_node('main', 'chatwebhook.poll_interval' => '100ms');
 
 # How many webhooks the worker holds in its memory.

@@ -38,7 +38,7 @@ my %bound = (
 	kill => $window + 2 * $settle_batch,
 	immediate => $window + 2 * $settle_batch);
 
-my $node = new_node('main', 'restart_after_crash' => 'on', 'chatwebhook.poll_interval' => '1h');
+my $node = new_node('main', 'restart_after_crash' => 'on');
 my $receiver = start_receiver();
 my $http = HTTP::Tiny->new;
 

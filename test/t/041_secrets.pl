@@ -31,7 +31,6 @@ my $node = new_node(
 	'main',
 	'chatwebhook.log_attempts' => 'all',
 	'chatwebhook.secret_key_file' => $key_file,
-	'chatwebhook.poll_interval' => '1s',
 	'log_statement' => 'none',
 	'log_min_messages' => 'debug1',
 	'log_min_error_statement' => 'panic',

@@ -19,7 +19,7 @@ use Test::More;
 
 my $json = JSON::PP->new->canonical->allow_nonref;
 my $receiver = start_receiver();
-my $node = new_node('main', 'chatwebhook.poll_interval' => '100ms');
+my $node = new_node('main');
 
 # A webhook for the events of the chatbot of the same name; its id.
 sub webhook
@@ -115,11 +115,16 @@ subtest 'an event that is gone' => sub {
 	like(finished('with-event'), qr/^delivered/, 'the worker is past it');
 	is(sql(q{SELECT count(*) FROM chatwebhook.delivery WHERE chatbot_id = 'no-event' AND status = 'pending'}), 2,
 		'its deliveries wait, as it may come with a restore');
+	# a restore tells nobody: a sweep finds it
+	$node->append_conf('postgresql.conf', 'chatwebhook.poll_interval = 100ms');
+	$node->reload;
 	sql('INSERT INTO chatwebhook.event SELECT * FROM kept');
 	becomes_true(q{SELECT count(*) = 1 FROM chatwebhook.delivery WHERE chatbot_id = 'no-event' AND status = 'delivered'},
 		'what is there again is delivered');
 	is(sql(q{SELECT chatwebhook.cancel(id) FROM chatwebhook.delivery
 		WHERE chatbot_id = 'no-event' AND status = 'pending'}), 't', 'the other can be canceled');
+	$node->append_conf('postgresql.conf', 'chatwebhook.poll_interval = 1h');
+	$node->reload;
 };
 bystander_is_served();
 

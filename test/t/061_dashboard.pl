@@ -45,7 +45,6 @@ my $shots = $PostgreSQL::Test::Utils::log_path;
 my $receiver = start_receiver();
 my $node = new_node(
 	'main',
-	'chatwebhook.poll_interval' => '1h',
 	'chatwebhook.breaker_threshold' => 0,
 	'chatwebhook.alert_success_rate' => 0.9);
 my $dbname = 'postgres';

@@ -23,7 +23,6 @@ my $receiver = start_receiver();
 my $node = new_node(
 	'main',
 	'chatwebhook.log_attempts' => 'all',
-	'chatwebhook.poll_interval' => '200ms',
 	'chatwebhook.breaker_threshold' => 0);
 my $json = JSON::PP->new->utf8;
 
@@ -532,6 +531,8 @@ subtest 'not disabled with disable_after = -1' => sub {
 # A backlog.
 #
 subtest 'backlog' => sub {
+	# sweeps look for backlogs, and nothing else does
+	set('poll_interval', '200ms');
 	webhook($_, '/hang-until-told', max_in_flight => 1, timeout => '5 minutes') foreach 'stuck', 'ancient';
 	emit($_, 3) foreach 'stuck', 'ancient';
 	sql(q{UPDATE chatwebhook.queue SET next_attempt_at = now() - interval '40 days'
@@ -566,6 +567,7 @@ subtest 'backlog' => sub {
 	closes('closed', 'backlog', 'alert_backlog = 0 closes it');
 	$receiver->set(up => ['closed']);
 	sql(q{DELETE FROM chatwebhook.webhook WHERE name = 'waiting'});
+	set('poll_interval', '1h');
 };
 
 #

@@ -22,7 +22,6 @@ my $receiver = start_receiver();
 my $node = new_node(
 	'main',
 	'chatwebhook.log_attempts' => 'all',
-	'chatwebhook.poll_interval' => '200ms',
 	'chatwebhook.breaker_threshold' => 0,
 	'chatwebhook.alert_failures' => 0,
 	'chatwebhook.alert_success_rate' => 0,

@@ -121,7 +121,6 @@ with_clock(
 	sub {
 		$node = new_node(
 			'main',
-			'chatwebhook.poll_interval' => '1h',
 			'chatwebhook.breaker_threshold' => 3,
 			'chatwebhook.retention' => '90min',
 			max_prepared_transactions => 2,

@@ -18,7 +18,6 @@ use Test::More;
 my $receiver = start_receiver();
 my $node = new_node(
 	'main',
-	'chatwebhook.poll_interval' => '1h',	# nothing is found by chance
 	'chatwebhook.connector_timeout' => '1min',	# a session that compiles everything takes long
 	max_prepared_transactions => 10,
 	max_connections => 12,

@@ -277,7 +277,7 @@ my $pending = sql_in('plain', 'SELECT count(*) FROM chatwebhook.queue');
 cmp_ok($pending, '>=', 400, 'there is a long queue');
 dump_database('plain', 'busy', '--format=custom');
 sql_in('plain', 'DROP EXTENSION chatwebhook CASCADE');
-set('chatwebhook.poll_interval' => '100ms', 'chatwebhook.enabled' => 'on');
+set('chatwebhook.enabled' => 'on');
 foreach my $options ([], ['--jobs=4'])
 {
 	$receiver->reset;
