@@ -23,7 +23,6 @@ my $node = new_node(
 	'main',
 	'autovacuum' => 'off',
 	'chatwebhook.log_attempts' => 'all',
-	'chatwebhook.poll_interval' => '200ms',
 	'chatwebhook.retention' => '-1',
 	'chatwebhook.attempt_retention' => '-1',
 	'chatwebhook.dead_letter_retention' => '-1');
