@@ -308,16 +308,37 @@ static CwhStatement add_activity_st = {add_activity_sql, 5,
  */
 
 /*
+ * Make up to "limit" deliveries due that wait only because the clock was set
+ * back.  Returns their number.
+ */
+static int64
+catch_up(TimestampTz now, int64 limit)
+{
+	Datum		args[2];
+
+	args[0] = TimestampTzGetDatum(now);
+	args[1] = Int64GetDatum(limit);
+	return (int64) cwh_run(&catch_up_st, args);
+}
+
+/*
  * Call on_pending() for each webhook with pending deliveries, with the time at
  * which the first is due, and on_problem() for each webhook whose health shows
- * a problem.
+ * a problem.  Before that, if the clock was set back, make up to ncatch_up
+ * deliveries due that wait only because of that, and return their number.
  */
-void
-cwh_outbox_sweep(CwhOnPending on_pending, CwhOnPending on_problem, void *context)
+int64
+cwh_outbox_sweep(int64 ncatch_up, CwhOnPending on_pending,
+				 CwhOnPending on_problem, void *context)
 {
-	uint64		n = cwh_run(&sweep_st, NULL);
-	SPITupleTable *rows = SPI_tuptable;
+	int64		ncaught_up = 0;
+	uint64		n;
+	SPITupleTable *rows;
 
+	if (ncatch_up > 0)
+		ncaught_up = catch_up(GetCurrentTimestamp(), ncatch_up);
+	n = cwh_run(&sweep_st, NULL);
+	rows = SPI_tuptable;
 	for (uint64 i = 0; i < n; i++)
 	{
 		/* on_pending() may run SQL */
@@ -329,20 +350,7 @@ cwh_outbox_sweep(CwhOnPending on_pending, CwhOnPending on_problem, void *context
 	for (uint64 i = 0; i < n; i++)
 		on_problem(context, DatumGetUUIDP(cwh_field(i, DUE_WEBHOOK_ID, NULL)),
 				   DT_NOBEGIN);
-}
-
-/*
- * Make up to "limit" deliveries due that wait only because the clock was set
- * back.  Returns their number.
- */
-int64
-cwh_outbox_catch_up(TimestampTz now, int64 limit)
-{
-	Datum		args[2];
-
-	args[0] = TimestampTzGetDatum(now);
-	args[1] = Int64GetDatum(limit);
-	return (int64) cwh_run(&catch_up_st, args);
+	return ncaught_up;
 }
 
 /* Record claims on the rows of the last result, and pass each to each(). */
@@ -780,8 +788,8 @@ cwh_outbox_settle(CwhResult *results, int n, bool careful)
 }
 
 /* Insert rows into attempt. */
-void
-cwh_outbox_log_attempts(const CwhAttemptRow *attempts, int n)
+static void
+log_attempts(const CwhAttemptRow *attempts, int n)
 {
 	CwhArray	arrays[10];
 	Datum		args[10];
@@ -810,8 +818,8 @@ cwh_outbox_log_attempts(const CwhAttemptRow *attempts, int n)
 }
 
 /* Add to the health of webhooks.  Sets the gains' "written" and "alerting". */
-void
-cwh_outbox_add_health(CwhHealthGain **gains, int n)
+static void
+add_health(CwhHealthGain **gains, int n)
 {
 	CwhArray	arrays[13];
 	Datum		args[13];
@@ -872,8 +880,8 @@ cwh_outbox_add_health(CwhHealthGain **gains, int n)
 }
 
 /* Add to the activity of a worker. */
-void
-cwh_outbox_add_activity(int worker, TimestampTz now,
+static void
+add_activity(int worker, TimestampTz now,
 						const CwhActivity *activity)
 {
 	Datum		args[5];
@@ -884,4 +892,19 @@ cwh_outbox_add_activity(int worker, TimestampTz now,
 	args[3] = Int64GetDatum(activity->failed);
 	args[4] = Int64GetDatum(activity->given_up);
 	(void) cwh_run(&add_activity_st, args);
+}
+
+/*
+ * Record these attempts, what webhooks' health has gained, and what a worker has
+ * done.
+ */
+void
+cwh_outbox_record(const CwhAttemptRow *attempts, int nattempts,
+				  CwhHealthGain **gains, int ngains,
+				  int worker, const CwhActivity *activity)
+{
+	log_attempts(attempts, nattempts);
+	add_health(gains, ngains);
+	if (activity->succeeded + activity->failed + activity->given_up > 0)
+		add_activity(worker, GetCurrentTimestamp(), activity);
 }

@@ -275,7 +275,7 @@ chatwebhook_test_webhook(PG_FUNCTION_ARGS)
 	{
 		cwh_exchange_reset(&exchange);
 		cwh_token_outdate(&token);
-		cwh_transport_close();
+		(void) cwh_transport_configure(NULL);
 		cwh_webhook_free(webhook);
 	}
 	PG_END_TRY();

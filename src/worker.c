@@ -42,7 +42,6 @@
 #include "outbox.h"
 #include "render.h"
 #include "request.h"
-#include "secrets.h"
 #include "settings.h"
 #include "settle.h"
 #include "shared.h"
@@ -75,12 +74,12 @@ static const char last_id_sql[] =
 	"                (SELECT pg_catalog.max(id) FROM chatwebhook.history),"
 	"                (SELECT pg_catalog.max(id) FROM chatwebhook.dead), 0)";
 
-static const char any_webhook_sql[] =
-	"SELECT 1 FROM chatwebhook.webhook LIMIT 1";
+static const char any_plain_sql[] =
+	"SELECT 1 FROM chatwebhook.webhook WHERE NOT chatwebhook._encrypts() LIMIT 1";
 
 static CwhStatement installed_st = {installed_sql, 0, {0}, NULL};
 static CwhStatement last_id_st = {last_id_sql, 0, {0}, NULL};
-static CwhStatement any_webhook_st = {any_webhook_sql, 0, {0}, NULL};
+static CwhStatement any_plain_st = {any_plain_sql, 0, {0}, NULL};
 /* INDENT ON */
 
 /* What the process was assigned, and what it has been told since. */
@@ -133,7 +132,7 @@ leave(CwhExit how)
 	AbortOutOfAnyTransaction();
 	cwh_worker.state.exit = how;
 	report_state();
-	cwh_transport_close();
+	(void) cwh_transport_configure(NULL);
 	proc_exit(0);
 }
 
@@ -141,11 +140,7 @@ leave(CwhExit how)
 static void
 log_if_plain(void)
 {
-	const CwhVaultKey *keys;
-	int			n;
-
-	if (plain_logged || cwh_vault_keys(&keys, &n) != NULL || n > 0 ||
-		cwh_run(&any_webhook_st, NULL) == 0)
+	if (plain_logged || cwh_run(&any_plain_st, NULL) == 0)
 		return;
 	plain_logged = true;
 	ereport(LOG,
@@ -226,14 +221,13 @@ when_to_flush(const Work *work)
 static void
 sweep(Work *work)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
 	/* one worker for all, and also for transactions that are still open */
-	if (cwh_worker.number == 0 && (clock_unknown || now < clock_lost))
-		work->ncaught_up = cwh_outbox_catch_up(now, CATCH_UP_BATCH);
+	bool		catch_up = cwh_worker.number == 0 &&
+		(clock_unknown || GetCurrentTimestamp() < clock_lost);
+
+	work->ncaught_up = cwh_sweep_queue(catch_up ? CATCH_UP_BATCH : 0);
 	if (work->ncaught_up > 0)
 		cwh_hint(NULL, DT_NOBEGIN, 0, 0);
-	cwh_sweep_queue();
 	cwh_refresh_endpoints(true);
 }
 
@@ -357,7 +351,7 @@ take_mail(void)
 		Endpoint   *endpoint = cwh_endpoint(&hint->webhook_id);
 
 		if (hint->due == DT_NOBEGIN)
-			cwh_recheck(endpoint);
+			cwh_recheck(endpoint, hint->n);
 		else
 			cwh_expect(endpoint, hint->due, hint->id, hint->n);
 		/* emitted before the clock was set back */
@@ -538,8 +532,7 @@ deliver(int transport_fd)
 		now = GetCurrentTimestamp();
 		cwh_run_timers(now, follow_clock(now));
 		transact_if_due(now);
-		if (cwh_enabled && now >= cwh_worker.starved_until)
-			cwh_start_attempts();
+		cwh_make_attempts(cwh_enabled && now >= cwh_worker.starved_until);
 		next_upkeep = cwh_keep_up(now);
 		/* free slots can be filled at once */
 		if (drive_transfers())
@@ -651,6 +644,6 @@ cwh_worker_main(Datum arg)
 	report_state();
 	ereport(LOG, (errmsg("chatwebhook worker %d started", cwh_worker.number + 1)));
 	deliver(transport_fd);
-	cwh_transport_close();
+	(void) cwh_transport_configure(NULL);
 	proc_exit(0);
 }
