@@ -342,9 +342,10 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 static void
 take_mail(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now;
 
 	cwh_slot_take(&mail);
+	now = GetCurrentTimestamp();
 	for (int i = 0; i < mail.nhints; i++)
 	{
 		const CwhHint *hint = &mail.hints[i];
