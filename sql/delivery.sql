@@ -166,321 +166,214 @@ CREATE FUNCTION chatwebhook.cancel(delivery_id bigint) RETURNS boolean
 $$;
 COMMENT ON FUNCTION chatwebhook.cancel(bigint) IS
     'Gives up a pending delivery; false if it is not pending. A request that is under way may still arrive.';
+/*
+ * For operators: many deliveries at once.  All of these tell how many they have
+ * changed, or with dry_run, would change.
+ */
+CREATE FUNCTION chatwebhook.retry_dead(
+    webhook_id uuid DEFAULT NULL,
+    since      timestamptz DEFAULT '-infinity',
+    until      timestamptz DEFAULT 'infinity',
+    dry_run    boolean DEFAULT false)
+    RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SET session_replication_role = replica
+    AS $$
+#variable_conflict use_variable
+DECLARE
+    found bigint;
+    hooks uuid[];
+BEGIN
+    IF webhook_id IS NOT NULL THEN
+        PERFORM chatwebhook._check_webhook_access(webhook_id);
+    END IF;
+    IF dry_run THEN
+        RETURN (SELECT count(*) FROM chatwebhook.dead d
+                 WHERE (webhook_id IS NULL OR d.webhook_id = webhook_id)
+                   AND d.created_at >= since AND d.created_at < until
+                   AND chatwebhook._sees(d.chatbot_id, d.webhook_id)
+                   AND EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = d.event_id)
+                   AND EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = d.webhook_id));
+    END IF;
+    WITH gone AS (
+        DELETE FROM chatwebhook.dead d
+         WHERE (webhook_id IS NULL OR d.webhook_id = webhook_id)
+           AND d.created_at >= since AND d.created_at < until
+           AND chatwebhook._sees(d.chatbot_id, d.webhook_id)
+           AND EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = d.event_id)
+           AND EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = d.webhook_id)
+        RETURNING *
+    ), queued AS (
+        INSERT INTO chatwebhook.queue AS q (id, webhook_id, event_id, created_at, next_attempt_at,
+               last_attempt_at, attempts, first_attempt, latency_ms, last_status_code,
+               chatbot_id, conversation_id, last_error, replies, ordered)
+        SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
+               g.last_attempt_at, g.attempts, g.attempts, g.latency_ms, g.last_status_code,
+               g.chatbot_id, e.conversation_id, g.last_error, g.replies,
+               e.conversation_id IS NOT NULL
+                   AND EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = g.webhook_id AND w.ordered)
+          FROM gone g JOIN chatwebhook.event e ON e.id = g.event_id
+        RETURNING q.webhook_id
+    )
+    SELECT count(*), array_agg(DISTINCT q.webhook_id) INTO found, hooks FROM queued q;
+    PERFORM chatwebhook._wake(w) FROM unnest(hooks) AS w;
+    RETURN found;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.retry_dead(uuid, timestamptz, timestamptz, boolean) IS
+    'Tries the dead letters of a webhook (null: of all) again now, those whose events were emitted from since on and before until; how many. With dry_run, nothing is changed.';
+
+CREATE FUNCTION chatwebhook.replay(
+    webhook_id uuid,
+    since      timestamptz DEFAULT '-infinity',
+    until      timestamptz DEFAULT 'infinity',
+    dry_run    boolean DEFAULT false)
+    RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SET session_replication_role = replica
+    AS $$
+#variable_conflict use_variable
+DECLARE
+    found bigint;
+BEGIN
+    PERFORM chatwebhook._check_webhook_access(webhook_id);
+    IF dry_run THEN
+        RETURN (SELECT count(*) FROM chatwebhook.history h
+                 WHERE h.webhook_id = webhook_id AND h.status = 'delivered'
+                   AND h.created_at >= since AND h.created_at < until
+                   AND chatwebhook._sees(h.chatbot_id, h.webhook_id)
+                   AND EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = h.event_id));
+    END IF;
+    WITH gone AS (
+        DELETE FROM chatwebhook.history h
+         WHERE h.webhook_id = webhook_id AND h.status = 'delivered'
+           AND h.created_at >= since AND h.created_at < until
+           AND chatwebhook._sees(h.chatbot_id, h.webhook_id)
+           AND EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = h.event_id)
+        RETURNING *
+    ), queued AS (
+        INSERT INTO chatwebhook.queue (id, webhook_id, event_id, created_at, next_attempt_at,
+               last_attempt_at, attempts, first_attempt, latency_ms, last_status_code,
+               chatbot_id, conversation_id, ordered)
+        SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
+               g.last_attempt_at, g.attempts, g.attempts, g.latency_ms, g.last_status_code,
+               g.chatbot_id, e.conversation_id,
+               e.conversation_id IS NOT NULL
+                   AND EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = g.webhook_id AND w.ordered)
+          FROM gone g JOIN chatwebhook.event e ON e.id = g.event_id
+        RETURNING 1
+    )
+    SELECT count(*) INTO found FROM queued;
+    PERFORM chatwebhook._wake(webhook_id);
+    RETURN found;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.replay(uuid, timestamptz, timestamptz, boolean) IS
+    'Delivers again what was delivered to this webhook, of events emitted from since on and before until, to it alone; how many. A connector begins at its first request. With dry_run, nothing is changed.';
+
+CREATE FUNCTION chatwebhook.purge_dead_letters(
+    webhook_id uuid DEFAULT NULL,
+    before     timestamptz DEFAULT 'infinity',
+    dry_run    boolean DEFAULT false)
+    RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SET session_replication_role = replica
+    AS $$
+#variable_conflict use_variable
+DECLARE
+    found bigint;
+BEGIN
+    IF dry_run THEN
+        RETURN (SELECT count(*) FROM chatwebhook.dead d
+                 WHERE (webhook_id IS NULL OR d.webhook_id = webhook_id)
+                   AND d.completed_at < before AND chatwebhook._sees(d.chatbot_id, d.webhook_id));
+    END IF;
+    WITH gone AS (
+        DELETE FROM chatwebhook.dead d
+         WHERE (webhook_id IS NULL OR d.webhook_id = webhook_id)
+           AND d.completed_at < before AND chatwebhook._sees(d.chatbot_id, d.webhook_id)
+        RETURNING d.id
+    ), tries AS (
+        DELETE FROM chatwebhook.attempt a USING gone WHERE a.delivery_id = gone.id
+    )
+    SELECT count(*) INTO found FROM gone;
+    RETURN found;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.purge_dead_letters(uuid, timestamptz, boolean) IS
+    'Removes the dead letters of a webhook (null: of all) that were given up before this time, with their attempts; how many. Their events go with chatwebhook.retention. With dry_run, nothing is changed.';
+
+CREATE FUNCTION chatwebhook.erase_conversation(
+    chatbot_id      text,
+    conversation_id text,
+    dry_run         boolean DEFAULT false)
+    RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SET session_replication_role = replica
+    AS $$
+#variable_conflict use_variable
+DECLARE
+    events     uuid[];
+    deliveries bigint[];
+    hooks      uuid[];
+BEGIN
+    IF conversation_id IS NULL THEN
+        RAISE EXCEPTION 'erase_conversation() needs a conversation'
+            USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    PERFORM chatwebhook._check_chatbot(chatbot_id);
+    events := ARRAY(SELECT e.id FROM chatwebhook.event e
+                     WHERE e.conversation_id = conversation_id
+                       AND e.chatbot_id IS NOT DISTINCT FROM chatbot_id);
+    IF dry_run THEN
+        RETURN cardinality(events);
+    END IF;
+    -- what is under way is not stopped, but leaves nothing behind
+    WITH gone AS (
+        DELETE FROM chatwebhook.queue q WHERE q.event_id IN (SELECT unnest(events)) RETURNING *
+    )
+    INSERT INTO chatwebhook.history (id, webhook_id, event_id, created_at, completed_at,
+           last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id, webhook_name, status)
+    SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
+           g.last_attempt_at, g.attempts, g.latency_ms, g.last_status_code, g.chatbot_id, w.name, 'canceled'
+      FROM gone g LEFT JOIN chatwebhook.webhook w ON w.id = g.webhook_id;
+    -- what the services said may be about the person, too
+    WITH finished AS (
+        UPDATE chatwebhook.history h
+           SET replies = NULL, last_error = CASE WHEN h.status = 'canceled' THEN 'the conversation was erased' END
+         WHERE h.event_id = ANY (events)
+        RETURNING h.id, h.webhook_id
+    ), dead AS (
+        DELETE FROM chatwebhook.dead d WHERE d.event_id = ANY (events)
+        RETURNING d.id, d.webhook_id
+    )
+    SELECT array_agg(f.id), array_agg(DISTINCT f.webhook_id) INTO deliveries, hooks
+      FROM (SELECT * FROM finished UNION ALL SELECT * FROM dead) f;
+    -- the reply to a batch is with its first delivery
+    WITH gone AS (
+        DELETE FROM chatwebhook.attempt a WHERE a.delivery_id = ANY (deliveries)
+        RETURNING a.webhook_id, a.started_at, a.status_code, a.response_headers
+    )
+    UPDATE chatwebhook.attempt a SET response_headers = NULL, response_body = NULL
+      FROM (SELECT DISTINCT g.webhook_id, g.started_at FROM gone g
+             WHERE g.status_code IS NOT NULL AND g.response_headers IS NULL) AS b
+     WHERE a.webhook_id = b.webhook_id AND a.started_at = b.started_at
+       AND a.response_headers IS NOT NULL;
+    -- the delivery that a last error is of may have left before
+    UPDATE chatwebhook.health h SET last_error = NULL
+      FROM chatwebhook.webhook w
+     WHERE w.id = h.webhook_id
+       AND (w.chatbot_id IS NULL OR w.chatbot_id = chatbot_id OR w.id = ANY (hooks))
+       AND h.last_error !~ E'^(request \\d+: )?HTTP status \\d+$';
+    DELETE FROM chatwebhook.event e WHERE e.id = ANY (events);
+    RETURN cardinality(events);
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.erase_conversation(text, text, boolean) IS
+    'Removes the events of a conversation with all that was said of them: payloads, replies, errors, attempts and dead letters; how many events. What is pending is canceled; the bare records of deliveries stay. With dry_run, nothing is changed.';
 
 CREATE FUNCTION chatwebhook.wait_until_idle(timeout interval DEFAULT '1 minute') RETURNS boolean
     AS 'MODULE_PATHNAME', 'chatwebhook_wait_until_idle'
     LANGUAGE C VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION chatwebhook.wait_until_idle(interval) IS
     'Waits until every delivery of every enabled webhook is finished, one''s own uncommitted ones included; false when the time is up. One that waits for its retry is not finished.';
-
-/*
- * Webhooks and their secrets.
- */
-CREATE FUNCTION chatwebhook.create_webhook(
-    name               text,
-    url                text,
-    events             text[] DEFAULT '{*}',
-    chatbot_id         text DEFAULT NULL,
-    filter             jsonpath DEFAULT NULL,
-    enabled            boolean DEFAULT true,
-    headers            jsonb DEFAULT '{}',
-    max_retries        integer DEFAULT 5,
-    backoff            interval DEFAULT '1 second',
-    backoff_multiplier double precision DEFAULT 2,
-    max_backoff        interval DEFAULT '1 minute',
-    timeout            interval DEFAULT '10 seconds',
-    max_in_flight      integer DEFAULT 32,
-    signing            text DEFAULT 'v1',
-    connector          text DEFAULT 'webhook',
-    settings           jsonb DEFAULT '{}',
-    auth               jsonb DEFAULT NULL,
-    rate_limit         double precision DEFAULT NULL,
-    ordered            boolean DEFAULT false,
-    batch_size         integer DEFAULT 1,
-    batch_window       interval DEFAULT '0',
-    OUT id             uuid,
-    INOUT secret       text DEFAULT NULL)
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$
-#variable_conflict use_variable
-DECLARE
-    problem text;
-BEGIN
-    PERFORM chatwebhook._check_chatbot(chatbot_id);
-    problem := CASE WHEN signing = 'v1' THEN chatwebhook._secret_problem(secret)
-                    WHEN secret IS NOT NULL AND chatwebhook._public_key(secret) IS NULL
-                    THEN 'it is not a private key of Ed25519' END;
-    IF problem IS NOT NULL THEN
-        RAISE EXCEPTION 'unusable signing secret for webhook "%": %', name, problem
-            USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Leave it out to have one made, or give whsec_ and the base64 of 24 to 64 random bytes, or whsk_ and that of a private key for v1a.';
-    END IF;
-    INSERT INTO chatwebhook.webhook AS w (name, url, events, chatbot_id, filter, enabled, headers,
-           max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing,
-           connector, settings, auth, rate_limit, ordered, batch_size, batch_window)
-    VALUES (name, url, events, chatbot_id, filter, enabled, headers,
-           max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing,
-           connector, settings, auth, rate_limit, ordered, batch_size, batch_window)
-    RETURNING w.id INTO id;
-    IF secret IS NULL THEN
-        secret := chatwebhook.secret(id);
-    ELSE
-        PERFORM chatwebhook._set_secret(id, 'signing_secret', secret);
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text, text, jsonb, jsonb, double precision, boolean, integer, interval, text) IS
-    'Creates a webhook, and gives its id and its signing secret. The arguments are the columns of the table webhook.';
-
-CREATE FUNCTION chatwebhook.secret(webhook_id uuid) RETURNS text
-    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$
-#variable_conflict use_variable
-BEGIN
-    PERFORM chatwebhook._check_webhook_access(webhook_id);
-    RETURN (SELECT chatwebhook._open(v.webhook_id, v.name, v.value)
-              FROM chatwebhook.vault v
-             WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret');
-END
-$$;
-COMMENT ON FUNCTION chatwebhook.secret(uuid) IS
-    'The webhook''s signing secret, for those allowed to see it.';
-
-CREATE FUNCTION chatwebhook.public_key(webhook_id uuid) RETURNS text
-    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$
-#variable_conflict use_variable
-BEGIN
-    PERFORM chatwebhook._check_webhook_access(webhook_id);
-    RETURN (SELECT chatwebhook._public_key(chatwebhook._open(v.webhook_id, v.name, v.value))
-              FROM chatwebhook.vault v
-              JOIN chatwebhook.webhook w ON w.id = v.webhook_id
-             WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret' AND w.signing = 'v1a');
-END
-$$;
-COMMENT ON FUNCTION chatwebhook.public_key(uuid) IS
-    'With signing v1a, the key that receivers verify with: whpk_ and base64; else null.';
-
-CREATE FUNCTION chatwebhook.rotate_secret(webhook_id uuid, overlap interval DEFAULT '24 hours')
-    RETURNS text
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    SET session_replication_role = replica
-    AS $$
-#variable_conflict use_variable
-DECLARE
-    fresh    text;
-    outgoing text;
-BEGIN
-    IF webhook_id IS NULL OR overlap IS NULL OR overlap < '0' THEN
-        RAISE EXCEPTION 'rotate_secret() needs a webhook and an overlap of no less than 0'
-            USING ERRCODE = 'invalid_parameter_value';
-    END IF;
-    PERFORM chatwebhook._check_webhook_access(webhook_id);
-    -- one rotation at a time
-    SELECT chatwebhook._new_secret(w.signing) INTO fresh
-      FROM chatwebhook.webhook w WHERE w.id = webhook_id FOR NO KEY UPDATE;
-    -- it may have been deleted while we waited
-    PERFORM chatwebhook._check_webhook_access(webhook_id);
-    DELETE FROM chatwebhook.vault v
-     WHERE v.webhook_id = webhook_id AND v.name = 'previous_signing_secret';
-    IF overlap > '0' THEN
-        -- sealed anew, since a value is bound to its name
-        outgoing := chatwebhook.secret(webhook_id);
-    END IF;
-    IF outgoing IS NOT NULL THEN
-        PERFORM chatwebhook._set_secret(webhook_id, 'previous_signing_secret', outgoing);
-        UPDATE chatwebhook.vault v SET expires_at = clock_timestamp() + overlap
-         WHERE v.webhook_id = webhook_id AND v.name = 'previous_signing_secret';
-    END IF;
-    PERFORM chatwebhook._set_secret(webhook_id, 'signing_secret', fresh);
-    PERFORM chatwebhook._wake(webhook_id);
-    RETURN fresh;
-END
-$$;
-COMMENT ON FUNCTION chatwebhook.rotate_secret(uuid, interval) IS
-    'Gives the webhook a new signing secret. Requests carry signatures of both until the overlap is over.';
-
-CREATE FUNCTION chatwebhook.set_credential(webhook_id uuid, name text, value text)
-    RETURNS void
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    SET session_replication_role = replica
-    AS $$
-#variable_conflict use_variable
-BEGIN
-    IF webhook_id IS NULL OR name IS NULL OR name !~ '^[a-z][a-z0-9_]{0,62}$'
-       OR name IN ('signing_secret', 'previous_signing_secret') THEN
-        RAISE EXCEPTION 'invalid name of a credential: "%"', left(name, 100)
-            USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Use up to 63 lower-case letters, digits and _, such as api_token. Signing secrets are made by rotate_secret().';
-    END IF;
-    PERFORM chatwebhook._check_webhook_access(webhook_id);
-    -- it must not be deleted meanwhile, and may have been while we waited
-    PERFORM FROM chatwebhook.webhook w WHERE w.id = webhook_id FOR KEY SHARE;
-    PERFORM chatwebhook._check_webhook_access(webhook_id);
-    IF value IS NULL THEN
-        DELETE FROM chatwebhook.vault v WHERE v.webhook_id = webhook_id AND v.name = name;
-    ELSIF value = '' OR length(value) > 65536
-          OR name NOT IN ('client_certificate', 'client_key') AND value !~ E'^[\\x21-\\x7e]([\\x20-\\x7e]*[\\x21-\\x7e])?$' THEN
-        -- the value itself stays out of the message
-        RAISE EXCEPTION 'unusable value for the credential "%"', name
-            USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Give printable ASCII in one line, without blanks at its ends; a certificate or key is PEM.';
-    ELSE
-        PERFORM chatwebhook._set_secret(webhook_id, name, value);
-    END IF;
-    PERFORM chatwebhook._wake(webhook_id);
-END
-$$;
-COMMENT ON FUNCTION chatwebhook.set_credential(uuid, text, text) IS
-    'Keeps a secret for a webhook, which a {{name}} in its URL or headers stands for; client_certificate and client_key (PEM) are shown to the receiver in TLS. Null removes it. It cannot be read back.';
-
-CREATE FUNCTION chatwebhook.rekey() RETURNS bigint
-    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    SET session_replication_role = replica
-    AS $$
-    WITH sealed AS (
-        UPDATE chatwebhook.vault v
-           SET value = chatwebhook._reseal(v.webhook_id, v.name, v.value)
-         WHERE NOT chatwebhook._is_current(v.value)
-        RETURNING 1
-    )
-    SELECT count(*) FROM sealed
-$$;
-COMMENT ON FUNCTION chatwebhook.rekey() IS
-    'Encrypts every secret anew that is not under the current key, the first of chatwebhook.secret_key_file; how many. The old key must still be in the file, behind the new one.';
-
-CREATE FUNCTION chatwebhook._test_webhook(
-    webhook_id        uuid,
-    OUT success       boolean,
-    OUT status_code   integer,
-    OUT error         text,
-    OUT latency_ms    integer,
-    OUT response_body text)
-    AS 'MODULE_PATHNAME', 'chatwebhook_test_webhook'
-    LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION chatwebhook._test_webhook(uuid) IS
-    'test_webhook(), without asking who calls.';
-
-CREATE FUNCTION chatwebhook.test_webhook(
-    webhook_id        uuid,
-    OUT success       boolean,
-    OUT status_code   integer,
-    OUT error         text,
-    OUT latency_ms    integer,
-    OUT response_body text)
-    LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$
-#variable_conflict use_variable
-BEGIN
-    PERFORM chatwebhook._check_webhook_access(webhook_id);
-    SELECT t.success, t.status_code, t.error, t.latency_ms, t.response_body
-      INTO success, status_code, error, latency_ms, response_body
-      FROM chatwebhook._test_webhook(webhook_id) t;
-END
-$$;
-COMMENT ON FUNCTION chatwebhook.test_webhook(uuid) IS
-    'Sends webhook.test now, all of a connector''s requests, and waits for the replies; it gives the last. Nothing is queued or counted.';
-
-CREATE FUNCTION chatwebhook._preview(webhook_id uuid, event jsonb, replies jsonb)
-    RETURNS chatwebhook.request
-    AS 'MODULE_PATHNAME', 'chatwebhook_preview'
-    LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION chatwebhook._preview(uuid, jsonb, jsonb) IS 'preview(), without asking who calls.';
-
-CREATE FUNCTION chatwebhook.preview(webhook_id uuid, event jsonb, replies jsonb DEFAULT '[]')
-    RETURNS chatwebhook.request
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$
-#variable_conflict use_variable
-DECLARE
-    hook    record;
-    whole   jsonb;
-    request chatwebhook.request;
-    base    text;
-    auth    jsonb;
-BEGIN
-    PERFORM chatwebhook._check_webhook_access(webhook_id);
-    IF jsonb_typeof(event) IS DISTINCT FROM 'object' OR jsonb_typeof(event->'type') IS DISTINCT FROM 'string' THEN
-        RAISE EXCEPTION 'the event is not an object with a type'
-            USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Give one such as {"type": "lead.captured", "data": {"email": "ann@example.com"}}.';
-    END IF;
-    IF jsonb_typeof(replies) IS DISTINCT FROM 'array' THEN
-        RAISE EXCEPTION 'the replies are not an array'
-            USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Give what the service has answered so far, such as [{"status": 200, "body": {"id": "1"}}].';
-    END IF;
-    whole := jsonb_build_object(
-        'id', chatwebhook.uuidv7(),
-        'timestamp', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
-        'chatbotId', NULL, 'conversationId', NULL, 'data', '{}'::jsonb) || event;
-    SELECT w.url, w.connector, w.headers, w.auth INTO hook
-      FROM chatwebhook.webhook w WHERE w.id = webhook_id;
-    IF hook.connector = 'webhook' THEN
-        request := ROW('POST', hook.url, jsonb_build_object(
-            'X-Webhook-Event', whole->>'type', 'X-Webhook-Attempt', '1', 'X-Webhook-Delivery', '...',
-            'X-Webhook-Signature', 'sha256=...', 'webhook-id', whole->>'id',
-            'webhook-timestamp', '...', 'webhook-signature', 'v1,...'), whole, true);
-    ELSE
-        PERFORM chatwebhook._check_connector_access(hook.connector);
-        request := chatwebhook._preview(webhook_id, whole, replies);
-        IF num_nonnulls(request.method, request.url, request.headers, request.body, request.last) = 0 THEN
-            RETURN NULL;
-        END IF;
-    END IF;
-
-    request.method := coalesce(request.method, 'POST');
-    request.last := coalesce(request.last, false);
-    request.headers := coalesce(request.headers, '{}')
-        || CASE WHEN request.body IS NOT NULL THEN '{"Content-Type": "application/json"}' ELSE '{}' END::jsonb;
-    base := rtrim(hook.url, '/');
-    IF request.url IS NULL OR request.url = hook.url
-       OR starts_with(request.url, base) AND substr(request.url, length(base) + 1, 1) IN ('', '/', '?', '&') THEN
-        -- as the worker does: nothing of the webhook's own goes elsewhere
-        request.url := chatwebhook._redact(hook.url)
-            || CASE WHEN request.url <> hook.url THEN substr(request.url, length(base) + 1) ELSE '' END;
-        auth := hook.auth;
-        request.headers := request.headers || hook.headers || CASE auth->>'type'
-            WHEN 'bearer' THEN jsonb_build_object('Authorization', 'Bearer ' || (auth->>'token'))
-            WHEN 'basic' THEN jsonb_build_object('Authorization', 'Basic base64(' || (auth->>'username') || ':' || (auth->>'password') || ')')
-            WHEN 'header' THEN jsonb_build_object(auth->>'name', auth->>'value')
-            WHEN 'oauth2' THEN '{"Authorization": "Bearer {{access_token}}"}'
-            ELSE '{}' END;
-        IF auth->>'type' = 'body' AND jsonb_typeof(request.body) = 'object' THEN
-            request.body := request.body || jsonb_build_object(auth->>'name', auth->>'value');
-        END IF;
-    END IF;
-    RETURN request;
-END
-$$;
-COMMENT ON FUNCTION chatwebhook.preview(uuid, jsonb, jsonb) IS
-    'The request that the webhook would send for this event after these replies (none: the first request), with secrets as {{name}} and what may be one in the URL left out; null if it would send none. Nothing is sent. Of the event only type is needed.';
-
-/*
- * Signatures, for those who receive in SQL.
- */
-CREATE FUNCTION chatwebhook.sign(body text, secret text) RETURNS text
-    AS 'MODULE_PATHNAME', 'chatwebhook_sign_body'
-    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION chatwebhook.sign(text, text) IS
-    'The value of X-Webhook-Signature: sha256= and the HMAC-SHA256 of the body in hexadecimal.';
-
-CREATE FUNCTION chatwebhook.sign(id text, at timestamptz, body text, secret text) RETURNS text
-    AS 'MODULE_PATHNAME', 'chatwebhook_sign_standard'
-    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION chatwebhook.sign(text, timestamptz, text, text) IS
-    'The value of webhook-signature as Standard Webhooks defines it: v1, and the HMAC-SHA256 of id, timestamp and body in base64; with a private key (whsk_), v1a, and their Ed25519 signature.';
-
-CREATE FUNCTION chatwebhook.verify(body text, signature text, secret text) RETURNS boolean
-    AS 'MODULE_PATHNAME', 'chatwebhook_verify_body'
-    LANGUAGE C IMMUTABLE PARALLEL SAFE;
-COMMENT ON FUNCTION chatwebhook.verify(text, text, text) IS
-    'Whether X-Webhook-Signature is that of the body; in constant time. False for a null or malformed one.';
-
-CREATE FUNCTION chatwebhook.verify(headers jsonb, body text, secret text,
-                                   tolerance interval DEFAULT '5 minutes')
-    RETURNS boolean
-    AS 'MODULE_PATHNAME', 'chatwebhook_verify_standard'
-    LANGUAGE C STABLE PARALLEL SAFE;
-COMMENT ON FUNCTION chatwebhook.verify(jsonb, text, text, interval) IS
-    'Whether webhook-id, webhook-timestamp and webhook-signature (names in any case) are those of the body, and the time within the tolerance. False for null or malformed ones. The headers are jsonb: a literal needs a cast. For v1a the secret is the public key (whpk_).';

@@ -1,4 +1,69 @@
 /*
+ * A row for each webhook, brought up to date by every settle.
+ */
+CREATE TABLE chatwebhook.health (
+    webhook_id           uuid PRIMARY KEY,
+    total                bigint NOT NULL DEFAULT 0,
+    successes            bigint NOT NULL DEFAULT 0,
+    failures             bigint NOT NULL DEFAULT 0,
+    given_up             bigint NOT NULL DEFAULT 0,
+    consecutive_failures bigint NOT NULL DEFAULT 0,
+    failing_since        timestamptz,
+    last_success_at      timestamptz,
+    last_failure_at      timestamptz,
+    last_error           text,
+    problem              text,
+    recent               integer[] NOT NULL DEFAULT '{}',
+    latency_sum_ms       bigint NOT NULL DEFAULT 0,
+    latency_counts       bigint[] NOT NULL DEFAULT '{0,0,0,0,0,0,0,0,0,0,0,0}'
+) WITH (fillfactor = 40, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
+        autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
+COMMENT ON TABLE chatwebhook.health IS
+    'How each webhook has done. Read the view webhook_health instead.';
+COMMENT ON COLUMN chatwebhook.health.recent IS
+    'The last 100 attempts, newest first: the latency in ms, or -1 less the latency of one that failed.';
+
+COMMENT ON COLUMN chatwebhook.health.failing_since IS
+    'When the first of the failures in a row ended; null: the last attempt succeeded.';
+COMMENT ON COLUMN chatwebhook.health.latency_sum_ms IS 'Milliseconds that all attempts took.';
+COMMENT ON COLUMN chatwebhook.health.latency_counts IS
+    'Attempts ever made by what they took: up to 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000 ms, and longer.';
+COMMENT ON COLUMN chatwebhook.health.given_up IS 'Deliveries ever given up.';
+COMMENT ON COLUMN chatwebhook.health.problem IS
+    'Why nothing can be sent to it, as a worker found when it read the webhook; null: nothing stands in the way.';
+-- the workers look at these again and again
+CREATE INDEX health_problem_idx ON chatwebhook.health (webhook_id) WHERE problem IS NOT NULL;
+
+/*
+ * What was done, in ten minutes each, a row for each worker, so that none waits
+ * for another.
+ */
+CREATE TABLE chatwebhook.activity (
+    since     timestamptz NOT NULL,
+    worker    integer NOT NULL,
+    succeeded bigint NOT NULL DEFAULT 0,
+    failed    bigint NOT NULL DEFAULT 0,
+    given_up  bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (since, worker)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
+        autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
+COMMENT ON TABLE chatwebhook.activity IS
+    'Attempts in steps of ten minutes, for the dashboard; kept as long as finished deliveries.';
+COMMENT ON COLUMN chatwebhook.activity.since IS 'The beginning of the ten minutes.';
+COMMENT ON COLUMN chatwebhook.activity.worker IS 'The worker''s number, from 1.';
+COMMENT ON COLUMN chatwebhook.activity.succeeded IS 'Attempts that succeeded.';
+COMMENT ON COLUMN chatwebhook.activity.failed IS 'Attempts that failed.';
+COMMENT ON COLUMN chatwebhook.activity.given_up IS 'Deliveries that were given up.';
+ALTER TABLE chatwebhook.health ALTER last_error SET STATISTICS 0;
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.health', '');
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.activity', '');
+
+CREATE FUNCTION chatwebhook._add(a bigint[], b bigint[]) RETURNS bigint[]
+    AS 'MODULE_PATHNAME', 'chatwebhook_add'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION chatwebhook._add(bigint[], bigint[]) IS
+    'Adds the numbers of two arrays one by one; the first is as long as the result.';
+/*
  * How the webhooks and the workers do.
  */
 CREATE FUNCTION chatwebhook._all_in_flight(OUT webhook_id uuid, OUT in_flight bigint)
@@ -36,12 +101,6 @@ CREATE FUNCTION chatwebhook._gates(OUT webhook_id uuid, OUT paused_until timesta
 $$;
 COMMENT ON FUNCTION chatwebhook._gates() IS
     'The same, for the webhooks that the role on whose behalf this runs may see.';
-
-CREATE FUNCTION chatwebhook._claimed(delivery_id bigint) RETURNS boolean
-    AS 'MODULE_PATHNAME', 'chatwebhook_claimed'
-    LANGUAGE C STABLE STRICT COST 1;
-COMMENT ON FUNCTION chatwebhook._claimed(bigint) IS
-    'Whether a worker of this server holds this delivery.';
 
 /*
  * A session in the part of a worker, by the workers' own code, to see what
@@ -106,15 +165,15 @@ COMMENT ON COLUMN chatwebhook.worker_status.last_error IS
 COMMENT ON COLUMN chatwebhook.worker_status.secrets_encrypted IS
     'Whether secrets are encrypted at rest, as chatwebhook.secret_key_file says; null: the key file is unusable.';
 
-/* Slack's and Discord's URLs, and others', are secrets themselves. */
-CREATE FUNCTION chatwebhook._redact(url text) RETURNS text
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-    AS $$
-    SELECT regexp_replace(regexp_replace(url, E'\\?.*$', '?...'),
-                          E'(?<!^[A-Za-z]+:/)/(?!\\{\\{)[^/?]{16,}(?=[/?]|$)', '/...', 'g')
-$$;
-COMMENT ON FUNCTION chatwebhook._redact(text) IS
-    'A URL without its query and without long words in its path, which may be tokens.';
+CREATE FUNCTION chatwebhook._alert_failures() RETURNS integer
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT coalesce(nullif(current_setting('chatwebhook.alert_failures', true), ''), '5')::integer $$;
+COMMENT ON FUNCTION chatwebhook._alert_failures() IS 'The setting chatwebhook.alert_failures.';
+
+CREATE FUNCTION chatwebhook._alert_success_rate() RETURNS double precision
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT coalesce(nullif(current_setting('chatwebhook.alert_success_rate', true), ''), '0.9')::double precision $$;
+COMMENT ON FUNCTION chatwebhook._alert_success_rate() IS 'The setting chatwebhook.alert_success_rate.';
 
 CREATE VIEW chatwebhook.webhook_health WITH (security_barrier) AS
     SELECT w.id AS webhook_id, w.name, chatwebhook._redact(w.url) AS url,

@@ -1,20 +1,34 @@
 /*
- * Alerts.  The worker checks them after settles and sweeps; a session does when
- * it enables or deletes a webhook.
+ * What an operator should see to.  The worker opens and closes them.
  */
-CREATE FUNCTION chatwebhook._emit_but(webhook_id uuid, type text, chatbot_id text, conversation_id text, data jsonb)
-    RETURNS uuid
-    AS 'MODULE_PATHNAME', 'chatwebhook_emit_but'
-    LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION chatwebhook._emit_but(uuid, text, text, text, jsonb) IS
-    'emit(), but not to this webhook.';
-
-CREATE FUNCTION chatwebhook._emit_to(webhook_id uuid, type text, chatbot_id text, conversation_id text, data jsonb)
-    RETURNS uuid
-    AS 'MODULE_PATHNAME', 'chatwebhook_emit_to'
-    LANGUAGE C VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
-COMMENT ON FUNCTION chatwebhook._emit_to(uuid, text, text, text, jsonb) IS
-    'emit() to this webhook alone, whatever it is subscribed to.';
+CREATE TABLE chatwebhook.alert (
+    id           uuid PRIMARY KEY,
+    webhook_id   uuid NOT NULL,
+    chatbot_id   text,
+    webhook_name text NOT NULL,
+    kind         text NOT NULL,
+    message      text NOT NULL,
+    opened_at    timestamptz NOT NULL,
+    closed_at    timestamptz
+);
+CREATE UNIQUE INDEX alert_open_idx ON chatwebhook.alert (webhook_id, kind) WHERE closed_at IS NULL;
+CREATE INDEX alert_webhook_idx ON chatwebhook.alert (webhook_id, kind, closed_at);
+COMMENT ON TABLE chatwebhook.alert IS
+    'Trouble with webhooks, from its beginning to its end; at most one open for each webhook and kind. Opening and closing emit webhook.alert to the other webhooks.';
+COMMENT ON COLUMN chatwebhook.alert.id IS 'Identifies the alert; its webhook.alert events have it as alertId.';
+COMMENT ON COLUMN chatwebhook.alert.webhook_id IS 'The webhook in trouble.';
+COMMENT ON COLUMN chatwebhook.alert.chatbot_id IS 'That webhook''s chatbot; null: it serves every chatbot.';
+COMMENT ON COLUMN chatwebhook.alert.webhook_name IS 'That webhook''s name, as it was then.';
+COMMENT ON COLUMN chatwebhook.alert.kind IS
+    'consecutive_failures: at least chatwebhook.alert_failures attempts in a row failed, until one succeeds; low_success_rate: of the last 100 attempts, and at least 20, fewer than chatwebhook.alert_success_rate succeeded, until it is half-way between that and 1; webhook_disabled: the extension disabled it, until it is enabled, or it cannot be sent to, as webhook_health.problem says, and something waits for it; backlog: a delivery was due more than chatwebhook.alert_backlog ago and is not sent, until none is.';
+COMMENT ON COLUMN chatwebhook.alert.message IS 'What is wrong, for people.';
+COMMENT ON COLUMN chatwebhook.alert.opened_at IS 'When it began.';
+COMMENT ON COLUMN chatwebhook.alert.closed_at IS 'When it ended; null: it goes on.';
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.alert', '');
+ALTER TABLE chatwebhook.alert ENABLE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON chatwebhook.alert USING (
+        (SELECT chatwebhook._chatbots()) IS NULL
+        OR chatbot_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._chatbots())::text[]));
 
 CREATE FUNCTION chatwebhook._log_alert(webhook_name text, message text, has_ended boolean) RETURNS void
     AS 'MODULE_PATHNAME', 'chatwebhook_log_alert'
@@ -77,16 +91,6 @@ END
 $$;
 COMMENT ON FUNCTION chatwebhook._set_alert(uuid, text, boolean, text) IS
     'Opens or closes an alert of this kind.';
-
-CREATE FUNCTION chatwebhook._alert_failures() RETURNS integer
-    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT coalesce(nullif(current_setting('chatwebhook.alert_failures', true), ''), '5')::integer $$;
-COMMENT ON FUNCTION chatwebhook._alert_failures() IS 'The setting chatwebhook.alert_failures.';
-
-CREATE FUNCTION chatwebhook._alert_success_rate() RETURNS double precision
-    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT coalesce(nullif(current_setting('chatwebhook.alert_success_rate', true), ''), '0.9')::double precision $$;
-COMMENT ON FUNCTION chatwebhook._alert_success_rate() IS 'The setting chatwebhook.alert_success_rate.';
 
 CREATE FUNCTION chatwebhook._seconds(period text) RETURNS double precision
     LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT SET search_path = pg_catalog, pg_temp

@@ -1,3 +1,8 @@
+CREATE FUNCTION chatwebhook._invoker() RETURNS oid
+    AS 'MODULE_PATHNAME', 'chatwebhook_invoker'
+    LANGUAGE C STABLE;
+COMMENT ON FUNCTION chatwebhook._invoker() IS
+    'The role on whose behalf this runs, whatever definer function it is called from.';
 /*
  * Who sees what.  A role sees everything that it was granted the right to see,
  * unless it is a tenant's: then it sees and manages what belongs to its
@@ -107,19 +112,25 @@ ALTER TABLE chatwebhook.queue ENABLE ROW LEVEL SECURITY;
 ALTER TABLE chatwebhook.history ENABLE ROW LEVEL SECURITY;
 ALTER TABLE chatwebhook.dead ENABLE ROW LEVEL SECURITY;
 ALTER TABLE chatwebhook.attempt ENABLE ROW LEVEL SECURITY;
-ALTER TABLE chatwebhook.alert ENABLE ROW LEVEL SECURITY;
-DO $$
-DECLARE
-    relation text;
-BEGIN
-    FOREACH relation IN ARRAY '{webhook,event,alert}'::text[] LOOP
-        EXECUTE pg_catalog.format('CREATE POLICY tenant ON chatwebhook.%I USING '
-            '((SELECT chatwebhook._chatbots()) IS NULL OR chatbot_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._chatbots())::text[]))', relation);
-    END LOOP;
-    FOREACH relation IN ARRAY '{queue,history,dead,attempt}'::text[] LOOP
-        EXECUTE pg_catalog.format('CREATE POLICY tenant ON chatwebhook.%I USING '
-            '((SELECT chatwebhook._chatbots()) IS NULL OR chatbot_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._chatbots())::text[])'
-            ' AND webhook_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._webhooks())::uuid[]))', relation);
-    END LOOP;
-END
-$$;
+CREATE POLICY tenant ON chatwebhook.webhook USING (
+        (SELECT chatwebhook._chatbots()) IS NULL
+        OR chatbot_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._chatbots())::text[]));
+CREATE POLICY tenant ON chatwebhook.event USING (
+        (SELECT chatwebhook._chatbots()) IS NULL
+        OR chatbot_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._chatbots())::text[]));
+CREATE POLICY tenant ON chatwebhook.queue USING (
+        (SELECT chatwebhook._chatbots()) IS NULL
+        OR chatbot_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._chatbots())::text[])
+           AND webhook_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._webhooks())::uuid[]));
+CREATE POLICY tenant ON chatwebhook.history USING (
+        (SELECT chatwebhook._chatbots()) IS NULL
+        OR chatbot_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._chatbots())::text[])
+           AND webhook_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._webhooks())::uuid[]));
+CREATE POLICY tenant ON chatwebhook.dead USING (
+        (SELECT chatwebhook._chatbots()) IS NULL
+        OR chatbot_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._chatbots())::text[])
+           AND webhook_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._webhooks())::uuid[]));
+CREATE POLICY tenant ON chatwebhook.attempt USING (
+        (SELECT chatwebhook._chatbots()) IS NULL
+        OR chatbot_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._chatbots())::text[])
+           AND webhook_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._webhooks())::uuid[]));
