@@ -9,7 +9,6 @@ OBJS = \
 	src/attempt.o \
 	src/chatwebhook.o \
 	src/claim.o \
-	src/claimant.o \
 	src/connector.o \
 	src/curl_handle.o \
 	src/decision.o \

@@ -102,29 +102,6 @@ $$;
 COMMENT ON FUNCTION chatwebhook._gates() IS
     'The same, for the webhooks that the role on whose behalf this runs may see.';
 
-/*
- * A session in the part of a worker, by the workers' own code, to see what
- * claimants do to each other.
- */
-CREATE FUNCTION chatwebhook._claim(webhook_id uuid, at_most integer,
-                                   OUT delivery_id bigint, OUT attempts integer)
-    RETURNS SETOF record
-    AS 'MODULE_PATHNAME', 'chatwebhook_claim'
-    LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION chatwebhook._claim(uuid, integer) IS
-    'Claims deliveries that are due for this session, as a worker does, until it releases them or ends.';
-
-CREATE FUNCTION chatwebhook._settle(delivery_id bigint) RETURNS boolean
-    AS 'MODULE_PATHNAME', 'chatwebhook_settle'
-    LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION chatwebhook._settle(bigint) IS
-    'Records a delivery that this session has claimed as delivered, as a worker does; false if the claim is not its own.';
-
-CREATE FUNCTION chatwebhook._release() RETURNS void
-    AS 'MODULE_PATHNAME', 'chatwebhook_release'
-    LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION chatwebhook._release() IS 'Gives up all claims of this session.';
-
 CREATE FUNCTION chatwebhook._all_workers(
     OUT pid integer, OUT started_at timestamptz, OUT in_flight integer, OUT claimed bigint,
     OUT delivered bigint, OUT failed bigint, OUT last_error text, OUT last_activity_at timestamptz)

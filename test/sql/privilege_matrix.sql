@@ -181,7 +181,6 @@ SELECT chatwebhook._wake(:'theirs');
 SELECT chatwebhook._invoker();
 SELECT * FROM chatwebhook._all_in_flight();
 SELECT * FROM chatwebhook._all_workers();
-SELECT * FROM chatwebhook._claim(:'theirs', 1);
 INSERT INTO chatwebhook.tenant VALUES ('regress_cwh_acme', 'other');
 INSERT INTO chatwebhook.event_type (name) VALUES ('mine');
 \set VERBOSITY default
