@@ -1,7 +1,7 @@
 /*
  * Connectors: functions that turn an event into the requests that one kind of
- * service wants.  src/connector.c calls them; the files in connectors/ are those that
- * come with the extension.
+ * service takes.  src/connector.c calls them with pg_catalog as search_path.
+ * The files in connectors/ are those that ship with the extension.
  */
 CREATE TYPE chatwebhook.request AS (
     method  text,
@@ -10,29 +10,107 @@ CREATE TYPE chatwebhook.request AS (
     body    jsonb,
     last    boolean
 );
-COMMENT ON TYPE chatwebhook.request IS
-    'A request that a connector wants sent. A null method is POST; last means that no other follows, so that the connector need not be asked again.';
-COMMENT ON COLUMN chatwebhook.request.method IS 'GET, POST, PUT, PATCH or DELETE; null: POST.';
+COMMENT ON TYPE chatwebhook.request IS 'A request that a connector wants to send.';
+COMMENT ON COLUMN chatwebhook.request.method IS 'GET, POST, PUT, PATCH or DELETE. Null means POST.';
 COMMENT ON COLUMN chatwebhook.request.url IS
-    'Where to, as a rule the webhook''s url with something appended; null: the webhook''s url. If both have a query, the appended ? becomes &.';
+    'URL of the request, usually the webhook''s url with something appended; if both have a query, the appended ? becomes &. Null means the webhook''s url.';
 COMMENT ON COLUMN chatwebhook.request.headers IS
-    'Headers of this request, an object of strings; those of the webhook and its auth come on top. Null: none.';
-COMMENT ON COLUMN chatwebhook.request.body IS 'Sent as compact JSON; null: no body.';
+    'Headers of this request, an object of strings. Those of the webhook and its auth are added. Null means none.';
+COMMENT ON COLUMN chatwebhook.request.body IS 'Sent as compact JSON. Null means no body.';
 COMMENT ON COLUMN chatwebhook.request.last IS
-    'True if the delivery is done when this request has succeeded; null or false: the connector is asked again.';
+    'True if the delivery is complete once this request has succeeded. Otherwise the connector is called again.';
 
+/*
+ * For those who write a connector
+ */
 CREATE FUNCTION chatwebhook.cut(value text, size integer) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_cut'
     LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION chatwebhook.cut(text, integer) IS
-    'The text, or as much of its beginning as leaves room for an ellipsis within that many characters, counted as JavaScript does: one beyond U+FFFF is two.';
+    'Returns the text, truncated with an ellipsis if it is longer than this. The length is counted as in JavaScript, where a character beyond U+FFFF counts twice.';
 
 CREATE FUNCTION chatwebhook.url_encode(value text) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_url_encode'
     LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION chatwebhook.url_encode(text) IS
-    'The text percent-encoded (RFC 3986) as a part of a URL''s path or query: all but letters, digits and -._~, as UTF-8.';
+    'Percent-encodes a text (RFC 3986), as UTF-8, for use in a URL''s path or query. Letters, digits and -._~ stay as they are.';
 
+/*
+ * For the connectors that ship.  These are in PL/pgSQL, which keeps their plans
+ * for the session: in SQL, they would be planned again for each event, at every
+ * place where a connector calls them.
+ */
+CREATE FUNCTION chatwebhook._line(value jsonb, size integer) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$
+BEGIN
+    IF jsonb_typeof(value) NOT IN ('string', 'number', 'boolean') THEN
+        RETURN NULL;
+    END IF;
+    RETURN chatwebhook.cut(nullif(btrim(regexp_replace(value #>> '{}', '[[:space:][:cntrl:]]+', ' ', 'g')), ''), size);
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._line(jsonb, integer) IS
+    'Returns a string, number or boolean as one line of at most this many characters; null if nothing is left.';
+
+CREATE FUNCTION chatwebhook._text(value text) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$
+BEGIN
+    RETURN nullif(regexp_replace(replace(replace(btrim(value, E' \t\r\n'), E'\r\n', E'\n'), E'\r', E'\n'),
+                                 E'[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]', '', 'g'), '');
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._text(text) IS
+    'Returns a text with its line breaks and without other control characters; null if nothing is left.';
+
+CREATE FUNCTION chatwebhook._history(history jsonb) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$
+BEGIN
+    IF jsonb_typeof(history) <> 'array' THEN
+        RETURN chatwebhook._text(history #>> '{}');
+    END IF;
+    RETURN (SELECT string_agg(CASE WHEN jsonb_typeof(m.message) = 'object' AND m.message ? 'content'
+                                   THEN concat_ws(': ', chatwebhook._line(m.message->'role', 40),
+                                                  chatwebhook._text(m.message->>'content'))
+                                   ELSE chatwebhook._text(m.message #>> '{}') END,
+                              E'\n\n' ORDER BY m.place)
+              FROM jsonb_array_elements(history) WITH ORDINALITY AS m(message, place));
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._history(jsonb) IS
+    'Returns a conversation as text, with a paragraph for each message of an array of {role, content}.';
+
+CREATE FUNCTION chatwebhook._score(score jsonb) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$
+BEGIN
+    IF jsonb_typeof(score) = 'number' AND score::numeric BETWEEN 0 AND 1 THEN
+        RETURN round(score::numeric * 100) || '% negative';
+    END IF;
+    RETURN score #>> '{}';
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._score(jsonb) IS
+    'Returns a sentiment score from 0 to 1 as a percentage, and any other value as it is.';
+
+CREATE FUNCTION chatwebhook._amount(amount jsonb, currency text) RETURNS text
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL SAFE
+    AS $$
+BEGIN
+    IF jsonb_typeof(amount) = 'number' AND abs(amount::numeric) < 1e12 THEN
+        RETURN coalesce(currency, '$') || rtrim(to_char(amount::numeric, 'FM999,999,999,990.99'), '.');
+    END IF;
+    RETURN amount #>> '{}';
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._amount(jsonb, text) IS
+    'Returns a number as an amount of money, with thousands separators, and any other value as it is.';
+
+/*
+ * Connectors that webhooks can use
+ */
 CREATE TABLE chatwebhook.connector (
     name        text PRIMARY KEY,
     function    text,
@@ -41,28 +119,26 @@ CREATE TABLE chatwebhook.connector (
     shipped     boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE chatwebhook.connector IS
-    'The kinds of service that webhooks can speak to. Add your own.';
+    'The kinds of services that webhooks can send to. Add your own.';
 COMMENT ON COLUMN chatwebhook.connector.name IS
-    'What webhooks call it: small letters, digits, _ and -, at most 63.';
+    'Name that webhooks use: at most 63 lower-case letters, digits, _ and -.';
 COMMENT ON COLUMN chatwebhook.connector.function IS
-    'The function, such as public.teams(jsonb,jsonb,jsonb): f(event, webhook, replies) returns chatwebhook.request, in SQL or PL/pgSQL, STABLE or IMMUTABLE. It runs as its owner, reads only, with pg_catalog as search_path. A cast to regprocedure gives its oid; the name is kept, since pg_upgrade refuses tables with a regprocedure. Null for webhook, which is built in.';
-COMMENT ON COLUMN chatwebhook.connector.description IS 'What it does, for people.';
+    'Function of the connector, such as public.teams(jsonb,jsonb,jsonb): f(event, webhook, replies) returning chatwebhook.request, in SQL or PL/pgSQL, STABLE or IMMUTABLE. It runs as its owner, in a read-only transaction, with pg_catalog as search_path. Null for webhook, which is built in. (The type is text because pg_upgrade refuses regprocedure columns.)';
+COMMENT ON COLUMN chatwebhook.connector.description IS 'Description for people.';
 COMMENT ON COLUMN chatwebhook.connector.replies IS
-    'What replies mean where the status alone does not say: an array of objects, of which the first that fits counts. Keys: status (a number or an array of them), step (from 1; left out: any), contains (text in the body), means (success, retry, dead or disable), wait (seconds to wait at least, or the key of the body that has them).';
+    'Rules for replies that the status alone does not explain: an array of objects, of which the first that matches applies. Keys: status (a number or an array of numbers), step (number of the request, from 1; optional), contains (text in the body; optional), means (success, retry, dead or disable), wait (seconds to wait at least, or the key of the body that has them; optional).';
 COMMENT ON COLUMN chatwebhook.connector.shipped IS
-    'True for a connector as it came with the extension; pg_dump leaves those out.';
+    'True for a connector that came with the extension and was not changed. pg_dump omits it.';
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.connector', 'WHERE NOT shipped');
 
 INSERT INTO chatwebhook.connector (name, description, shipped) VALUES
-    ('webhook', 'The event itself as JSON, signed, for a service of one''s own.', true);
-SELECT pg_catalog.pg_extension_config_dump('chatwebhook.connector', 'WHERE NOT shipped');
-CREATE TRIGGER replace BEFORE INSERT ON chatwebhook.connector
-    FOR EACH ROW EXECUTE FUNCTION chatwebhook._replace();
+    ('webhook', 'The event itself as JSON, signed, for your own endpoint.', true);
 
 CREATE FUNCTION chatwebhook._find_connector() RETURNS trigger
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     AS $$
 BEGIN
-    -- found by the search_path of whoever registers it, so there is none pinned here
+    -- the function is looked up in the caller's search_path, so none is pinned here
     NEW.function := COALESCE(
         (SELECT pg_catalog.format('%I.%I(jsonb,jsonb,jsonb)', n.nspname, p.proname)
            FROM pg_catalog.pg_proc p
@@ -76,42 +152,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._find_connector() IS
-    'Trigger: gives a connector''s function its whole name.';
-CREATE TRIGGER a_find BEFORE INSERT OR UPDATE OF function ON chatwebhook.connector
-    FOR EACH ROW WHEN (NEW.function IS NOT NULL)
-    EXECUTE FUNCTION chatwebhook._find_connector();
-
-CREATE FUNCTION chatwebhook._rule_problem(rules jsonb) RETURNS text
-    LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
-    AS $$
-    SELECT CASE WHEN jsonb_typeof(rules) <> 'array' THEN 'they are not an array'
-           ELSE (
-        SELECT CASE
-               WHEN jsonb_typeof(r) <> 'object' THEN format('rule %s is not an object', n)
-               WHEN r - '{status,step,contains,means,wait}'::text[] <> '{}'
-                   THEN format('rule %s has the unknown key "%s"', n,
-                               (SELECT k FROM jsonb_object_keys(r - '{status,step,contains,means,wait}'::text[]) k LIMIT 1))
-               WHEN coalesce(r->>'means', '') NOT IN ('success', 'retry', 'dead', 'disable')
-                   THEN format('rule %s does not say what it means: success, retry, dead or disable', n)
-               WHEN jsonb_typeof(r->'status') IS DISTINCT FROM 'number' AND jsonb_typeof(r->'status') IS DISTINCT FROM 'array'
-                    OR jsonb_path_exists(r, '$.status[*] ? (!(@ >= 100 && @ <= 599 && @.floor() == @))')
-                    OR jsonb_path_exists(r, '$.status[*] ? (@.type() != "number")')
-                   THEN format('the status of rule %s is not a number from 100 to 599, or an array of such', n)
-               WHEN r ? 'step' AND (jsonb_typeof(r->'step') <> 'number' OR r->>'step' !~ '^[1-9][0-9]?$')
-                   THEN format('the step of rule %s is not a number from 1 to 99', n)
-               WHEN r ? 'contains' AND (jsonb_typeof(r->'contains') <> 'string' OR r->>'contains' = '')
-                   THEN format('what rule %s looks for is not a text', n)
-               WHEN r ? 'wait' AND jsonb_typeof(r->'wait') <> 'string' AND r->>'wait' !~ '^[0-9]{1,5}$'
-                   THEN format('the wait of rule %s is neither seconds nor a key', n)
-               END
-          FROM jsonb_array_elements(rules) WITH ORDINALITY AS e(r, n)
-         ORDER BY 1 NULLS LAST LIMIT 1) END
-$$;
-COMMENT ON FUNCTION chatwebhook._rule_problem(jsonb) IS
-    'Why these rules cannot say what replies mean, or null if they can.';
+    'Trigger: qualifies the name of a connector''s function.';
 
 CREATE FUNCTION chatwebhook._check_connector() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     problem text;
@@ -127,22 +172,26 @@ BEGIN
         RETURN OLD;
     END IF;
     IF chatwebhook._restoring() THEN
+        IF TG_OP = 'INSERT' THEN
+            -- the dump has the connector as it was changed
+            DELETE FROM chatwebhook.connector WHERE name = NEW.name AND shipped;
+        END IF;
         RETURN NEW;
     END IF;
     IF TG_OP = 'UPDATE' AND NEW.name <> OLD.name
        AND EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.connector = OLD.name) THEN
-        RAISE EXCEPTION 'cannot rename connector "%", which webhooks use', OLD.name
+        RAISE EXCEPTION 'cannot rename connector "%" because webhooks use it', OLD.name
             USING ERRCODE = 'restrict_violation';
     END IF;
     IF NEW.name !~ '^[a-z0-9_-]{1,63}$' THEN
         RAISE EXCEPTION 'invalid connector name: "%"', left(NEW.name, 100)
             USING ERRCODE = 'check_violation',
-                  HINT = 'Use up to 63 small letters, digits, _ and -, such as teams.';
+                  HINT = 'Use at most 63 lower-case letters, digits, _ and -, such as teams.';
     END IF;
     IF NEW.name = 'webhook' THEN
         IF NEW.function IS NOT NULL THEN
             RAISE EXCEPTION 'connector "webhook" is built in and takes no function'
-                USING ERRCODE = 'check_violation', HINT = 'Register yours under another name.';
+                USING ERRCODE = 'check_violation', HINT = 'Register your function under another name.';
         END IF;
     ELSE
         SELECT p.provolatile, l.lanname, p.prorettype, p.proowner, p.proretset INTO f
@@ -150,11 +199,11 @@ BEGIN
          WHERE p.oid = to_regprocedure(NEW.function)
            AND p.proargtypes = '3802 3802 3802'::oidvector;
         problem := CASE
-            WHEN f IS NULL THEN 'there is no such function of (jsonb, jsonb, jsonb)'
+            WHEN f IS NULL THEN 'there is no such function with the arguments (jsonb, jsonb, jsonb)'
             WHEN f.prorettype <> 'chatwebhook.request'::regtype OR f.proretset THEN 'it does not return chatwebhook.request'
-            WHEN f.provolatile = 'v' THEN 'it is volatile, and must be STABLE or IMMUTABLE'
-            WHEN f.lanname NOT IN ('sql', 'plpgsql') THEN format('it is in %s, and must be in sql or plpgsql', f.lanname)
-            WHEN NOT pg_has_role(chatwebhook._invoker(), f.proowner, 'USAGE') THEN 'it runs as its owner, and only those with that role''s rights can register it'
+            WHEN f.provolatile = 'v' THEN 'it is VOLATILE, but must be STABLE or IMMUTABLE'
+            WHEN f.lanname NOT IN ('sql', 'plpgsql') THEN format('its language is %s, but must be sql or plpgsql', f.lanname)
+            WHEN NOT pg_has_role(chatwebhook._invoker(), f.proowner, 'USAGE') THEN 'it runs with the rights of its owner, which this role does not have'
         END;
         IF problem IS NOT NULL THEN
             RAISE EXCEPTION 'cannot use function "%" as connector "%": %', left(NEW.function, 200), NEW.name, problem
@@ -162,11 +211,37 @@ BEGIN
                       HINT = 'Create it as f(event jsonb, webhook jsonb, replies jsonb) RETURNS chatwebhook.request LANGUAGE sql STABLE.';
         END IF;
     END IF;
-    problem := chatwebhook._rule_problem(NEW.replies);
+
+    -- the first problem of the rules for replies
+    IF jsonb_typeof(NEW.replies) <> 'array' THEN
+        problem := 'they are not an array';
+    ELSE
+        SELECT CASE
+               WHEN jsonb_typeof(r) <> 'object' THEN format('rule %s is not an object', n)
+               WHEN r - '{status,step,contains,means,wait}'::text[] <> '{}'
+                   THEN format('rule %s has the unknown key "%s"', n,
+                               (SELECT k FROM jsonb_object_keys(r - '{status,step,contains,means,wait}'::text[]) k LIMIT 1))
+               WHEN coalesce(r->>'means', '') NOT IN ('success', 'retry', 'dead', 'disable')
+                   THEN format('means of rule %s is not success, retry, dead or disable', n)
+               WHEN jsonb_typeof(r->'status') IS DISTINCT FROM 'number' AND jsonb_typeof(r->'status') IS DISTINCT FROM 'array'
+                    OR jsonb_path_exists(r, '$.status[*] ? (!(@ >= 100 && @ <= 599 && @.floor() == @))')
+                    OR jsonb_path_exists(r, '$.status[*] ? (@.type() != "number")')
+                   THEN format('status of rule %s is not a number from 100 to 599 or an array of such numbers', n)
+               WHEN r ? 'step' AND (jsonb_typeof(r->'step') <> 'number' OR r->>'step' !~ '^[1-9][0-9]?$')
+                   THEN format('step of rule %s is not a number from 1 to 99', n)
+               WHEN r ? 'contains' AND (jsonb_typeof(r->'contains') <> 'string' OR r->>'contains' = '')
+                   THEN format('contains of rule %s is not a string, or is empty', n)
+               WHEN r ? 'wait' AND jsonb_typeof(r->'wait') <> 'string' AND r->>'wait' !~ '^[0-9]{1,5}$'
+                   THEN format('wait of rule %s is neither a number of seconds nor a key', n)
+               END
+          INTO problem
+          FROM jsonb_array_elements(NEW.replies) WITH ORDINALITY AS e(r, n)
+         ORDER BY 1 NULLS LAST LIMIT 1;
+    END IF;
     IF problem IS NOT NULL THEN
-        RAISE EXCEPTION 'unusable rules for replies of connector "%": %', NEW.name, problem
+        RAISE EXCEPTION 'invalid rules for replies of connector "%": %', NEW.name, problem
             USING ERRCODE = 'check_violation',
-                  HINT = 'Give an array such as [{"status": 409, "means": "success"}].';
+                  HINT = 'Use an array such as [{"status": 409, "means": "success"}].';
     END IF;
     NEW.shipped := false;
     RETURN NEW;
@@ -174,25 +249,37 @@ END
 $$;
 COMMENT ON FUNCTION chatwebhook._check_connector() IS 'Trigger: checks a connector.';
 
-CREATE FUNCTION chatwebhook._check_connector_access(connector text) RETURNS void
-    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$
-DECLARE
-    signature text := (SELECT c.function FROM chatwebhook.connector c WHERE c.name = connector);
-BEGIN
-    IF to_regprocedure(signature) IS NOT NULL
-       AND NOT has_function_privilege(chatwebhook._invoker(), to_regprocedure(signature), 'EXECUTE') THEN
-        RAISE EXCEPTION 'permission denied for connector "%"', connector
-            USING ERRCODE = 'insufficient_privilege',
-                  HINT = format('Its owner can GRANT EXECUTE ON FUNCTION %s.', signature);
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION chatwebhook._check_connector_access(text) IS
-    'An error if the role on whose behalf this runs may not execute this connector''s function.';
+/*
+ * Connectors that ship are inserted by CREATE EXTENSION, which turns
+ * check_function_bodies off as a restore does: they are not checked.
+ */
+CREATE TRIGGER a_find BEFORE INSERT OR UPDATE OF function ON chatwebhook.connector
+    FOR EACH ROW WHEN (NEW.function IS NOT NULL)
+    EXECUTE FUNCTION chatwebhook._find_connector();
+CREATE TRIGGER check_connector BEFORE INSERT OR UPDATE OR DELETE ON chatwebhook.connector
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._check_connector();
 CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.connector
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
 CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.connector
     FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
 ALTER TABLE chatwebhook.connector ENABLE ALWAYS TRIGGER changed;
 ALTER TABLE chatwebhook.connector ENABLE ALWAYS TRIGGER emptied;
+
+CREATE FUNCTION chatwebhook._check_connector_access(connector text) RETURNS void
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    signature text := (SELECT c.function FROM chatwebhook.connector c WHERE c.name = connector);
+BEGIN
+    -- the connector runs as its owner, so who uses it must be allowed to call it
+    IF to_regprocedure(signature) IS NOT NULL
+       AND NOT has_function_privilege(chatwebhook._invoker(), to_regprocedure(signature), 'EXECUTE') THEN
+        RAISE EXCEPTION 'permission denied for connector "%"', connector
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = format('The function''s owner can GRANT EXECUTE ON FUNCTION %s.', signature);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._check_connector_access(text) IS
+    'Raises an error unless the invoking role may execute this connector''s function.';
