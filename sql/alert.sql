@@ -1,5 +1,7 @@
 /*
- * What an operator should see to.  The worker opens and closes them.
+ * Alerts: what an operator should attend to.  Workers check for them after
+ * settling and when they read the whole queue; a session does when it enables,
+ * disables or deletes a webhook.
  */
 CREATE TABLE chatwebhook.alert (
     id           uuid PRIMARY KEY,
@@ -14,63 +16,41 @@ CREATE TABLE chatwebhook.alert (
 CREATE UNIQUE INDEX alert_open_idx ON chatwebhook.alert (webhook_id, kind) WHERE closed_at IS NULL;
 CREATE INDEX alert_webhook_idx ON chatwebhook.alert (webhook_id, kind, closed_at);
 COMMENT ON TABLE chatwebhook.alert IS
-    'Trouble with webhooks, from its beginning to its end; at most one open for each webhook and kind. Opening and closing emit webhook.alert to the other webhooks.';
-COMMENT ON COLUMN chatwebhook.alert.id IS 'Identifies the alert; its webhook.alert events have it as alertId.';
-COMMENT ON COLUMN chatwebhook.alert.webhook_id IS 'The webhook in trouble.';
-COMMENT ON COLUMN chatwebhook.alert.chatbot_id IS 'That webhook''s chatbot; null: it serves every chatbot.';
-COMMENT ON COLUMN chatwebhook.alert.webhook_name IS 'That webhook''s name, as it was then.';
+    'Alerts about webhooks, open and closed. At most one of each kind is open for a webhook. Opening and closing an alert emit webhook.alert to the other webhooks.';
+COMMENT ON COLUMN chatwebhook.alert.id IS 'Identifies the alert. Its webhook.alert events have it as alertId.';
+COMMENT ON COLUMN chatwebhook.alert.webhook_id IS 'Webhook that the alert is about.';
+COMMENT ON COLUMN chatwebhook.alert.chatbot_id IS 'Chatbot of that webhook; null if it serves every chatbot.';
+COMMENT ON COLUMN chatwebhook.alert.webhook_name IS 'Name of that webhook at that time.';
 COMMENT ON COLUMN chatwebhook.alert.kind IS
-    'consecutive_failures: at least chatwebhook.alert_failures attempts in a row failed, until one succeeds; low_success_rate: of the last 100 attempts, and at least 20, fewer than chatwebhook.alert_success_rate succeeded, until it is half-way between that and 1; webhook_disabled: the extension disabled it, until it is enabled, or it cannot be sent to, as webhook_health.problem says, and something waits for it; backlog: a delivery was due more than chatwebhook.alert_backlog ago and is not sent, until none is.';
-COMMENT ON COLUMN chatwebhook.alert.message IS 'What is wrong, for people.';
-COMMENT ON COLUMN chatwebhook.alert.opened_at IS 'When it began.';
-COMMENT ON COLUMN chatwebhook.alert.closed_at IS 'When it ended; null: it goes on.';
+    'consecutive_failures: at least chatwebhook.alert_failures attempts in a row failed; closed by a success. low_success_rate: less than chatwebhook.alert_success_rate of the last 100 attempts (at least 20) succeeded; closed when the rate is halfway from there to 1. webhook_disabled: the extension disabled it, or deliveries wait but nothing can be sent, as webhook_health.problem says; closed when it is enabled, or the problem is gone. backlog: a delivery has been due for longer than chatwebhook.alert_backlog; closed when none has.';
+COMMENT ON COLUMN chatwebhook.alert.message IS 'Description of the trouble, for people.';
+COMMENT ON COLUMN chatwebhook.alert.opened_at IS 'When it was opened.';
+COMMENT ON COLUMN chatwebhook.alert.closed_at IS 'When it was closed; null while it is open.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.alert', '');
+
 ALTER TABLE chatwebhook.alert ENABLE ROW LEVEL SECURITY;
 CREATE POLICY tenant ON chatwebhook.alert USING (
-        (SELECT chatwebhook._chatbots()) IS NULL
-        OR chatbot_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._chatbots())::text[]));
+    (SELECT chatwebhook._chatbots()) IS NULL
+    OR chatbot_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._chatbots())::text[]));
 
 CREATE FUNCTION chatwebhook._log_alert(webhook_name text, message text, has_ended boolean) RETURNS void
     AS 'MODULE_PATHNAME', 'chatwebhook_log_alert'
-    LANGUAGE C VOLATILE STRICT;
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._log_alert(text, text, boolean) IS
-    'Writes a line about an alert into the server''s log: WARNING when it opens, LOG when it ends.';
-
-CREATE FUNCTION chatwebhook._tell_alert(alert_id uuid) RETURNS void
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$
-DECLARE
-    a record;
-BEGIN
-    SELECT * INTO a FROM chatwebhook.alert WHERE id = alert_id;
-    PERFORM chatwebhook._log_alert(a.webhook_name, a.message, a.closed_at IS NOT NULL);
-    PERFORM chatwebhook._emit_but(a.webhook_id, 'webhook.alert', a.chatbot_id, NULL, jsonb_build_object(
-        'state', CASE WHEN a.closed_at IS NULL THEN 'opened' ELSE 'closed' END,
-        'alertId', a.id, 'kind', a.kind, 'message', a.message,
-        'webhookId', a.webhook_id, 'webhookName', a.webhook_name,
-        'openedAt', to_char(a.opened_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
-        'closedAt', to_char(a.closed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')));
-EXCEPTION
-    -- the alert itself must not be lost for that, nor what is being done
-    WHEN OTHERS THEN
-        RAISE WARNING 'could not emit webhook.alert on webhook "%": %', a.webhook_name, SQLERRM;
-END
-$$;
-COMMENT ON FUNCTION chatwebhook._tell_alert(uuid) IS
-    'Logs that an alert was opened or closed, and emits webhook.alert.';
+    'Logs an alert: a WARNING when it opens, a LOG message when it closes.';
 
 CREATE FUNCTION chatwebhook._set_alert(hook uuid, kind text, wanted boolean, message text) RETURNS void
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    SET session_replication_role = replica
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
 #variable_conflict use_variable
 DECLARE
-    changed uuid;
+    changed chatwebhook.alert;
 BEGIN
     IF wanted THEN
-        -- one that comes and goes is told of once a minute; but at a disabled
-        -- webhook nothing would make us look again
-        INSERT INTO chatwebhook.alert (id, webhook_id, chatbot_id, webhook_name, kind, message, opened_at)
+        -- an alert that comes and goes opens at most once a minute; not so a
+        -- disabled webhook's, which nothing would check again
+        INSERT INTO chatwebhook.alert AS a (id, webhook_id, chatbot_id, webhook_name, kind, message, opened_at)
         SELECT chatwebhook.uuidv7(), w.id, w.chatbot_id, w.name, kind, message, clock_timestamp()
           FROM chatwebhook.webhook w
          WHERE w.id = hook
@@ -78,50 +58,52 @@ BEGIN
                             WHERE a.webhook_id = hook AND a.kind = kind AND kind <> 'webhook_disabled'
                               AND a.closed_at > clock_timestamp() - interval '1 minute')
         ON CONFLICT DO NOTHING
-        RETURNING id INTO changed;
+        RETURNING a.* INTO changed;
     ELSE
         UPDATE chatwebhook.alert a SET closed_at = clock_timestamp()
          WHERE a.webhook_id = hook AND a.kind = kind AND a.closed_at IS NULL
-        RETURNING a.id INTO changed;
+        RETURNING a.* INTO changed;
     END IF;
-    IF changed IS NOT NULL THEN
-        PERFORM chatwebhook._tell_alert(changed);
+    IF NOT FOUND THEN
+        RETURN;
     END IF;
+    PERFORM chatwebhook._log_alert(changed.webhook_name, changed.message, NOT wanted);
+    -- if this fails, keep the alert, and what the transaction was doing
+    BEGIN
+        PERFORM chatwebhook._emit_but(hook, 'webhook.alert', changed.chatbot_id, NULL, jsonb_build_object(
+            'state', CASE WHEN wanted THEN 'opened' ELSE 'closed' END,
+            'alertId', changed.id, 'kind', kind, 'message', changed.message,
+            'webhookId', hook, 'webhookName', changed.webhook_name,
+            'openedAt', to_char(changed.opened_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+            'closedAt', to_char(changed.closed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')));
+    EXCEPTION
+        WHEN OTHERS THEN
+            RAISE WARNING 'could not emit webhook.alert about webhook "%": %', changed.webhook_name, SQLERRM;
+    END;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._set_alert(uuid, text, boolean, text) IS
-    'Opens or closes an alert of this kind.';
-
-CREATE FUNCTION chatwebhook._seconds(period text) RETURNS double precision
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT SET search_path = pg_catalog, pg_temp
-    AS $$
-    SELECT CASE WHEN lower(period) = 'infinite' THEN 'infinity'
-                ELSE (regexp_match(period, E'^\\s*([0-9.]+)'))[1]::double precision
-                     * CASE (regexp_match(period, E'([a-z]*)\\s*$'))[1]
-                       WHEN 'd' THEN 86400 WHEN 'h' THEN 3600 WHEN 'min' THEN 60
-                       WHEN 'ms' THEN 0.001 WHEN 'us' THEN 0.000001 ELSE 1 END END
-$$;
-COMMENT ON FUNCTION chatwebhook._seconds(text) IS 'The seconds of a setting such as 30d.';
+    'Opens or closes an alert of this kind, unless it is open or closed already; logs that, and emits webhook.alert.';
 
 CREATE FUNCTION chatwebhook._check_alerts(webhook_ids uuid[]) RETURNS void
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    SET session_replication_role = replica
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
 DECLARE
-    max_failures constant integer := chatwebhook._alert_failures();
-    min_rate constant double precision := chatwebhook._alert_success_rate();
-    patience constant double precision := chatwebhook._seconds(
-        coalesce(nullif(current_setting('chatwebhook.disable_after', true), ''), '5d'));
-    change   record;
+    max_failures  constant integer := chatwebhook._setting('chatwebhook.alert_failures');
+    min_rate      constant double precision := chatwebhook._setting('chatwebhook.alert_success_rate');
+    disable_after constant text := chatwebhook._setting('chatwebhook.disable_after');
+    change        record;
 BEGIN
-    -- nothing but failures for too long
-    UPDATE chatwebhook.webhook w
-       SET enabled = false, disabled_at = clock_timestamp(), updated_at = clock_timestamp(),
-           disabled_reason = format('nothing but failures for %s', current_setting('chatwebhook.disable_after', true))
-      FROM chatwebhook.health h
-     WHERE w.id = ANY (webhook_ids) AND h.webhook_id = w.id AND w.enabled
-       AND h.consecutive_failures >= greatest(max_failures, 1)
-       AND extract(epoch FROM clock_timestamp() - h.failing_since) > patience;
+    IF disable_after <> '-1' THEN
+        UPDATE chatwebhook.webhook w
+           SET enabled = false, disabled_at = clock_timestamp(), updated_at = clock_timestamp(),
+               disabled_reason = format('every attempt failed for %s', disable_after)
+          FROM chatwebhook.health h
+         WHERE w.id = ANY (webhook_ids) AND h.webhook_id = w.id AND w.enabled
+           AND h.consecutive_failures >= greatest(max_failures, 1)
+           AND clock_timestamp() - h.failing_since > disable_after::interval;
+    END IF;
 
     FOR change IN
         SELECT w.id, k.kind, k.wanted, k.message
@@ -133,16 +115,16 @@ BEGIN
                ('consecutive_failures',
                 CASE WHEN max_failures > 0 AND h.consecutive_failures >= max_failures THEN true
                      WHEN h.consecutive_failures = 0 OR max_failures = 0 THEN false END,
-                format('%s attempts in a row have failed', h.consecutive_failures)),
+                format('the last %s attempts failed', h.consecutive_failures)),
                ('low_success_rate',
                 CASE WHEN r.n >= 20 AND r.rate < min_rate THEN true
                      WHEN r.rate >= (1 + min_rate) / 2 OR min_rate = 0 THEN false END,
-                format('%s %% of the last %s attempts succeeded', round(100 * r.rate), r.n)),
+                format('only %s%% of the last %s attempts succeeded', round(100 * r.rate), r.n)),
                ('webhook_disabled',
                 CASE WHEN w.enabled THEN h.problem IS NOT NULL
                           AND EXISTS (SELECT FROM chatwebhook.queue q WHERE q.webhook_id = w.id)
                      ELSE w.disabled_at IS NOT NULL END,
-                CASE WHEN w.enabled THEN 'it cannot be sent to: ' || h.problem
+                CASE WHEN w.enabled THEN 'nothing can be sent: ' || h.problem
                      ELSE 'it was disabled: ' || w.disabled_reason END)) AS k (kind, wanted, message)
          WHERE w.id = ANY (webhook_ids)
            AND k.wanted <> EXISTS (SELECT FROM chatwebhook.alert a
@@ -154,17 +136,18 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._check_alerts(uuid[]) IS
-    'Opens and closes the alerts of these webhooks as their health wants it, and disables those that have failed for too long.';
+    'Opens and closes alerts according to the health of these webhooks, and disables those that have failed for too long.';
 
 CREATE FUNCTION chatwebhook._check_backlog(webhook_ids uuid[], dues timestamptz[]) RETURNS void
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     change record;
 BEGIN
     FOR change IN
         SELECT w.id, true AS wanted,
-               format('a delivery has been due for %s s and is not sent',
+               format('a delivery has been due for %s s',
                       round(extract(epoch FROM clock_timestamp() - b.due))) AS message
           FROM unnest(webhook_ids, dues) AS b (id, due)
           JOIN chatwebhook.webhook w ON w.id = b.id AND w.enabled
@@ -183,4 +166,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._check_backlog(uuid[], timestamptz[]) IS
-    'Opens the alerts of these webhooks, which have had something due since then, and closes those of others.';
+    'Opens backlog alerts of these webhooks, which have had a delivery due since then, and closes those of all others.';

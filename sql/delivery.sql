@@ -1,7 +1,10 @@
 /*
- * Deliveries, pending and finished, as people see them.  The views are security
- * barriers, lest a function in a query sees rows before they are left out; a
- * UNION ALL at the top of a view would be none.
+ * Deliveries, pending and finished, as people see and manage them.
+ *
+ * The views are security barriers, so that a function in a query does not see
+ * rows before they are filtered out; a UNION ALL at the top of a view would not
+ * be one.  Functions find deliveries through the views, so that a role acts on
+ * what it sees and on nothing else.
  */
 CREATE VIEW chatwebhook.delivery WITH (security_barrier) AS
     SELECT u.id, u.event_id, e.type AS event_type, u.chatbot_id,
@@ -10,7 +13,7 @@ CREATE VIEW chatwebhook.delivery WITH (security_barrier) AS
            u.created_at, u.next_attempt_at, u.last_attempt_at, u.completed_at,
            u.last_status_code, u.last_error, u.latency_ms
       FROM (
-        -- each part a plain table, so that they can be merged in the order of an index
+        -- each part is a plain table, so that they can be merged in the order of an index
         SELECT q.id, q.event_id, q.chatbot_id, q.conversation_id, q.webhook_id,
                NULL::text AS webhook_name, 'pending'::text AS status, q.attempts,
                q.created_at, q.next_attempt_at, q.last_attempt_at,
@@ -34,25 +37,29 @@ CREATE VIEW chatwebhook.delivery WITH (security_barrier) AS
      WHERE (SELECT chatwebhook._chatbots()) IS NULL
         OR u.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[])
            AND u.webhook_id = ANY ((SELECT chatwebhook._webhooks())::uuid[])
-     -- no order from outside gets into a security barrier; this one comes from indexes
+     -- an ORDER BY outside does not reach into a security barrier; indexes give this one
      ORDER BY u.id DESC;
-COMMENT ON VIEW chatwebhook.delivery IS 'Every event owed to a webhook, and what became of it; the newest first.';
-COMMENT ON COLUMN chatwebhook.delivery.id IS 'Identifies the delivery: X-Webhook-Delivery; for retry() and cancel().';
-COMMENT ON COLUMN chatwebhook.delivery.event_id IS 'The event that is owed: webhook-id.';
-COMMENT ON COLUMN chatwebhook.delivery.event_type IS 'The event''s type.';
-COMMENT ON COLUMN chatwebhook.delivery.chatbot_id IS 'The event''s chatbot.';
-COMMENT ON COLUMN chatwebhook.delivery.conversation_id IS 'The event''s conversation.';
-COMMENT ON COLUMN chatwebhook.delivery.webhook_id IS 'The webhook that it is owed to.';
-COMMENT ON COLUMN chatwebhook.delivery.webhook_name IS 'That webhook''s name; for a finished one, as it was then.';
-COMMENT ON COLUMN chatwebhook.delivery.created_at IS 'When the event was emitted.';
-COMMENT ON COLUMN chatwebhook.delivery.last_attempt_at IS 'When the last attempt was started.';
+COMMENT ON VIEW chatwebhook.delivery IS
+    'Deliveries of events to webhooks, and what became of them, newest first.';
+COMMENT ON COLUMN chatwebhook.delivery.id IS
+    'Identifies the delivery, for retry() and cancel(). Sent as X-Webhook-Delivery.';
+COMMENT ON COLUMN chatwebhook.delivery.event_id IS 'Event of the delivery. Sent as webhook-id.';
+COMMENT ON COLUMN chatwebhook.delivery.event_type IS 'Type of the event; null if the event is gone.';
+COMMENT ON COLUMN chatwebhook.delivery.chatbot_id IS 'Chatbot of the event.';
+COMMENT ON COLUMN chatwebhook.delivery.conversation_id IS 'Conversation of the event.';
+COMMENT ON COLUMN chatwebhook.delivery.webhook_id IS 'Webhook of the delivery.';
+COMMENT ON COLUMN chatwebhook.delivery.webhook_name IS
+    'Name of the webhook; of a finished delivery, its name at that time.';
 COMMENT ON COLUMN chatwebhook.delivery.status IS 'pending, delivered, dead (given up) or canceled.';
 COMMENT ON COLUMN chatwebhook.delivery.attempts IS 'Attempts made so far.';
-COMMENT ON COLUMN chatwebhook.delivery.next_attempt_at IS 'When a pending one is due.';
+COMMENT ON COLUMN chatwebhook.delivery.created_at IS 'When the event was emitted.';
+COMMENT ON COLUMN chatwebhook.delivery.next_attempt_at IS 'When the next attempt of a pending delivery is due.';
+COMMENT ON COLUMN chatwebhook.delivery.last_attempt_at IS 'When the last attempt started.';
 COMMENT ON COLUMN chatwebhook.delivery.completed_at IS 'When it was delivered, given up or canceled.';
-COMMENT ON COLUMN chatwebhook.delivery.last_status_code IS 'HTTP status of the last attempt; null if there was no reply.';
+COMMENT ON COLUMN chatwebhook.delivery.last_status_code IS
+    'HTTP status of the last attempt; null if there was no reply.';
 COMMENT ON COLUMN chatwebhook.delivery.last_error IS 'Why the last attempt failed; null if it did not.';
-COMMENT ON COLUMN chatwebhook.delivery.latency_ms IS 'Milliseconds that the last attempt took.';
+COMMENT ON COLUMN chatwebhook.delivery.latency_ms IS 'Duration of the last attempt, in milliseconds.';
 
 CREATE VIEW chatwebhook.dead_letter WITH (security_barrier) AS
     SELECT d.id, d.webhook_id, d.webhook_name, d.event_id, e.type AS event_type,
@@ -71,104 +78,80 @@ CREATE VIEW chatwebhook.dead_letter WITH (security_barrier) AS
         OR d.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[])
            AND d.webhook_id = ANY ((SELECT chatwebhook._webhooks())::uuid[]);
 COMMENT ON VIEW chatwebhook.dead_letter IS
-    'The deliveries that were given up, with the event whole. retry() gives one another chance.';
-COMMENT ON COLUMN chatwebhook.dead_letter.id IS 'The delivery''s id, for retry().';
-COMMENT ON COLUMN chatwebhook.dead_letter.webhook_id IS 'The webhook that it was owed to.';
-COMMENT ON COLUMN chatwebhook.dead_letter.webhook_name IS 'That webhook''s name, as it was then.';
-COMMENT ON COLUMN chatwebhook.dead_letter.event_id IS 'The event''s id.';
-COMMENT ON COLUMN chatwebhook.dead_letter.event_type IS 'The event''s type.';
-COMMENT ON COLUMN chatwebhook.dead_letter.chatbot_id IS 'The event''s chatbot.';
-COMMENT ON COLUMN chatwebhook.dead_letter.conversation_id IS 'The event''s conversation.';
-COMMENT ON COLUMN chatwebhook.dead_letter.event IS 'The event whole, as it was sent; null if it is gone.';
+    'Deliveries that were given up, with their events. retry() and retry_dead() try them again.';
+COMMENT ON COLUMN chatwebhook.dead_letter.id IS 'Identifies the delivery, for retry().';
+COMMENT ON COLUMN chatwebhook.dead_letter.webhook_id IS 'Webhook of the delivery.';
+COMMENT ON COLUMN chatwebhook.dead_letter.webhook_name IS 'Name of the webhook at that time.';
+COMMENT ON COLUMN chatwebhook.dead_letter.event_id IS 'Event of the delivery.';
+COMMENT ON COLUMN chatwebhook.dead_letter.event_type IS 'Type of the event; null if the event is gone.';
+COMMENT ON COLUMN chatwebhook.dead_letter.chatbot_id IS 'Chatbot of the event.';
+COMMENT ON COLUMN chatwebhook.dead_letter.conversation_id IS 'Conversation of the event.';
+COMMENT ON COLUMN chatwebhook.dead_letter.event IS 'The whole event, as it was sent; null if it is gone.';
 COMMENT ON COLUMN chatwebhook.dead_letter.attempts IS 'Attempts made.';
-COMMENT ON COLUMN chatwebhook.dead_letter.last_status_code IS 'HTTP status of the last attempt; null if there was no reply.';
+COMMENT ON COLUMN chatwebhook.dead_letter.last_status_code IS
+    'HTTP status of the last attempt; null if there was no reply.';
 COMMENT ON COLUMN chatwebhook.dead_letter.last_error IS 'Why the last attempt failed.';
 COMMENT ON COLUMN chatwebhook.dead_letter.created_at IS 'When the event was emitted.';
-COMMENT ON COLUMN chatwebhook.dead_letter.last_attempt_at IS 'When the last attempt was started.';
+COMMENT ON COLUMN chatwebhook.dead_letter.last_attempt_at IS 'When the last attempt started.';
 COMMENT ON COLUMN chatwebhook.dead_letter.completed_at IS 'When it was given up.';
 
 /*
- * Functions that write with the owner's rights, here and below, do so under
- * session_replication_role = replica: a trigger that somebody was allowed to
- * put on a table of ours does not fire, and so does not run as the owner.
+ * One delivery
  */
 CREATE FUNCTION chatwebhook.retry(delivery_id bigint) RETURNS boolean
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    SET session_replication_role = replica
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
 DECLARE
     webhook uuid;
 BEGIN
     UPDATE chatwebhook.queue q
        SET next_attempt_at = clock_timestamp(), first_attempt = attempts, last_wait_ms = 0
-     WHERE q.id = delivery_id AND chatwebhook._sees(q.chatbot_id, q.webhook_id)
+     WHERE q.id = (SELECT d.id FROM chatwebhook.delivery d WHERE d.id = delivery_id)
     RETURNING webhook_id INTO webhook;
-
-    IF NOT FOUND THEN
-        WITH dead AS (
-            DELETE FROM chatwebhook.dead d
-             WHERE d.id = delivery_id AND chatwebhook._sees(d.chatbot_id, d.webhook_id)
-               AND EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = d.event_id)
-            RETURNING *
-        ), canceled AS (
-            DELETE FROM chatwebhook.history h
-             WHERE h.id = delivery_id AND h.status = 'canceled' AND chatwebhook._sees(h.chatbot_id, h.webhook_id)
-               AND EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = h.event_id)
-            RETURNING *
-        )
-        INSERT INTO chatwebhook.queue (id, webhook_id, event_id, created_at, next_attempt_at,
-               last_attempt_at, attempts, first_attempt, latency_ms, last_status_code,
-               chatbot_id, conversation_id, last_error, replies, ordered)
-        SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
-               g.last_attempt_at, g.attempts, g.attempts, g.latency_ms, g.last_status_code,
-               g.chatbot_id, e.conversation_id, g.last_error, g.replies,
-               e.conversation_id IS NOT NULL
-                   AND EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = g.webhook_id AND w.ordered)
-          FROM (SELECT * FROM dead UNION ALL SELECT * FROM canceled) g
-          JOIN chatwebhook.event e ON e.id = g.event_id
-        RETURNING webhook_id INTO webhook;
+    IF FOUND THEN
+        PERFORM chatwebhook._wake(webhook);
+        RETURN true;
     END IF;
 
-    IF webhook IS NULL THEN
+    SELECT d.webhook_id INTO webhook
+      FROM chatwebhook.delivery d
+     WHERE d.id = delivery_id AND d.status IN ('dead', 'canceled') AND d.event_type IS NOT NULL;
+    IF NOT FOUND THEN
         RETURN false;
     END IF;
     IF NOT EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = webhook) THEN
         RAISE EXCEPTION 'the webhook of delivery % was deleted', delivery_id
             USING ERRCODE = 'no_data_found';
     END IF;
+    RETURN chatwebhook._requeue(ARRAY[delivery_id]) > 0;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.retry(bigint) IS
+    'Tries a delivery again now, with all its retries. Returns false if it does not exist, was delivered, or its event is gone.';
+
+CREATE FUNCTION chatwebhook.cancel(delivery_id bigint) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+DECLARE
+    webhook uuid;
+BEGIN
+    SELECT d.webhook_id INTO webhook
+      FROM chatwebhook.delivery d WHERE d.id = delivery_id AND d.status = 'pending';
+    IF NOT FOUND OR chatwebhook._cancel(ARRAY[delivery_id]) = 0 THEN
+        RETURN false;
+    END IF;
+    -- later deliveries of its conversation may have waited for it
     PERFORM chatwebhook._wake(webhook);
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION chatwebhook.retry(bigint) IS
-    'Tries this delivery again now, with all its retries; false if it is unknown, was delivered, or its event is gone.';
-
-CREATE FUNCTION chatwebhook.cancel(delivery_id bigint) RETURNS boolean
-    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    SET session_replication_role = replica
-    AS $$
-    WITH gone AS (
-        DELETE FROM chatwebhook.queue q
-         WHERE q.id = delivery_id AND chatwebhook._sees(q.chatbot_id, q.webhook_id)
-        RETURNING *
-    ), kept AS (
-        INSERT INTO chatwebhook.history (id, webhook_id, event_id, created_at, completed_at,
-               last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id,
-               webhook_name, status, last_error, replies)
-        SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
-               g.last_attempt_at, g.attempts, g.latency_ms, g.last_status_code, g.chatbot_id,
-               w.name, 'canceled', g.last_error, g.replies
-          FROM gone g LEFT JOIN chatwebhook.webhook w ON w.id = g.webhook_id
-        RETURNING webhook_id
-    )
-    -- others of its conversation may have waited for it
-    SELECT count(*) > 0 FROM kept, LATERAL chatwebhook._wake(kept.webhook_id)
-$$;
 COMMENT ON FUNCTION chatwebhook.cancel(bigint) IS
-    'Gives up a pending delivery; false if it is not pending. A request that is under way may still arrive.';
+    'Gives up a pending delivery. Returns false if it is not pending. A request that is under way may still arrive.';
+
 /*
- * For operators: many deliveries at once.  All of these tell how many they have
- * changed, or with dry_run, would change.
+ * Many deliveries
  */
 CREATE FUNCTION chatwebhook.retry_dead(
     webhook_id uuid DEFAULT NULL,
@@ -176,52 +159,27 @@ CREATE FUNCTION chatwebhook.retry_dead(
     until      timestamptz DEFAULT 'infinity',
     dry_run    boolean DEFAULT false)
     RETURNS bigint
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    SET session_replication_role = replica
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
 #variable_conflict use_variable
 DECLARE
-    found bigint;
-    hooks uuid[];
+    found bigint[];
 BEGIN
     IF webhook_id IS NOT NULL THEN
         PERFORM chatwebhook._check_webhook_access(webhook_id);
     END IF;
-    IF dry_run THEN
-        RETURN (SELECT count(*) FROM chatwebhook.dead d
-                 WHERE (webhook_id IS NULL OR d.webhook_id = webhook_id)
-                   AND d.created_at >= since AND d.created_at < until
-                   AND chatwebhook._sees(d.chatbot_id, d.webhook_id)
-                   AND EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = d.event_id)
-                   AND EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = d.webhook_id));
-    END IF;
-    WITH gone AS (
-        DELETE FROM chatwebhook.dead d
-         WHERE (webhook_id IS NULL OR d.webhook_id = webhook_id)
-           AND d.created_at >= since AND d.created_at < until
-           AND chatwebhook._sees(d.chatbot_id, d.webhook_id)
-           AND EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = d.event_id)
-           AND EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = d.webhook_id)
-        RETURNING *
-    ), queued AS (
-        INSERT INTO chatwebhook.queue AS q (id, webhook_id, event_id, created_at, next_attempt_at,
-               last_attempt_at, attempts, first_attempt, latency_ms, last_status_code,
-               chatbot_id, conversation_id, last_error, replies, ordered)
-        SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
-               g.last_attempt_at, g.attempts, g.attempts, g.latency_ms, g.last_status_code,
-               g.chatbot_id, e.conversation_id, g.last_error, g.replies,
-               e.conversation_id IS NOT NULL
-                   AND EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = g.webhook_id AND w.ordered)
-          FROM gone g JOIN chatwebhook.event e ON e.id = g.event_id
-        RETURNING q.webhook_id
-    )
-    SELECT count(*), array_agg(DISTINCT q.webhook_id) INTO found, hooks FROM queued q;
-    PERFORM chatwebhook._wake(w) FROM unnest(hooks) AS w;
-    RETURN found;
+    found := ARRAY(SELECT d.id
+                     FROM chatwebhook.dead_letter d
+                     JOIN chatwebhook.webhook w ON w.id = d.webhook_id
+                    WHERE (webhook_id IS NULL OR d.webhook_id = webhook_id)
+                      AND d.created_at >= since AND d.created_at < until
+                      AND d.event_type IS NOT NULL);
+    RETURN CASE WHEN dry_run THEN cardinality(found) ELSE chatwebhook._requeue(found) END;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.retry_dead(uuid, timestamptz, timestamptz, boolean) IS
-    'Tries the dead letters of a webhook (null: of all) again now, those whose events were emitted from since on and before until; how many. With dry_run, nothing is changed.';
+    'Tries dead letters again now, of one webhook or (null) of all, whose events were emitted from since until before until. Returns how many. With dry_run, it only counts them.';
 
 CREATE FUNCTION chatwebhook.replay(
     webhook_id uuid,
@@ -229,90 +187,68 @@ CREATE FUNCTION chatwebhook.replay(
     until      timestamptz DEFAULT 'infinity',
     dry_run    boolean DEFAULT false)
     RETURNS bigint
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    SET session_replication_role = replica
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
 #variable_conflict use_variable
 DECLARE
-    found bigint;
+    found bigint[];
 BEGIN
     PERFORM chatwebhook._check_webhook_access(webhook_id);
-    IF dry_run THEN
-        RETURN (SELECT count(*) FROM chatwebhook.history h
-                 WHERE h.webhook_id = webhook_id AND h.status = 'delivered'
-                   AND h.created_at >= since AND h.created_at < until
-                   AND chatwebhook._sees(h.chatbot_id, h.webhook_id)
-                   AND EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = h.event_id));
-    END IF;
-    WITH gone AS (
-        DELETE FROM chatwebhook.history h
-         WHERE h.webhook_id = webhook_id AND h.status = 'delivered'
-           AND h.created_at >= since AND h.created_at < until
-           AND chatwebhook._sees(h.chatbot_id, h.webhook_id)
-           AND EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = h.event_id)
-        RETURNING *
-    ), queued AS (
-        INSERT INTO chatwebhook.queue (id, webhook_id, event_id, created_at, next_attempt_at,
-               last_attempt_at, attempts, first_attempt, latency_ms, last_status_code,
-               chatbot_id, conversation_id, ordered)
-        SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
-               g.last_attempt_at, g.attempts, g.attempts, g.latency_ms, g.last_status_code,
-               g.chatbot_id, e.conversation_id,
-               e.conversation_id IS NOT NULL
-                   AND EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = g.webhook_id AND w.ordered)
-          FROM gone g JOIN chatwebhook.event e ON e.id = g.event_id
-        RETURNING 1
-    )
-    SELECT count(*) INTO found FROM queued;
-    PERFORM chatwebhook._wake(webhook_id);
-    RETURN found;
+    found := ARRAY(SELECT d.id
+                     FROM chatwebhook.delivery d
+                    WHERE d.webhook_id = webhook_id AND d.status = 'delivered'
+                      AND d.created_at >= since AND d.created_at < until
+                      AND d.event_type IS NOT NULL);
+    RETURN CASE WHEN dry_run THEN cardinality(found) ELSE chatwebhook._requeue(found) END;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.replay(uuid, timestamptz, timestamptz, boolean) IS
-    'Delivers again what was delivered to this webhook, of events emitted from since on and before until, to it alone; how many. A connector begins at its first request. With dry_run, nothing is changed.';
+    'Delivers to this webhook again what it already got, of events emitted from since until before until. A connector starts with its first request. Returns how many. With dry_run, it only counts them.';
 
 CREATE FUNCTION chatwebhook.purge_dead_letters(
     webhook_id uuid DEFAULT NULL,
     before     timestamptz DEFAULT 'infinity',
     dry_run    boolean DEFAULT false)
     RETURNS bigint
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    SET session_replication_role = replica
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
 #variable_conflict use_variable
 DECLARE
-    found bigint;
+    found  bigint[];
+    purged bigint;
 BEGIN
+    found := ARRAY(SELECT d.id
+                     FROM chatwebhook.dead_letter d
+                    WHERE (webhook_id IS NULL OR d.webhook_id = webhook_id)
+                      AND d.completed_at < before);
     IF dry_run THEN
-        RETURN (SELECT count(*) FROM chatwebhook.dead d
-                 WHERE (webhook_id IS NULL OR d.webhook_id = webhook_id)
-                   AND d.completed_at < before AND chatwebhook._sees(d.chatbot_id, d.webhook_id));
+        RETURN cardinality(found);
     END IF;
     WITH gone AS (
-        DELETE FROM chatwebhook.dead d
-         WHERE (webhook_id IS NULL OR d.webhook_id = webhook_id)
-           AND d.completed_at < before AND chatwebhook._sees(d.chatbot_id, d.webhook_id)
-        RETURNING d.id
+        DELETE FROM chatwebhook.dead d WHERE d.id = ANY (found) RETURNING d.id
     ), tries AS (
         DELETE FROM chatwebhook.attempt a USING gone WHERE a.delivery_id = gone.id
     )
-    SELECT count(*) INTO found FROM gone;
-    RETURN found;
+    SELECT count(*) INTO purged FROM gone;
+    RETURN purged;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.purge_dead_letters(uuid, timestamptz, boolean) IS
-    'Removes the dead letters of a webhook (null: of all) that were given up before this time, with their attempts; how many. Their events go with chatwebhook.retention. With dry_run, nothing is changed.';
+    'Removes dead letters with their attempts, of one webhook or (null) of all, that were given up before this time. Returns how many. With dry_run, it only counts them. Their events are removed after chatwebhook.retention.';
 
 CREATE FUNCTION chatwebhook.erase_conversation(
     chatbot_id      text,
     conversation_id text,
     dry_run         boolean DEFAULT false)
     RETURNS bigint
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    SET session_replication_role = replica
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
 #variable_conflict use_variable
 DECLARE
+    reason     constant text := 'the conversation was erased';
     events     uuid[];
     deliveries bigint[];
     hooks      uuid[];
@@ -328,19 +264,13 @@ BEGIN
     IF dry_run THEN
         RETURN cardinality(events);
     END IF;
-    -- what is under way is not stopped, but leaves nothing behind
-    WITH gone AS (
-        DELETE FROM chatwebhook.queue q WHERE q.event_id IN (SELECT unnest(events)) RETURNING *
-    )
-    INSERT INTO chatwebhook.history (id, webhook_id, event_id, created_at, completed_at,
-           last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id, webhook_name, status)
-    SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
-           g.last_attempt_at, g.attempts, g.latency_ms, g.last_status_code, g.chatbot_id, w.name, 'canceled'
-      FROM gone g LEFT JOIN chatwebhook.webhook w ON w.id = g.webhook_id;
-    -- what the services said may be about the person, too
+    -- a request that is under way is not stopped, but leaves nothing behind
+    PERFORM chatwebhook._cancel(ARRAY(SELECT q.id FROM chatwebhook.queue q
+                                       WHERE q.event_id IN (SELECT unnest(events))), reason);
+    -- replies of the services may be about the person, too
     WITH finished AS (
         UPDATE chatwebhook.history h
-           SET replies = NULL, last_error = CASE WHEN h.status = 'canceled' THEN 'the conversation was erased' END
+           SET replies = NULL, last_error = CASE WHEN h.status = 'canceled' THEN reason END
          WHERE h.event_id = ANY (events)
         RETURNING h.id, h.webhook_id
     ), dead AS (
@@ -349,7 +279,7 @@ BEGIN
     )
     SELECT array_agg(f.id), array_agg(DISTINCT f.webhook_id) INTO deliveries, hooks
       FROM (SELECT * FROM finished UNION ALL SELECT * FROM dead) f;
-    -- the reply to a batch is with its first delivery
+    -- the reply to a batch is stored with its first delivery only
     WITH gone AS (
         DELETE FROM chatwebhook.attempt a WHERE a.delivery_id = ANY (deliveries)
         RETURNING a.webhook_id, a.started_at, a.status_code, a.response_headers
@@ -359,7 +289,7 @@ BEGIN
              WHERE g.status_code IS NOT NULL AND g.response_headers IS NULL) AS b
      WHERE a.webhook_id = b.webhook_id AND a.started_at = b.started_at
        AND a.response_headers IS NOT NULL;
-    -- the delivery that a last error is of may have left before
+    -- the delivery that caused a last error may be gone already
     UPDATE chatwebhook.health h SET last_error = NULL
       FROM chatwebhook.webhook w
      WHERE w.id = h.webhook_id
@@ -370,10 +300,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.erase_conversation(text, text, boolean) IS
-    'Removes the events of a conversation with all that was said of them: payloads, replies, errors, attempts and dead letters; how many events. What is pending is canceled; the bare records of deliveries stay. With dry_run, nothing is changed.';
+    'Removes the events of a conversation, with all replies, errors, attempts and dead letters. Pending deliveries are canceled; bare records of deliveries remain. Returns the number of events. With dry_run, it only counts them.';
 
 CREATE FUNCTION chatwebhook.wait_until_idle(timeout interval DEFAULT '1 minute') RETURNS boolean
     AS 'MODULE_PATHNAME', 'chatwebhook_wait_until_idle'
-    LANGUAGE C VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION chatwebhook.wait_until_idle(interval) IS
-    'Waits until every delivery of every enabled webhook is finished, one''s own uncommitted ones included; false when the time is up. One that waits for its retry is not finished.';
+    'Waits until no enabled webhook has pending deliveries, including those that wait for a retry, and those of the caller''s own uncommitted events. Returns false if the time runs out first.';

@@ -1,8 +1,9 @@
 /*
- * Secrets in a place of their own.  Nobody but the functions reads it.
+ * The vault: secrets, in a table that only functions read.
  *
- * No foreign keys, here and below: pg_restore --jobs brings the tables back in
- * any order.  The webhooks' own trigger deletes what goes with them.
+ * There are no foreign keys, here and below, because pg_restore --jobs restores
+ * tables in any order.  A trigger of the table webhook deletes what belongs to a
+ * deleted webhook.
  */
 CREATE TABLE chatwebhook.vault (
     webhook_id uuid NOT NULL,
@@ -12,18 +13,19 @@ CREATE TABLE chatwebhook.vault (
     expires_at timestamptz,
     PRIMARY KEY (webhook_id, name)
 );
+ALTER TABLE chatwebhook.vault ALTER value SET STATISTICS 0;
 COMMENT ON TABLE chatwebhook.vault IS
-    'The webhooks'' secrets. Use secret(), rotate_secret() and create_webhook() instead of this table.';
+    'Secrets of webhooks. Use secret(), rotate_secret(), set_credential() and create_webhook() instead of this table.';
+COMMENT ON COLUMN chatwebhook.vault.webhook_id IS 'Webhook that the secret belongs to.';
 COMMENT ON COLUMN chatwebhook.vault.name IS
-    'signing_secret, previous_signing_secret while two overlap, or a credential''s name.';
-COMMENT ON COLUMN chatwebhook.vault.webhook_id IS 'Whose it is.';
+    'signing_secret, previous_signing_secret (while two overlap), or the name of a credential.';
 COMMENT ON COLUMN chatwebhook.vault.value IS
-    'The secret, encrypted for this row if there is chatwebhook.secret_key_file.';
+    'The secret, encrypted for this row if chatwebhook.secret_key_file is set.';
 COMMENT ON COLUMN chatwebhook.vault.created_at IS 'When it was set.';
 COMMENT ON COLUMN chatwebhook.vault.expires_at IS
-    'From then on it is not used any more; null: no end.';
-ALTER TABLE chatwebhook.vault ALTER value SET STATISTICS 0;
+    'When it ceases to be used; null if never.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.vault', '');
+
 CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.vault
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
 CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.vault
@@ -31,100 +33,77 @@ CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.vault
 ALTER TABLE chatwebhook.vault ENABLE ALWAYS TRIGGER changed;
 ALTER TABLE chatwebhook.vault ENABLE ALWAYS TRIGGER emptied;
 
-CREATE FUNCTION chatwebhook._secret_generate() RETURNS text
-    AS 'MODULE_PATHNAME', 'chatwebhook_secret_generate'
-    LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION chatwebhook._secret_generate() IS
-    'A new random signing secret: whsec_ and the base64 of 32 bytes.';
-
+/*
+ * Sealing and opening (src/secrets.c).  A sealed value is bound to its webhook
+ * and its name.
+ */
 CREATE FUNCTION chatwebhook._secret_problem(secret text) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_secret_problem'
-    LANGUAGE C IMMUTABLE STRICT;
+    LANGUAGE C IMMUTABLE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._secret_problem(text) IS
-    'Why this cannot be a signing secret, or null if it can.';
-
-CREATE FUNCTION chatwebhook._seal(webhook_id uuid, name text, secret text) RETURNS bytea
-    AS 'MODULE_PATHNAME', 'chatwebhook_seal'
-    LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION chatwebhook._seal(uuid, text, text) IS
-    'A secret as the vault keeps it: encrypted for this row under the current key, or plain without a key file.';
-
-CREATE FUNCTION chatwebhook._seal_new(webhook_id uuid, name text, signing text) RETURNS bytea
-    AS 'MODULE_PATHNAME', 'chatwebhook_seal_new'
-    LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION chatwebhook._seal_new(uuid, text, text) IS
-    'A new random secret for that kind of signing, sealed: in clear it is nowhere.';
-
-CREATE FUNCTION chatwebhook._reseal(webhook_id uuid, name text, sealed bytea) RETURNS bytea
-    AS 'MODULE_PATHNAME', 'chatwebhook_reseal'
-    LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION chatwebhook._reseal(uuid, text, bytea) IS
-    'A secret of the vault, sealed under the current key.';
-
-CREATE FUNCTION chatwebhook._open(webhook_id uuid, name text, sealed bytea) RETURNS text
-    AS 'MODULE_PATHNAME', 'chatwebhook_open'
-    LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION chatwebhook._open(uuid, text, bytea) IS 'A secret of the vault in clear.';
-
-CREATE FUNCTION chatwebhook._is_current(sealed bytea) RETURNS boolean
-    AS 'MODULE_PATHNAME', 'chatwebhook_is_current'
-    LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION chatwebhook._is_current(bytea) IS
-    'Whether a value of the vault is sealed as it would be now.';
-
-CREATE FUNCTION chatwebhook._encrypts() RETURNS boolean
-    AS 'MODULE_PATHNAME', 'chatwebhook_encrypts'
-    LANGUAGE C STABLE;
-COMMENT ON FUNCTION chatwebhook._encrypts() IS
-    'Whether secrets are encrypted at rest; null if the key file is unusable.';
-
-CREATE FUNCTION chatwebhook._ed25519_generate() RETURNS text
-    AS 'MODULE_PATHNAME', 'chatwebhook_ed25519_generate'
-    LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION chatwebhook._ed25519_generate() IS
-    'A new private key for asymmetric signatures: whsk_ and base64.';
+    'Returns why this cannot be a signing secret, or null.';
 
 CREATE FUNCTION chatwebhook._public_key(private_key text) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_public_key'
-    LANGUAGE C IMMUTABLE STRICT;
+    LANGUAGE C IMMUTABLE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._public_key(text) IS
-    'The public key of a private one: whpk_ and base64; null if it is none.';
+    'Returns the public key (whpk_ and base64) of a private key; null if it is not one.';
 
-CREATE FUNCTION chatwebhook._set_secret(webhook_id uuid, name text, secret text) RETURNS void
-    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    SET session_replication_role = replica
+CREATE FUNCTION chatwebhook._seal(webhook_id uuid, name text, secret text) RETURNS bytea
+    AS 'MODULE_PATHNAME', 'chatwebhook_seal'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._seal(uuid, text, text) IS
+    'Seals a secret: encrypts it under the current key, if there is a key file.';
+
+CREATE FUNCTION chatwebhook._seal_new(webhook_id uuid, name text, signing text) RETURNS bytea
+    AS 'MODULE_PATHNAME', 'chatwebhook_seal_new'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._seal_new(uuid, text, text) IS
+    'Generates a secret for this kind of signing and seals it, without ever returning it in plain text.';
+
+CREATE FUNCTION chatwebhook._reseal(webhook_id uuid, name text, sealed bytea) RETURNS bytea
+    AS 'MODULE_PATHNAME', 'chatwebhook_reseal'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._reseal(uuid, text, bytea) IS
+    'Seals a sealed secret under the current key, likewise.';
+
+CREATE FUNCTION chatwebhook._open(webhook_id uuid, name text, sealed bytea) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_open'
+    LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._open(uuid, text, bytea) IS
+    'Returns a sealed secret in plain text.';
+
+CREATE FUNCTION chatwebhook._is_current(sealed bytea) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'chatwebhook_is_current'
+    LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._is_current(bytea) IS
+    'Is this sealed under the current key?';
+
+CREATE FUNCTION chatwebhook._encrypts() RETURNS boolean
+    AS 'MODULE_PATHNAME', 'chatwebhook_encrypts'
+    LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._encrypts() IS
+    'Are secrets encrypted at rest? Null if the key file cannot be used.';
+
+CREATE FUNCTION chatwebhook._set_secret(webhook_id uuid, name text, sealed bytea, expires_at timestamptz DEFAULT NULL)
+    RETURNS void
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
-    INSERT INTO chatwebhook.vault AS v (webhook_id, name, value)
-    VALUES (_set_secret.webhook_id, _set_secret.name,
-            chatwebhook._seal(_set_secret.webhook_id, _set_secret.name, secret))
+    INSERT INTO chatwebhook.vault (webhook_id, name, value, expires_at)
+    VALUES (_set_secret.webhook_id, _set_secret.name, sealed, _set_secret.expires_at)
     ON CONFLICT ON CONSTRAINT vault_pkey DO UPDATE
-       SET value = EXCLUDED.value, created_at = now(), expires_at = NULL
+       SET value = EXCLUDED.value, created_at = now(), expires_at = EXCLUDED.expires_at
 $$;
-COMMENT ON FUNCTION chatwebhook._set_secret(uuid, text, text) IS 'Puts a secret into the vault.';
+COMMENT ON FUNCTION chatwebhook._set_secret(uuid, text, bytea, timestamptz) IS
+    'Puts a sealed secret into the vault.';
 
-CREATE FUNCTION chatwebhook._new_secret(signing text) RETURNS text
-    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
-    AS $$
-    SELECT CASE signing WHEN 'v1a' THEN chatwebhook._ed25519_generate()
-                        ELSE chatwebhook._secret_generate() END
-$$;
-COMMENT ON FUNCTION chatwebhook._new_secret(text) IS 'A new random secret for that kind of signing.';
-
-CREATE FUNCTION chatwebhook._make_secret(webhook_id uuid, signing text) RETURNS void
-    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    SET session_replication_role = replica
-    AS $$
-    INSERT INTO chatwebhook.vault AS v (webhook_id, name, value)
-    VALUES (_make_secret.webhook_id, 'signing_secret',
-            chatwebhook._seal_new(_make_secret.webhook_id, 'signing_secret', signing))
-    ON CONFLICT ON CONSTRAINT vault_pkey DO UPDATE
-       SET value = EXCLUDED.value, created_at = now(), expires_at = NULL
-$$;
-COMMENT ON FUNCTION chatwebhook._make_secret(uuid, text) IS
-    'Puts a new signing secret into the vault, and shows it to nobody.';
-
+/*
+ * Functions
+ */
 CREATE FUNCTION chatwebhook.secret(webhook_id uuid) RETURNS text
-    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 #variable_conflict use_variable
 BEGIN
@@ -134,11 +113,11 @@ BEGIN
              WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret');
 END
 $$;
-COMMENT ON FUNCTION chatwebhook.secret(uuid) IS
-    'The webhook''s signing secret, for those allowed to see it.';
+COMMENT ON FUNCTION chatwebhook.secret(uuid) IS 'Returns the webhook''s signing secret.';
 
 CREATE FUNCTION chatwebhook.public_key(webhook_id uuid) RETURNS text
-    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 #variable_conflict use_variable
 BEGIN
@@ -150,84 +129,84 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.public_key(uuid) IS
-    'With signing v1a, the key that receivers verify with: whpk_ and base64; else null.';
+    'Returns the key that receivers verify signatures of a v1a webhook with: whpk_ and base64. Null for any other webhook.';
 
 CREATE FUNCTION chatwebhook.rotate_secret(webhook_id uuid, overlap interval DEFAULT '24 hours')
     RETURNS text
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    SET session_replication_role = replica
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
 #variable_conflict use_variable
 DECLARE
-    fresh    text;
+    signing  text;
     outgoing text;
 BEGIN
     IF webhook_id IS NULL OR overlap IS NULL OR overlap < '0' THEN
-        RAISE EXCEPTION 'rotate_secret() needs a webhook and an overlap of no less than 0'
+        RAISE EXCEPTION 'rotate_secret() needs a webhook and an overlap that is not negative'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     PERFORM chatwebhook._check_webhook_access(webhook_id);
     -- one rotation at a time
-    SELECT chatwebhook._new_secret(w.signing) INTO fresh
+    SELECT w.signing INTO signing
       FROM chatwebhook.webhook w WHERE w.id = webhook_id FOR NO KEY UPDATE;
-    -- it may have been deleted while we waited
+    -- the webhook may have been deleted while we waited for the lock
     PERFORM chatwebhook._check_webhook_access(webhook_id);
     DELETE FROM chatwebhook.vault v
      WHERE v.webhook_id = webhook_id AND v.name = 'previous_signing_secret';
     IF overlap > '0' THEN
-        -- sealed anew, since a value is bound to its name
         outgoing := chatwebhook.secret(webhook_id);
     END IF;
     IF outgoing IS NOT NULL THEN
-        PERFORM chatwebhook._set_secret(webhook_id, 'previous_signing_secret', outgoing);
-        UPDATE chatwebhook.vault v SET expires_at = clock_timestamp() + overlap
-         WHERE v.webhook_id = webhook_id AND v.name = 'previous_signing_secret';
+        PERFORM chatwebhook._set_secret(webhook_id, 'previous_signing_secret',
+                                        chatwebhook._seal(webhook_id, 'previous_signing_secret', outgoing),
+                                        clock_timestamp() + overlap);
     END IF;
-    PERFORM chatwebhook._set_secret(webhook_id, 'signing_secret', fresh);
+    PERFORM chatwebhook._set_secret(webhook_id, 'signing_secret',
+                                    chatwebhook._seal_new(webhook_id, 'signing_secret', signing));
     PERFORM chatwebhook._wake(webhook_id);
-    RETURN fresh;
+    RETURN chatwebhook.secret(webhook_id);
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.rotate_secret(uuid, interval) IS
-    'Gives the webhook a new signing secret. Requests carry signatures of both until the overlap is over.';
+    'Gives the webhook a new signing secret, and returns it. Until the overlap ends, requests carry signatures with both secrets.';
 
 CREATE FUNCTION chatwebhook.set_credential(webhook_id uuid, name text, value text)
     RETURNS void
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    SET session_replication_role = replica
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
 #variable_conflict use_variable
 BEGIN
     IF webhook_id IS NULL OR name IS NULL OR name !~ '^[a-z][a-z0-9_]{0,62}$'
        OR name IN ('signing_secret', 'previous_signing_secret') THEN
-        RAISE EXCEPTION 'invalid name of a credential: "%"', left(name, 100)
+        RAISE EXCEPTION 'invalid credential name: "%"', left(name, 100)
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Use up to 63 lower-case letters, digits and _, such as api_token. Signing secrets are made by rotate_secret().';
+                  HINT = 'Use at most 63 lower-case letters, digits and _, such as api_token. For signing secrets, use rotate_secret().';
     END IF;
     PERFORM chatwebhook._check_webhook_access(webhook_id);
-    -- it must not be deleted meanwhile, and may have been while we waited
+    -- keep the webhook from being deleted; it may have been while we waited
     PERFORM FROM chatwebhook.webhook w WHERE w.id = webhook_id FOR KEY SHARE;
     PERFORM chatwebhook._check_webhook_access(webhook_id);
     IF value IS NULL THEN
         DELETE FROM chatwebhook.vault v WHERE v.webhook_id = webhook_id AND v.name = name;
     ELSIF value = '' OR length(value) > 65536
           OR name NOT IN ('client_certificate', 'client_key') AND value !~ E'^[\\x21-\\x7e]([\\x20-\\x7e]*[\\x21-\\x7e])?$' THEN
-        -- the value itself stays out of the message
-        RAISE EXCEPTION 'unusable value for the credential "%"', name
+        -- the message does not show the value
+        RAISE EXCEPTION 'invalid value for credential "%"', name
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Give printable ASCII in one line, without blanks at its ends; a certificate or key is PEM.';
+                  HINT = 'Use one line of printable ASCII, without blanks at either end; for a certificate or key, PEM.';
     ELSE
-        PERFORM chatwebhook._set_secret(webhook_id, name, value);
+        PERFORM chatwebhook._set_secret(webhook_id, name, chatwebhook._seal(webhook_id, name, value));
     END IF;
     PERFORM chatwebhook._wake(webhook_id);
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.set_credential(uuid, text, text) IS
-    'Keeps a secret for a webhook, which a {{name}} in its URL or headers stands for; client_certificate and client_key (PEM) are shown to the receiver in TLS. Null removes it. It cannot be read back.';
+    'Stores a secret for a webhook. A {{name}} in its URL, headers or auth stands for it. The credentials client_certificate and client_key (PEM) are used for TLS. Null removes the credential. It cannot be read back.';
 
 CREATE FUNCTION chatwebhook.rekey() RETURNS bigint
-    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    SET session_replication_role = replica
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
     WITH sealed AS (
         UPDATE chatwebhook.vault v
@@ -238,4 +217,4 @@ CREATE FUNCTION chatwebhook.rekey() RETURNS bigint
     SELECT count(*) FROM sealed
 $$;
 COMMENT ON FUNCTION chatwebhook.rekey() IS
-    'Encrypts every secret anew that is not under the current key, the first of chatwebhook.secret_key_file; how many. The old key must still be in the file, behind the new one.';
+    'Encrypts all secrets under the current key, the first in chatwebhook.secret_key_file, and returns how many were not. Until then, the file must also have the old key, after the new one.';

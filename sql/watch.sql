@@ -1,27 +1,88 @@
 /*
- * From a chat row to an event (src/emit.c).
+ * From a chat row to an event: the trigger, and functions that write it.
+ *
+ * watch(), unwatch() and backfill() run with the rights and the search_path of
+ * their caller, because the condition is the caller's SQL.
  */
 CREATE FUNCTION chatwebhook.emit() RETURNS trigger
     AS 'MODULE_PATHNAME', 'chatwebhook_emit_trigger'
-    LANGUAGE C;
+    LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.emit() IS
-    'Trigger, AFTER INSERT, UPDATE or DELETE, FOR EACH ROW, or FOR EACH STATEMENT with a transition table. Arguments: the event type, then key=column pairs; chatbotId= and conversationId= fill the envelope, the rest makes data (none: the whole row); key alone means key=key; key=@text is a constant.';
+    'Trigger function that emits an event for each row. Use it AFTER INSERT, UPDATE or DELETE, FOR EACH ROW, or FOR EACH STATEMENT with a transition table. The first argument is the event type. Each further one is key=column, key (short for key=key) or, for a constant, key=@text. chatbotId and conversationId fill the envelope, all other keys make data. Without other keys, data is the whole row.';
 
-CREATE FUNCTION chatwebhook._missing_key(event_type text, keys text[]) RETURNS text
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION chatwebhook._mapping(
+    relation   regclass,
+    event_type text,
+    mapping    jsonb,
+    OUT key    text,
+    OUT origin text)
+    RETURNS SETOF record
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT CASE WHEN t.name IS NULL THEN ''
-                ELSE (SELECT r FROM unnest(t.required) r WHERE r <> ALL (keys) LIMIT 1) END
-      FROM (SELECT) one
-      LEFT JOIN chatwebhook.event_type t ON t.name = event_type
-$$;
-COMMENT ON FUNCTION chatwebhook._missing_key(text, text[]) IS
-    'The first required key of an event type that is not among these; an empty text if there is no such type.';
+DECLARE
+    keys    text[];
+    missing text;
+BEGIN
+    mapping := coalesce(mapping, '{}');
+    IF jsonb_typeof(mapping) <> 'object' THEN
+        RAISE EXCEPTION 'mapping is not an object: %', left(mapping::text, 100)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Map keys to columns, such as {"email": "visitor_email", "source": "@widget"}.';
+    END IF;
+    FOR key, origin IN SELECT j.key, CASE jsonb_typeof(j.value) WHEN 'string' THEN j.value #>> '{}' END
+                         FROM jsonb_each(mapping) AS j LOOP
+        IF key = '' OR strpos(key, '=') > 0 THEN
+            RAISE EXCEPTION 'invalid key in mapping: "%"', key
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT = 'A key cannot be empty or contain =.';
+        END IF;
+        IF origin IS NULL THEN
+            RAISE EXCEPTION 'key "%" is not mapped to the name of a column', key
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT = 'Map keys to columns, such as {"email": "visitor_email", "source": "@widget"}.';
+        END IF;
+        IF left(origin, 1) <> '@' AND NOT EXISTS (
+            SELECT FROM pg_attribute a
+             WHERE a.attrelid = relation AND a.attname = origin
+               AND a.attnum > 0 AND NOT a.attisdropped) THEN
+            RAISE EXCEPTION 'column "%" of relation "%" does not exist', origin,
+                    (SELECT c.relname FROM pg_class c WHERE c.oid = relation)
+                USING ERRCODE = 'undefined_column',
+                      HINT = 'Write a constant with a leading @.';
+        END IF;
+        IF key NOT IN ('chatbotId', 'conversationId') THEN
+            keys := array_append(keys, key);
+        END IF;
+        RETURN NEXT;
+    END LOOP;
 
-/*
- * watch() and unwatch() run with the caller's rights and search_path, since the
- * condition is the caller's SQL.
- */
+    -- what emit() would raise at the first row
+    IF chatwebhook._setting('chatwebhook.validation') <> 'error' THEN
+        RETURN;
+    END IF;
+    IF NOT EXISTS (SELECT FROM chatwebhook.event_type t WHERE t.name = event_type) THEN
+        RAISE EXCEPTION 'unknown event type: "%"', event_type
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'See the table chatwebhook.event_type, or add the type there first.';
+    END IF;
+    IF keys IS NULL THEN
+        keys := ARRAY(SELECT a.attname FROM pg_attribute a
+                       WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped);
+    END IF;
+    SELECT r INTO missing
+      FROM chatwebhook.event_type t, unnest(t.required) AS r
+     WHERE t.name = event_type AND r <> ALL (keys) LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'the mapping lacks the key "%", which event "%" requires', missing, event_type
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Map it to a column, or to a constant with a leading @.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._mapping(regclass, text, jsonb) IS
+    'Checks a mapping, for watch() and backfill(), and returns its keys with the column or the @constant of each.';
+
 CREATE FUNCTION chatwebhook.watch(
     relation   regclass,
     event_type text,
@@ -29,76 +90,30 @@ CREATE FUNCTION chatwebhook.watch(
     condition  text DEFAULT NULL,
     operation  text DEFAULT 'INSERT')
     RETURNS name
-    LANGUAGE plpgsql VOLATILE
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     AS $$
 #variable_conflict use_variable
 DECLARE
     trigger_name text := pg_catalog.format('chatwebhook_%s_%s', event_type, pg_catalog.lower(operation));
-    arguments    text := '';
-    keys         text[];
-    missing      text;
-    pair         record;
+    arguments    text;
 BEGIN
     IF relation IS NULL OR event_type IS NULL OR operation IS NULL THEN
         RAISE EXCEPTION 'watch() needs a relation, an event type and an operation'
             USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    IF pg_catalog.upper(operation) NOT IN ('INSERT', 'UPDATE', 'DELETE') THEN
+    IF pg_catalog.upper(operation) OPERATOR(pg_catalog.<>) ALL (ARRAY['INSERT', 'UPDATE', 'DELETE']) THEN
         RAISE EXCEPTION 'unknown operation: "%"', operation
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Use INSERT, UPDATE or DELETE.';
     END IF;
-    IF pg_catalog.octet_length(trigger_name) > 63 THEN
-        RAISE EXCEPTION 'the trigger''s name would be longer than 63 bytes: "%"', pg_catalog.left(trigger_name, 100)
+    IF pg_catalog.octet_length(trigger_name) OPERATOR(pg_catalog.>) 63 THEN
+        RAISE EXCEPTION 'trigger name would be longer than 63 bytes: "%"', pg_catalog.left(trigger_name, 100)
             USING ERRCODE = 'name_too_long',
-                  HINT = 'Write the trigger with CREATE TRIGGER ... EXECUTE FUNCTION chatwebhook.emit(...) instead.';
+                  HINT = 'Use CREATE TRIGGER ... EXECUTE FUNCTION chatwebhook.emit(...) instead.';
     END IF;
-    mapping := COALESCE(mapping, '{}');
-    IF pg_catalog.jsonb_typeof(mapping) <> 'object' THEN
-        RAISE EXCEPTION 'the mapping is not an object: %', pg_catalog.left(mapping::text, 100)
-            USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Map keys to columns, such as {"email": "visitor_email", "source": "@widget"}.';
-    END IF;
-    FOR pair IN SELECT j.key, j.value #>> '{}' AS origin, pg_catalog.jsonb_typeof(j.value) AS kind
-                  FROM pg_catalog.jsonb_each(mapping) AS j LOOP
-        IF pair.kind <> 'string' OR pg_catalog.strpos(pair.key, '=') > 0 OR pair.key = '' THEN
-            RAISE EXCEPTION 'the mapping of key "%" is not a column''s name', pair.key
-                USING ERRCODE = 'invalid_parameter_value',
-                      HINT = 'Map keys to columns, such as {"email": "visitor_email", "source": "@widget"}; a key has no =.';
-        END IF;
-        IF pg_catalog.left(pair.origin, 1) <> '@' AND NOT EXISTS (
-            SELECT FROM pg_catalog.pg_attribute a
-             WHERE a.attrelid = relation AND a.attname = pair.origin
-               AND a.attnum > 0 AND NOT a.attisdropped) THEN
-            RAISE EXCEPTION 'column "%" of relation "%" does not exist', pair.origin, relation
-                USING ERRCODE = 'undefined_column',
-                      HINT = 'A constant is written with a leading @.';
-        END IF;
-        arguments := pg_catalog.concat(arguments, ', ', pg_catalog.quote_literal(pg_catalog.concat(pair.key, '=', pair.origin)));
-        IF pair.key NOT IN ('chatbotId', 'conversationId') THEN
-            keys := pg_catalog.array_append(keys, pair.key);
-        END IF;
-    END LOOP;
-
-    -- what emit() would say at the first row
-    IF keys IS NULL THEN
-        SELECT pg_catalog.array_agg(a.attname::text) INTO keys
-          FROM pg_catalog.pg_attribute a
-         WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped;
-    END IF;
-    missing := chatwebhook._missing_key(event_type, keys);
-    IF pg_catalog.current_setting('chatwebhook.validation') <> 'error' THEN
-        NULL;
-    ELSIF missing = '' THEN
-        RAISE EXCEPTION 'unknown event type: "%"', event_type
-            USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'See the table chatwebhook.event_type, or add the type there first.';
-    ELSIF missing IS NOT NULL THEN
-        RAISE EXCEPTION 'event "%" needs the key "%", which the mapping lacks', event_type, missing
-            USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Map it to a column, or to a constant with a leading @.';
-    END IF;
-
+    SELECT pg_catalog.string_agg(pg_catalog.concat(', ', pg_catalog.quote_literal(pg_catalog.concat(m.key, '=', m.origin))), '')
+      INTO arguments
+      FROM chatwebhook._mapping(relation, event_type, mapping) AS m;
     EXECUTE pg_catalog.format('CREATE TRIGGER %I AFTER %s ON %s FOR EACH ROW %s EXECUTE FUNCTION chatwebhook.emit(%L%s)',
                               trigger_name, pg_catalog.upper(operation), relation,
                               CASE WHEN condition IS NOT NULL THEN pg_catalog.format('WHEN (%s)', condition) END,
@@ -107,21 +122,22 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.watch(regclass, text, jsonb, text, text) IS
-    'Writes a trigger that emits this event for the rows of this table, and gives its name. The mapping is an object of keys and columns (or @constants) as in emit(); the condition, over NEW and OLD, goes into WHEN.';
+    'Creates a trigger that emits an event for each row of the table, and returns its name. The mapping is an object of keys with columns or @constants, as for the trigger function emit(). The condition goes into the trigger''s WHEN clause, and can use NEW and OLD.';
 
 CREATE FUNCTION chatwebhook.unwatch(
     relation   regclass,
     event_type text,
     operation  text DEFAULT 'INSERT')
     RETURNS boolean
-    LANGUAGE plpgsql VOLATILE
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     AS $$
 #variable_conflict use_variable
 DECLARE
     trigger_name text := pg_catalog.format('chatwebhook_%s_%s', event_type, pg_catalog.lower(operation));
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t
-                    WHERE t.tgrelid = relation AND t.tgname = trigger_name AND NOT t.tgisinternal) THEN
+                    WHERE t.tgrelid OPERATOR(pg_catalog.=) relation::pg_catalog.oid
+                      AND t.tgname OPERATOR(pg_catalog.=) trigger_name AND NOT t.tgisinternal) THEN
         RETURN false;
     END IF;
     EXECUTE pg_catalog.format('DROP TRIGGER %I ON %s', trigger_name, relation);
@@ -129,9 +145,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.unwatch(regclass, text, text) IS
-    'Drops the trigger that watch() wrote; false if there is none.';
+    'Drops the trigger that watch() created. Returns false if there is none.';
 
-/* With the caller's rights and search_path, since the condition is the caller's SQL. */
 CREATE FUNCTION chatwebhook.backfill(
     webhook_id uuid,
     relation   regclass,
@@ -140,18 +155,18 @@ CREATE FUNCTION chatwebhook.backfill(
     condition  text DEFAULT NULL,
     dry_run    boolean DEFAULT false)
     RETURNS bigint
-    LANGUAGE plpgsql VOLATILE
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     AS $$
 #variable_conflict use_variable
 DECLARE
-    pair    record;
-    origin  text;
-    data    text := '';
-    columns text[] := '{}';
-    chatbot text := 'NULL::text';
-    chat    text := 'NULL::text';
-    owner   text;
-    result  bigint;
+    pair         record;
+    expression   text;
+    data         text := '';
+    in_envelope  text[] := '{}';
+    chatbot      text := 'NULL::text';
+    conversation text := 'NULL::text';
+    owner        text;
+    result       bigint;
 BEGIN
     IF webhook_id IS NULL OR relation IS NULL OR event_type IS NULL THEN
         RAISE EXCEPTION 'backfill() needs a webhook, a relation and an event type'
@@ -162,52 +177,30 @@ BEGIN
         RAISE EXCEPTION 'webhook "%" does not exist', webhook_id
             USING ERRCODE = 'no_data_found';
     END IF;
-    mapping := COALESCE(mapping, '{}');
-    IF pg_catalog.jsonb_typeof(mapping) OPERATOR(pg_catalog.<>) 'object' THEN
-        RAISE EXCEPTION 'the mapping is not an object: %', pg_catalog.left(mapping::text, 100)
-            USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Map keys to columns, such as {"email": "visitor_email", "source": "@widget"}.';
-    END IF;
-    FOR pair IN SELECT j.key, j.value OPERATOR(pg_catalog.#>>) '{}' AS origin, pg_catalog.jsonb_typeof(j.value) AS kind
-                  FROM pg_catalog.jsonb_each(mapping) AS j LOOP
-        IF pair.kind OPERATOR(pg_catalog.<>) 'string' THEN
-            RAISE EXCEPTION 'the mapping of key "%" is not a column''s name', pair.key
-                USING ERRCODE = 'invalid_parameter_value',
-                      HINT = 'Map keys to columns, such as {"email": "visitor_email", "source": "@widget"}.';
-        END IF;
-        IF pg_catalog.left(pair.origin, 1) OPERATOR(pg_catalog.=) '@' THEN
-            origin := pg_catalog.quote_literal(pg_catalog.substr(pair.origin, 2));
-        ELSIF NOT EXISTS (
-            SELECT FROM pg_catalog.pg_attribute a
-             WHERE a.attrelid OPERATOR(pg_catalog.=) relation::pg_catalog.oid
-               AND a.attname OPERATOR(pg_catalog.=) pair.origin::pg_catalog.name
-               AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped) THEN
-            RAISE EXCEPTION 'column "%" of relation "%" does not exist', pair.origin, relation
-                USING ERRCODE = 'undefined_column',
-                      HINT = 'A constant is written with a leading @.';
-        ELSE
-            origin := pg_catalog.format('t.%I', pair.origin);
-        END IF;
+    FOR pair IN SELECT m.key, m.origin FROM chatwebhook._mapping(relation, event_type, mapping) AS m LOOP
+        expression := CASE WHEN pg_catalog.left(pair.origin, 1) OPERATOR(pg_catalog.=) '@'
+                           THEN pg_catalog.quote_literal(pg_catalog.substr(pair.origin, 2))
+                           ELSE pg_catalog.format('t.%I', pair.origin) END;
         IF pair.key OPERATOR(pg_catalog.=) 'chatbotId' THEN
-            chatbot := pg_catalog.concat(origin, '::text');
-            columns := pg_catalog.array_append(columns, pair.origin);
+            chatbot := pg_catalog.concat(expression, '::text');
+            in_envelope := pg_catalog.array_append(in_envelope, pair.origin);
         ELSIF pair.key OPERATOR(pg_catalog.=) 'conversationId' THEN
-            chat := pg_catalog.concat(origin, '::text');
-            columns := pg_catalog.array_append(columns, pair.origin);
+            conversation := pg_catalog.concat(expression, '::text');
+            in_envelope := pg_catalog.array_append(in_envelope, pair.origin);
         ELSE
             data := pg_catalog.concat(data, CASE WHEN data OPERATOR(pg_catalog.<>) '' THEN ', ' END,
-                                      pg_catalog.quote_literal(pair.key), ', ', origin);
+                                      pg_catalog.quote_literal(pair.key), ', ', expression);
         END IF;
     END LOOP;
     data := CASE WHEN data OPERATOR(pg_catalog.=) ''
-                 THEN pg_catalog.format('pg_catalog.to_jsonb(t) OPERATOR(pg_catalog.-) %L::pg_catalog.text[]', columns)
+                 THEN pg_catalog.format('pg_catalog.to_jsonb(t) OPERATOR(pg_catalog.-) %L::pg_catalog.text[]', in_envelope)
                  ELSE pg_catalog.format('pg_catalog.jsonb_build_object(%s)', data) END;
-    -- a chatbot's webhook gets that chatbot's rows only
     EXECUTE pg_catalog.format(
         'SELECT pg_catalog.count(%s) FROM %s t WHERE %s AND (%s)',
         CASE WHEN dry_run THEN '*' ELSE pg_catalog.format('chatwebhook._emit_to(%L, %L, %s, %s, %s)',
-                                                          webhook_id, event_type, chatbot, chat, data) END,
+                                                          webhook_id, event_type, chatbot, conversation, data) END,
         relation,
+        -- a chatbot's webhook gets that chatbot's rows only
         CASE WHEN owner IS NULL THEN 'true' ELSE pg_catalog.format('%s OPERATOR(pg_catalog.=) %L', chatbot, owner) END,
         COALESCE(condition, 'true'))
        INTO result;
@@ -215,4 +208,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.backfill(uuid, regclass, text, jsonb, text, boolean) IS
-    'Emits this event for rows that are there already, to this webhook alone, whatever its events and filter; how many. The mapping is that of watch(), the condition is over the columns of the table, and a webhook of one chatbot gets that chatbot''s rows only. With dry_run, nothing is emitted.';
+    'Emits an event for each existing row of the table, to this webhook only and regardless of its events and filter. Returns the number of events. The mapping is as for watch(), the condition is over the columns of the table. A chatbot''s webhook gets that chatbot''s rows only. With dry_run, nothing is emitted.';
