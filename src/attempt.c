@@ -88,24 +88,20 @@ signal_gate(Endpoint *endpoint, const CwhDecision *decision, double random01,
 {
 	const char *name = endpoint->webhook->name;
 
-	switch (decision->breaker)
-	{
-		case CWH_SIGNAL_NONE:
-			break;
-		case CWH_SIGNAL_ANSWERED:
-			if (cwh_gate_answered(&endpoint->id))
-				ereport(LOG,
-						(errmsg("chatwebhook: webhook \"%s\" is responding again; resuming delivery",
-								name)));
-			break;
-		case CWH_SIGNAL_FAILED:
-			if (cwh_gate_failed(&endpoint->id, &endpoint->webhook->retry,
-								random01, decision->pause_s * 1000, now))
-				ereport(LOG,
-						(errmsg("chatwebhook: pausing webhook \"%s\" after %d failed requests in a row",
-								name, cwh_breaker_threshold)));
-			break;
-	}
+	if (!cwh_gate_signal(&endpoint->id, decision->breaker, decision->pause_s,
+						 &endpoint->webhook->retry, random01, now))
+		return;
+	/* other workers may wait for the end of this probe */
+	if (decision->breaker == CWH_SIGNAL_ANSWERED)
+		cwh_hint(&endpoint->id, DT_NOBEGIN, 0, 0);
+	if (decision->breaker == CWH_SIGNAL_FAILED)
+		ereport(LOG,
+				(errmsg("chatwebhook: pausing webhook \"%s\" after %d failed requests in a row",
+						name, cwh_breaker_threshold)));
+	else
+		ereport(LOG,
+				(errmsg("chatwebhook: webhook \"%s\" is responding again; resuming delivery",
+						name)));
 }
 
 /* An attempt at a delivery is over: have that settled and counted. */
@@ -168,18 +164,12 @@ note_starvation(TimestampTz now)
 	cwh_note_error("no descriptor was free for a connection: increase max_files_per_process or lower chatwebhook.max_in_flight");
 }
 
-/* Take what the last reply has to say of the delivery. */
-static void
-take_reply(Delivery *delivery, const CwhEnding *ending)
+/* Milliseconds that all requests of an attempt took. */
+static int
+total_latency(const CwhExchange *exchange)
 {
-	const CwhTransfer *transfer = delivery->exchange.transfer;
-
-	delivery->latency_ms = delivery->exchange.earlier_ms;
-	if (transfer)
-		delivery->latency_ms += transfer->reply.latency_ms;
-	/* without a further request, the status of the one before stays */
-	if (ending->end != CWH_END_NOTHING)
-		delivery->status = ending->for_token ? 0 : ending->status;
+	return exchange->earlier_ms +
+		(exchange->transfer ? exchange->transfer->reply.latency_ms : 0);
 }
 
 /*
@@ -187,7 +177,7 @@ take_reply(Delivery *delivery, const CwhEnding *ending)
  * that this takes goes with the next transaction.
  */
 static void
-apply_ending(Delivery *delivery, const CwhEnding *ending)
+apply_ending(Delivery *delivery, bool unsent, CwhEnding *ending)
 {
 	Endpoint   *endpoint = delivery->endpoint;
 	TimestampTz now = GetCurrentTimestamp();
@@ -202,10 +192,13 @@ apply_ending(Delivery *delivery, const CwhEnding *ending)
 	cwh_worker.state.stats.last_activity_at = now;
 	cwh_worker.state_changed = true;
 
-	take_reply(delivery, ending);
+	delivery->latency_ms = total_latency(&delivery->exchange);
 	describe_attempt(delivery, random01, &attempt);
-	cwh_exchange_decide(&delivery->exchange, endpoint->webhook,
-						&endpoint->token, ending, &attempt, &decision);
+	cwh_exchange_end(&delivery->exchange, endpoint->webhook, &endpoint->token,
+					 unsent, ending, &attempt, &decision);
+	/* without a further request, the status of the one before stays */
+	if (ending->end != CWH_END_NOTHING)
+		delivery->status = ending->for_token ? 0 : ending->status;
 	if (decision.starved)
 		note_starvation(now);
 	signal_gate(endpoint, &decision, random01, now);
@@ -247,20 +240,16 @@ fail_attempt(Delivery *delivery, CwhEnd end, const char *error)
 	ending.end = end;
 	ending.error = error;
 	ending.retry_after_s = -1;
-	apply_ending(delivery, &ending);
+	apply_ending(delivery, true, &ending);
 }
 
 /* The transfer of a delivery has ended. */
 void
 cwh_attempt_ended(Delivery *delivery)
 {
-	MemoryContext oldcontext;
 	CwhEnding	ending;
 
-	oldcontext = MemoryContextSwitchTo(cwh_worker.transaction_context);
-	cwh_exchange_read(&delivery->exchange, &ending);
-	MemoryContextSwitchTo(oldcontext);
-	apply_ending(delivery, &ending);
+	apply_ending(delivery, false, &ending);
 }
 
 /*
@@ -464,6 +453,6 @@ cwh_start_attempts(void)
 		cwh_reconsider(endpoint);
 	}
 	MemoryContextSwitchTo(oldcontext);
-	if (cwh_render_due())
+	if (cwh_to_render.n > 0)
 		cwh_render(on_rendered);
 }

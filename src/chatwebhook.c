@@ -18,12 +18,12 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "postmaster/bgworker.h"
 #include "tcop/utility.h"
 #include "utils/inval.h"
 
 #include "compat.h"
 #include "gate.h"
-#include "launcher.h"
 #include "settings.h"
 #include "shared.h"
 
@@ -148,7 +148,6 @@ at_transaction_end(XactEvent event, void *arg)
 	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
 		event != XACT_EVENT_PREPARE)
 		return;
-	cwh_unblock_databases();
 	if (check_all_databases)
 		cwh_wake_launcher(InvalidOid);
 	else if (check_this_database)
@@ -165,6 +164,24 @@ chatwebhook_check_preload(PG_FUNCTION_ARGS)
 				(errmsg("chatwebhook is not in shared_preload_libraries: events are queued, but nothing is sent"),
 				 errhint("Add chatwebhook to shared_preload_libraries in postgresql.conf and restart the server.")));
 	PG_RETURN_VOID();
+}
+
+/* Have the postmaster start the launcher. */
+static void
+register_launcher(void)
+{
+	BackgroundWorker worker;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = 1;
+	strlcpy(worker.bgw_library_name, "chatwebhook", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "cwh_launcher_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "chatwebhook launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "chatwebhook launcher", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
 }
 
 /*
@@ -188,5 +205,5 @@ _PG_init(void)
 	RegisterXactCallback(at_transaction_end, NULL);
 	/* pg_upgrade must be the only one to change its servers */
 	if (!IsBinaryUpgrade)
-		cwh_launcher_register();
+		register_launcher();
 }

@@ -266,8 +266,8 @@ choose_wants(int *nwants, int *most)
 }
 
 /* Claim for the endpoints that are ready. */
-void
-cwh_claim_due(Claims *claims)
+static void
+claim_due(Claims *claims)
 {
 	int			n;
 	int			most;
@@ -314,8 +314,8 @@ may_claim_for(const Endpoint *endpoint)
  * Where conversations are ordered, claim what follows a delivery that has been
  * settled: the position of its webhook has passed it long ago.
  */
-void
-cwh_claim_following(Claims *claims, const Settle *settled, bool may_claim)
+static void
+claim_following(Claims *claims, const Settle *settled, bool may_claim)
 {
 	CwhWantNext *wants = palloc(Max(1, settled->n) * sizeof(CwhWantNext));
 	int			n = 0;
@@ -343,6 +343,18 @@ cwh_claim_following(Claims *claims, const Settle *settled, bool may_claim)
 	make_room(claims, n);
 	claims->in_conversation = true;
 	cwh_outbox_claim_next(wants, n, GetCurrentTimestamp(), on_claimed, claims);
+}
+
+/*
+ * Claim in the transaction that settles: what follows in ordered conversations,
+ * and what is due, unless nothing may be claimed now.
+ */
+void
+cwh_claim_deliveries(Claims *claims, const Settle *settled, bool may_claim)
+{
+	claim_following(claims, settled, may_claim);
+	if (may_claim)
+		claim_due(claims);
 }
 
 /*
@@ -416,15 +428,14 @@ keep_claims(Claims *claims)
 }
 
 /*
- * The transaction of these claims has failed: an event cannot be read, say.  Ask
- * for fewer endpoints at a time.  One whose claim fails by itself must not hold
- * up the others, so it is left alone for a while.
+ * The transaction of these claims has failed.  Unless that was for a lock that
+ * another transaction holds, an event may be unreadable, say: ask for fewer
+ * endpoints at a time.  One whose claim fails by itself must not hold up the
+ * others, so it is left alone for a while.
  */
 static void
-undo_claims(Claims *claims)
+undo_claims(Claims *claims, int sqlerrcode)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
 	for (int i = 0; i < claims->n; i++)
 		undo_claim(claims->deliveries[i]);
 	if (claims->nwants == 0)
@@ -432,20 +443,25 @@ undo_claims(Claims *claims)
 	/* what it has found out about their queues is void */
 	for (int i = 0; i < claims->nwants; i++)
 		cwh_reclaim(cwh_endpoint(&claims->wants[i].webhook_id));
+	if (sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+		return;
 	if (claims->nwants == 1)
-		cwh_block_endpoint(cwh_endpoint(&claims->wants[0].webhook_id),
-						   TimestampTzPlusMilliseconds(now, FAILED_CLAIM_MS),
-						   now);
+		cwh_postpone(cwh_endpoint(&claims->wants[0].webhook_id),
+					 TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												 FAILED_CLAIM_MS));
 	claim_width = Max(1, claims->nwants / 2);
 	cwh_claim_failed = true;
 }
 
-/* The transaction of these claims has ended. */
+/*
+ * The transaction of these claims has ended: with ERRCODE_SUCCESSFUL_COMPLETION
+ * if it was committed.
+ */
 void
-cwh_end_claims(Claims *claims, bool committed)
+cwh_end_claims(Claims *claims, int sqlerrcode)
 {
-	if (committed)
+	if (sqlerrcode == ERRCODE_SUCCESSFUL_COMPLETION)
 		keep_claims(claims);
 	else
-		undo_claims(claims);
+		undo_claims(claims, sqlerrcode);
 }

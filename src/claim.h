@@ -27,9 +27,8 @@ extern bool cwh_claim_failed;
 
 extern void cwh_sweep_queue(void);
 extern bool cwh_claim_wanted(void);
-extern void cwh_claim_following(Claims *claims, const Settle *settled,
-								bool may_claim);
-extern void cwh_claim_due(Claims *claims);
-extern void cwh_end_claims(Claims *claims, bool committed);
+extern void cwh_claim_deliveries(Claims *claims, const Settle *settled,
+								 bool may_claim);
+extern void cwh_end_claims(Claims *claims, int sqlerrcode);
 
 #endif							/* CWH_CLAIM_H */

@@ -3,8 +3,8 @@
  *		libcurl's easy handles: every option that is set, and why.
  *
  * Handles are made with the options that are the same for every request, and
- * kept for later requests, since making one costs more than sending with it.
- * What differs between requests is set, or cleared, each time.
+ * kept for later requests: their buffers and parsed options are worth keeping.
+ * Options that differ between requests are set, or cleared, each time.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -16,7 +16,7 @@
 
 #include <curl/curl.h>
 
-#include "compat.h"
+#include "compat_curl.h"
 #include "curl_handle.h"
 #include "vault.h"
 
@@ -48,7 +48,7 @@ make_handle(void)
 	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
 
 	/*
-	 * Connect to nothing but what the address policy has seen: no protocols
+	 * Connect to nothing that the address policy has not seen: no protocols
 	 * but these, whatever libcurl was built with, and no Unix sockets.
 	 * Follow no redirect: it would take the secrets in the request to a host
 	 * of the receiver's choice.
@@ -191,16 +191,19 @@ cwh_handle_take(CwhHandle *handle, const CwhRequest *request,
 }
 
 /*
- * Keep a handle for later requests, or free it.  A handle of an earlier
- * generation must not be used again: the CA file and the proxy that it was made
- * with may not be those that are configured now.
+ * Keep a handle for later requests, or free it.
+ *
+ * A handle of an earlier generation must not be used again: the CA file and the
+ * proxy that it was made with may not be those that are configured now.  Nor
+ * must one with which libcurl has repeated a request: up to 8.16 libcurl counts
+ * repeats over the handle's whole life, and fails the sixth.
  */
 void
-cwh_handle_release(CwhHandle *handle)
+cwh_handle_release(CwhHandle *handle, bool repeated)
 {
 	/* the buffer may go before the handle */
 	curl_easy_setopt(handle->easy, CURLOPT_ERRORBUFFER, NULL);
-	if (handle->generation == generation && nspare < MAX_SPARE)
+	if (handle->generation == generation && !repeated && nspare < MAX_SPARE)
 		spare[nspare++] = handle->easy;
 	else
 		curl_easy_cleanup(handle->easy);
@@ -250,15 +253,4 @@ cwh_handles_configure(const char *new_ca_file, const char *new_proxy)
 	proxy = proxy_copy;
 	generation++;
 	return true;
-}
-
-/* Free everything, except handles that are in use. */
-void
-cwh_handles_close(void)
-{
-	free_spare();
-	free(ca_file);
-	free(proxy);
-	ca_file = proxy = NULL;
-	generation++;
 }

@@ -13,7 +13,7 @@
 
 #include <curl/curl.h>
 
-#include "transport.h"
+#include "http.h"
 
 typedef struct CwhHandle
 {
@@ -24,9 +24,8 @@ typedef struct CwhHandle
 } CwhHandle;
 
 extern bool cwh_handles_configure(const char *ca_file, const char *proxy);
-extern void cwh_handles_close(void);
 extern bool cwh_handle_take(CwhHandle *handle, const CwhRequest *request,
 							struct curl_slist *lines);
-extern void cwh_handle_release(CwhHandle *handle);
+extern void cwh_handle_release(CwhHandle *handle, bool repeated);
 
 #endif							/* CWH_CURL_HANDLE_H */

@@ -277,6 +277,7 @@ judge_status(int status)
 
 	switch (status)
 	{
+		case 0:					/* the reply was not HTTP */
 		case STATUS_REQUEST_TIMEOUT:
 		case STATUS_TOO_EARLY:
 		case STATUS_TOO_MANY_REQUESTS:

@@ -122,7 +122,9 @@ typedef enum CwhSignal
 {
 	CWH_SIGNAL_NONE,
 	CWH_SIGNAL_ANSWERED,		/* the receiver is up */
-	CWH_SIGNAL_FAILED
+	CWH_SIGNAL_FAILED,
+	CWH_SIGNAL_CHANGED			/* forget what it has learned: the webhook is
+								 * another; decided by no end of a request */
 } CwhSignal;
 
 /* What becomes of the limit on the webhook's requests in flight. */

@@ -41,16 +41,6 @@ cwh_delivery_new(void)
 	return delivery;
 }
 
-/* Make the memory context in which a connector's step or a batch is kept. */
-void
-cwh_delivery_need_context(Delivery *delivery)
-{
-	if (delivery->exchange.context == NULL)
-		delivery->exchange.context =
-			AllocSetContextCreate(cwh_worker.context, "chatwebhook delivery",
-								  ALLOCSET_SMALL_SIZES);
-}
-
 /* Free a string that may be null. */
 static void
 free_string(char *string)

@@ -9,8 +9,10 @@
 
 #include "lib/ilist.h"
 #include "lib/stringinfo.h"
+#include "utils/memutils.h"
 
 #include "exchange.h"
+#include "state.h"
 
 /* of the webhook that it is for; see endpoint.h and ledger.h */
 typedef struct Endpoint Endpoint;
@@ -67,7 +69,16 @@ cwh_append_node(slist_head *head, slist_node **tail, slist_node *node)
 }
 
 extern Delivery *cwh_delivery_new(void);
-extern void cwh_delivery_need_context(Delivery *delivery);
 extern void cwh_delivery_free(Delivery *delivery);
+
+/* Make the memory context in which a connector's step or a batch is kept. */
+static inline void
+cwh_delivery_need_context(Delivery *delivery)
+{
+	if (delivery->exchange.context == NULL)
+		delivery->exchange.context =
+			AllocSetContextCreate(cwh_worker.context, "chatwebhook delivery",
+								  ALLOCSET_SMALL_SIZES);
+}
 
 #endif							/* CWH_DELIVERY_H */

@@ -95,32 +95,6 @@ cwh_endpoint(const pg_uuid_t *id)
  * Lists
  */
 
-/* Does the webhook not exist, but may it still appear? */
-static bool
-is_missed(const Endpoint *endpoint)
-{
-	return endpoint->gone &&
-		!TimestampDifferenceExceeds(endpoint->gone_since,
-									GetCurrentTimestamp(), ORPHAN_GRACE_MS);
-}
-
-/* How many more of its deliveries to claim. */
-int
-cwh_endpoint_room(const Endpoint *endpoint)
-{
-	int			prefetch = 0;
-	int			batch = endpoint->webhook ? endpoint->webhook->batch_size : 1;
-
-	if (endpoint->account.disable || endpoint->blocked ||
-		(is_missed(endpoint) && !endpoint->changed) ||
-		(endpoint->webhook && !endpoint->webhook->enabled && !endpoint->changed))
-		return 0;
-	if (endpoint->window > FIRST_WINDOW)
-		prefetch = Min(4 * endpoint->window, MAX_PREFETCH);
-	return (endpoint->window - endpoint->in_flight) * batch + prefetch -
-		endpoint->nwaiting;
-}
-
 /* Have an endpoint become ready at a time, if nothing does so sooner. */
 static void
 set_timer(Endpoint *endpoint, TimestampTz at)
@@ -324,10 +298,37 @@ cwh_claim_made(Endpoint *endpoint, bool exhausted, TimestampTz now,
 	return later;
 }
 
-/* Make endpoints ready whose time has come. */
-void
-cwh_run_timers(TimestampTz now)
+/* The clock was set: move the times that endpoints wait for with it. */
+static void
+follow_clock(int64 step)
 {
+	HASH_SEQ_STATUS status;
+	Endpoint   *endpoint;
+
+	hash_seq_init(&status, table);
+	while ((endpoint = hash_seq_search(&status)) != NULL)
+	{
+		/* all of them, so that their order in the heap stays */
+		endpoint->wake_at += step;
+		endpoint->ready_since += step;
+		endpoint->reread_at += step;
+		endpoint->blocked_until += step;
+		endpoint->gone_since += step;
+		endpoint->claim.eventless_since += step;
+		endpoint->token.until += step;
+		endpoint->token.since += step;
+	}
+}
+
+/*
+ * Make endpoints ready whose time has come.  If the clock was set since the last
+ * call, it was by "step".
+ */
+void
+cwh_run_timers(TimestampTz now, int64 step)
+{
+	if (step != 0 && table)
+		follow_clock(step);
 	while (cwh_next_timer() <= now)
 	{
 		Endpoint   *endpoint = pairingheap_container(Endpoint, timer,
@@ -351,45 +352,9 @@ cwh_run_timers(TimestampTz now)
 	}
 }
 
-/* The clock was set: move the times that endpoints wait for with it. */
-void
-cwh_endpoints_follow_clock(int64 step)
-{
-	HASH_SEQ_STATUS status;
-	Endpoint   *endpoint;
-
-	if (table == NULL)
-		return;
-	hash_seq_init(&status, table);
-	while ((endpoint = hash_seq_search(&status)) != NULL)
-	{
-		/* all of them, so that their order in the heap stays */
-		endpoint->wake_at += step;
-		endpoint->ready_since += step;
-		endpoint->reread_at += step;
-		endpoint->blocked_until += step;
-		endpoint->gone_since += step;
-		endpoint->claim.eventless_since += step;
-		endpoint->token.until += step;
-		endpoint->token.since += step;
-	}
-}
-
 /*
  * Deliveries and requests
  */
-
-/* A claimed delivery waits for a request. */
-void
-cwh_wait(Delivery *delivery)
-{
-	Endpoint   *endpoint = delivery->endpoint;
-
-	cwh_append_node(&endpoint->waiting, &endpoint->waiting_tail,
-					&delivery->node);
-	cwh_count_waiting(endpoint, 1);
-	cwh_reconsider(endpoint);
-}
 
 /* Have the others of a batch wait again, before all else. */
 static void
@@ -511,6 +476,9 @@ cwh_endpoint_judged(Endpoint *endpoint, const CwhDecision *decision)
 			endpoint->window = Max(1, endpoint->window / 2);
 			break;
 	}
+	/* it may have been blocked until the end of this very request: ask again */
+	if (decision->breaker == CWH_SIGNAL_FAILED)
+		endpoint->blocked = false;
 	if (decision->judged)
 	{
 		endpoint->tried = true;
@@ -547,7 +515,7 @@ replace_webhook(Endpoint *endpoint, CwhWebhook *webhook)
 	if (old->updated_at != webhook->updated_at)
 	{
 		/* the change may be the remedy */
-		cwh_gate_reset(&webhook->id);
+		(void) cwh_gate_signal(&webhook->id, CWH_SIGNAL_CHANGED, -1, NULL, 0, 0);
 		endpoint->blocked = false;
 	}
 	if (!same_token(old, webhook))
@@ -601,7 +569,7 @@ on_missing(Endpoint *endpoint)
 	endpoint->changed = false;
 	endpoint->generation = cwh_worker.seen_generation;
 	cwh_release_waiting(endpoint);
-	if (is_missed(endpoint))
+	if (cwh_is_missed(endpoint))
 		set_timer(endpoint,
 				  TimestampTzPlusMilliseconds(endpoint->gone_since,
 											  ORPHAN_GRACE_MS + 1000));
@@ -656,11 +624,35 @@ find_deleted(void)
 }
 
 /*
+ * Forget endpoints that have nothing to do: those whose webhook is gone, and all
+ * of them if there are many.
+ */
+static void
+forget_idle(void)
+{
+	HASH_SEQ_STATUS status;
+	Endpoint   *endpoint;
+	bool		many = hash_get_num_entries(table) >= MAX_IDLE_ENDPOINTS;
+
+	hash_seq_init(&status, table);
+	while ((endpoint = hash_seq_search(&status)) != NULL)
+	{
+		if (!is_idle(endpoint) || !(many || endpoint->gone))
+			continue;
+		if (endpoint->webhook)
+			cwh_webhook_free(endpoint->webhook);
+		cwh_token_outdate(&endpoint->token);
+		hash_search(table, &endpoint->id, HASH_REMOVE, NULL);
+	}
+}
+
+/*
  * Read the webhooks that have something to do and whose configuration may have
- * changed since they were read; and if asked, see which others were deleted.
+ * changed since they were read.  After a sweep, also see which others were
+ * deleted, and forget endpoints that have nothing to do.
  */
 void
-cwh_refresh_endpoints(bool deleted_too)
+cwh_refresh_endpoints(bool swept)
 {
 	HASH_SEQ_STATUS status;
 	Endpoint   *endpoint;
@@ -700,32 +692,10 @@ cwh_refresh_endpoints(bool deleted_too)
 			cwh_release_waiting(endpoint);
 		cwh_reconsider(endpoint);
 	}
-	if (deleted_too)
-		find_deleted();
-}
-
-/*
- * Forget endpoints that have nothing to do: those whose webhook is gone, and all
- * of them if there are many.
- */
-void
-cwh_forget_endpoints(void)
-{
-	HASH_SEQ_STATUS status;
-	Endpoint   *endpoint;
-	bool		many;
-
-	if (table == NULL)
-		return;
-	many = hash_get_num_entries(table) >= MAX_IDLE_ENDPOINTS;
-	hash_seq_init(&status, table);
-	while ((endpoint = hash_seq_search(&status)) != NULL)
+	if (swept)
 	{
-		if (!is_idle(endpoint) || !(many || endpoint->gone))
-			continue;
-		if (endpoint->webhook)
-			cwh_webhook_free(endpoint->webhook);
-		cwh_token_outdate(&endpoint->token);
-		hash_search(table, &endpoint->id, HASH_REMOVE, NULL);
+		find_deleted();
+		forget_idle();
 	}
 }
+

@@ -21,6 +21,7 @@
 
 #include "lib/ilist.h"
 #include "lib/pairingheap.h"
+#include "utils/timestamp.h"
 
 #include "delivery.h"
 #include "ledger.h"
@@ -130,20 +131,16 @@ typedef struct Endpoints
 extern Endpoints cwh_endpoints;
 
 extern Endpoint *cwh_endpoint(const pg_uuid_t *id);
-extern void cwh_refresh_endpoints(bool find_deleted);
-extern void cwh_forget_endpoints(void);
-extern void cwh_run_timers(TimestampTz now);
-extern void cwh_endpoints_follow_clock(int64 step);
+extern void cwh_refresh_endpoints(bool swept);
+extern void cwh_run_timers(TimestampTz now, int64 step);
 
 /* its queue */
 extern void cwh_expect(Endpoint *endpoint, TimestampTz due, int64 id, int n);
 extern void cwh_found_pending(Endpoint *endpoint, TimestampTz first_due);
 extern bool cwh_claim_made(Endpoint *endpoint, bool exhausted, TimestampTz now,
 						   TimestampTz reread_at);
-extern int	cwh_endpoint_room(const Endpoint *endpoint);
 
 /* its deliveries and requests */
-extern void cwh_wait(Delivery *delivery);
 extern void cwh_wait_again(Delivery *delivery);
 extern void cwh_release_waiting(Endpoint *endpoint);
 extern Endpoint *cwh_next_startable(void);
@@ -162,11 +159,12 @@ cwh_next_timer(void)
 								 pairingheap_first(cwh_endpoints.timers))->wake_at;
 }
 
-/* Read its webhook and its queue again: it may work now. */
+/* Read its webhook and its queue again, and ask its gate: it may work now. */
 static inline void
 cwh_recheck(Endpoint *endpoint)
 {
 	endpoint->later = endpoint->changed = true;
+	endpoint->blocked = false;
 	cwh_expect(endpoint, DT_NOBEGIN, 0, 0);
 }
 
@@ -184,6 +182,15 @@ cwh_reclaim(Endpoint *endpoint)
 {
 	endpoint->later = true;
 	cwh_expect(endpoint, DT_NOBEGIN, 0, 0);
+}
+
+/* Claim nothing before then, unless there is something new. */
+static inline void
+cwh_postpone(Endpoint *endpoint, TimestampTz until)
+{
+	endpoint->ready = false;
+	cwh_expect(endpoint, until, 0, 0);
+	cwh_reconsider(endpoint);
 }
 
 /* A delivery was claimed; the next claim looks behind it. */
@@ -211,6 +218,44 @@ cwh_count_waiting(Endpoint *endpoint, int more)
 	endpoint->nwaiting += more;
 	cwh_worker.nwaiting += more;
 	cwh_endpoints.nheld[endpoint->proven] += more;
+}
+
+/* Does the webhook not exist, but may it still appear? */
+static inline bool
+cwh_is_missed(const Endpoint *endpoint)
+{
+	return endpoint->gone &&
+		!TimestampDifferenceExceeds(endpoint->gone_since,
+									GetCurrentTimestamp(), ORPHAN_GRACE_MS);
+}
+
+/* How many more of its deliveries to claim. */
+static inline int
+cwh_endpoint_room(const Endpoint *endpoint)
+{
+	int			prefetch = 0;
+	int			batch = endpoint->webhook ? endpoint->webhook->batch_size : 1;
+
+	if (endpoint->account.disable || endpoint->blocked ||
+		(cwh_is_missed(endpoint) && !endpoint->changed) ||
+		(endpoint->webhook && !endpoint->webhook->enabled && !endpoint->changed))
+		return 0;
+	if (endpoint->window > FIRST_WINDOW)
+		prefetch = Min(4 * endpoint->window, MAX_PREFETCH);
+	return (endpoint->window - endpoint->in_flight) * batch + prefetch -
+		endpoint->nwaiting;
+}
+
+/* A claimed delivery waits for a request. */
+static inline void
+cwh_wait(Delivery *delivery)
+{
+	Endpoint   *endpoint = delivery->endpoint;
+
+	cwh_append_node(&endpoint->waiting, &endpoint->waiting_tail,
+					&delivery->node);
+	cwh_count_waiting(endpoint, 1);
+	cwh_reconsider(endpoint);
 }
 
 /* Take an endpoint off its list; cwh_reconsider() puts it at the end again. */

@@ -81,34 +81,6 @@ parse_json(const char *json)
  * Tokens
  */
 
-/* Overwrite a token that is not to be used any more. */
-static void
-forget_token(CwhToken *token)
-{
-	if (token->value == NULL)
-		return;
-	cwh_cleanse(token->value, strlen(token->value));
-	pfree(token->value);
-	token->value = NULL;
-}
-
-/* Is there a token, and has it not expired? */
-bool
-cwh_token_usable(CwhToken *token)
-{
-	if (token->value && token->until <= GetCurrentTimestamp())
-		forget_token(token);
-	return token->value != NULL;
-}
-
-/* Tokens so far, and one that is being asked for, are not to be used. */
-void
-cwh_token_outdate(CwhToken *token)
-{
-	forget_token(token);
-	token->number++;
-}
-
 /* A member of an object, of a type; null if there is none. */
 static JsonbValue *
 member(Jsonb *object, const char *key, enum jbvType type, JsonbValue *value)
@@ -164,7 +136,7 @@ take_token(CwhToken *token, const CwhReply *reply)
 	int64		life_s;
 
 	read_token(reply, &got);
-	forget_token(token);
+	cwh_token_forget(token);
 	token->value = MemoryContextStrdup(token->context, got.value);
 	cwh_cleanse(got.value, strlen(got.value));
 	life_s = got.expires_in - Min(got.expires_in / 2, TOKEN_MARGIN_S);
@@ -178,15 +150,6 @@ take_token(CwhToken *token, const CwhReply *reply)
  * Sending
  */
 
-/* The last transfer is not needed any more. */
-static void
-drop_transfer(CwhExchange *exchange)
-{
-	if (exchange->transfer)
-		cwh_transfer_free(exchange->transfer);
-	exchange->transfer = NULL;
-}
-
 /*
  * Send the next request: for a token if the webhook needs one, else the
  * connector's, else the message.  False if it cannot be sent; *problem says why,
@@ -197,18 +160,15 @@ cwh_exchange_send(CwhExchange *exchange, const CwhWebhook *webhook,
 				  CwhToken *token, const CwhMessage *message, void *owner,
 				  const char **problem)
 {
-	drop_transfer(exchange);
+	cwh_exchange_drop(exchange);
 	exchange->for_token = webhook->auth == CWH_AUTH_OAUTH2 &&
 		!cwh_token_usable(token);
 	exchange->token_number = token->number;
 	if (exchange->for_token)
-		exchange->transfer = cwh_request_token(webhook, problem);
-	else if (exchange->step)
-		exchange->transfer = cwh_request_step(webhook, exchange->step,
-											  token->value, problem);
+		exchange->transfer = cwh_make_request(webhook, NULL, NULL, NULL, problem);
 	else
-		exchange->transfer = cwh_request_events(webhook, message, token->value,
-												problem);
+		exchange->transfer = cwh_make_request(webhook, exchange->step, message,
+											  token->value, problem);
 	if (exchange->transfer == NULL)
 	{
 		exchange->for_token = false;
@@ -227,8 +187,8 @@ cwh_exchange_send(CwhExchange *exchange, const CwhWebhook *webhook,
  */
 
 /* Describe how the request that was sent has ended. */
-void
-cwh_exchange_read(const CwhExchange *exchange, CwhEnding *ending)
+static void
+describe_ending(const CwhExchange *exchange, CwhEnding *ending)
 {
 	const CwhReply *reply = &exchange->transfer->reply;
 
@@ -321,14 +281,6 @@ add_reply(Jsonb *replies, const CwhReply *reply)
 	return JsonbValueToJsonb(state.result);
 }
 
-/* Keep the replies to a connector's requests. */
-void
-cwh_exchange_keep_replies(CwhExchange *exchange, const Jsonb *replies)
-{
-	exchange->replies = MemoryContextAlloc(exchange->context, VARSIZE(replies));
-	memcpy(exchange->replies, replies, VARSIZE(replies));
-}
-
 /* Overwrite the reply of a token endpoint. */
 static void
 cleanse_reply(CwhExchange *exchange)
@@ -340,15 +292,20 @@ cleanse_reply(CwhExchange *exchange)
 }
 
 /*
- * Decide what follows from the end of a request, which need not have been sent,
- * and apply that to the exchange and its token.  The caller has filled in the
- * parts of "attempt" that concern retries.
+ * Decide what follows from the end of a request, and apply that to the exchange
+ * and its token.
+ *
+ * If "unsent" says so, the ending describes why the request was not sent; else
+ * it is filled in, from the reply.  The caller has filled in the parts of
+ * "attempt" that concern retries.
  */
 void
-cwh_exchange_decide(CwhExchange *exchange, const CwhWebhook *webhook,
-					CwhToken *token, const CwhEnding *ending,
-					CwhAttempt *attempt, CwhDecision *decision)
+cwh_exchange_end(CwhExchange *exchange, const CwhWebhook *webhook,
+				 CwhToken *token, bool unsent, CwhEnding *ending,
+				 CwhAttempt *attempt, CwhDecision *decision)
 {
+	if (!unsent)
+		describe_ending(exchange, ending);
 	attempt->rules = webhook->rules;
 	attempt->nrules = webhook->nrules;
 	attempt->step = step_number(exchange);
@@ -367,7 +324,7 @@ cwh_exchange_decide(CwhExchange *exchange, const CwhWebhook *webhook,
 		if (ending->end != CWH_END_STARVED &&
 			exchange->token_number != token->number)
 		{
-			forget_token(token);
+			cwh_token_forget(token);
 			memset(decision, 0, sizeof(CwhDecision));
 			decision->next = CWH_NEXT_AGAIN;
 		}
@@ -382,7 +339,7 @@ cwh_exchange_decide(CwhExchange *exchange, const CwhWebhook *webhook,
 		case CWH_TOKEN_RENEW:
 			exchange->token_renewed = true;
 			if (exchange->token_number == token->number)
-				forget_token(token);
+				cwh_token_forget(token);
 			break;
 		case CWH_TOKEN_HOPELESS:
 			token->hopeless = true;
@@ -397,20 +354,11 @@ cwh_exchange_decide(CwhExchange *exchange, const CwhWebhook *webhook,
 		exchange->token_renewed = false;
 		exchange->step = NULL;
 	}
-	else if (decision->next == CWH_NEXT_SETTLE &&
-			 decision->verdict == CWH_DELIVERED)
+	if (decision->judged && decision->proven)
 		token->hopeless = false;
 	if (ending->for_token)
 		cleanse_reply(exchange);
 	/* the reply that ends the attempt may be logged; no other is needed */
 	if (ending->for_token || decision->next != CWH_NEXT_SETTLE)
-		drop_transfer(exchange);
-}
-
-/* Forget what is left of an exchange; its context is the caller's. */
-void
-cwh_exchange_reset(CwhExchange *exchange)
-{
-	drop_transfer(exchange);
-	memset(exchange, 0, sizeof(CwhExchange));
+		cwh_exchange_drop(exchange);
 }

@@ -11,11 +11,15 @@
 #ifndef CWH_EXCHANGE_H
 #define CWH_EXCHANGE_H
 
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
 #include "request.h"
+#include "vault.h"
 
 /*
- * An access token (OAuth 2.0), and what is known of getting one.  Only
- * exchange.c writes these.
+ * An access token (OAuth 2.0), and what is known of getting one.  It is
+ * written by exchange.c and the functions below.
  */
 typedef struct CwhToken
 {
@@ -28,7 +32,10 @@ typedef struct CwhToken
 	bool		requested;		/* one is being asked for */
 } CwhToken;
 
-/* Only exchange.c writes these, but for "step", which the connector fills in. */
+/*
+ * Written by exchange.c and the functions below, but for "context" and "step",
+ * which is what the connector wants to send.
+ */
 typedef struct CwhExchange
 {
 	MemoryContext context;		/* of step and replies, or null: no connector */
@@ -41,19 +48,64 @@ typedef struct CwhExchange
 	uint64		token_number;	/* of the token that it was sent with */
 } CwhExchange;
 
-extern bool cwh_token_usable(CwhToken *token);
-extern void cwh_token_outdate(CwhToken *token);
-
 extern bool cwh_exchange_send(CwhExchange *exchange, const CwhWebhook *webhook,
 							  CwhToken *token, const CwhMessage *message,
 							  void *owner, const char **problem);
-extern void cwh_exchange_read(const CwhExchange *exchange, CwhEnding *ending);
-extern void cwh_exchange_decide(CwhExchange *exchange,
-								const CwhWebhook *webhook, CwhToken *token,
-								const CwhEnding *ending, CwhAttempt *attempt,
-								CwhDecision *decision);
-extern void cwh_exchange_keep_replies(CwhExchange *exchange,
-									  const Jsonb *replies);
-extern void cwh_exchange_reset(CwhExchange *exchange);
+extern void cwh_exchange_end(CwhExchange *exchange, const CwhWebhook *webhook,
+							 CwhToken *token, bool unsent, CwhEnding *ending,
+							 CwhAttempt *attempt, CwhDecision *decision);
+
+/* Overwrite a token that is not to be used any more. */
+static inline void
+cwh_token_forget(CwhToken *token)
+{
+	if (token->value == NULL)
+		return;
+	cwh_cleanse(token->value, strlen(token->value));
+	pfree(token->value);
+	token->value = NULL;
+}
+
+/* Is there a token, and has it not expired? */
+static inline bool
+cwh_token_usable(CwhToken *token)
+{
+	if (token->value && token->until <= GetCurrentTimestamp())
+		cwh_token_forget(token);
+	return token->value != NULL;
+}
+
+/* Tokens so far, and one that is being asked for, are not to be used. */
+static inline void
+cwh_token_outdate(CwhToken *token)
+{
+	cwh_token_forget(token);
+	token->number++;
+}
+
+/* Keep the replies to a connector's requests. */
+static inline void
+cwh_exchange_keep_replies(CwhExchange *exchange, const Jsonb *replies)
+{
+	exchange->replies = MemoryContextAlloc(exchange->context, VARSIZE(replies));
+	memcpy(exchange->replies, replies, VARSIZE(replies));
+}
+
+/* The last transfer is not needed any more. */
+static inline void
+cwh_exchange_drop(CwhExchange *exchange)
+{
+	if (exchange->transfer)
+		cwh_transfer_free(exchange->transfer);
+	exchange->transfer = NULL;
+}
+
+/* Forget what is left of an exchange; its context is the caller's. */
+static inline void
+cwh_exchange_reset(CwhExchange *exchange)
+{
+	cwh_exchange_drop(exchange);
+	memset(exchange, 0, sizeof(CwhExchange));
+}
 
 #endif							/* CWH_EXCHANGE_H */

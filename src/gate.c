@@ -270,9 +270,9 @@ interval_ms(int failures)
  * have asked for a pause of retry_after_ms (-1: it did not).  Returns true if
  * that opened the breaker.
  */
-bool
-cwh_gate_failed(const pg_uuid_t *webhook_id, const CwhRetryPolicy *policy,
-				double random01, int64 retry_after_ms, TimestampTz now)
+static bool
+note_failure(const pg_uuid_t *webhook_id, const CwhRetryPolicy *policy,
+			 double random01, int64 retry_after_ms, TimestampTz now)
 {
 	bool		opened = false;
 	Gate	   *gate;
@@ -306,8 +306,8 @@ cwh_gate_failed(const pg_uuid_t *webhook_id, const CwhRetryPolicy *policy,
  * The receiver has answered a request, so it is there.  Returns true if that
  * closed the breaker.
  */
-bool
-cwh_gate_answered(const pg_uuid_t *webhook_id)
+static bool
+note_answer(const pg_uuid_t *webhook_id)
 {
 	bool		closed = false;
 	GateKey		key;
@@ -338,8 +338,8 @@ cwh_gate_answered(const pg_uuid_t *webhook_id)
  * Forget a webhook's past: its row has changed, and the user wants to see what
  * that does.
  */
-void
-cwh_gate_reset(const pg_uuid_t *webhook_id)
+static void
+forget(const pg_uuid_t *webhook_id)
 {
 	GateKey		key = key_of(webhook_id);
 
@@ -349,6 +349,31 @@ cwh_gate_reset(const pg_uuid_t *webhook_id)
 	if (hash_search(table, &key, HASH_REMOVE, NULL))
 		pg_atomic_fetch_sub_u32(&gates->n, 1);
 	LWLockRelease(gates_lock);
+}
+
+/*
+ * Take what the end of a request says of its receiver; with CWH_SIGNAL_FAILED,
+ * pause_s is for how long it wants none (-1: it did not say).  Returns true if
+ * that opened or closed the breaker.
+ */
+bool
+cwh_gate_signal(const pg_uuid_t *webhook_id, CwhSignal signal, int64 pause_s,
+				const CwhRetryPolicy *policy, double random01, TimestampTz now)
+{
+	switch (signal)
+	{
+		case CWH_SIGNAL_FAILED:
+			return note_failure(webhook_id, policy, random01, pause_s * 1000,
+								now);
+		case CWH_SIGNAL_ANSWERED:
+			return note_answer(webhook_id);
+		case CWH_SIGNAL_CHANGED:
+			forget(webhook_id);
+			break;
+		case CWH_SIGNAL_NONE:
+			break;
+	}
+	return false;
 }
 
 /*

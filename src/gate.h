@@ -10,7 +10,7 @@
 #include "datatype/timestamp.h"
 #include "utils/uuid.h"
 
-#include "retry.h"
+#include "decision.h"
 
 /* A wall clock that has moved this far from the monotonic one was set. */
 #define CWH_CLOCK_STEP	USECS_PER_SEC
@@ -18,11 +18,9 @@
 extern void cwh_gate_install(void);
 extern bool cwh_gate_pass(const pg_uuid_t *webhook_id, double rate, int n,
 						  int64 probe_ms, TimestampTz now, TimestampTz *again);
-extern bool cwh_gate_failed(const pg_uuid_t *webhook_id,
-							const CwhRetryPolicy *policy, double random01,
-							int64 retry_after_ms, TimestampTz now);
-extern bool cwh_gate_answered(const pg_uuid_t *webhook_id);
-extern void cwh_gate_reset(const pg_uuid_t *webhook_id);
+extern bool cwh_gate_signal(const pg_uuid_t *webhook_id, CwhSignal signal,
+							int64 pause_s, const CwhRetryPolicy *policy,
+							double random01, TimestampTz now);
 extern void cwh_gate_set_clock(int64 clock);
 
 /* Webhooks whose connector a worker could not stop, and died in. */

@@ -35,7 +35,6 @@
 #include "utils/varlena.h"
 
 #include "compat.h"
-#include "launcher.h"
 #include "settings.h"
 #include "shared.h"
 
@@ -190,7 +189,11 @@ start_worker(Database *database, int number, bool is_probing)
 	}
 
 	if (slot >= 0)
-		(void) cwh_slot_free(slot);
+	{
+		CwhExit		how;
+
+		(void) cwh_slot_check(slot, true, &how);
+	}
 	note_shortage(is_probing);
 	return false;
 }
@@ -201,18 +204,19 @@ check_worker(Database *database, RunningWorker *worker)
 {
 	CwhExit		how;
 	pid_t		pid;
+	bool		ended;
 
 	if (worker->slot < 0)
 		return;
-	if (cwh_slot_has_extension(worker->slot))
+	ended = GetBackgroundWorkerPid(worker->handle, &pid) == BGWH_STOPPED;
+	if (cwh_slot_check(worker->slot, ended, &how))
 	{
 		database->has_extension = true;
 		database->version_logged = false;
 	}
-	if (GetBackgroundWorkerPid(worker->handle, &pid) != BGWH_STOPPED)
+	if (!ended)
 		return;
 
-	how = cwh_slot_free(worker->slot);
 	pfree(worker->handle);
 	worker->handle = NULL;
 	worker->slot = -1;
@@ -318,7 +322,11 @@ manage_database(Database *database, TimestampTz now, int *nprobes)
 			worker->not_before = now;
 
 		if (worker->slot < 0 && i < wanted)
-			next = Min(next, start_if_due(database, i, now, nprobes));
+		{
+			TimestampTz again = start_if_due(database, i, now, nprobes);
+
+			next = Min(next, again);
+		}
 		else if (worker->slot >= 0 && i >= wanted &&
 				 (database->has_extension || !database->listed))
 			TerminateBackgroundWorker(worker->handle);
@@ -347,7 +355,9 @@ manage_databases(void)
 	hash_seq_init(&status, databases);
 	while ((database = hash_seq_search(&status)) != NULL)
 	{
-		next = Min(next, manage_database(database, now, &nprobes));
+		TimestampTz again = manage_database(database, now, &nprobes);
+
+		next = Min(next, again);
 		if (!database->listed && !has_workers(database))
 			hash_search(databases, &database->oid, HASH_REMOVE, NULL);
 	}
@@ -419,22 +429,4 @@ cwh_launcher_main(Datum arg)
 						 timeout, wait_event);
 		ResetLatch(MyLatch);
 	}
-}
-
-/* Have the postmaster start the launcher. */
-void
-cwh_launcher_register(void)
-{
-	BackgroundWorker worker;
-
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
-		BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = 1;
-	strlcpy(worker.bgw_library_name, "chatwebhook", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "cwh_launcher_main", BGW_MAXLEN);
-	strlcpy(worker.bgw_name, "chatwebhook launcher", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "chatwebhook launcher", BGW_MAXLEN);
-	RegisterBackgroundWorker(&worker);
 }

@@ -18,53 +18,6 @@ Ledger		cwh_ledger = {
 	.accounts = DLIST_STATIC_INIT(cwh_ledger.accounts)
 };
 
-/* Put a delivery behind the others that are to be settled. */
-void
-cwh_push_result(Delivery *delivery)
-{
-	if (cwh_ledger.nresults++ == 0)
-		cwh_ledger.oldest_result = GetCurrentTimestamp();
-	delivery->account->unsettled++;
-	cwh_append_node(&cwh_ledger.results, &cwh_ledger.results_tail,
-					&delivery->node);
-}
-
-/* Take the first of them. */
-Delivery *
-cwh_pop_result(void)
-{
-	Delivery   *delivery = slist_container(Delivery, node,
-										   slist_pop_head_node(&cwh_ledger.results));
-
-	cwh_ledger.nresults--;
-	delivery->account->unsettled--;
-	return delivery;
-}
-
-/*
- * Have a delivery settled: an attempt at it has ended, or none was made.  The
- * error is copied.
- */
-void
-cwh_add_result(Delivery *delivery, CwhOutcome outcome, const char *error)
-{
-	delivery->outcome = outcome;
-	delivery->error = error ?
-		MemoryContextStrdup(cwh_worker.context, error) : NULL;
-	cwh_push_result(delivery);
-}
-
-/* Have the next settle see to this account. */
-static void
-list_account(Account *account)
-{
-	if (account->listed)
-		return;
-	dlist_push_tail(&cwh_ledger.accounts, &account->node);
-	account->listed = true;
-	cwh_ledger.naccounts++;
-}
-
 /* The class that a latency is counted in. */
 static int
 latency_class(int ms)
@@ -122,7 +75,7 @@ cwh_count_attempt(Account *account, const pg_uuid_t *webhook_id,
 		gain->webhook_id = *webhook_id;
 		account->gain = gain;
 	}
-	list_account(account);
+	cwh_list_account(account);
 	if (end->success)
 	{
 		activity->succeeded++;
@@ -143,39 +96,6 @@ cwh_count_attempt(Account *account, const pg_uuid_t *webhook_id,
 	cwh_worker.state_changed = true;
 	if (end->request)
 		add_request(account, end);
-}
-
-/*
- * Have a webhook disabled, for a reason (null: it is not), or its problem
- * noted.
- */
-void
-cwh_account_request(Account *account, const char *disable, bool note)
-{
-	if (disable)
-		account->disable = disable;
-	account->note = account->note || note;
-	list_account(account);
-}
-
-/* Strike out what was written, or need not be; unlist what has nothing left. */
-void
-cwh_account_settled(Account *account, bool gain, bool disable, bool note)
-{
-	if (gain && account->gain)
-	{
-		pfree(account->gain);
-		account->gain = NULL;
-	}
-	if (disable)
-		account->disable = NULL;
-	if (note)
-		account->note = false;
-	if (!account->listed || account->gain || account->disable || account->note)
-		return;
-	dlist_delete(&account->node);
-	account->listed = false;
-	cwh_ledger.naccounts--;
 }
 
 /* Room for n elements in an array in the worker's memory, null at first. */

@@ -11,8 +11,11 @@
 #ifndef CWH_LEDGER_H
 #define CWH_LEDGER_H
 
+#include "utils/timestamp.h"
+
 #include "delivery.h"
 #include "outbox.h"
+#include "state.h"
 
 /*
  * A webhook's account: what is to be written about it.  It is listed while there
@@ -67,17 +70,89 @@ typedef struct Ledger
 
 extern Ledger cwh_ledger;
 
-extern void cwh_add_result(Delivery *delivery, CwhOutcome outcome,
-						   const char *error);
-extern void cwh_push_result(Delivery *delivery);
-extern Delivery *cwh_pop_result(void);
 extern void cwh_count_attempt(Account *account, const pg_uuid_t *webhook_id,
 							  const AttemptEnd *end);
-extern void cwh_account_request(Account *account, const char *disable,
-								bool note);
-extern void cwh_account_settled(Account *account, bool gain, bool disable,
-								bool note);
 extern void cwh_add_alerting(const pg_uuid_t *webhook_id);
 extern void cwh_add_backlog(const pg_uuid_t *webhook_id, TimestampTz due);
+
+/* Put a delivery behind the others that are to be settled. */
+static inline void
+cwh_push_result(Delivery *delivery)
+{
+	if (cwh_ledger.nresults++ == 0)
+		cwh_ledger.oldest_result = GetCurrentTimestamp();
+	delivery->account->unsettled++;
+	cwh_append_node(&cwh_ledger.results, &cwh_ledger.results_tail,
+					&delivery->node);
+}
+
+/* Take the first of them. */
+static inline Delivery *
+cwh_pop_result(void)
+{
+	Delivery   *delivery = slist_container(Delivery, node,
+										   slist_pop_head_node(&cwh_ledger.results));
+
+	cwh_ledger.nresults--;
+	delivery->account->unsettled--;
+	return delivery;
+}
+
+/*
+ * Have a delivery settled: an attempt at it has ended, or none was made.  The
+ * error is copied.
+ */
+static inline void
+cwh_add_result(Delivery *delivery, CwhOutcome outcome, const char *error)
+{
+	delivery->outcome = outcome;
+	delivery->error = error ?
+		MemoryContextStrdup(cwh_worker.context, error) : NULL;
+	cwh_push_result(delivery);
+}
+
+/* Have the next settle see to this account. */
+static inline void
+cwh_list_account(Account *account)
+{
+	if (account->listed)
+		return;
+	dlist_push_tail(&cwh_ledger.accounts, &account->node);
+	account->listed = true;
+	cwh_ledger.naccounts++;
+}
+
+/*
+ * Have a webhook disabled, for a reason (null: it is not), or its problem
+ * noted.
+ */
+static inline void
+cwh_account_request(Account *account, const char *disable, bool note)
+{
+	if (disable)
+		account->disable = disable;
+	account->note = account->note || note;
+	cwh_list_account(account);
+}
+
+/* Strike out what was written, or need not be; unlist what has nothing left. */
+static inline void
+cwh_account_settled(Account *account, bool gain, bool disable, bool note)
+{
+	if (gain && account->gain)
+	{
+		pfree(account->gain);
+		account->gain = NULL;
+	}
+	if (disable)
+		account->disable = NULL;
+	if (note)
+		account->note = false;
+	if (!account->listed || account->gain || account->disable || account->note)
+		return;
+	dlist_delete(&account->node);
+	account->listed = false;
+	cwh_ledger.naccounts--;
+}
 
 #endif							/* CWH_LEDGER_H */

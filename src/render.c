@@ -36,39 +36,9 @@
 /* Other workers leave a webhook alone for this long whose connector is stuck. */
 #define STUCK_PAUSE_MS 600000
 
-/* deliveries whose next request is to be made */
-static slist_head to_render = SLIST_STATIC_INIT(to_render);
-static slist_node *to_render_tail;
-static int	nto_render = 0;
-static HTAB *slow_functions = NULL; /* connectors that took long the last time */
+RenderQueue cwh_to_render = {SLIST_STATIC_INIT(cwh_to_render.head), NULL, 0};
 
-/* Is its connector one that takes long? */
-bool
-cwh_connector_slow(const Endpoint *endpoint)
-{
-	const char *function = endpoint->webhook->function;
-
-	if (endpoint->pace.slow)
-		return true;
-	return function && slow_functions &&
-		hash_get_num_entries(slow_functions) > 0 &&
-		hash_search(slow_functions, function, HASH_FIND, NULL) != NULL;
-}
-
-/* Is any connector to be called? */
-bool
-cwh_render_due(void)
-{
-	return nto_render > 0;
-}
-
-/* Have a delivery's connector called. */
-void
-cwh_render_later(Delivery *delivery)
-{
-	cwh_append_node(&to_render, &to_render_tail, &delivery->node);
-	nto_render++;
-}
+HTAB	   *cwh_slow_functions = NULL;
 
 /*
  * Take deliveries off the list whose connectors may be called now; the others
@@ -83,9 +53,9 @@ take_to_render(Delivery **deliveries, TimestampTz now)
 	bool		slow_done = cwh_worker.slow_until > now;
 
 	slist_init(&later);
-	while (!slist_is_empty(&to_render))
+	while (!slist_is_empty(&cwh_to_render.head))
 	{
-		slist_node *node = slist_pop_head_node(&to_render);
+		slist_node *node = slist_pop_head_node(&cwh_to_render.head);
 		Delivery   *delivery = slist_container(Delivery, node, node);
 		Endpoint   *endpoint = delivery->endpoint;
 		bool		slow = cwh_connector_slow(endpoint);
@@ -93,7 +63,7 @@ take_to_render(Delivery **deliveries, TimestampTz now)
 		if (endpoint->gone || !endpoint->webhook->enabled ||
 			endpoint->webhook->connector == NULL || (slow && slow_done))
 		{
-			nto_render--;
+			cwh_to_render.n--;
 			cwh_count_in_flight(endpoint, -1);
 			cwh_wait_again(delivery);
 			if (slow && cwh_worker.slow_until > now && !endpoint->blocked)
@@ -107,9 +77,9 @@ take_to_render(Delivery **deliveries, TimestampTz now)
 			slow_done = slow_done || slow;
 		}
 	}
-	to_render = later;
-	to_render_tail = later_tail;
-	nto_render -= n;
+	cwh_to_render.head = later;
+	cwh_to_render.tail = later_tail;
+	cwh_to_render.n -= n;
 	return n;
 }
 
@@ -134,9 +104,9 @@ note_time(Endpoint *endpoint, int took_ms, TimestampTz now)
 		return;
 	strlcpy(key, endpoint->webhook->function, sizeof(key));
 	if (took_ms >= cwh_connector_timeout)
-		(void) hash_search(slow_functions, key, HASH_ENTER, NULL);
-	else if (hash_get_num_entries(slow_functions) > 0)
-		(void) hash_search(slow_functions, key, HASH_REMOVE, NULL);
+		(void) hash_search(cwh_slow_functions, key, HASH_ENTER, NULL);
+	else if (hash_get_num_entries(cwh_slow_functions) > 0)
+		(void) hash_search(cwh_slow_functions, key, HASH_REMOVE, NULL);
 }
 
 /*
@@ -163,7 +133,7 @@ set_up(void)
 	info.keysize = FUNCTION_KEY;
 	info.entrysize = FUNCTION_KEY;
 	info.hcxt = cwh_worker.context;
-	slow_functions = hash_create("chatwebhook slow connectors", 16, &info,
+	cwh_slow_functions = hash_create("chatwebhook slow connectors", 16, &info,
 								 HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 	before_shmem_exit(on_exit_rendering, (Datum) 0);
 }
@@ -215,7 +185,7 @@ cwh_render(CwhOnRendered each)
 	int			done;
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (slow_functions == NULL)
+	if (cwh_slow_functions == NULL)
 		set_up();
 	oldcontext = MemoryContextSwitchTo(cwh_worker.transaction_context);
 	deliveries = palloc(RENDER_BATCH * sizeof(Delivery *));

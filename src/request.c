@@ -284,9 +284,9 @@ add_deliveries(CwhTransfer *transfer, const CwhMessage *message)
 }
 
 /* Make a signed request of one event, or of a batch. */
-CwhTransfer *
-cwh_request_events(const CwhWebhook *webhook, const CwhMessage *message,
-				   const char *token, const char **problem)
+static CwhTransfer *
+events_request(const CwhWebhook *webhook, const CwhMessage *message,
+			   const char *token)
 {
 	const char *type = message->batch ? "batch" : message->event_type;
 	int64		unix_time = (int64) timestamptz_to_time_t(message->now);
@@ -296,9 +296,6 @@ cwh_request_events(const CwhWebhook *webhook, const CwhMessage *message,
 	char		previous[CWH_MESSAGE_SIGNATURE_LEN + 2] = "";
 	CwhTransfer *transfer;
 
-	*problem = webhook->problem ? webhook->problem : url_problem(webhook->url);
-	if (*problem)
-		return NULL;
 	transfer = begin_request(webhook, webhook->url, webhook->nheaders,
 							 strlen(type) + DELIVERIES_LEN(message->n) +
 							 (token ? strlen(token) : 0));
@@ -387,9 +384,8 @@ step_body(CwhTransfer *transfer, const CwhWebhook *webhook, const CwhStep *step)
  * Make a connector's request.  Only one that goes to the webhook's own URL
  * shows its credentials.
  */
-CwhTransfer *
-cwh_request_step(const CwhWebhook *webhook, const CwhStep *step,
-				 const char *token, const char **problem)
+static CwhTransfer *
+step_request(const CwhWebhook *webhook, const CwhStep *step, const char *token)
 {
 	const char *body = step->body ? step->body->data : NULL;
 	bool		auth_in_body = body && step->own_url &&
@@ -397,9 +393,6 @@ cwh_request_step(const CwhWebhook *webhook, const CwhStep *step,
 	size_t		room = token ? strlen(token) : 0;
 	CwhTransfer *transfer;
 
-	*problem = webhook->problem ? webhook->problem : url_problem(webhook->url);
-	if (*problem)
-		return NULL;
 	if (step->own_url)
 		room += strlen(webhook->url) + strlen(step->url) + 1;
 	if (auth_in_body)
@@ -407,12 +400,6 @@ cwh_request_step(const CwhWebhook *webhook, const CwhStep *step,
 	transfer = begin_request(webhook, NULL, webhook->nheaders + step->nheaders,
 							 room);
 	transfer->request.url = step_url(transfer, webhook, step);
-	*problem = url_problem(transfer->request.url);
-	if (*problem)
-	{
-		cwh_transfer_free(transfer);
-		return NULL;
-	}
 	/* without a body, libcurl would make up a type */
 	cwh_transfer_add_line(transfer, body ? "Content-Type: application/json" :
 						  "Content-Type:");
@@ -437,16 +424,11 @@ cwh_request_step(const CwhWebhook *webhook, const CwhStep *step,
  */
 
 /* Make a request for an access token (RFC 6749, 4.4). */
-CwhTransfer *
-cwh_request_token(const CwhWebhook *webhook, const char **problem)
+static CwhTransfer *
+token_request(const CwhWebhook *webhook)
 {
 	CwhTransfer *transfer;
 
-	*problem = webhook->problem ? webhook->problem : url_problem(webhook->url);
-	if (*problem == NULL)
-		*problem = url_problem(webhook->token_url);
-	if (*problem)
-		return NULL;
 	transfer = begin_request(webhook, webhook->token_url, 0, 0);
 	cwh_transfer_add_line(transfer, "Content-Type: application/x-www-form-urlencoded");
 	cwh_transfer_add_line(transfer, "Accept: application/json");
@@ -459,34 +441,38 @@ cwh_request_token(const CwhWebhook *webhook, const char **problem)
 	return transfer;
 }
 
-/* Append UTF-8, all but RFC 3986's unreserved characters percent-encoded. */
-void
-cwh_append_url_encoded(StringInfo out, const char *value)
+/*
+ * Make a transfer, ready to be started: of the connector's request (step), or of
+ * events (message), or with neither of the request for an access token.  Returns
+ * null if it may not be sent, and says why.  What the arguments point to must
+ * stay as it is until the transfer has been reaped or freed.
+ */
+CwhTransfer *
+cwh_make_request(const CwhWebhook *webhook, const CwhStep *step,
+				 const CwhMessage *message, const char *token,
+				 const char **problem)
 {
-	for (const char *c = value; *c; c++)
-	{
-		if ((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
-			(*c >= '0' && *c <= '9') || strchr("-._~", *c))
-			appendStringInfoChar(out, *c);
-		else
-			appendStringInfo(out, "%%%02X", (unsigned char) *c);
-	}
+	CwhTransfer *transfer;
+
+	*problem = webhook->problem ? webhook->problem : url_problem(webhook->url);
+	if (*problem)
+		return NULL;
+	if (step)
+		transfer = step_request(webhook, step, token);
+	else if (message)
+		transfer = events_request(webhook, message, token);
+	else
+		transfer = token_request(webhook);
+	*problem = url_problem(transfer->request.url);
+	if (*problem == NULL)
+		return transfer;
+	cwh_transfer_free(transfer);
+	return NULL;
 }
 
 /*
  * Replies
  */
-
-/* The transport's options as the settings now say. */
-void
-cwh_transport_options(CwhTransportOptions *options)
-{
-	options->policy = *cwh_target_policy();
-	options->max_response_size = cwh_max_response_size;
-	options->max_connections = cwh_max_in_flight;
-	options->ca_file = cwh_ca_file;
-	options->proxy = cwh_proxy;
-}
 
 /*
  * Bytes of a reply as text in the database's encoding.  They may be anything:

@@ -12,6 +12,7 @@
 #include "lib/stringinfo.h"
 #include "utils/jsonb.h"
 
+#include "settings.h"
 #include "transport.h"
 #include "webhook.h"
 
@@ -41,25 +42,23 @@ typedef struct CwhMessage
 } CwhMessage;
 
 extern const char *cwh_header_problem(Jsonb *headers);
-extern void cwh_append_url_encoded(StringInfo out, const char *value);
 
-/*
- * Each of these makes a transfer, ready to be started, or returns null and says
- * why the request may not be sent.  What the webhook, the message or the step
- * points to must stay as it is until the transfer has been reaped or freed.
- */
-extern CwhTransfer *cwh_request_events(const CwhWebhook *webhook,
-									   const CwhMessage *message,
-									   const char *token,
-									   const char **problem);
-extern CwhTransfer *cwh_request_step(const CwhWebhook *webhook,
-									 const CwhStep *step, const char *token,
-									 const char **problem);
-extern CwhTransfer *cwh_request_token(const CwhWebhook *webhook,
-									  const char **problem);
-
-extern void cwh_transport_options(CwhTransportOptions *options);
+extern CwhTransfer *cwh_make_request(const CwhWebhook *webhook,
+									 const CwhStep *step,
+									 const CwhMessage *message,
+									 const char *token, const char **problem);
 extern char *cwh_reply_text(const CwhBytes *bytes);
 extern char *cwh_reply_headers(const CwhBytes *bytes);
+
+/* The transport's options as the settings now say. */
+static inline void
+cwh_transport_options(CwhTransportOptions *options, int max_connections)
+{
+	options->policy = *cwh_target_policy();
+	options->max_response_size = cwh_max_response_size;
+	options->max_connections = max_connections;
+	options->ca_file = cwh_ca_file;
+	options->proxy = cwh_proxy;
+}
 
 #endif							/* CWH_REQUEST_H */

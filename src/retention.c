@@ -20,7 +20,6 @@
 #include "catalog/pg_type.h"
 #include "utils/timestamp.h"
 
-#include "envelope.h"
 #include "retention.h"
 #include "settings.h"
 #include "shared.h"
@@ -129,18 +128,22 @@ cutoff(TimestampTz now, int seconds)
 	return seconds < 0 ? DT_NOBEGIN : now - (TimestampTz) seconds * USECS_PER_SEC;
 }
 
-/* The least id that an event of this time can have: UUIDs of version 7. */
+/*
+ * The least id that an event of this time can have: UUIDs of version 7 begin
+ * with 48 bits of milliseconds since 1970.  cwh_uuidv7() would not do: its ids
+ * ascend within a process, whatever the time.
+ */
 static pg_uuid_t
 first_event(TimestampTz at)
 {
+	static const int64 epoch_ms = (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
+		SECS_PER_DAY * 1000;
+	int64		ms = at == DT_NOBEGIN ? 0 : Max(0, at / 1000 + epoch_ms);
 	pg_uuid_t	id;
 
 	memset(&id, 0, sizeof(id));
-	if (at != DT_NOBEGIN)
-	{
-		cwh_uuidv7(&id, at);
-		memset(id.data + 6, 0, UUID_LEN - 6);
-	}
+	for (int i = 0; i < 6; i++)
+		id.data[i] = (unsigned char) (ms >> (40 - 8 * i));
 	return id;
 }
 

@@ -251,7 +251,7 @@ define_request_settings(void)
 {
 	/* Tests, and receivers in a private network, may do without TLS. */
 	DefineCustomBoolVariable("chatwebhook.allow_http",
-							 "Allows URLs with http, to which requests are sent without TLS.",
+							 "Allows http URLs, that is, requests without TLS.",
 							 NULL,
 							 &allow_http, false, PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);
@@ -366,21 +366,21 @@ define_data_settings(void)
 static void
 define_alert_settings(void)
 {
-	/* A receiver that fails once may be restarting; one that fails on is not. */
+	/* A receiver that keeps failing needs attention; a single failure does not. */
 	DefineCustomIntVariable("chatwebhook.alert_failures",
 							"Sets the number of consecutive failed attempts that opens an alert.",
 							"From that number on, a webhook's state is failing. 0 disables the alert.",
 							&alert_failures, 5, 0, 1000000, PGC_SIGHUP, 0,
 							NULL, NULL, NULL);
 
-	/* A receiver that fails now and then never fails often in a row. */
+	/* A receiver may fail often, but never many times in a row. */
 	DefineCustomRealVariable("chatwebhook.alert_success_rate",
 							 "Sets the success rate of the last 100 attempts below which an alert is opened.",
 							 "Between 0 and 1. Below it, a webhook's state is degraded. 0 disables the alert.",
 							 &alert_success_rate, 0.9, 0, 1, PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);
 
-	/* A receiver may answer, but less often than events come. */
+	/* A receiver may answer well, but more slowly than events come in. */
 	DefineCustomIntVariable("chatwebhook.alert_backlog",
 							"Sets how long a delivery may be overdue before an alert is opened.",
 							"0 disables the alert.",

@@ -21,10 +21,6 @@
 #include "settle.h"
 #include "shared.h"
 
-/* Settle when this many have ended, or the first of them this long ago. */
-#define SETTLE_BATCH		100
-#define SETTLE_DELAY_MS		20
-
 /* One settle takes no more than this, and fewer after one has failed. */
 #define MAX_SETTLE			1000
 
@@ -36,24 +32,6 @@
 
 static int	settle_limit = MAX_SETTLE;
 static TimestampTz careful_until = 0;
-
-/*
- * When there is something to settle; DT_NOEND if there is nothing.  It waits a
- * little for more to end, unless nothing else is under way.
- */
-TimestampTz
-cwh_settle_due(void)
-{
-	TimestampTz oldest = cwh_ledger.oldest_result;
-
-	if (cwh_ledger.nresults == 0)
-		return cwh_ledger.naccounts > 0 ? cwh_ledger.accounts_due : DT_NOEND;
-	if (cwh_ledger.nresults >= SETTLE_BATCH)
-		return 0;
-	if (cwh_worker.in_flight == 0 && cwh_next_startable() == NULL)
-		return oldest;
-	return TimestampTzPlusMilliseconds(oldest, SETTLE_DELAY_MS);
-}
 
 /* Must this settle wait for no row that another transaction has locked? */
 static bool
@@ -330,42 +308,38 @@ strike_out_accounts(Settle *work)
 }
 
 /*
- * A settle has failed.  Settle fewer results at a time, and let one that cannot
- * be settled by itself wait behind the others.
+ * The transaction of a settle was rolled back.  If it met a row that another
+ * transaction has locked, leave such rows for later from now on.  Else settle
+ * fewer results at a time, and let one that cannot be settled by itself wait
+ * behind the others.  True if there is nothing else to worry about.
  */
-static void
-back_off(void)
-{
-	settle_limit = Max(1, settle_limit / 2);
-	if (settle_limit == 1 && cwh_ledger.nresults > 1)
-		cwh_push_result(cwh_pop_result());
-}
-
-/* The transaction of a settle has ended. */
-void
-cwh_end_settle(Settle *work, bool committed)
-{
-	if (!committed)
-		back_off();
-	else
-	{
-		strike_out_results(work);
-		strike_out_accounts(work);
-		settle_limit = Min(MAX_SETTLE, settle_limit * 2);
-	}
-}
-
-/*
- * A settle has met a row that another transaction has locked.  True if the next
- * one will leave such rows for later; false if this one already should have.
- */
-bool
-cwh_settle_carefully(void)
+static bool
+back_off(int sqlerrcode)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (careful_until >= now)
-		return false;
-	careful_until = TimestampTzPlusMilliseconds(now, CAREFUL_MS);
+	if (sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE && !is_careful())
+	{
+		careful_until = TimestampTzPlusMilliseconds(now, CAREFUL_MS);
+		return true;
+	}
+	settle_limit = Max(1, settle_limit / 2);
+	if (settle_limit == 1 && cwh_ledger.nresults > 1)
+		cwh_push_result(cwh_pop_result());
+	return false;
+}
+
+/*
+ * The transaction of a settle has ended: with ERRCODE_SUCCESSFUL_COMPLETION if it
+ * was committed.  False if it failed in a way that should be logged.
+ */
+bool
+cwh_end_settle(Settle *work, int sqlerrcode)
+{
+	if (sqlerrcode != ERRCODE_SUCCESSFUL_COMPLETION)
+		return back_off(sqlerrcode);
+	strike_out_results(work);
+	strike_out_accounts(work);
+	settle_limit = Min(MAX_SETTLE, settle_limit * 2);
 	return true;
 }

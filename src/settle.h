@@ -30,9 +30,29 @@ typedef struct Settle
 	bool		flush_now;		/* other steps must wait for it to be on disk */
 } Settle;
 
-extern TimestampTz cwh_settle_due(void);
+/* Settle when this many have ended, or the first of them this long ago. */
+#define SETTLE_BATCH		100
+#define SETTLE_DELAY_MS		20
+
 extern void cwh_settle(Settle *work);
-extern void cwh_end_settle(Settle *work, bool committed);
-extern bool cwh_settle_carefully(void);
+extern bool cwh_end_settle(Settle *work, int sqlerrcode);
+
+/*
+ * When there is something to settle; DT_NOEND if there is nothing.  It waits a
+ * little for more to end, unless nothing else is under way.
+ */
+static inline TimestampTz
+cwh_settle_due(void)
+{
+	TimestampTz oldest = cwh_ledger.oldest_result;
+
+	if (cwh_ledger.nresults == 0)
+		return cwh_ledger.naccounts > 0 ? cwh_ledger.accounts_due : DT_NOEND;
+	if (cwh_ledger.nresults >= SETTLE_BATCH)
+		return 0;
+	if (cwh_worker.in_flight == 0 && cwh_next_startable() == NULL)
+		return oldest;
+	return TimestampTzPlusMilliseconds(oldest, SETTLE_DELAY_MS);
+}
 
 #endif							/* CWH_SETTLE_H */

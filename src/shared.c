@@ -46,7 +46,7 @@
 #include "compat.h"
 #include "shared.h"
 
-/* One that finds no room leaves its delivery in the queue for later. */
+/* A worker that finds no room leaves the delivery in the queue for now. */
 #define MAX_CLAIMS		16384
 
 /* If more databases are to be checked, all of them are. */
@@ -392,28 +392,6 @@ cwh_block_database(Oid database)
 	ConditionVariableCancelSleep();
 }
 
-/* Let workers start again in the databases that this session has blocked. */
-void
-cwh_unblock_databases(void)
-{
-	if (nmy_blocked == 0)
-		return;
-	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-	while (nmy_blocked > 0)
-	{
-		Oid			database = my_blocked[--nmy_blocked];
-
-		for (int i = 0; i < shared->nblocked; i++)
-		{
-			if (shared->blocked[i] != database)
-				continue;
-			shared->blocked[i] = shared->blocked[--shared->nblocked];
-			break;
-		}
-	}
-	LWLockRelease(slots_lock);
-}
-
 /*
  * The launcher's side
  */
@@ -482,12 +460,38 @@ cwh_launcher_take(List **databases)
 	return all;
 }
 
-/* Have the launcher check a database, or with InvalidOid all of them. */
+/* Let workers start again in the databases that this session has blocked. */
+static void
+unblock_databases(void)
+{
+	if (nmy_blocked == 0)
+		return;
+	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
+	while (nmy_blocked > 0)
+	{
+		Oid			database = my_blocked[--nmy_blocked];
+
+		for (int i = 0; i < shared->nblocked; i++)
+		{
+			if (shared->blocked[i] != database)
+				continue;
+			shared->blocked[i] = shared->blocked[--shared->nblocked];
+			break;
+		}
+	}
+	LWLockRelease(slots_lock);
+}
+
+/*
+ * Have the launcher check a database, or with InvalidOid all of them, after
+ * unblocking those that this session has blocked.
+ */
 void
 cwh_wake_launcher(Oid database)
 {
 	if (!shared)
 		return;
+	unblock_databases();
 	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
 	if (!OidIsValid(database) || shared->nchecks == MAX_CHECKS)
 		shared->check_all = true;
@@ -506,12 +510,13 @@ int
 cwh_slot_reserve(Oid database, int number, bool version_logged, int32 *token)
 {
 	int			found = CWH_SLOT_NONE;
+	bool		blocked = false;
 
 	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
 	for (int i = 0; i < shared->nblocked; i++)
 		if (shared->blocked[i] == database)
-			found = CWH_SLOT_BLOCKED;
-	for (int i = 0; i < shared->nslots && found == CWH_SLOT_NONE; i++)
+			blocked = true;
+	for (int i = 0; i < shared->nslots && !blocked; i++)
 	{
 		WorkerSlot *slot = &shared->slots[i];
 		uint16		generation = slot->generation + 1;
@@ -526,35 +531,31 @@ cwh_slot_reserve(Oid database, int number, bool version_logged, int32 *token)
 		slot->exit = CWH_EXIT_CRASHED;
 		*token = (int32) (((uint32) i << 16) | generation);
 		found = i;
+		break;
 	}
 	LWLockRelease(slots_lock);
-	return found;
+	return blocked ? CWH_SLOT_BLOCKED : found;
 }
 
-/* Has the worker reported that its database has the extension? */
+/*
+ * Has a worker reported that its database has the extension?  If the worker has
+ * ended, also say how, and free its slot.
+ */
 bool
-cwh_slot_has_extension(int slot)
+cwh_slot_check(int slot, bool ended, CwhExit *how)
 {
-	bool		result;
-
-	LWLockAcquire(slots_lock, LW_SHARED);
-	result = shared->slots[slot].has_extension;
-	LWLockRelease(slots_lock);
-	return result;
-}
-
-/* Free the slot of a worker that has ended.  Returns how the worker ended. */
-CwhExit
-cwh_slot_free(int slot)
-{
-	WorkerSlot *freed = &shared->slots[slot];
-	CwhExit		how;
+	WorkerSlot *checked = &shared->slots[slot];
+	bool		has_extension;
 
 	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
-	how = freed->stop ? CWH_EXIT_STOPPED : freed->exit;
-	freed->database = InvalidOid;
+	has_extension = checked->has_extension;
+	if (ended)
+	{
+		*how = checked->stop ? CWH_EXIT_STOPPED : checked->exit;
+		checked->database = InvalidOid;
+	}
 	LWLockRelease(slots_lock);
-	return how;
+	return has_extension;
 }
 
 /*
@@ -651,6 +652,17 @@ cwh_slot_take(CwhMail *mail)
 	LWLockRelease(slot_lock(my_slot));
 }
 
+/* The queue has an id: give out only larger ones from here on. */
+static void
+skip_ids(int64 id)
+{
+	uint64		last = pg_atomic_read_u64(&shared->last_id);
+
+	while (last < (uint64) id &&
+		   !pg_atomic_compare_exchange_u64(&shared->last_id, &last, (uint64) id))
+		;
+}
+
 /*
  * Publish the state of this worker.  Called after every few deliveries, so the
  * lock that all share is taken only if the launcher has something to learn.
@@ -664,6 +676,7 @@ cwh_slot_report(const CwhWorkerState *state)
 		LWLockAcquire(slots_lock, LW_EXCLUSIVE);
 		if (state->has_extension && !my_slot->has_extension)
 		{
+			skip_ids(state->last_id);
 			my_slot->version_logged = false;
 			if (shared->launcher)
 				SetLatch(shared->launcher);
@@ -722,17 +735,6 @@ cwh_next_id(TimestampTz now)
 		id = Max(clock, last + 1);
 	while (!pg_atomic_compare_exchange_u64(&shared->last_id, &last, id));
 	return (int64) id;
-}
-
-/* The queue has an id: give out only larger ones from here on. */
-void
-cwh_id_seen(int64 id)
-{
-	uint64		last = pg_atomic_read_u64(&shared->last_id);
-
-	while (last < (uint64) id &&
-		   !pg_atomic_compare_exchange_u64(&shared->last_id, &last, (uint64) id))
-		;
 }
 
 /*

@@ -47,11 +47,9 @@ extern void cwh_hint(const pg_uuid_t *webhook_id, TimestampTz due, int64 id,
  * started there, between the two.
  */
 extern void cwh_block_database(Oid database);
-extern void cwh_unblock_databases(void);
 
 /* Ids of deliveries: they ascend with time, over all sessions. */
 extern int64 cwh_next_id(TimestampTz now);
-extern void cwh_id_seen(int64 id);
 
 /* The least id that a delivery of this time can have. */
 static inline int64
@@ -100,8 +98,7 @@ extern bool cwh_launcher_take(List **databases);
 extern void cwh_wake_launcher(Oid database);
 extern int	cwh_slot_reserve(Oid database, int number, bool version_logged,
 							 int32 *token);
-extern bool cwh_slot_has_extension(int slot);
-extern CwhExit cwh_slot_free(int slot);
+extern bool cwh_slot_check(int slot, bool ended, CwhExit *how);
 
 /*
  * The worker's side.
@@ -133,6 +130,7 @@ typedef struct CwhWorkerState
 	bool		has_extension;	/* it has found something to do */
 	bool		halted;			/* it claims nothing now: hints need not wake it */
 	CwhExit		exit;			/* how it ends, if it ends now */
+	int64		last_id;		/* of a delivery, when it has found the extension */
 	CwhWorkerStats stats;
 } CwhWorkerState;
 

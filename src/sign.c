@@ -770,7 +770,8 @@ cwh_verify_body(CwhSigner *signer, const void *body, size_t len,
 	char		want[CWH_BODY_SIGNATURE_LEN + 1];
 	char		got[CWH_BODY_SIGNATURE_LEN];
 
-	if (signature == NULL || strlen(signature) != CWH_BODY_SIGNATURE_LEN)
+	if (signer->kind != KEY_SECRET || signature == NULL ||
+		strlen(signature) != CWH_BODY_SIGNATURE_LEN)
 		return false;
 
 	memcpy(got, signature, CWH_BODY_SIGNATURE_LEN);

@@ -5,8 +5,8 @@
  * libcurl opens and closes its connections' sockets through us, so that they
  * count against PostgreSQL's limit of descriptors, and tells us which events it
  * is interested in.  It also closes some without telling us: those of connects
- * that it gives up.  Their numbers can be used again at once, so what is on
- * record for a number may be out of date whenever it is opened again.
+ * that it gives up.  The kernel may reuse their numbers at once, so our record
+ * of a descriptor may be that of its predecessor.
  *
  * epoll is level-triggered and updated lazily.  libcurl withdraws its interest
  * in a socket when a request ends, and states it again when the next one starts
@@ -149,7 +149,7 @@ cwh_socket_open(int family, int type, int protocol, bool *starved)
 
 	/*
 	 * A connect waits for the socket to become writable.  libcurl may not say
-	 * so if it believes to have said it, of the number's former socket.
+	 * so if it still has that on record from the number's former socket.
 	 */
 	sock->wanted = EPOLLOUT;
 	watch(fd, sock, EPOLLOUT);
@@ -183,7 +183,7 @@ cwh_sockets_account(const int *fds, int n)
 	}
 }
 
-/* Note what a socket is waited for; false if memory is out. */
+/* Record which events libcurl wants of a socket; false if memory is out. */
 bool
 cwh_socket_want(int fd, bool readable, bool writable)
 {
@@ -203,8 +203,8 @@ cwh_socket_want(int fd, bool readable, bool writable)
 }
 
 /*
- * Call a function for each socket that is ready for what is wanted of it.  True
- * if there may be more.
+ * Call a function for each socket that is ready for an event that libcurl wants
+ * of it.  True if there may be more.
  */
 bool
 cwh_sockets_poll(CwhSocketReady ready)
@@ -221,7 +221,7 @@ cwh_sockets_poll(CwhSocketReady ready)
 
 		if (happened & (EPOLLERR | EPOLLHUP))
 			happened |= wanted;
-		/* stop epoll from reporting what is not wanted */
+		/* stop epoll from reporting events that are not wanted */
 		if ((happened & (EPOLLIN | EPOLLOUT) & ~wanted) || wanted == 0)
 			watch(fd, sock, wanted);
 		happened &= wanted;
@@ -237,8 +237,8 @@ cwh_sockets_poll(CwhSocketReady ready)
  * Find out by which: libcurl tells us the port of each request's connection,
  * but not its descriptor.
  */
-void
-cwh_socket_note_port(const int *fds, int n, int port)
+static void
+note_port(const int *fds, int n, int port)
 {
 	for (int i = 0; i < n; i++)
 	{
@@ -258,17 +258,24 @@ cwh_socket_note_port(const int *fds, int n, int port)
 }
 
 /*
+ * A request is about to be written to the connection with this local port, which
+ * may be one of these new sockets.
+ *
  * Requests that share a connection are written one right after the other, each
  * in two pieces.  Have the kernel collect them until cwh_sockets_uncork():
- * sending each by itself, and waking the receiver for each, costs more than all
- * else that we do for it.
+ * sending each by itself, and waking the receiver for each, costs more than
+ * everything else we do for it.
  */
 void
-cwh_socket_cork(int port)
+cwh_socket_request(const int *fds, int n, int port, bool shared)
 {
-	int			fd = by_port[port];
+	int			fd;
 	int			on = 1;
 
+	note_port(fds, n, port);
+	if (!shared)
+		return;
+	fd = by_port[port];
 	/* the entry may be of a socket that has been closed since */
 	if (fd >= nsockets || sockets[fd].local_port != port)
 		return;
@@ -279,7 +286,7 @@ cwh_socket_cork(int port)
 	corked[ncorked++] = fd;
 }
 
-/* Have the kernel send what it has collected. */
+/* Have the kernel send the packets that it holds back. */
 void
 cwh_sockets_uncork(void)
 {

@@ -10,7 +10,7 @@
 
 #include <stdbool.h>
 
-/* Called for a socket that is ready for what is wanted of it. */
+/* Called for a socket that is ready for an event that libcurl wants of it. */
 typedef void (*CwhSocketReady) (int fd, bool readable, bool writable);
 
 extern int	cwh_sockets_open(void);
@@ -22,7 +22,7 @@ extern void cwh_sockets_uncork(void);
 extern int	cwh_socket_open(int family, int type, int protocol, bool *starved);
 extern int	cwh_socket_close(int fd);
 extern bool cwh_socket_want(int fd, bool readable, bool writable);
-extern void cwh_socket_note_port(const int *fds, int n, int port);
-extern void cwh_socket_cork(int port);
+extern void cwh_socket_request(const int *fds, int n, int port,
+							   bool shared);
 
 #endif							/* CWH_SOCKETS_H */

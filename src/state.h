@@ -43,8 +43,6 @@ extern Worker cwh_worker;
 /* SIGTERM has arrived. */
 extern volatile sig_atomic_t cwh_worker_terminate;
 
-extern bool cwh_run_apart(const char *what, void (*work) (void));
-
 /* Is this the error of a relation or function that does not exist? */
 static inline bool
 cwh_is_absence(int sqlerrcode)

@@ -12,24 +12,11 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/pg_type.h"
 #include "pgstat.h"
-#include "utils/array.h"
-#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
 #include "shared.h"
 #include "statement.h"
-
-/* Begin a transaction and connect to SPI. */
-void
-cwh_begin(void)
-{
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	SPI_connect();
-	PushActiveSnapshot(GetTransactionSnapshot());
-}
 
 /*
  * Commit.  The worker runs with synchronous_commit off, so that neither it nor
@@ -84,52 +71,4 @@ cwh_run(CwhStatement *statement, Datum *args)
 	/* SPI leaves its own context behind, which ends with the transaction */
 	MemoryContextSwitchTo(context);
 	return SPI_processed;
-}
-
-/* Make arrays of n elements, all null, for a statement's first parameters. */
-void
-cwh_make_arrays(CwhArray *arrays, const CwhStatement *statement, int narrays,
-				int n)
-{
-	for (int i = 0; i < narrays; i++)
-	{
-		arrays[i].type = get_element_type(statement->argtypes[i]);
-		arrays[i].n = n;
-		arrays[i].values = palloc(Max(1, n) * sizeof(Datum));
-		arrays[i].nulls = palloc(Max(1, n) * sizeof(bool));
-		memset(arrays[i].nulls, true, n * sizeof(bool));
-	}
-}
-
-/* Make parameters of arrays. */
-void
-cwh_finish_arrays(const CwhArray *arrays, int narrays, Datum *args)
-{
-	for (int i = 0; i < narrays; i++)
-	{
-		int16		typlen;
-		bool		typbyval;
-		char		typalign;
-		int			lower = 1;
-		int			n = arrays[i].n;
-
-		get_typlenbyvalalign(arrays[i].type, &typlen, &typbyval, &typalign);
-		args[i] = PointerGetDatum(construct_md_array(arrays[i].values,
-													 arrays[i].nulls,
-													 1, &n, &lower,
-													 arrays[i].type, typlen,
-													 typbyval, typalign));
-	}
-}
-
-/* An array of UUIDs. */
-Datum
-cwh_uuid_array(const pg_uuid_t *ids, int n)
-{
-	Datum	   *values = palloc(Max(1, n) * sizeof(Datum));
-
-	for (int i = 0; i < n; i++)
-		values[i] = UUIDPGetDatum(&ids[i]);
-	return PointerGetDatum(construct_array(values, n, UUIDOID, UUID_LEN,
-										   false, TYPALIGN_CHAR));
 }

@@ -324,7 +324,7 @@ is_isatap(const unsigned char *address)
 
 /*
  * Find the IPv4 address to which a tunnel or a translator would send a packet
- * for this IPv6 address.
+ * for this IPv6 address.  Returns false if there is none.
  *
  * Of the NAT64 prefixes, only the well-known one always has the address at its
  * end; with the one for local use (64:ff9b:1::/48) it can be anywhere.
@@ -921,4 +921,30 @@ cwh_target_parse_ports(const char *list, uint16_t *ports, int max,
 			return -1;
 	}
 	return n;
+}
+
+/*
+ * Percent-encode all of a string but RFC 3986's unreserved characters.  Returns
+ * the length of the result, which ends with a zero byte.
+ */
+size_t
+cwh_url_encode(const char *value, char *out)
+{
+	static const char hex[] = "0123456789ABCDEF";
+	char	   *to = out;
+
+	for (const char *c = value; *c; c++)
+	{
+		if ((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
+			(*c >= '0' && *c <= '9') || strchr("-._~", *c))
+			*to++ = *c;
+		else
+		{
+			*to++ = '%';
+			*to++ = hex[(unsigned char) *c >> 4];
+			*to++ = hex[(unsigned char) *c & 0xf];
+		}
+	}
+	*to = '\0';
+	return to - out;
 }

@@ -8,8 +8,8 @@
  * The multi handle is driven by curl_multi_socket_action() from an epoll
  * descriptor, on which the caller can wait together with its latch.  Nothing in
  * here runs SQL or raises an error: an error would longjmp through libcurl when
- * it calls us back.  Callbacks record what happened, and the caller reads that
- * when it reaps the transfer.
+ * it calls us back.  Callbacks record the outcome in the transfer, and the
+ * caller reads it there once it has reaped the transfer.
  *
  * libcurl looks up names in threads of its own.  They inherit the signal mask
  * and must not run PostgreSQL's handlers, so all signals are blocked around
@@ -38,7 +38,7 @@
 
 #include "lib/ilist.h"
 
-#include "compat.h"
+#include "compat_curl.h"
 #include "curl_handle.h"
 #include "failure.h"
 #include "retry.h"
@@ -135,7 +135,7 @@ typedef struct Transfer
 	int			earlier_requests;	/* of these, before the last restart */
 	int			max_requests;
 	int			restarts;		/* after losing a connection */
-	bool		restarted;		/* for that, or after waiting */
+	bool		interrupted;	/* it waited or was restarted */
 
 	/* its reply */
 	Progress	progress;
@@ -425,11 +425,11 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 	if (transfer->connecting)
 	{
 		end_connecting(transfer, true);
-		/* that was about other addresses of the host */
+		/* these were about other addresses of the host */
 		reply->refused = reply->starved = false;
 		reply->error[0] = '\0';
 	}
-	/* what has been read so far was a proxy's reply to CONNECT */
+	/* anything read so far was a proxy's reply to CONNECT */
 	transfer->progress = REPLY_NONE;
 
 	/*
@@ -448,12 +448,8 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 	if (!peer_allowed(transfer, remote_ip))
 		return CURL_PREREQFUNC_ABORT;
 	if (local_port > 0 && local_port <= UINT16_MAX)
-	{
-		if (transfer->nfds > 0)
-			cwh_socket_note_port(transfer->fds, listed_fds(transfer), local_port);
-		if (sharing_host(transfer))
-			cwh_socket_cork(local_port);
-	}
+		cwh_socket_request(transfer->fds, listed_fds(transfer), local_port,
+						   sharing_host(transfer) != NULL);
 	return CURL_PREREQFUNC_OK;
 }
 
@@ -563,7 +559,7 @@ static void
 retire(Transfer *transfer)
 {
 	withdraw(transfer);
-	cwh_handle_release(&transfer->handle);
+	cwh_handle_release(&transfer->handle, transfer->requests > 1);
 	running--;
 }
 
@@ -656,8 +652,8 @@ finish(Transfer *transfer, CURLcode code)
 
 	curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status);
 	curl_easy_getinfo(easy, CURLINFO_TOTAL_TIME_T, &total_us);
-	/* libcurl has measured only the time since it was restarted */
-	reply->latency_ms = transfer->restarted ?
+	/* libcurl has measured only the last try */
+	reply->latency_ms = transfer->interrupted ?
 		(int) -ms_until(&transfer->began) : (int) ((total_us + 500) / 1000);
 	reply->status = (int) status;
 	if (status != 0)
@@ -690,8 +686,8 @@ finish(Transfer *transfer, CURLcode code)
 
 /*
  * Start a transfer again, after it has waited or lost its connection.  It gets
- * what is left of its timeout, not all of it again: a receiver must not be able
- * to hold a transfer for longer by closing connections.
+ * the rest of its timeout, not the whole of it again: a receiver must not be
+ * able to hold a transfer for longer by closing connections.
  */
 static void
 restart(Transfer *transfer)
@@ -702,7 +698,7 @@ restart(Transfer *transfer)
 	int64_t		left_ms = transfer->public.request.timeout_ms - used_ms;
 
 	transfer->state = TRANSFER_RUNNING;
-	transfer->restarted = true;
+	transfer->interrupted = true;
 	transfer->must_wait = false;
 	transfer->earlier_requests = transfer->requests;
 	transfer->detail[0] = '\0';
@@ -748,6 +744,7 @@ try_restart(Transfer *transfer, CURLcode code)
 	if (code == CURLE_COULDNT_CONNECT && transfer->must_wait)
 	{
 		withdraw(transfer);
+		transfer->interrupted = true;
 		transfer->state = TRANSFER_WAITING;
 		dlist_push_tail(&waiting, &transfer->node);
 		return true;
@@ -873,7 +870,7 @@ cwh_transport_close(void)
 	sigset_t	saved;
 
 	block_signals(&saved);
-	cwh_handles_close();
+	(void) cwh_handles_configure(NULL, NULL);
 	while (!dlist_is_empty(&spare))
 		destroy(dlist_container(Transfer, node, dlist_pop_head_node(&spare)));
 	nspare = 0;
@@ -939,8 +936,8 @@ collect_ended(void)
 }
 
 /*
- * Do what can be done without waiting.  Returns the number of transfers that
- * are still under way.
+ * Let libcurl do all that it can without waiting.  Returns the number of
+ * transfers that are still under way.
  */
 int
 cwh_transport_drive(void)
@@ -1151,7 +1148,7 @@ cwh_transfer_start(CwhTransfer *public)
 	/* this only queues it: threads are started when it is driven */
 	if (curl_multi_add_handle(multi, transfer->handle.easy) != CURLM_OK)
 	{
-		cwh_handle_release(&transfer->handle);
+		cwh_handle_release(&transfer->handle, false);
 		return false;
 	}
 	transfer->state = TRANSFER_RUNNING;

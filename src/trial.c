@@ -141,8 +141,11 @@ ask_connector(CwhExchange *exchange, const CwhWebhook *webhook,
 	return false;
 }
 
-/* Make the next request of an exchange, and describe how it has ended. */
-static void
+/*
+ * Make the next request of an exchange, and wait for its end; false if it was
+ * not sent, as the ending then says.
+ */
+static bool
 make_request(CwhExchange *exchange, const CwhWebhook *webhook, CwhToken *token,
 			 const CwhMessage *message, const char *event, int transport_fd,
 			 CwhEnding *ending)
@@ -153,21 +156,38 @@ make_request(CwhExchange *exchange, const CwhWebhook *webhook, CwhToken *token,
 	ending->retry_after_s = -1;
 	if (webhook->connector && exchange->step == NULL &&
 		!ask_connector(exchange, webhook, event, ending))
-		return;
+		return false;
 	if (cwh_exchange_send(exchange, webhook, token, message, NULL, &problem))
 	{
 		wait_for_transfer(transport_fd);
-		cwh_exchange_read(exchange, ending);
+		return true;
 	}
-	else if (problem == NULL)
+	if (problem == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("could not start the request")));
-	else
-	{
-		ending->end = CWH_END_REFUSED;
-		ending->error = problem;
-	}
+	ending->end = CWH_END_REFUSED;
+	ending->error = problem;
+	return false;
+}
+
+/* Keep what the last reply says, before the exchange lets go of it. */
+static void
+keep_reply(Trial *trial, const CwhExchange *exchange)
+{
+	CwhReply   *reply;
+	CwhBytes	body;
+
+	if (exchange->transfer == NULL)
+		return;
+	reply = &exchange->transfer->reply;
+	body = reply->body;
+	trial->sent = true;
+	trial->status = exchange->for_token ? 0 : reply->status;
+	trial->latency_ms = exchange->earlier_ms + reply->latency_ms;
+	/* for a connector, more was read */
+	body.len = Min(body.len, cwh_max_response_size);
+	trial->body = trial->status != 0 ? cwh_reply_text(&body) : NULL;
 }
 
 /* Send an event, by all requests that it takes. */
@@ -182,27 +202,16 @@ send_event(CwhExchange *exchange, const CwhWebhook *webhook, CwhToken *token,
 	{
 		CwhEnding	ending;
 		CwhAttempt	attempt;
+		bool		sent;
 
 		CHECK_FOR_INTERRUPTS();
-		make_request(exchange, webhook, token, message, event, transport_fd,
-					 &ending);
-		if (ending.end != CWH_END_NOTHING)
-			trial->status = ending.for_token ? 0 : ending.status;
-		if (exchange->transfer)
-		{
-			CwhReply   *reply = &exchange->transfer->reply;
-			CwhBytes	body = reply->body;
-
-			trial->sent = true;
-			trial->latency_ms = exchange->earlier_ms + reply->latency_ms;
-			/* for a connector, more was read */
-			body.len = Min(body.len, cwh_max_response_size);
-			trial->body = trial->status != 0 ? cwh_reply_text(&body) : NULL;
-		}
+		sent = make_request(exchange, webhook, token, message, event,
+							transport_fd, &ending);
+		keep_reply(trial, exchange);
 		memset(&attempt, 0, sizeof(attempt));
 		attempt.retry = &webhook->retry;
-		cwh_exchange_decide(exchange, webhook, token, &ending, &attempt,
-							&decision);
+		cwh_exchange_end(exchange, webhook, token, !sent, &ending, &attempt,
+						 &decision);
 		if (decision.starved)
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
@@ -260,8 +269,7 @@ chatwebhook_test_webhook(PG_FUNCTION_ARGS)
 	memset(&exchange, 0, sizeof(exchange));
 	memset(&token, 0, sizeof(token));
 	exchange.context = token.context = CurrentMemoryContext;
-	cwh_transport_options(&options);
-	options.max_connections = 1;
+	cwh_transport_options(&options, 1);
 	transport_fd = cwh_transport_configure(&options);
 	if (transport_fd < 0)
 		ereport(ERROR,

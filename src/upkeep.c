@@ -9,7 +9,12 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "gate.h"
@@ -55,10 +60,52 @@ static CwhStatement check_backlog_st = {check_backlog_sql, 2,
 	{UUIDARRAYOID, TIMESTAMPTZARRAYOID}, NULL};
 /* INDENT ON */
 
+Upkeep		cwh_upkeep;
+
 static bool stuck_checked = false;
-static TimestampTz next_alerts = 0;
-static TimestampTz next_retention = 0;
-static TimestampTz pass_started = 0;	/* of retention; 0: none is under way */
+
+/*
+ * Run work() in a transaction of its own, which it begins and commits.  An
+ * error is logged and aborts that transaction only; returns false then.
+ */
+static bool
+run_apart(const char *what, void (*work) (void))
+{
+	MemoryContext oldcontext;
+	volatile bool ok = false;
+
+	oldcontext = MemoryContextSwitchTo(cwh_worker.transaction_context);
+	pgstat_report_activity(STATE_RUNNING, what);
+	PG_TRY();
+	{
+		work();
+		ok = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(cwh_worker.transaction_context);
+		error = CopyErrorData();
+		HOLD_INTERRUPTS();
+		/* DROP EXTENSION may have come first; the next transaction sees that */
+		if (!cwh_is_absence(error->sqlerrcode))
+		{
+			cwh_note_error(error->message);
+			EmitErrorReport();
+		}
+		AbortOutOfAnyTransaction();
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextReset(cwh_worker.transaction_context);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	/* a lock wait may have reset our latch; set it again to avoid a lost wakeup */
+	SetLatch(MyLatch);
+	return ok;
+}
 
 /*
  * Disable webhooks whose connectors a worker could not stop.  The next worker
@@ -129,7 +176,7 @@ check_some_alerts(void)
 	pg_uuid_t  *alerting = cwh_ledger.alerting;
 	int			n = Min(cwh_ledger.nalerting, ALERTS_BATCH);
 	int			rest = cwh_ledger.nalerting - n;
-	bool		ok = cwh_run_apart("checking alerts", check_alerts);
+	bool		ok = run_apart("checking alerts", check_alerts);
 
 	if (n > 0)
 	{
@@ -153,22 +200,22 @@ remove_old(void)
 	TimestampTz now;
 	bool		pass_done;
 
-	if (pass_started == 0)
-		pass_started = start;
+	if (cwh_upkeep.pass_started == 0)
+		cwh_upkeep.pass_started = start;
 	(void) cwh_retention_step(start, &pass_done);
 	now = GetCurrentTimestamp();
-	next_retention = now + (now - start) *
+	cwh_upkeep.next_retention = now + (now - start) *
 		((cwh_worker.in_flight > 0 ? BUSY_SHARE : IDLE_SHARE) - 1);
 	if (pass_done)
 	{
 		int64		shortest = cwh_retention < 0 ? MAX_PASS_MS :
 			Max(MIN_PASS_MS, Min(MAX_PASS_MS, (int64) cwh_retention * 100));
-		int64		took = now - pass_started;
+		int64		took = now - cwh_upkeep.pass_started;
 
-		next_retention = now + Max(Min(took * PASS_SHARE,
+		cwh_upkeep.next_retention = now + Max(Min(took * PASS_SHARE,
 									   (int64) MAX_PASS_MS * 1000),
 								   shortest * 1000);
-		pass_started = 0;
+		cwh_upkeep.pass_started = 0;
 	}
 }
 
@@ -181,55 +228,40 @@ any_alerts(void)
 
 /*
  * Check alerts and remove old rows, if it is time.  Returns when there is
- * something to do again; DT_NOEND if there is nothing.
+ * something to do again; DT_NOEND if there is nothing.  When the process ends
+ * (now is DT_NOEND), check the alerts that are left.
  */
 TimestampTz
 cwh_keep_up(TimestampTz now)
 {
 	TimestampTz next = DT_NOEND;
 
+	if (now == DT_NOEND)
+	{
+		while (cwh_ledger.nalerting > 0 && check_some_alerts())
+			;
+		return next;
+	}
 	if (!stuck_checked)
-		stuck_checked = cwh_run_apart("disabling webhooks", disable_stuck);
-	if (any_alerts() && now >= next_alerts)
+		stuck_checked = run_apart("disabling webhooks", disable_stuck);
+	if (any_alerts() && now >= cwh_upkeep.next_alerts)
 	{
 		bool		ok = check_some_alerts();
 		TimestampTz end = GetCurrentTimestamp();
 		int			wait_ms = !ok ? FAILED_ALERTS_MS :
 			cwh_ledger.nalerting > 0 ? MORE_ALERTS_MS : ALERTS_MS;
 
-		next_alerts =
+		cwh_upkeep.next_alerts =
 			Max(TimestampTzPlusMilliseconds(now, wait_ms),
 				end + Min(ALERTS_SHARE * (end - now), MAX_ALERTS_MS * 1000));
 	}
 	/* the first worker of a database removes for all */
-	if (cwh_worker.number == 0 && now >= next_retention &&
-		!cwh_run_apart("removing old rows", remove_old))
-		next_retention = TimestampTzPlusMilliseconds(now, MAX_PASS_MS);
+	if (cwh_worker.number == 0 && now >= cwh_upkeep.next_retention &&
+		!run_apart("removing old rows", remove_old))
+		cwh_upkeep.next_retention = TimestampTzPlusMilliseconds(now, MAX_PASS_MS);
 	if (any_alerts())
-		next = next_alerts;
+		next = cwh_upkeep.next_alerts;
 	if (cwh_worker.number == 0)
-		next = Min(next, next_retention);
+		next = Min(next, cwh_upkeep.next_retention);
 	return next;
-}
-
-/* The process ends: check the alerts that are left. */
-void
-cwh_finish_upkeep(void)
-{
-	while (cwh_ledger.nalerting > 0 && check_some_alerts())
-		;
-}
-
-/*
- * The settings were reloaded, or the clock was set (by "step"): what is due now
- * may be another.
- */
-void
-cwh_reset_upkeep(int64 step)
-{
-	if (next_alerts > 0)
-		next_alerts += step;
-	if (pass_started > 0)
-		pass_started += step;
-	next_retention = 0;
 }

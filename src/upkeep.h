@@ -9,8 +9,16 @@
 
 #include "datatype/timestamp.h"
 
+/* Times, or 0; follow_clock() in worker.c moves them with the clock. */
+typedef struct Upkeep
+{
+	TimestampTz next_alerts;
+	TimestampTz next_retention;
+	TimestampTz pass_started;	/* of retention; 0: none is under way */
+} Upkeep;
+
+extern Upkeep cwh_upkeep;
+
 extern TimestampTz cwh_keep_up(TimestampTz now);
-extern void cwh_reset_upkeep(int64 step);
-extern void cwh_finish_upkeep(void);
 
 #endif							/* CWH_UPKEEP_H */

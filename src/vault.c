@@ -48,9 +48,9 @@
 #define NONCE_AT			(KEY_ID_AT + KEY_ID_LEN)
 #define CIPHERTEXT_AT		(NONCE_AT + NONCE_LEN)
 
-/* The size of a sealed value, less that of its secret. */
-#define PLAIN_OVERHEAD		1
-#define SEALED_OVERHEAD		(CIPHERTEXT_AT + TAG_LEN)
+_Static_assert(CIPHERTEXT_AT + TAG_LEN == CWH_SEALED_OVERHEAD,
+			   "vault.h tells another size");
+
 
 /* The two ways to write a key, in characters. */
 #define HEX_KEY_LEN			(KEY_LEN * 2)
@@ -316,13 +316,6 @@ gcm_bind(EVP_CIPHER_CTX *gcm, const unsigned char webhook_id[WEBHOOK_ID_LEN],
 		gcm_associate(gcm, key_id, KEY_ID_LEN);
 }
 
-/* Return the size of a sealed secret of this length. */
-size_t
-cwh_vault_sealed_len(size_t plain_len, bool encrypted)
-{
-	return plain_len + (encrypted ? SEALED_OVERHEAD : PLAIN_OVERHEAD);
-}
-
 /* Seal with AES-256-GCM under this nonce. */
 static bool
 seal_with_nonce(const CwhVaultKey *key, const unsigned char nonce[NONCE_LEN],
@@ -364,7 +357,7 @@ cwh_vault_seal(const CwhVaultKey *key, const unsigned char webhook_id[16],
 	{
 		out[0] = VERSION_PLAIN;
 		if (len > 0)
-			memcpy(out + PLAIN_OVERHEAD, plain, len);
+			memcpy(out + CWH_PLAIN_OVERHEAD, plain, len);
 		return true;
 	}
 
@@ -404,7 +397,7 @@ open_encrypted(const CwhVaultKey *keys, int nkeys,
 			   const char *name, const unsigned char *sealed, size_t len,
 			   unsigned char *out, size_t *out_len)
 {
-	size_t		plain_len = len - SEALED_OVERHEAD;
+	size_t		plain_len = len - CWH_SEALED_OVERHEAD;
 	const CwhVaultKey *key = find_key(keys, nkeys, sealed + KEY_ID_AT);
 	EVP_CIPHER_CTX *gcm;
 	bool		opened;
@@ -448,13 +441,13 @@ cwh_vault_open(const CwhVaultKey *keys, int nkeys,
 
 	*out_len = 0;
 
-	if (len >= PLAIN_OVERHEAD && bytes[0] == VERSION_PLAIN)
+	if (len >= CWH_PLAIN_OVERHEAD && bytes[0] == VERSION_PLAIN)
 	{
-		*out_len = len - PLAIN_OVERHEAD;
-		memcpy(out, bytes + PLAIN_OVERHEAD, *out_len);
+		*out_len = len - CWH_PLAIN_OVERHEAD;
+		memcpy(out, bytes + CWH_PLAIN_OVERHEAD, *out_len);
 		result = CWH_VAULT_OK;
 	}
-	else if (len >= SEALED_OVERHEAD && bytes[0] == VERSION_AES_GCM)
+	else if (len >= CWH_SEALED_OVERHEAD && bytes[0] == VERSION_AES_GCM)
 		result = open_encrypted(keys, nkeys, webhook_id, name, bytes, len,
 								out, out_len);
 
@@ -473,8 +466,8 @@ cwh_vault_is_current(const CwhVaultKey *keys, int nkeys,
 	const unsigned char *bytes = sealed;
 
 	if (nkeys == 0)
-		return len >= PLAIN_OVERHEAD && bytes[0] == VERSION_PLAIN;
+		return len >= CWH_PLAIN_OVERHEAD && bytes[0] == VERSION_PLAIN;
 
-	return len >= SEALED_OVERHEAD && bytes[0] == VERSION_AES_GCM &&
+	return len >= CWH_SEALED_OVERHEAD && bytes[0] == VERSION_AES_GCM &&
 		memcmp(bytes + KEY_ID_AT, keys[0].id, KEY_ID_LEN) == 0;
 }

@@ -29,7 +29,6 @@ typedef enum CwhVaultResult
 extern int	cwh_vault_parse_keys(const char *input, size_t len,
 								 CwhVaultKey *keys, int max,
 								 const char **problem);
-extern size_t cwh_vault_sealed_len(size_t plain_len, bool encrypted);
 extern bool cwh_vault_seal(const CwhVaultKey *key,
 						   const unsigned char webhook_id[16],
 						   const char *name, const void *plain, size_t len,
@@ -42,6 +41,17 @@ extern CwhVaultResult cwh_vault_open(const CwhVaultKey *keys, int nkeys,
 									 const char **problem);
 extern bool cwh_vault_is_current(const CwhVaultKey *keys, int nkeys,
 								 const void *sealed, size_t len);
+
+/* The size of a sealed value, less that of its secret. */
+#define CWH_PLAIN_OVERHEAD		1	/* the format's version */
+#define CWH_SEALED_OVERHEAD		(1 + 8 + 12 + 16)	/* version, key id, nonce, tag */
+
+/* The size of a sealed value. */
+static inline size_t
+cwh_vault_sealed_len(size_t plain_len, bool encrypted)
+{
+	return plain_len + (encrypted ? CWH_SEALED_OVERHEAD : CWH_PLAIN_OVERHEAD);
+}
 
 /* Overwrite a secret, whatever the compiler thinks of that. */
 static inline void

@@ -27,9 +27,9 @@
 
 #include "compat.h"
 #include "envelope.h"
-#include "request.h"
 #include "secrets.h"
 #include "statement.h"
+#include "target.h"
 #include "webhook.h"
 
 /* INDENT OFF */
@@ -311,26 +311,30 @@ basic_auth(const char *username, const char *password)
 	return line;
 }
 
-/* What a token is asked for with (RFC 6749, 4.4.2). */
+/* Append a value of a form, percent-encoded. */
+static char *
+append_encoded(char *to, const char *name, const char *value)
+{
+	to = stpcpy(to, name);
+	return to + cwh_url_encode(value, to);
+}
+
+/* The body of a request for a token (RFC 6749, 4.4.2). */
 static char *
 token_request(char **values, const char *secret)
 {
-	StringInfoData request;
+	static const char start[] = "grant_type=client_credentials&client_id=";
+	size_t		len = strlen(values[CLIENT_ID]) + strlen(secret) +
+		strlen(values[SCOPE]);
+	char	   *request = palloc(sizeof(start) + sizeof("&client_secret=&scope=") +
+								 CWH_URL_ENCODED_MAX(len));
+	char	   *end;
 
-	initStringInfo(&request);
-	/* large enough from the start, so that no smaller copy is left behind */
-	enlargeStringInfo(&request, 100 + 3 * (strlen(values[CLIENT_ID]) +
-										   strlen(secret) + strlen(values[SCOPE])));
-	appendStringInfoString(&request, "grant_type=client_credentials&client_id=");
-	cwh_append_url_encoded(&request, values[CLIENT_ID]);
-	appendStringInfoString(&request, "&client_secret=");
-	cwh_append_url_encoded(&request, secret);
+	end = append_encoded(request, start, values[CLIENT_ID]);
+	end = append_encoded(end, "&client_secret=", secret);
 	if (values[SCOPE][0])
-	{
-		appendStringInfoString(&request, "&scope=");
-		cwh_append_url_encoded(&request, values[SCOPE]);
-	}
-	return request.data;
+		(void) append_encoded(end, "&scope=", values[SCOPE]);
+	return request;
 }
 
 /* The member that a body gets, "name":"value". */

@@ -186,11 +186,10 @@ check_configuration(void)
 		leave(CWH_EXIT_CRASHED);	/* it is another one, with other rows */
 	extension = installed;
 	check_version(cwh_field_text(0, INSTALLED_VERSION));
-	cwh_config_watch();
 	if (cwh_worker.seen_generation == 0)
 	{
 		(void) cwh_run(&last_id_st, NULL);
-		cwh_id_seen(DatumGetInt64(cwh_field(0, 0, NULL)));
+		cwh_worker.state.last_id = DatumGetInt64(cwh_field(0, 0, NULL));
 	}
 	log_if_plain();
 	cwh_worker.seen_generation = cwh_config_generation();
@@ -207,6 +206,7 @@ typedef struct Work
 	Claims		claims;
 	int64		ncaught_up;		/* deliveries made due after the clock was set
 								 * back */
+	int			sqlerrcode;		/* how the transaction has ended */
 } Work;
 
 /*
@@ -250,10 +250,7 @@ run_transaction(Work *work)
 		cwh_settle(&work->settled);
 	if (work->sweep)
 		sweep(work);
-	if (work->settle)
-		cwh_claim_following(&work->claims, &work->settled, work->claim);
-	if (work->claim)
-		cwh_claim_due(&work->claims);
+	cwh_claim_deliveries(&work->claims, &work->settled, work->claim);
 	cwh_commit(when_to_flush(work));
 	/* send no event that a crash could still take back */
 	if (work->claims.n > 0)
@@ -264,20 +261,19 @@ run_transaction(Work *work)
 static void
 note_failure(Work *work, ErrorData *error)
 {
+	work->sqlerrcode = error->sqlerrcode;
 	if (cwh_is_absence(error->sqlerrcode) && pause_ms == 0 && !absence_seen)
 	{
 		/* DROP EXTENSION has come first, as check_configuration() will see */
 		cwh_worker.seen_generation = 0;
 		absence_seen = true;
 	}
-	else if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE ||
-			 !cwh_settle_carefully())
+	else if (!cwh_end_settle(&work->settled, work->sqlerrcode))
 	{
 		cwh_note_error(error->message);
 		pause_ms = Min(Max(2 * pause_ms, FIRST_PAUSE_MS), MAX_PAUSE_MS);
 		paused_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 												   pause_ms);
-		cwh_end_settle(&work->settled, false);
 		EmitErrorReport();
 	}
 }
@@ -287,8 +283,8 @@ static void
 keep_work(Work *work)
 {
 	if (work->settle)
-		cwh_end_settle(&work->settled, true);
-	cwh_end_claims(&work->claims, true);
+		(void) cwh_end_settle(&work->settled, work->sqlerrcode);
+	cwh_end_claims(&work->claims, work->sqlerrcode);
 	pause_ms = 0;
 	absence_seen = false;
 	if (work->sweep)
@@ -296,7 +292,6 @@ keep_work(Work *work)
 		next_sweep = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 												 cwh_poll_interval);
 		clock_unknown = work->ncaught_up == CATCH_UP_BATCH;
-		cwh_forget_endpoints();
 	}
 }
 
@@ -340,7 +335,7 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 	else
 	{
 		cwh_worker.reread_webhooks = true;
-		cwh_end_claims(&work->claims, false);
+		cwh_end_claims(&work->claims, work->sqlerrcode);
 	}
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(cwh_worker.transaction_context);
@@ -376,20 +371,29 @@ take_mail(void)
 	{
 		next_sweep = 0;
 		check_due = true;
+
+		/*
+		 * A commit wakes us before it sends its invalidations: look for the
+		 * extension even if none has arrived.
+		 */
+		cwh_worker.seen_generation = 0;
 	}
 }
 
 /*
- * If the clock was set, move the times that we wait for with it.  If it was set
- * back, the queue holds deliveries that are due later than they should be.
+ * If the clock was set, move the times that we wait for with it, and say by how
+ * much; else 0.  If it was set back, the queue holds deliveries that are due
+ * later than they should be.
  */
-static void
+static int64
 follow_clock(TimestampTz now)
 {
 	static TimestampTz *const times[] = {
 		&paused_until, &next_sweep, &next_upkeep,
 		&cwh_worker.starved_until, &cwh_worker.slow_until,
-		&cwh_ledger.oldest_result, &cwh_ledger.accounts_due
+		&cwh_ledger.oldest_result, &cwh_ledger.accounts_due,
+		&cwh_upkeep.next_alerts, &cwh_upkeep.next_retention,
+		&cwh_upkeep.pass_started
 	};
 	instr_time	monotonic;
 	int64		before = clock_ahead;
@@ -399,15 +403,13 @@ follow_clock(TimestampTz now)
 	clock_ahead = now - (int64) INSTR_TIME_GET_MICROSEC(monotonic);
 	step = clock_ahead - before;
 	if (Abs(step) < CWH_CLOCK_STEP)
-		return;
+		return 0;
 	cwh_gate_set_clock(clock_ahead);
 	if (before == 0)
-		return;					/* the first look */
+		return 0;				/* the first look */
 	for (int i = 0; i < lengthof(times); i++)
 		if (*times[i] > 0)
 			*times[i] += step;
-	cwh_endpoints_follow_clock(step);
-	cwh_reset_upkeep(step);
 	if (step < 0)
 	{
 		ereport(LOG, (errmsg("chatwebhook: the clock was set back by %.1f s; adjusting waits",
@@ -415,6 +417,7 @@ follow_clock(TimestampTz now)
 		clock_lost = Max(clock_lost, now - step);
 		next_sweep = 0;
 	}
+	return step;
 }
 
 /* Have the transport work by the settings; returns its descriptor, or -1. */
@@ -423,8 +426,7 @@ configure_transport(void)
 {
 	CwhTransportOptions options;
 
-	cwh_transport_options(&options);
-	options.max_connections = cwh_in_flight_limit();
+	cwh_transport_options(&options, cwh_in_flight_limit());
 	return cwh_transport_configure(&options);
 }
 
@@ -438,7 +440,7 @@ reload(void)
 	/* the key file may be another, and open more secrets */
 	next_sweep = 0;
 	next_upkeep = 0;
-	cwh_reset_upkeep(0);
+	cwh_upkeep.next_retention = 0;
 	cwh_worker.state.halted = !cwh_enabled;
 	report_state();
 	if (!cwh_enabled)
@@ -483,7 +485,7 @@ time_to_wait(TimestampTz now)
 	next = Min(next, next_upkeep);
 	if (cwh_worker.starved_until > now)
 		next = Min(next, cwh_worker.starved_until);
-	if (cwh_render_due())
+	if (cwh_to_render.n > 0)
 		next = Min(next, now);
 	if (next == DT_NOEND)
 		return transport;
@@ -519,20 +521,22 @@ deliver(int transport_fd)
 	AddWaitEventToSet(events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
 	AddWaitEventToSet(events, WL_SOCKET_READABLE, transport_fd, NULL, NULL);
 
-	while (!cwh_worker_terminate && !mail.stop)
+	for (;;)
 	{
 		TimestampTz now;
 
+		/* first, so that what sets the latch from here on is seen */
 		ResetLatch(MyLatch);
+		take_mail();
+		if (cwh_worker_terminate || mail.stop)
+			break;
 		/* there is no statement to cancel here */
 		QueryCancelPending = false;
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 			reload();
-		take_mail();
 		now = GetCurrentTimestamp();
-		follow_clock(now);
-		cwh_run_timers(now);
+		cwh_run_timers(now, follow_clock(now));
 		transact_if_due(now);
 		if (cwh_enabled && now >= cwh_worker.starved_until)
 			cwh_start_attempts();
@@ -551,7 +555,7 @@ deliver(int transport_fd)
 	/* what has been answered need not be repeated */
 	for (int i = 0; cwh_ledger.nresults > 0 && i < 5; i++)
 		transact(true, false, false);
-	cwh_finish_upkeep();
+	(void) cwh_keep_up(DT_NOEND);
 }
 
 /* Settings that this process needs, whatever the database's say. */
@@ -642,6 +646,7 @@ cwh_worker_main(Datum arg)
 	transact(false, false, false);
 	next_upkeep = cwh_keep_up(GetCurrentTimestamp());
 	cwh_worker.state.has_extension = true;
+	assignment.version_logged = false;
 	cwh_worker.state.halted = !cwh_enabled;
 	report_state();
 	ereport(LOG, (errmsg("chatwebhook worker %d started", cwh_worker.number + 1)));

@@ -48,7 +48,7 @@ my $node = new_node(
 	'chatwebhook.connector_timeout' => '1s',
 	'chatwebhook.max_response_size' => '10kB',
 	'chatwebhook.ca_file' => $tls->ca_file,
-	'chatwebhook.disable_after' => 'infinity',
+	'chatwebhook.disable_after' => '-1',
 	'chatwebhook.alert_failures' => 5,
 	'authentication_timeout' => '5min',
 	'autovacuum' => 'off');
@@ -183,7 +183,7 @@ my %events = (
 my $usual = [ 'message.sent', { role => 'bot', content => "Zo\x{eb} \x{1F600} " x 20 } ];
 
 my $arguments = '(event jsonb, webhook jsonb, replies jsonb) RETURNS chatwebhook.request';
-sql(join '', map {
+script(join '', map {
 	my ($language, $body) = @{ $connectors{$_} };
 	"CREATE FUNCTION public.$_$arguments LANGUAGE $language STABLE AS \$\$ $body \$\$;
 	 INSERT INTO chatwebhook.connector (name, function, description) VALUES ('$_', 'public.$_', 'A test');"
@@ -257,7 +257,7 @@ sub go_through_classes
 	# worker's time: those that ask for much of it have their turn once.
 	my @names = grep { !$seen{$_} || !{ @{ $classes{$_} }[ 2 .. $#{ $classes{$_} } ] }->{once} } sort keys %classes;
 	sql(join "\n", map { webhook_sql($_, map { @$_[ 0, 2 .. $#$_ ] } $classes{$_}) } @names);
-	sql(join "\n", map {
+	script(join "\n", map {
 		my %columns = @{ $classes{$_} }[ 2 .. $#{ $classes{$_} } ];
 		emit_sql($_, $columns{n} // $each)
 	} @names);
@@ -274,7 +274,7 @@ sub disturb
 		webhook_sql('tested', '/ok'), webhook_sql('tested_badly', '/reset'), webhook_sql('tested_closed', $nobody));
 	sql(join "\n", map { emit_sql($_, 5) } qw(deleted canceled changed));
 	ok($receiver->wait_for($asked + 3, 'hung'), 'requests hang');
-	sql(q{DELETE FROM chatwebhook.webhook WHERE name = 'deleted';
+	script(q{DELETE FROM chatwebhook.webhook WHERE name = 'deleted';
 		SELECT count(chatwebhook.cancel(id)) FROM chatwebhook.delivery WHERE webhook_name = 'canceled';
 		SELECT count(chatwebhook.rotate_secret(id)) FROM chatwebhook.webhook WHERE name = 'changed';
 		UPDATE chatwebhook.webhook SET url = replace(url, 'hang', 'ok') WHERE name = 'changed';
@@ -310,7 +310,7 @@ sub recover
 	my $open = "SELECT count(*) = %d FROM chatwebhook.alert WHERE webhook_name = 'recovering' AND closed_at IS NULL";
 	sql(webhook_sql('recovering', '/status/500', max_retries => 0) . emit_sql('recovering', 5));
 	ok($node->poll_query_until('postgres', sprintf $open, 1), 'an alert is opened');
-	sql("UPDATE chatwebhook.webhook SET url = replace(url, 'status/500', 'ok') WHERE name = 'recovering';" . emit_sql('recovering', 1));
+	script("UPDATE chatwebhook.webhook SET url = replace(url, 'status/500', 'ok') WHERE name = 'recovering';" . emit_sql('recovering', 1));
 	ok($node->poll_query_until('postgres', sprintf $open, 0), 'and closed');
 	sql("DELETE FROM chatwebhook.webhook WHERE name = 'recovering'");
 	return worker_is_there();
@@ -341,7 +341,7 @@ sub weigh
 		}
 		($result{palloc}) = $account =~ /Grand total: .*?(\d+) used/;
 		# Deleted webhooks are there until the next sweep, or for ten minutes if
-		# deliveries were pending: 076_deleted.pl shows that they are forgotten.
+		# deliveries were pending: 016_deleted_webhooks.pl shows that they are forgotten.
 		$result{palloc} -= $_ foreach $account =~ /chatwebhook webhook: .*?(\d+) used/g;
 	}
 	diag("after $deliveries deliveries, worker $pid: " . join(', ', map { "$_ $result{$_}" } sort keys %result));

@@ -90,17 +90,21 @@ my @told = grep { $webhooks{$_}{path} =~ /-until-told/ } sort keys %webhooks;
 my @moved = grep { $webhooks{$_}{path} !~ /-until-told/ } sort keys %webhooks;
 my @batched = grep { $webhooks{$_}{batch_size} } sort keys %webhooks;
 
+# How long an endpoint may take, and how long a slow one takes.
+my $timeout = scaled(1);
+my $slow = 2 * $timeout;
+
 # Where requests go wrong in one way or another, but not for good.
 my @faults = (
 	'/hang', '/reset', '/reset-mid-body', '/eof', '/garbage', '/stale',
-	'/status/500', '/status/429?retry_after=1', '/slow-body/2',
-	'/slow-headers/2', '/slow-read/2', '/interim/0', '/endless?every=0.1');
+	'/status/500', '/status/429?retry_after=1', "/slow-body/$slow",
+	"/slow-headers/$slow", "/slow-read/$slow", '/interim/0', '/endless?every=0.1');
 
 my %policy = (
 	max_retries => 100,
 	backoff => '50 ms',
 	max_backoff => '500 ms',
-	timeout => '1 s');
+	timeout => "$timeout s");
 
 my $schema = q{
 	INSERT INTO chatwebhook.event_type (name) VALUES ('chaos.often'), ('chaos.seldom'), ('chaos.rare');
@@ -297,7 +301,7 @@ my %harmful = (
 		reload_with(@{ one_of(
 				(map { [ workers => $_ ] } 1, 2, 3),
 				(map { [ max_in_flight => $_ ] } 8, 64, 256),
-				[ poll_interval => '200ms' ], [ poll_interval => '5s' ],
+				[ poll_interval => '200ms' ], [ poll_interval => '1h' ],
 				[ log_attempts => 'all' ], [ log_attempts => 'none' ]) });
 	} ],
 	'switched off' => [ 1, sub {

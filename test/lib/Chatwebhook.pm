@@ -22,12 +22,15 @@ Chatwebhook - what the TAP tests share
 
 =head1 DESCRIPTION
 
-Nodes are those of PostgreSQL::Test::Cluster (newer minor releases of 14 have
-that name too), receivers are receiver.py and receiver.js beside this file, which
+Nodes are those of PostgreSQL::Test::Cluster (14's newer minor releases have that
+name too), receivers are receiver.py and receiver.js beside this file, which
 explain their paths, logs and options.  Both are stopped when the test ends,
-however it ends.  Timeouts are in seconds; they default to what the environment
-variable PG_TEST_TIMEOUT_DEFAULT says, and are only ever how long to wait for
-something before calling it a failure.
+however it ends.
+
+The environment variable PG_TEST_TIMEOUT_DEFAULT says how long to wait for
+something before calling it a failure, 180 seconds if it is not set.  On a slow
+machine it is larger, and with it, by scaled(), every other time-out in the
+tests.  No test takes a thing's speed for its being right: that is for bench/.
 
 =cut
 
@@ -40,25 +43,27 @@ use Cwd qw(abs_path);
 use Exporter qw(import);
 use File::Basename qw(dirname);
 use JSON::PP ();
+use List::Util qw(min);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Session;
 use Test::More;
+use Time::HiRes qw(sleep time);
 
-our @EXPORT = qw(new_node sql sql_in becomes_true becomes_true_in literal
-  start_receiver start_services create_webhook wait_idle server_major);
+our @EXPORT = qw(new_node scaled sql script sql_in becomes_true becomes_true_in
+  wait_until wait_until_in end_sessions literal start_receiver start_services
+  create_webhook wait_idle server_major);
 
 our $lib = dirname(abs_path(__FILE__));
 
-# 14 may lack this.
-no warnings 'once';
-*PostgreSQL::Test::Cluster::config_data = sub { return _output_of('pg_config', $_[1]) }
-  if !PostgreSQL::Test::Cluster->can('config_data');
+# How slow the machine is: 1 for PostgreSQL's own default of 180 seconds.
+our $slowness = $PostgreSQL::Test::Utils::timeout_default / 180;
+
 # With an older IPC::Run, one is not to feed a psql that cannot connect.
 if (!eval { IPC::Run->VERSION('20220807') })
 {
 	my $poll = \&PostgreSQL::Test::Cluster::poll_query_until;
-	no warnings 'redefine';
+	no warnings qw(once redefine);
 	*PostgreSQL::Test::Cluster::poll_query_until = sub {
 		my @arguments = @_;
 		my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
@@ -70,30 +75,6 @@ if (!eval { IPC::Run->VERSION('20220807') })
 		}
 	};
 }
-# Most statements need no psql.  The class has another name in 14.
-{
-	my ($class) = grep { $_->can('safe_psql') } qw(PostgreSQL::Test::Cluster PostgresNode);
-	my ($ask, $poll) = map { $class->can($_) } qw(safe_psql poll_query_until);
-	no strict 'refs';
-	no warnings 'redefine';
-	*{"${class}::safe_psql"} = sub {
-		my ($node, $dbname, $sql, @rest) = @_;
-		return (@rest ? undef : Session::ask($node, $dbname, $sql)) // $ask->(@_);
-	};
-	*{"${class}::poll_query_until"} = sub {
-		my ($node, $dbname, $query, $expected) = @_;
-		return Session::poll($node, $dbname, $query, $expected // 't') // $poll->(@_);
-	};
-	foreach my $name (qw(psql background_psql interactive_psql reload restart stop kill9))
-	{
-		my $original = $class->can($name) or next;
-		*{"${class}::$name"} = sub {
-			Session::forget($_[0]);
-			goto &$original;
-		};
-	}
-}
-use warnings 'once';
 
 our $last_node;
 our $last_receiver;
@@ -107,8 +88,8 @@ my $json = JSON::PP->new->utf8(0)->canonical->allow_nonref;
 =item new_node($name, %settings)
 
 A running node in UTF-8, whatever the locale, with the extension in database
-postgres, which may send to receivers on this machine and opens no alerts but
-those of disabled webhooks.  The settings go to postgresql.conf.  Two that begin
+postgres, which may send to receivers on this machine, looks through the queue by
+itself but once an hour, and opens no alerts but those of disabled webhooks.  The settings go to postgresql.conf.  Two that begin
 with a minus sign go elsewhere: C<-init> is an array of arguments for init(),
 C<< -extension => 0 >> leaves CREATE EXTENSION out.  C<-install> is another
 directory than the usual one that PostgreSQL is installed in.
@@ -125,6 +106,8 @@ sub new_node
 		'shared_preload_libraries' => 'chatwebhook',
 		'chatwebhook.allow_http' => 'on',
 		'chatwebhook.allowed_networks' => '127.0.0.0/8, ::1/128',
+		# a sweep would mend what a lost wake-up breaks
+		'chatwebhook.poll_interval' => '1h',
 		# nothing arrives but what a test emits
 		'chatwebhook.alert_failures' => 0,
 		'chatwebhook.alert_success_rate' => 0,
@@ -145,16 +128,97 @@ sub new_node
 	return $node;
 }
 
-=item sql($sql), sql_in($dbname, $sql)
+=item scaled($seconds)
 
-What SQL returns in database postgres, or in another, of the node that was made
-last.
+The time for which to let something take its time, on a machine like this one.
+
+=item sql($statement)
+
+What a statement returns in database postgres of the node that was made last;
+dies of an error.  All such calls share a session, for as long as the node runs
+and the user is the same.  So they are one statement each, which has nothing to
+do with its session: no SET, no transaction block, no temporary table, no
+advisory lock, nothing that only a new session sees.
+
+=item script($sql), sql_in($dbname, $sql)
+
+The same for any other SQL, and in another database: psql, in a session of its
+own.
 
 =item becomes_true($query, $what), becomes_true_in($dbname, $query, $what)
 
-A test that passes as soon as a query gives true there.
+A test that passes as soon as a query gives true.  In database postgres it asks
+in the session of sql(), elsewhere in one of its own.
+
+=item wait_until($query), wait_until_in($dbname, $query)
+
+The same without being a test: false if the time is up before.
+
+=item end_sessions()
+
+Ends the session of sql(), before something that it would be in the way of.
 
 =cut
+
+sub scaled
+{
+	my ($seconds) = @_;
+	return $seconds * $slowness;
+}
+
+# The sessions of sql(), by server and user.
+my %shared;
+
+# A session for some statements: the one of sql(), or for another database one
+# that is for the caller to close.
+sub _session
+{
+	my ($node, $dbname) = @_;
+	my $key = join "\0", $$, $node->host, $node->port, Session::identity();
+
+	return Session->new($node, $dbname) if $dbname ne 'postgres';
+	delete($shared{$key})->close if $shared{$key} && $shared{$key}->is_over;
+	return $shared{$key} //= Session->new($node, $dbname);
+}
+
+sub end_sessions
+{
+	$_->close foreach values %shared;
+	%shared = ();
+	return;
+}
+
+# What the server says of a statement.
+sub _answer
+{
+	my ($session, $statement) = @_;
+	return { error => $Session::error, rows => '', notices => '' } if !$session;
+	my $answer = $session->query($statement);
+
+	die "more than one statement, which is for script(): $statement\n"
+	  if @{ $answer->{tags} } > 1;
+	die "this would change the session that others share, and is for script(): $statement\n"
+	  if $answer->{in_transaction} || grep { /^(?:SET|RESET|PREPARE|LISTEN|LOAD)$/ } @{ $answer->{tags} };
+	return $answer;
+}
+
+sub _sql
+{
+	my ($node, $dbname, $statement) = @_;
+	my $session = _session($node, $dbname);
+	my $answer = _answer($session, $statement);
+
+	$session->close if $session && $dbname ne 'postgres';
+	die "error running SQL: '$answer->{error}'\nwith sql '$statement'" if defined $answer->{error};
+	note($answer->{notices}) if $answer->{notices} ne '';
+	return $answer->{rows} =~ s/\n\z//r;
+}
+
+sub sql
+{
+	my ($statement) = @_;
+	return _sql($last_node, 'postgres', $statement);
+}
 
 sub sql_in
 {
@@ -162,17 +226,51 @@ sub sql_in
 	return $last_node->safe_psql($dbname, $sql);
 }
 
-sub sql
+sub script
 {
 	my ($sql) = @_;
 	return sql_in('postgres', $sql);
+}
+
+sub wait_until_in
+{
+	my ($dbname, $query) = @_;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+	my $pause = 0.01;
+	my ($session, $answer, $true);
+
+	while (1)
+	{
+		$session = _session($last_node, $dbname) if !$session || $dbname eq 'postgres';
+		$answer = _answer($session, $query);
+		$true = !defined $answer->{error} && $answer->{rows} eq "t\n";
+		last if $true || time > $deadline;
+		if (defined $answer->{error} && $session && $dbname ne 'postgres')
+		{
+			$session->close;
+			undef $session;
+		}
+		sleep $pause;
+		$pause = 0.1 if ($pause *= 1.5) > 0.1;
+	}
+	diag("this did not become true:\n$query\nin the end it gave:\n",
+		$answer->{rows}, $answer->{notices}, $answer->{error} // '')
+	  if !$true;
+	$session->close if $session && $dbname ne 'postgres';
+	return $true;
+}
+
+sub wait_until
+{
+	my ($query) = @_;
+	return wait_until_in('postgres', $query);
 }
 
 sub becomes_true_in
 {
 	my ($dbname, $query, $what) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return ok($last_node->poll_query_until($dbname, $query), $what);
+	return ok(wait_until_in($dbname, $query), $what);
 }
 
 sub becomes_true
@@ -231,6 +329,8 @@ sub create_webhook
 
 	$columns{name} //= 'webhook';
 	$columns{events} //= ['*'];
+	# the default of 10 seconds, as this machine needs it
+	$columns{timeout} //= min(scaled(10), 300) . ' s' if $slowness > 1;
 	if (!defined $columns{url})
 	{
 		($path, $label) = _label_path($path, $columns{name});
@@ -242,7 +342,7 @@ sub create_webhook
 	my $set_credentials = join('',
 		map { ', chatwebhook.set_credential(id, ' . literal($_) . ', ' . literal($credentials->{$_}) . ')' }
 		sort keys %$credentials);
-	my $row = $node->safe_psql($dbname,
+	my $row = _sql($node, $dbname,
 		"SELECT id, secret$set_credentials FROM chatwebhook.create_webhook($arguments)");
 	my ($id, $secret) = split(/\|/, $row);
 	$receiver->set_secret($label, $secret) if defined $label;
@@ -283,8 +383,7 @@ sub wait_idle
 	my $dbname = $options{dbname} // 'postgres';
 	my $timeout = $options{timeout} // $PostgreSQL::Test::Utils::timeout_default;
 
-	return $node->safe_psql($dbname,
-		"SELECT chatwebhook.wait_until_idle('$timeout s')") eq 't';
+	return _sql($node, $dbname, "SELECT chatwebhook.wait_until_idle('$timeout s')") eq 't';
 }
 
 # The path with a label in front of its query string, and the label.
@@ -393,7 +492,7 @@ sub _start
 	push @running, $self;
 	my $line = <$stdout> // '';
 	($self->{port}) = $line =~ /^listening (\d+)$/;
-	die "$command[1] did not start, see $self->{error_file}\n"
+	die "@command did not start, see $self->{error_file}\n"
 	  if !defined $self->{port};
 }
 
@@ -603,7 +702,7 @@ sub stop
 
 =head1 SERVICES
 
-What start_services() gives is services.py, which explains what it checks and
+What start_services() gives is the program in services/, which explains what it checks and
 what it can be told to do.  Of a receiver it has port(), pid(), url(), log(),
 count(), wait_for(), wait_until(), reset() and stop(); its labels are those of
 the services, C<hubspot>, or C<hubspot~second> for another account.
@@ -639,7 +738,7 @@ sub new
 
 	unlink $self->{log_file};
 	$self->_start(
-		$ENV{PYTHON} // 'python3', "$Chatwebhook::lib/services.py",
+		$ENV{PYTHON} // 'python3', '-B', "$Chatwebhook::lib/services",
 		'--log' => $self->{log_file});
 	$self->rewind;
 	return $self;

@@ -899,7 +899,7 @@ async def serve(options):
         context.load_cert_chain(options.cert, options.key)
         context.set_alpn_protocols(["http/1.1"])
         if options.client_ca:
-            context.verify_mode = ssl.CERT_REQUIRED
+            context.verify_mode = ssl.CERT_OPTIONAL if options.client_optional else ssl.CERT_REQUIRED
             context.load_verify_locations(options.client_ca)
         if options.tls:
             set_tls_version(context, options.tls)
@@ -926,6 +926,9 @@ def main():
     parser.add_argument("--key", metavar="FILE", help="its key, if not in the same file")
     parser.add_argument(
         "--client-ca", metavar="FILE", help="require a client certificate of this authority"
+    )
+    parser.add_argument(
+        "--client-optional", action="store_true", help="but serve those without one, too"
     )
     parser.add_argument("--tls", metavar="VERSION", help="speak this version only, such as 1.1")
     parser.add_argument(

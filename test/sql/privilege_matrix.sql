@@ -99,14 +99,14 @@ SELECT max(id) FILTER (WHERE w.name = 'ours') AS our_delivery, max(q.id) FILTER 
 SELECT set_config('regress.dropped_at', :'dropped_at', false) \gset ignored_
 DO $$
 BEGIN
-    FOR i IN 1 .. 1200 LOOP
+    FOR i IN 1 .. 12000 LOOP
         IF EXISTS (SELECT FROM chatwebhook.worker_status
                     WHERE started_at > current_setting('regress.dropped_at')::timestamptz) THEN
             RETURN;
         END IF;
         PERFORM pg_sleep(0.05);
     END LOOP;
-    RAISE EXCEPTION 'no worker has started within a minute';
+    RAISE EXCEPTION 'no worker has started within ten minutes';
 END
 $$;
 

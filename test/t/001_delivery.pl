@@ -1,10 +1,10 @@
 # From a row in a chat table to a request at a receiver.
 #
-# Only a running worker and a receiver that checks signatures by its own means
-# can show this: who gets which event, what a request consists of, and that
-# rollbacks, prepared transactions, reloads and restarts decide over what is
-# sent.  The worker looks through its queue by itself only once an hour here, so
-# whatever arrives does because a commit or a reload has woken it.
+# Only a running worker, and a receiver that checks signatures by its own means,
+# can show who gets which event, what a request consists of, and that rollbacks,
+# prepared transactions, reloads and restarts decide what is sent.  The worker
+# looks through its queue by itself only once an hour here, so whatever arrives
+# was sent because a commit or a reload woke the worker.
 
 use strict;
 use warnings;
@@ -23,7 +23,6 @@ my $json = JSON::PP->new->canonical->allow_nonref;
 my $receiver = start_receiver();
 my $node = new_node(
 	'main',
-	'chatwebhook.poll_interval' => '1h',
 	'max_prepared_transactions' => 5);
 
 $node->safe_psql(
@@ -58,7 +57,7 @@ sub received
 # Start over, with no webhook and nothing stored.
 sub clean
 {
-	sql('DELETE FROM chatwebhook.webhook;
+	script('DELETE FROM chatwebhook.webhook;
 		 TRUNCATE chatwebhook.event, chatwebhook.history, chatwebhook.dead,
 			chatwebhook.attempt, message');
 	return;
@@ -231,15 +230,13 @@ subtest 'what is pending for a disabled webhook waits' => sub {
 		max_backoff => '1 hour');
 	my $delivery = "(SELECT id FROM chatwebhook.delivery WHERE webhook_id = '$retrying')";
 	create_webhook($node, name => 'others');
-	sql("BEGIN;
+	script("BEGIN;
 		 INSERT INTO message (content) VALUES ('first');
 		 UPDATE chatwebhook.webhook SET enabled = false WHERE id = '$waiting';
 		 COMMIT");
-	ok( $node->poll_query_until(
-			'postgres',
-			"SELECT attempts = 1 FROM chatwebhook.delivery WHERE id = $delivery"),
+	becomes_true("SELECT attempts = 1 FROM chatwebhook.delivery WHERE id = $delivery",
 		'one has failed and waits for its retry');
-	sql("UPDATE chatwebhook.webhook SET enabled = false WHERE id = '$retrying';
+	script("UPDATE chatwebhook.webhook SET enabled = false WHERE id = '$retrying';
 		 SELECT chatwebhook.retry($delivery)");
 	say_in_chat('second');
 	ok(wait_idle($node), 'the worker is done with the others');
@@ -263,7 +260,7 @@ subtest 'connections are reused' => sub {
 	clean();
 	my $own = start_receiver();
 	create_webhook($node, name => 'one by one');
-	sql(join "\n",
+	script(join "\n",
 		('SELECT chatwebhook.emit(\'webhook.test\', null, null, null);',
 			'SELECT chatwebhook.wait_until_idle();') x 20);
 	my %connections = map { $_->{connection} => 1 } $own->log;
@@ -306,10 +303,9 @@ subtest 'a secret is rotated' => sub {
 	ok(wait_idle($node), 'the worker is done');
 	is_deeply(($receiver->log('rotated'))[1]{verified}{keys}{signature},
 		[2], 'the secret was rotated again');
-	ok( $node->poll_query_until(
-			'postgres', "SELECT bool_and(expires_at < clock_timestamp())
+	becomes_true("SELECT bool_and(expires_at < clock_timestamp())
 				FROM chatwebhook.vault
-				WHERE webhook_id = '$id' AND name = 'previous_signing_secret'"),
+				WHERE webhook_id = '$id' AND name = 'previous_signing_secret'",
 		'the overlap is over');
 	say_in_chat('one');
 	ok(wait_idle($node), 'the worker is done');
@@ -332,7 +328,7 @@ subtest 'a secret is rotated' => sub {
 
 subtest 'COPY, through a statement trigger with a transition table' => sub {
 	clean();
-	sql(q{
+	script(q{
 		CREATE TYPE mood AS ENUM ('glad', 'sad');
 		CREATE DOMAIN email AS text CHECK (VALUE LIKE '%@%');
 		CREATE TABLE lead (bot text, conversation uuid, n int, email email,
@@ -359,7 +355,7 @@ subtest 'COPY, through a statement trigger with a transition table' => sub {
 			'\\\\x00ff', '\\N')
 		  . "\n"
 	} 1 .. 1000;
-	sql("COPY lead FROM STDIN;\n$rows\\.\n");
+	script("COPY lead FROM STDIN;\n$rows\\.\n");
 	ok(wait_idle($node), 'the worker is done');
 	is(count_rows('event'), 1000, 'each row is an event');
 
@@ -367,7 +363,7 @@ subtest 'COPY, through a statement trigger with a transition table' => sub {
 	my $bodies = join '',
 	  map { my $b = $_->{body}; $b =~ s/\\/\\\\/g; "$b\n" }
 	  $receiver->log('leads');
-	is( sql("CREATE TEMP TABLE received (body jsonb);
+	is( script("CREATE TEMP TABLE received (body jsonb);
 			 COPY received FROM STDIN;\n$bodies\\.\n
 			 SELECT count(*), count(DISTINCT l.n),
 				count(*) FILTER (WHERE body->>'chatbotId' = l.bot
@@ -389,7 +385,7 @@ subtest 'COPY, through a statement trigger with a transition table' => sub {
 
 subtest 'triggers for UPDATE and DELETE' => sub {
 	clean();
-	sql(q{
+	script(q{
 		CREATE TABLE conversation (id int PRIMARY KEY, bot text, ended boolean, note text);
 		INSERT INTO chatwebhook.event_type (name)
 			VALUES ('conversation.deleted'), ('statement.updated'), ('statement.deleted');
@@ -408,7 +404,7 @@ subtest 'triggers for UPDATE and DELETE' => sub {
 			EXECUTE FUNCTION chatwebhook.emit('statement.deleted', 'id', 'note');
 	});
 	create_webhook($node, name => 'changes');
-	sql(q{
+	script(q{
 		INSERT INTO conversation SELECT n, 'bot-1', false, 'old' FROM generate_series(1, 3) n;
 		UPDATE conversation SET ended = true, note = 'new' WHERE id = 1;
 		UPDATE conversation SET note = 'newer' WHERE id <= 2;
@@ -439,7 +435,7 @@ subtest 'triggers for UPDATE and DELETE' => sub {
 subtest 'what is rolled back is neither stored nor sent' => sub {
 	clean();
 	create_webhook($node, name => 'rollback');
-	sql(q{
+	script(q{
 		BEGIN;
 		INSERT INTO message (content) SELECT 'rolled back' FROM generate_series(1, 300);
 		ROLLBACK;
@@ -483,7 +479,7 @@ subtest 'prepared transactions' => sub {
 	clean();
 	create_webhook($node, name => 'prepared');
 	my @numbers = (1, 2, 3);
-	sql("BEGIN;
+	script("BEGIN;
 		 INSERT INTO message (content) VALUES ('prepared $_');
 		 PREPARE TRANSACTION 'p$_'") foreach @numbers;
 	say_in_chat('not prepared');
@@ -492,7 +488,7 @@ subtest 'prepared transactions' => sub {
 		['not prepared'], 'what is prepared is not sent');
 
 	sql("COMMIT PREPARED 'p1'");
-	ok($receiver->wait_for(2, 'prepared', 5), 'COMMIT PREPARED wakes the worker');
+	ok($receiver->wait_for(2, 'prepared'), 'COMMIT PREPARED wakes the worker');
 	is_deeply(received('prepared'),
 		[ 'not prepared', 'prepared 1' ], 'and it is sent');
 	sql("ROLLBACK PREPARED 'p2'");
@@ -532,9 +528,8 @@ subtest 'chatwebhook.enabled = off holds everything back' => sub {
 	my $count = $receiver->count('held back');
 	say_in_chat(map { "held back $_" } 1 .. 50);
 	$receiver->set(up => ['under way']);
-	ok( $node->poll_query_until(
-			'postgres', "SELECT status = 'delivered' FROM chatwebhook.delivery
-				WHERE webhook_id = '$hanging'"),
+	becomes_true("SELECT status = 'delivered' FROM chatwebhook.delivery
+				WHERE webhook_id = '$hanging'",
 		'the request that was under way is finished');
 	is($receiver->count('held back'), $count, 'nothing else was sent since');
 	is(count_rows('queue'), 50 + $said - $count, 'all is stored');
@@ -547,7 +542,7 @@ subtest 'chatwebhook.enabled = off holds everything back' => sub {
 subtest 'what is pending goes on after a restart' => sub {
 	clean();
 	create_webhook($node, name => 'hanging', path => '/hang-until-told',
-		events => ['lead.*'], timeout => '1 minute');
+		events => ['lead.*'], timeout => '5 minutes');
 	create_webhook($node, name => 'stored', events => ['message.*']);
 	sql(q{SELECT chatwebhook.emit('lead.found', null, n::text, null)
 		  FROM generate_series(1, 20) n});

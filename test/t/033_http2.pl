@@ -1,9 +1,10 @@
-# HTTP/2: many requests on few connections, which end while requests are under
-# way, and replies that come before a request was read.
+# HTTP/2: many requests on few connections, connections that end while requests are
+# under way, and replies that come before a request was read.
 #
-# All of these are a server's everyday business: nginx closes a connection after
-# 1,000 requests, and a limit in front of a service answers without its body.  A
-# delivery is to notice little of the former, and to record the latter's status.
+# Only a server that speaks HTTP/2 can show this, and all of it is everyday
+# business: nginx closes a connection after 1,000 requests, and a limit in front of
+# a service answers without reading the body.  A delivery should hardly notice the
+# former, and should record the status of the latter.
 
 use strict;
 use warnings;
@@ -65,11 +66,16 @@ is(outcomes('burst'), '200||1001', 'a burst: each was delivered');
 cmp_ok(connections($receiver, 'burst'), '<=', 2, '... on one connection, or another');
 
 # What is held back while requests are written is let go at once, and not by the
-# kernel's timer of 200 ms.
-emit('burst', 1, 10) foreach 1 .. 5;
-my $best = sql("SELECT min(latency_ms) FROM (SELECT a.latency_ms FROM chatwebhook.attempt a JOIN chatwebhook.webhook w ON w.id = a.webhook_id
-	WHERE w.name = 'burst' ORDER BY a.started_at DESC LIMIT 5) AS last");
-cmp_ok($best, '<', 150, "one request by itself: it took $best ms");
+# kernel's timer of 200 ms, before which no request by itself would be answered.
+# A slow machine may need several to have one that is.
+my ($best, $deadline) = (200, time + $PostgreSQL::Test::Utils::timeout_default);
+while ($best >= 200 && time < $deadline)
+{
+	emit('burst', 1, 10);
+	$best = sql("SELECT a.latency_ms FROM chatwebhook.attempt a JOIN chatwebhook.webhook w ON w.id = a.webhook_id
+		WHERE w.name = 'burst' ORDER BY a.started_at DESC LIMIT 1");
+}
+cmp_ok($best, '<', 200, "one request by itself is not held back: it took $best ms");
 
 # The reply comes first, once after 64 of 300 kB: then libcurl waits to send more.
 # 7.88 may still do so when the stream has ended, until the time is up.
@@ -80,7 +86,7 @@ foreach my $status (200, 429)
 		name => "early $status",
 		path => "/early/$status/-/early-$status",
 		chatbot_id => "early-$status",
-		timeout => '3 seconds',
+		timeout => scaled(6) . ' s',
 		max_retries => 0);
 	emit("early-$status", 1, 300000);
 	like(outcomes("early $status"), qr/^$status\|.*\|1$/, 'a large body was not read: the status of the reply is that of the attempt');

@@ -1,9 +1,9 @@
 # Where secrets are, and where they are not, once there is a key file.
 #
-# Only the whole of a cluster can show this: its dump, every file of its data
-# directory, its log, its views as every role, a core image of a session; and
-# only a worker at work shows what becomes of deliveries when the key is
-# changed, wrong, lost or unreadable, and when it is back.
+# Only a whole cluster can show this: its dump, every file of its data directory,
+# its log, its views as every role, a core image of a session.  And only a worker
+# at work shows what becomes of deliveries when the key is changed, wrong, lost or
+# unreadable, and when it is back.
 
 use strict;
 use warnings;
@@ -31,7 +31,6 @@ my $node = new_node(
 	'main',
 	'chatwebhook.log_attempts' => 'all',
 	'chatwebhook.secret_key_file' => $key_file,
-	'chatwebhook.poll_interval' => '1s',
 	'log_statement' => 'none',
 	'log_min_messages' => 'debug1',
 	'log_min_error_statement' => 'panic',
@@ -115,7 +114,7 @@ sub is_clean
 #
 # Secrets of every kind, used in every way
 #
-sql(q{CREATE ROLE reader; CREATE ROLE admin; CREATE ROLE tenant; CREATE ROLE monitor IN ROLE pg_monitor; CREATE ROLE nobody;
+script(q{CREATE ROLE reader; CREATE ROLE admin; CREATE ROLE tenant; CREATE ROLE monitor IN ROLE pg_monitor; CREATE ROLE nobody;
 	SELECT chatwebhook.grant_reader('reader'), chatwebhook.grant_admin('admin'), chatwebhook.add_tenant('tenant', 'bot')});
 my ($ok, $ok_secret) = create_webhook($node, name => 'ok', events => ['message.sent']);
 my ($bad) = create_webhook($node, name => 'bad', path => '/status/400/-/bad/{{path_token}}?key={{query_token}}', enabled => 'f',
@@ -190,7 +189,7 @@ subtest 'a core image of a session that was shown no secret' => sub {
 	# the statements above had credentials as literals, and pg_stat_activity's
 	# shared memory keeps a session's last one until the slot is used again
 	$node->restart;
-	my ($in, $out, $timer) = ('', '', IPC::Run::timeout(60));
+	my ($in, $out, $timer) = ('', '', IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
 	my $handle = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-f', '-' ], '<', \$in, '>', \$out, $timer);
 	$in .= "INSERT INTO chatwebhook.webhook (name, url) SELECT 'made ' || n, 'https://example.com/' FROM generate_series(1, 20) n;\n"
 	  . "UPDATE chatwebhook.webhook SET signing = 'v1a' WHERE name IN ('made 1', 'made 2');\n"
@@ -315,7 +314,7 @@ subtest 'no key opens them' => sub {
 	becomes_true("SELECT problem IS NOT NULL FROM chatwebhook.webhook_health WHERE webhook_id = '$ok'", 'with five pending, it has a problem');
 	is(sql("SELECT pending FROM chatwebhook.webhook_health WHERE webhook_id = '$ok'"), 5, 'they wait');
 	# a secret that is set anew needs no old key; the receiver has it first
-	my ($in, $out, $timer) = ("BEGIN; SELECT chatwebhook.rotate_secret('$ok', '0');\n", '', IPC::Run::timeout(60));
+	my ($in, $out, $timer) = ("BEGIN; SELECT chatwebhook.rotate_secret('$ok', '0');\n", '', IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
 	my $handle = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-f', '-' ], '<', \$in, '>', \$out, $timer);
 	$handle->pump until $out =~ /\n/;
 	like($out, qr/^whsec_/, 'a new secret can be made');
@@ -341,7 +340,7 @@ subtest 'a secret stays where it belongs' => sub {
 };
 
 subtest 'without a key file' => sub {
-	sql("DELETE FROM chatwebhook.webhook; ALTER SYSTEM SET chatwebhook.secret_key_file = ''");
+	script("DELETE FROM chatwebhook.webhook; ALTER SYSTEM SET chatwebhook.secret_key_file = ''");
 	my $read = -s $node->logfile;
 	$node->restart;
 	becomes_true('SELECT count(*) = 1 FROM chatwebhook.worker_status', 'the worker is there');

@@ -1,7 +1,10 @@
-# What a hostile look at the connectors has found, each of it mended.
+# Connectors, and the webhooks that use them, changed at the wrong moment, too slow,
+# or asking for what they must not have.
 #
-# These need the worker at a certain point of its work: with a request under way
-# to an endpoint that is slow to shake hands, say, while its webhook is changed.
+# Only a worker that is at a certain point of its work can show this, with a request
+# under way to an endpoint that is slow to shake hands, say, while its webhook is
+# changed: what is sent then, with whose token and whose replies, and that nothing a
+# connector does or leaves undone delays another webhook.
 
 use strict;
 use warnings;
@@ -15,7 +18,6 @@ use IPC::Run ();
 use JSON::PP ();
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(sleep time);
 
 my $json = JSON::PP->new->canonical->utf8;
 
@@ -120,7 +122,7 @@ sub wait_for_desk
 my $node = new_node(
 	'main',
 	'chatwebhook.log_attempts' => 'all',
-	'chatwebhook.connector_timeout' => '100ms',
+	'chatwebhook.connector_timeout' => '1min',
 	'chatwebhook.breaker_threshold' => 0,
 	'chatwebhook.ca_file' => "$desk/cert.pem");
 
@@ -148,7 +150,7 @@ sub connector
 {
 	my ($name, $body, $language) = @_;
 	$language //= 'sql';
-	sql("CREATE FUNCTION public.c_$name$arguments LANGUAGE $language STABLE AS \$\$ $body \$\$; "
+	script("CREATE FUNCTION public.c_$name$arguments LANGUAGE $language STABLE AS \$\$ $body \$\$; "
 		  . "INSERT INTO chatwebhook.connector (name, function, description) VALUES ('$name', 'public.c_$name', 'A test')");
 	return;
 }
@@ -199,7 +201,7 @@ sub set
 	my ($name, $value) = @_;
 	sql("ALTER SYSTEM SET $name = '$value'");
 	sql('SELECT pg_reload_conf()');
-	$node->poll_query_until('postgres', "SELECT current_setting('$name') = '$value'")
+	wait_until("SELECT current_setting('$name') = '$value'")
 	  or die "$name does not become $value\n";
 	return;
 }
@@ -372,7 +374,7 @@ subtest 'replies of another connector' => sub {
 	is(sql('SELECT (SELECT count(*) FROM chatwebhook.queue WHERE replies IS NOT NULL), (SELECT count(*) FROM chatwebhook.dead WHERE replies IS NOT NULL)'),
 		'1|1', 'the first reply is kept');
 	$change->($_) foreach 'waiting', 'dead';
-	sql(q{UPDATE chatwebhook.queue SET next_attempt_at = now(); SELECT chatwebhook.retry(id) FROM chatwebhook.dead_letter WHERE webhook_name = 'dead';
+	script(q{UPDATE chatwebhook.queue SET next_attempt_at = now(); SELECT chatwebhook.retry(id) FROM chatwebhook.dead_letter WHERE webhook_name = 'dead';
 		UPDATE chatwebhook.webhook SET max_in_flight = 31 WHERE name = 'waiting'});
 	foreach my $name ('waiting', 'dead')
 	{
@@ -381,7 +383,7 @@ subtest 'replies of another connector' => sub {
 	}
 
 	# while a request is under way
-	webhook('first', connector => 'former', path => '/hang-until-told', timeout => '1 minute');
+	webhook('first', connector => 'former', path => '/hang-until-told', timeout => '5 minutes');
 	emit('first');
 	ok($receiver->wait_for(1, 'first'), 'the first request is under way');
 	$change->('first');
@@ -428,7 +430,7 @@ subtest 'long messages' => sub {
 subtest 'who may use which connector' => sub {
 	connector('private', request(body => 'event'));
 	connector('open', request(body => 'event'));
-	sql(q{REVOKE EXECUTE ON FUNCTION public.c_private FROM PUBLIC; CREATE ROLE tenant; SELECT chatwebhook.add_tenant('tenant', 'theirs')});
+	script(q{REVOKE EXECUTE ON FUNCTION public.c_private FROM PUBLIC; CREATE ROLE tenant; SELECT chatwebhook.add_tenant('tenant', 'theirs')});
 	my $given = webhook('given', chatbot_id => 'theirs', connector => 'private');
 	my $as = sub { failure("SET ROLE tenant; $_[0]"); };
 	my $create = sub { "SELECT chatwebhook.create_webhook('$_[0]', 'https://example.com/', chatbot_id => 'theirs', connector => '$_[1]')" };
@@ -452,6 +454,7 @@ subtest 'who may use which connector' => sub {
 };
 
 subtest 'a time-out is not taken for another\'s error' => sub {
+	set('chatwebhook.connector_timeout', '100ms');
 	webhook('late', connector => 'sleeps');
 	connector('lost', request(body => 'event'));
 	webhook('lost', connector => 'lost');
@@ -461,6 +464,7 @@ subtest 'a time-out is not taken for another\'s error' => sub {
 	emit($_) foreach 'late', 'late_lost';
 	becomes_true(q{SELECT count(*) = 2 FROM chatwebhook.delivery WHERE webhook_name IN ('late', 'late_lost') AND status = 'dead'}, 'two take too long');
 	like(last_error($_), qr/took longer than 100 ms/, "$_: it says so") foreach 'late', 'late_lost';
+	set('chatwebhook.connector_timeout', '1min');
 	sql('DROP FUNCTION public.c_late_lost');
 	emit($_) foreach 'lost', 'late_lost';
 	becomes_true(q{SELECT count(*) = 3 FROM chatwebhook.delivery WHERE webhook_name IN ('lost', 'late_lost') AND status = 'dead'}, 'two are not there');
@@ -470,22 +474,22 @@ subtest 'a time-out is not taken for another\'s error' => sub {
 
 subtest 'many slow connectors' => sub {
 	my $url = $receiver->url('/ok/-/slow');
+	set('chatwebhook.connector_timeout', '100ms');
 	sql("SELECT count(chatwebhook.create_webhook('slow' || n, '$url', chatbot_id => 'crowd', connector => 'sleeps')) FROM generate_series(1, 150) n");
 	emit('crowd', 3);
 	becomes_true(q{SELECT count(*) > 0 FROM chatwebhook.attempt WHERE error LIKE '%took longer%' AND webhook_id IN
 			(SELECT id FROM chatwebhook.webhook WHERE chatbot_id = 'crowd')}, 'they take too long');
 	webhook('swift');
-	my $start = time;
 	foreach my $n (1 .. 3)
 	{
 		emit('swift');
 		ok($receiver->wait_for($n, 'swift'), 'a plain webhook gets its event');
 	}
-	cmp_ok(time - $start, '<', 5, sprintf 'three took %.2f s', time - $start);
-	$start = time;
+	# three for each, of which each takes a tenth of a second
+	cmp_ok(sql(q{SELECT count(*) FROM chatwebhook.queue WHERE chatbot_id = 'crowd'}), '>', 225,
+		'while most of theirs still wait');
 	sql(q{DELETE FROM chatwebhook.webhook WHERE chatbot_id = 'crowd'});
 	becomes_true('SELECT sum(in_flight) = 0 FROM chatwebhook.worker_status', 'once they are deleted, nothing is under way');
-	cmp_ok(time - $start, '<', 10, sprintf 'after %.2f s', time - $start);
 	emit('swift');
 	ok($receiver->wait_for(4, 'swift'), 'and the worker goes on');
 	sql(q{DELETE FROM chatwebhook.webhook WHERE name <> 'mark'});
@@ -495,6 +499,7 @@ subtest 'a connector that cannot be stopped' => sub {
 	webhook('stubborn', connector => 'stubborn', max_retries => 5, backoff => '10 ms');
 	webhook('beside');
 	my $worker = worker_pid();
+	set('chatwebhook.connector_timeout', '100ms');
 	emit($_) foreach 'stubborn', 'beside';
 	becomes_true(q{SELECT NOT enabled AND disabled_reason = 'its connector could not be stopped' FROM chatwebhook.webhook WHERE name = 'stubborn'},
 		'its webhook is disabled');
@@ -505,6 +510,7 @@ subtest 'a connector that cannot be stopped' => sub {
 	is(worker_pid(), $worker, 'by the same worker');
 	is(sql(q{SELECT string_agg(name, ' ') FROM chatwebhook.webhook WHERE NOT enabled}), 'stubborn', 'no other webhook is disabled');
 	is(sql(q{SELECT status FROM chatwebhook.delivery WHERE webhook_name = 'stubborn'}), 'pending', 'its delivery waits');
+	set('chatwebhook.connector_timeout', '1min');
 	sql(q{DELETE FROM chatwebhook.webhook WHERE name <> 'mark'});
 };
 
@@ -530,9 +536,6 @@ subtest 'no replies are kept' => sub {
 	set('chatwebhook.max_response_size', '8kB');
 	sql(q{DELETE FROM chatwebhook.webhook WHERE name <> 'mark'});
 };
-
-# From here on, connectors have all the time in the world.
-set('chatwebhook.connector_timeout', '1min');
 
 subtest 'sessions have their own time-outs' => sub {
 	my $id = webhook('sleeps', connector => 'sleeps');
@@ -573,9 +576,8 @@ subtest 'the server stops while such a connector runs' => sub {
 		WHERE a.wait_event = 'PgSleep'};
 	emit('endless');
 	becomes_true($running, 'it runs');
-	my $start = time;
-	my $stopped = PostgreSQL::Test::Utils::run_log([ $node->installed_command('pg_ctl'), '-D', $node->data_dir, '-m', 'fast', '-t', '20', 'stop' ]);
-	ok($stopped, sprintf 'the server has stopped, after %.2f s', time - $start);
+	my $stopped = PostgreSQL::Test::Utils::run_log([ $node->installed_command('pg_ctl'), '-D', $node->data_dir, '-m', 'fast', '-t', $PostgreSQL::Test::Utils::timeout_default, 'stop' ]);
+	ok($stopped, 'the server stops');
 	$node->_update_pid($stopped ? 0 : -1);
 	$node->stop('immediate') if !$stopped;
 	unlike(slurp_file($node->logfile), qr/PANIC|TRAP|terminated by signal/, 'no process has crashed');

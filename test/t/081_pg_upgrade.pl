@@ -1,10 +1,10 @@
 # pg_upgrade.
 #
 # Only a cluster that was upgraded can show that pg_upgrade takes the extension
-# with everything in its tables, that no worker gets in its way, and that the
-# new cluster goes on where the old one stopped: with its secrets, without a
-# repetition, and under ids that rise.  The version is the same on both sides,
-# which pg_upgrade does not mind.
+# with everything in its tables, that no worker gets in its way, and that the new
+# cluster goes on where the old one stopped: with its secrets, without a repeat,
+# and with ids that go on ascending.  The version is the same on both sides, which
+# pg_upgrade does not mind.
 
 use strict;
 use warnings;

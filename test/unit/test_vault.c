@@ -22,7 +22,7 @@
 
 static const char secret[] = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 #define SECRET_LEN		(sizeof(secret) - 1)
-#define SEALED_LEN		(SECRET_LEN + SEALED_OVERHEAD)
+#define SEALED_LEN		(SECRET_LEN + CWH_SEALED_OVERHEAD)
 
 static const char name[] = "signing_secret";
 
@@ -313,7 +313,7 @@ test_damage(void)
 	refused = true;
 	for (size_t len = 0; len < SEALED_LEN; len++)
 	{
-		CwhVaultResult want = len < SEALED_OVERHEAD ?
+		CwhVaultResult want = len < CWH_SEALED_OVERHEAD ?
 			CWH_VAULT_MALFORMED : CWH_VAULT_WRONG;
 
 		if (open_as(keys, 2, webhook, name, sealed, len) != want)
@@ -408,7 +408,7 @@ test_rotation(void)
 	ok(!cwh_vault_is_current(NULL, 0, "\2secret", 7) &&
 	   !cwh_vault_is_current(both, 2, "\2secret", 7),
 	   "an unknown version is not");
-	ok(!cwh_vault_is_current(both, 2, again, SEALED_OVERHEAD - 1),
+	ok(!cwh_vault_is_current(both, 2, again, CWH_SEALED_OVERHEAD - 1),
 	   "a value too short to open is not");
 }
 

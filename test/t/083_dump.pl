@@ -1,0 +1,360 @@
+# A dump and its restore.
+#
+# Only a restore can show that what pg_dump takes from the extension's tables comes
+# back whole, beside what CREATE EXTENSION and the tables' triggers have put there
+# in the meantime, and that deliveries go on from there: with the secrets that the
+# receivers know, under ids that do not collide with earlier ones, and even if a
+# worker is at work during the restore.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+
+use Chatwebhook;
+use JSON::PP ();
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $json = JSON::PP->new->canonical->allow_nonref;
+my $receiver = start_receiver();
+my $node = new_node('main', 'chatwebhook.log_attempts' => 'all');
+my $dumps = PostgreSQL::Test::Utils::tempdir('dumps');
+
+# Change settings by a reload.
+sub set
+{
+	my (%settings) = @_;
+
+	$node->append_conf('postgresql.conf', "$_ = '$settings{$_}'")
+	  foreach sort keys %settings;
+	$node->reload;
+	becomes_true("SELECT current_setting('$_') = '$settings{$_}'",
+		"$_ is '$settings{$_}'")
+	  foreach sort keys %settings;
+}
+
+# Dump a database into a file.
+sub dump_database
+{
+	my ($dbname, $file, @options) = @_;
+	$node->command_ok(
+		[ 'pg_dump', '--no-sync', @options, '--file' => "$dumps/$file", $dbname ],
+		"dumped $dbname as $file");
+}
+
+# Restore a dump in SQL into a new database.
+sub restore_sql
+{
+	my ($file, $dbname) = @_;
+	sql("CREATE DATABASE $dbname TEMPLATE template0");
+	$node->command_ok(
+		[
+			'psql', '-X', '-q',
+			'-v' => 'ON_ERROR_STOP=1',
+			'--dbname' => $dbname,
+			'--file' => "$dumps/$file"
+		],
+		"restored $file into $dbname");
+}
+
+# Restore a dump in the custom format into a database.
+sub restore_custom
+{
+	my ($file, $dbname, @options) = @_;
+	$node->command_ok(
+		[
+			'pg_restore', '--exit-on-error', @options,
+			'--dbname' => $dbname,
+			"$dumps/$file"
+		],
+		"restored $file into $dbname @options");
+}
+
+# What is in each of the extension's tables, in an order of its own.
+sub contents
+{
+	my ($dbname) = @_;
+	my %contents;
+
+	foreach my $table (
+		qw(activity alert attempt connector dead event event_type health history
+		queue tenant vault webhook))
+	{
+		$contents{$table} = sql_in($dbname,
+			qq{SELECT to_jsonb(t) FROM chatwebhook.$table t
+			    ORDER BY to_jsonb(t)::text COLLATE "C"});
+	}
+	return \%contents;
+}
+
+# See that a database's tables are what they should be.
+sub same_contents
+{
+	my ($expected, $dbname) = @_;
+	my $got = contents($dbname);
+
+	is($got->{$_}, $expected->{$_}, "$dbname: $_") foreach sort keys %$expected;
+}
+
+# The numbers that a label's requests have carried as data.
+sub numbers
+{
+	my ($label) = @_;
+	return join ' ', sort { $a <=> $b }
+	  map { $json->decode($_->{body})->{data}{n} } $receiver->log($label);
+}
+
+# See that every request carried the right signatures.
+sub all_signed
+{
+	my @wrong =
+	  grep { !$_->{verified}{standard} || !$_->{verified}{signature} }
+	  $receiver->log;
+	is(scalar(@wrong), 0, 'all was signed with the secrets of before');
+}
+
+# How many deliveries are in each state.
+sub states
+{
+	my ($dbname) = @_;
+	return sql_in($dbname,
+		q{SELECT string_agg(status || ' ' || n, ', ' ORDER BY status)
+		    FROM (SELECT status, count(*) AS n
+		            FROM chatwebhook.delivery GROUP BY 1) AS s});
+}
+
+#
+# A database with something of everything
+#
+script(q{
+	CREATE TABLE message (n integer, bot text);
+	CREATE TRIGGER emit AFTER INSERT ON message
+		FOR EACH ROW EXECUTE FUNCTION
+		chatwebhook.emit('order.placed', 'chatbotId=bot', 'n');
+	INSERT INTO chatwebhook.event_type (name, description, required) VALUES
+		('order.placed', 'An order', '{n}'), ('order.paid', NULL, '{}');
+	CREATE ROLE shop;
+	SELECT chatwebhook.add_tenant('shop', 'bot-1');
+	CREATE FUNCTION note(event jsonb, webhook jsonb, replies jsonb)
+		RETURNS chatwebhook.request LANGUAGE sql STABLE
+		RETURN NULL::chatwebhook.request; -- which the catalog has parsed
+	INSERT INTO chatwebhook.connector (name, function)
+		VALUES ('note', 'public.note(jsonb,jsonb,jsonb)');
+	UPDATE chatwebhook.event_type SET required = required || '{phone}'
+	 WHERE name = 'lead.captured';
+	UPDATE chatwebhook.event_type SET description = 'It''s over'
+	 WHERE name = 'conversation.ended';
+});
+my ($ok) = create_webhook($node,
+	name => 'ok',
+	headers => { 'X-Team' => 'sales' },
+	events => ['order.*']);
+my ($later, $secret) = create_webhook($node,
+	name => 'later',
+	path => '/down-until-told',
+	filter => '$.data.n > 0',
+	max_retries => 100,
+	backoff => '1 s',
+	backoff_multiplier => 1,
+	max_backoff => '1 s',
+	secret => 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw');
+my ($dead) = create_webhook($node,
+	name => 'dead',
+	path => '/status/400',
+	chatbot_id => 'bot-1');
+my ($gone) = create_webhook($node, name => 'gone', path => '/gone');
+create_webhook($node, name => 'off', events => ['order.paid'], enabled => 'f');
+my $rotated = sql("SELECT chatwebhook.rotate_secret('$ok', '1 day')");
+$receiver->set_secret('ok', $rotated);
+# an event type that a webhook names and that is no more
+sql(
+	"DELETE FROM chatwebhook.event_type WHERE name = 'order.paid'");
+
+sql(
+	"INSERT INTO message SELECT n, 'bot-' || n FROM generate_series(1, 3) AS n");
+ok($receiver->wait_for(3, 'ok'), 'three events have arrived');
+becomes_true("SELECT count(*) = 3 FROM chatwebhook.queue
+	  WHERE webhook_id = '$later' AND attempts > 0",
+	'three are being retried');
+becomes_true("SELECT count(*) = 1 FROM chatwebhook.dead WHERE webhook_id = '$dead'",
+	'one is dead');
+becomes_true("SELECT NOT enabled FROM chatwebhook.webhook WHERE id = '$gone'",
+	'a webhook is gone');
+becomes_true('SELECT count(*) = 1 FROM chatwebhook.alert',
+	'there is an alert on it');
+set('chatwebhook.enabled' => 'off');
+becomes_true('SELECT coalesce(sum(in_flight), 0) = 0 FROM chatwebhook.worker_status',
+	'nothing is under way');
+sql("INSERT INTO message VALUES (4, 'bot-4')");
+sql(
+	"SELECT chatwebhook.cancel(max(id)) FROM chatwebhook.queue
+	  WHERE webhook_id = '$ok'");
+sql("INSERT INTO message VALUES (5, 'bot-5')");
+my $before = contents('postgres');
+is(join(' ', grep { $before->{$_} eq '' } sort keys %$before), '',
+	'there is something in every table');
+my $newest = sql('SELECT max(id) FROM chatwebhook.queue');
+
+#
+# As SQL
+#
+dump_database('postgres', 'plain.sql');
+restore_sql('plain.sql', 'plain');
+same_contents($before, 'plain');
+is(sql_in('plain', "SELECT chatwebhook.secret('$later')"), $secret,
+	'a webhook has the secret that it had');
+is(sql_in('plain', "SELECT chatwebhook.secret('$ok')"), $rotated,
+	'another the one that it was given');
+
+# and again from there
+dump_database('plain', 'again.sql');
+restore_sql('again.sql', 'again');
+same_contents($before, 'again');
+sql('DROP DATABASE again');
+
+#
+# In the custom format, where http is not allowed
+#
+set('chatwebhook.allow_http' => 'off', 'chatwebhook.allowed_networks' => '');
+dump_database('postgres', 'custom', '--format=custom');
+foreach my $options ([], ['--jobs=4'], ['--single-transaction'])
+{
+	sql('CREATE DATABASE custom TEMPLATE template0');
+	restore_custom('custom', 'custom', @$options);
+	same_contents($before, 'custom');
+	sql('DROP DATABASE custom');
+}
+set(
+	'chatwebhook.allow_http' => 'on',
+	'chatwebhook.allowed_networks' => '127.0.0.0/8');
+
+#
+# Deliveries go on from there
+#
+# the first database must not send what is now the second's
+sql('DROP EXTENSION chatwebhook CASCADE');
+sql_in('plain', "INSERT INTO message VALUES (6, 'bot-6')");
+is( sql_in('plain',
+		q{SELECT string_agg(d.webhook_name, ' ' ORDER BY d.webhook_name)
+		    FROM chatwebhook.delivery d
+		    JOIN chatwebhook.event e ON e.id = d.event_id
+		   WHERE e.data->>'n' = '6'}),
+	'later ok',
+	'the trigger emits for the webhooks that want it');
+is( sql_in('plain',
+		"SELECT count(*) FROM chatwebhook.delivery d
+		   JOIN chatwebhook.event e ON e.id = d.event_id
+		  WHERE e.data->>'n' = '6' AND d.id <= $newest"),
+	0,
+	'under new ids');
+$receiver->reset;
+$receiver->set(up => ['later']);
+set('chatwebhook.enabled' => 'on');
+ok(wait_idle($node, dbname => 'plain'), 'idle');
+is(numbers('later'), '1 2 3 4 5 6',
+	'what waited for its retry, what was pending, and what is new');
+like(numbers('ok'), qr/^(4|5) 6$/, 'but for what was canceled');
+all_signed();
+is( sql_in('plain',
+		"SELECT chatwebhook.retry(id) FROM chatwebhook.dead_letter
+		  WHERE webhook_id = '$dead'"),
+	't',
+	'what was dead can be retried');
+
+#
+# With a worker at work
+#
+sql_in('plain',
+	q{UPDATE chatwebhook.webhook SET enabled = name IN ('ok', 'later')});
+ok(wait_idle($node, dbname => 'plain'), 'idle');
+set('chatwebhook.enabled' => 'off');
+sql_in('plain',
+	"INSERT INTO message SELECT n, 'bot-' || n FROM generate_series(101, 300) AS n");
+my $pending = sql_in('plain', 'SELECT count(*) FROM chatwebhook.queue');
+cmp_ok($pending, '>=', 400, 'there is a long queue');
+dump_database('plain', 'busy', '--format=custom');
+sql_in('plain', 'DROP EXTENSION chatwebhook CASCADE');
+set('chatwebhook.enabled' => 'on');
+foreach my $options ([], ['--jobs=4'])
+{
+	$receiver->reset;
+	$receiver->set(up => ['later']);
+	sql('CREATE DATABASE busy TEMPLATE template0');
+	restore_custom('busy', 'busy', @$options, '--section=pre-data');
+	becomes_true_in('busy', 'SELECT count(*) > 0 FROM chatwebhook.worker_status',
+		'a worker is there');
+	restore_custom('busy', 'busy', @$options, '--section=data',
+		'--section=post-data');
+	ok(wait_idle($node, dbname => 'busy'), 'idle');
+	is(numbers($_), join(' ', 101 .. 300), "all has arrived at $_")
+	  foreach 'ok', 'later';
+	all_signed();
+	sql('DROP DATABASE busy WITH (FORCE)');
+}
+
+#
+# And with one that looks at every stage of a slow restore
+#
+my ($list) = run_command([ 'pg_restore', '--list', "$dumps/busy" ]);
+
+# Restore the rows of these tables.
+sub restore_tables
+{
+	my (@tables) = @_;
+	my $wanted = join '|', @tables;
+
+	append_to_file("$dumps/$tables[0].list",
+		join "\n", grep { /TABLE DATA chatwebhook ($wanted) / } split /\n/,
+		$list);
+	restore_custom('busy', 'slow', "--use-list=$dumps/$tables[0].list");
+}
+
+# Have a new worker look at everything, and prove that it has.
+sub worker_looks
+{
+	my $n = $receiver->count('witness');
+
+	$node->restart;
+	sql_in('slow',
+		"SELECT chatwebhook.emit('witness.wanted', NULL, NULL, NULL)");
+	ok($receiver->wait_for($n + 1, 'witness'), 'a worker has looked');
+	becomes_true_in('slow',
+		'SELECT sum(in_flight) = 0 FROM chatwebhook.worker_status',
+		'and is done with that');
+}
+
+$receiver->reset;
+$receiver->set(up => ['later']);
+sql('CREATE DATABASE slow TEMPLATE template0');
+restore_custom('busy', 'slow', '--section=pre-data');
+sql_in('slow',
+	"INSERT INTO chatwebhook.event_type (name) VALUES ('witness.wanted')");
+create_webhook($node,
+	dbname => 'slow',
+	name => 'witness',
+	events => ['witness.wanted']);
+restore_tables('event', 'queue');
+worker_looks();
+becomes_true_in('slow',
+	"SELECT count(*) = 1 FROM chatwebhook.delivery WHERE status = 'delivered'",
+	'the witness has got its own');
+is(states('slow'), "delivered 1, pending $pending",
+	'what has no webhook yet waits');
+restore_tables('webhook');
+worker_looks();
+becomes_true_in('slow',
+	"SELECT count(*) = 2 FROM chatwebhook.delivery WHERE status = 'delivered'",
+	'the witness has got its own');
+is($receiver->count - $receiver->count('witness'),
+	0, 'what has no secret yet waits');
+is(states('slow'), "delivered 2, pending $pending", 'and is not given up');
+restore_tables('vault', 'health', 'history', 'dead', 'attempt');
+ok(wait_idle($node, dbname => 'slow'), 'idle');
+is(numbers($_), join(' ', 101 .. 300), "all has arrived at $_")
+  foreach 'ok', 'later';
+all_signed();
+
+done_testing();

@@ -1,0 +1,162 @@
+# The circuit breaker, pauses and rate limits, with several workers at once.
+#
+# Only several workers with one webhook in trouble can show that they keep to
+# one probe together, that a rate limit and the breaker do not undo each other,
+# and that no receiver can have all of them wait for ever.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+
+use Chatwebhook;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $workers = 4;
+my $threshold = 3;
+my $receiver = start_receiver();
+my $node = new_node(
+	'main',
+	'chatwebhook.workers' => $workers,
+	'chatwebhook.breaker_threshold' => $threshold);
+
+sql(q{INSERT INTO chatwebhook.event_type (name) VALUES ('test.breaker')});
+create_webhook($node, name => 'bystander', chatbot_id => 'bystander', events => ['test.breaker'], path => '/delay-ms/5');
+becomes_true("SELECT count(*) = $workers FROM chatwebhook.worker_status", 'all workers are there');
+
+# A webhook for the events of the chatbot of its name, tried again for long.
+sub webhook
+{
+	my ($name, %columns) = @_;
+	my ($id) = create_webhook($node, name => $name, chatbot_id => $name, events => ['test.breaker'],
+		max_retries => 100, backoff => '50 ms', max_backoff => '50 ms', %columns);
+	return $id;
+}
+
+sub emit
+{
+	my ($chatbot, $n) = @_;
+	sql(qq{SELECT count(chatwebhook.emit('test.breaker', '$chatbot', NULL, '{}')) FROM generate_series(1, $n)});
+	return;
+}
+
+# Until when nothing is sent to a webhook but a probe; nothing if it is not paused.
+sub paused_until
+{
+	my ($name) = @_;
+	return qq{SELECT g.paused_until FROM chatwebhook._gates() g JOIN chatwebhook.webhook w ON w.id = g.webhook_id WHERE w.name = '$name'};
+}
+
+# Whatever any worker has to do now it does: each of them has delivered something
+# else meanwhile.
+sub all_workers_turn
+{
+	my $pids = sub { return { map { split /\|/ } split /\n/, sql('SELECT pid, delivered FROM chatwebhook.worker_status') } };
+	my $before = $pids->();
+	foreach my $round (1 .. 100)
+	{
+		emit('bystander', 50);
+		$node->poll_query_until('postgres', q{SELECT pending = 0 FROM chatwebhook.webhook_health WHERE name = 'bystander'}) or last;
+		my $now = $pids->();
+		return 1 if !grep { ($now->{$_} // 0) <= $before->{$_} } keys %$before;
+	}
+	return 0;
+}
+
+subtest 'one probe for all workers' => sub {
+	# enough failures for every worker's requests, the later ones probes; then
+	# one that is not answered
+	my $failures = $threshold + 2 * $workers + 2;
+	webhook('probed', path => "/fail/$failures/then/hang-until-told", timeout => '5 minutes');
+	emit('probed', 100);
+	ok($receiver->wait_for($failures + 1, 'probed'), 'it is tried again and again, and a probe waits for its answer');
+	is(sql(q{SELECT state FROM chatwebhook.webhook_health WHERE name = 'probed'}), 'paused', 'it is paused');
+	emit('probed', 100);
+	ok(all_workers_turn(), 'all workers have had a turn');
+	my @requests = $receiver->log('probed');
+	is(scalar @requests, $failures + 1, 'none has sent another probe');
+	is($requests[-1]{concurrent}, 1, 'which is the only request under way');
+	is($requests[-2]{concurrent}, 1, 'as was the one before');
+	cmp_ok($requests[-1]{time} - $requests[-2]{time}, '>=', 0.045, 'it has waited for its time');
+	$receiver->set(up => ['probed']);
+	ok(wait_idle($node), 'when it is answered, all is delivered');
+	is(sql(q{SELECT state FROM chatwebhook.webhook_health WHERE name = 'probed'}), 'healthy', 'and it is paused no more')
+	  or diag(sql(q{SELECT * FROM chatwebhook.webhook_health WHERE name = 'probed'}));
+};
+
+subtest 'a connector whose first request is the probe' => sub {
+	script(q{
+		CREATE FUNCTION two_steps(event jsonb, webhook jsonb, replies jsonb) RETURNS chatwebhook.request
+			LANGUAGE sql STABLE AS $$
+			SELECT ROW('POST', (webhook->>'url') || (webhook #>> ARRAY['settings', jsonb_array_length(replies)::text]),
+				NULL, '{}', jsonb_array_length(replies) = 1)::chatwebhook.request
+		$$;
+		INSERT INTO chatwebhook.connector (name, function) VALUES ('two_steps', 'public.two_steps(jsonb,jsonb,jsonb)')
+	});
+	my $failures = $threshold + 2 * $workers + 2;
+	webhook('stepped', connector => 'two_steps', url => $receiver->url(''), timeout => '5 minutes',
+		settings => { 0 => "/fail/$failures/then/hang-until-told/-/one", 1 => '/hang-until-told/-/two' });
+	emit('stepped', 20);
+	ok($receiver->wait_for($failures + 1, 'one'), 'a probe waits for its answer');
+	ok(all_workers_turn(), 'all workers have had a turn');
+	is($receiver->count('one'), $failures + 1, 'it is the only one');
+	$receiver->set(up => ['one']);
+	ok($receiver->wait_for(2, 'two'), 'when it is answered, other workers go on, too');
+	$receiver->set(up => ['two']);
+	ok(wait_idle($node), 'all is delivered');
+};
+
+subtest 'with a rate limit' => sub {
+	# more probes than the limit lets through; one that was never sent must not
+	# be waited for
+	webhook('limited', path => '/down-until-told', rate_limit => 5, timeout => '5 minutes');
+	emit('limited', 30);
+	ok($receiver->wait_for($threshold + 6, 'limited'), 'it is probed, when the limit allows');
+	my @requests = $receiver->log('limited');
+	my $seconds = $requests[-1]{time} - $requests[0]{time};
+	cmp_ok(@requests / ($seconds || 1), '<', 8, sprintf 'no more often than that: %d in %.1f s', scalar @requests, $seconds);
+	$receiver->set(up => ['limited']);
+	ok(wait_idle($node), 'when it answers, all is delivered');
+	isnt(sql(q{SELECT state FROM chatwebhook.webhook_health WHERE name = 'limited'}), 'paused', 'and it is paused no more');
+
+	# a limit that would let much through does not open what is paused
+	webhook('paused', path => '/down-until-told', rate_limit => 500, backoff => '1 hour', max_backoff => '1 hour');
+	emit('paused', 100);
+	becomes_true(q{SELECT state = 'paused' AND in_flight = 0 FROM chatwebhook.webhook_health WHERE name = 'paused'}, 'another is paused');
+	my $count = $receiver->count('paused');
+	emit('paused', 100);
+	ok(all_workers_turn(), 'all workers have had a turn');
+	is($receiver->count('paused'), $count, 'and have sent it nothing');
+	is(sql('SELECT (' . paused_until('paused') . ") > now() + interval '50 minutes'"), 't', 'its probe is due in an hour');
+	sql(q{DELETE FROM chatwebhook.webhook WHERE name IN ('limited', 'paused')});
+};
+
+# What a receiver may ask for, and until when that holds for all workers.
+foreach my $status (429, 503)
+{
+	subtest "Retry-After without end, with status $status" => sub {
+		foreach my $asked ('99999999999', '9223372036854775807', '999999999999999999999')
+		{
+			my $name = "asks $status $asked";
+			my $id = webhook($name, path => "/fail/1/then/ok?status=$status&retry_after=$asked", max_in_flight => 1);
+			emit($name, 1);
+			becomes_true(qq{SELECT state = 'paused' AND in_flight = 0 FROM chatwebhook.webhook_health WHERE name = '$name'},
+				"$asked: it is paused");
+			is(sql('SELECT p > now() + interval \'50 minutes\' AND p <= now() + interval \'1 hour\' FROM (' . paused_until($name) . ') x(p)'),
+				't', "$asked: for an hour and no longer");
+			emit($name, 20);
+			ok(all_workers_turn(), "$asked: all workers have had a turn");
+			is($receiver->count($name), 1, "$asked: and have sent it nothing");
+			# whoever changes it wants to see what that does
+			sql("UPDATE chatwebhook.webhook SET max_in_flight = 2 WHERE id = '$id'");
+			sql("SELECT chatwebhook.retry(id) FROM chatwebhook.delivery WHERE webhook_name = '$name' AND attempts = 1");
+			becomes_true(qq{SELECT pending = 0 FROM chatwebhook.webhook_health WHERE name = '$name'}, "$asked: a change of the webhook ends the pause");
+		}
+	};
+}
+
+is(sql('SELECT count(*) FROM chatwebhook.worker_status WHERE last_error IS NOT NULL'), 0, 'no worker has had trouble of its own');
+$node->stop;
+done_testing();
