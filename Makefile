@@ -9,7 +9,6 @@ OBJS = \
 	src/attempt.o \
 	src/chatwebhook.o \
 	src/claim.o \
-	src/claimant.o \
 	src/connector.o \
 	src/curl_handle.o \
 	src/decision.o \
@@ -49,17 +48,20 @@ OBJS = \
 	src/webhook.o \
 	src/worker.o
 
-# parts of the extension's script, in reading order
+# The parts of the extension's script, a file for each noun, in reading order.
 SQL_PARTS = \
-	sql/types.sql \
-	sql/connectors.sql \
-	sql/tables.sql \
-	sql/tenants.sql \
-	sql/emit.sql \
-	sql/alerts.sql \
+	sql/schema.sql \
+	sql/event.sql \
+	sql/watch.sql \
+	sql/connector.sql \
+	sql/webhook.sql \
+	sql/vault.sql \
+	sql/queue.sql \
+	sql/access.sql \
 	sql/delivery.sql \
-	sql/manage.sql \
 	sql/health.sql \
+	sql/alert.sql \
+	sql/signature.sql \
 	sql/metrics.sql \
 	sql/dashboard.sql \
 	$(sort $(wildcard sql/connectors/*.sql)) \

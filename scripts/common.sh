@@ -61,14 +61,18 @@ make_scratch() {
     chmod 755 "$directory" && echo "$directory"
 }
 
-# Build the extension, and install it into the PostgreSQL of PG_CONFIG.
+# build_and_install [DIRECTORY]: build the extension, or the one in the directory,
+# and install it into the PostgreSQL of PG_CONFIG.
 build_and_install() {
-    run_logged build.log make -j "$(nproc)" with_llvm=no all || return
+    directory=${1:-.}
+    logs=${1:+$(basename "$1").}
+    run_logged "${logs}build.log" make -C "$directory" -j "$(nproc)" with_llvm=no all || return
     echo "built"
     if [ -w "$("$PG_CONFIG" --pkglibdir)" ] && [ -w "$("$PG_CONFIG" --sharedir)/extension" ]; then
-        run_logged install.log make with_llvm=no install || return
+        run_logged "${logs}install.log" make -C "$directory" with_llvm=no install || return
     else
-        run_logged install.log as_root make with_llvm=no "PG_CONFIG=$PG_CONFIG" install || return
+        run_logged "${logs}install.log" as_root make -C "$directory" with_llvm=no \
+            "PG_CONFIG=$PG_CONFIG" install || return
     fi
     echo "installed into $("$PG_CONFIG" --version)"
 }

@@ -1,130 +1,79 @@
 /*
- * A page to look at: everything that an operator asks first, as one HTML file.
+ * The dashboard: what an operator asks first, as one HTML page.
  *
- * dashboard() runs with the owner's rights, so that the right to execute it is
- * all that one needs, and shows each role what the views show it: they, and the
- * conditions below where a table is read directly, ask on whose behalf this
- * runs.  It is STABLE, so that the whole page is of one snapshot and its parts
- * agree with each other.
+ * dashboard() runs with its owner's rights, so the right to execute it is all
+ * that a role needs.  The page shows each role what the views show it: the views,
+ * and the conditions below where a table is read directly, look at the invoking
+ * role.  The function is STABLE, so that the whole page is of one snapshot.
  *
- * The page is ASCII: any other character is a reference (&#233;), so that it
- * comes out right whatever encoding the client writes it in.  It is also XML,
- * so that a plain parser can check it.  Whatever is not ours goes through
+ * The page is ASCII, with references such as &#233; for other characters, so that
+ * it is right in whatever encoding the client writes it.  It is also XML, so that
+ * a plain parser can check it.  All values from outside go through
  * _dashboard_text().
  */
-CREATE FUNCTION chatwebhook._dashboard_character(c text) RETURNS text
-    LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp
-    AS $$
-DECLARE
-    utf8 bytea;
-    n    integer;
-BEGIN
-    IF c IN (E'\t', E'\n', E'\r') THEN
-        RETURN ' ';
-    ELSIF c ~ E'[\\x01-\\x7f]' OR getdatabaseencoding() = 'SQL_ASCII' THEN
-        RETURN '&#65533;';
-    END IF;
-    utf8 := convert_to(c, 'UTF8');
-    n := CASE octet_length(utf8)
-        WHEN 2 THEN get_byte(utf8, 0) % 32 * 64 + get_byte(utf8, 1) % 64
-        WHEN 3 THEN get_byte(utf8, 0) % 16 * 4096 + get_byte(utf8, 1) % 64 * 64
-                    + get_byte(utf8, 2) % 64
-        WHEN 4 THEN get_byte(utf8, 0) % 8 * 262144 + get_byte(utf8, 1) % 64 * 4096
-                    + get_byte(utf8, 2) % 64 * 64 + get_byte(utf8, 3) % 64
-    END;
-    IF n < 160                                                  -- controls
-       OR n BETWEEN 8232 AND 8238 OR n BETWEEN 8294 AND 8297    -- line ends and directions
-       OR n BETWEEN 64976 AND 65007 OR n % 65536 >= 65534       -- no characters at all
-    THEN
-        RETURN '&#65533;';
-    END IF;
-    RETURN '&#' || n || ';';
-END
-$$;
-COMMENT ON FUNCTION chatwebhook._dashboard_character(text) IS
-    'A character that is not printable ASCII, for HTML: a reference to it, or to U+FFFD where it would do more than stand there.';
-
-CREATE FUNCTION chatwebhook._dashboard_text(value text) RETURNS text
-    LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION chatwebhook._dashboard_text(value text, size integer DEFAULT 10000) RETURNS text
+    LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
+    IF length(value) > size THEN
+        value := left(value, size) || '...';
+    END IF;
     value := replace(value, '&', '&amp;');
     value := replace(value, '<', '&lt;');
     value := replace(value, '>', '&gt;');
     value := replace(value, '"', '&quot;');
     value := replace(value, '''', '&#39;');
-    IF value ~ E'[^\\x20-\\x7e]' THEN
-        value := (SELECT string_agg(CASE WHEN c ~ E'[\\x20-\\x7e]' THEN c
-                                         ELSE chatwebhook._dashboard_character(c) END, '' ORDER BY n)
-                    FROM regexp_split_to_table(value, '') WITH ORDINALITY AS s(c, n));
+    IF value !~ E'[^\\x20-\\x7e]' THEN
+        RETURN value;
     END IF;
-    RETURN value;
+    RETURN (
+        SELECT string_agg(CASE
+                   WHEN c ~ E'[\\x20-\\x7e]' THEN c
+                   WHEN c IN (E'\t', E'\n', E'\r') THEN ' '
+                   WHEN code IS NULL OR code < 160                                      -- controls
+                        OR code BETWEEN 8232 AND 8238 OR code BETWEEN 8294 AND 8297     -- line breaks, directions
+                        OR code BETWEEN 64976 AND 65007 OR code % 65536 >= 65534        -- noncharacters
+                   THEN '&#65533;'
+                   ELSE '&#' || code || ';' END, '' ORDER BY n)
+          FROM regexp_split_to_table(value, '') WITH ORDINALITY AS s(c, n),
+               LATERAL (SELECT CASE WHEN c !~ E'[\\x01-\\x7f]' AND getdatabaseencoding() <> 'SQL_ASCII'
+                                    THEN convert_to(c, 'UTF8') END) AS u(utf8),
+               LATERAL (SELECT CASE octet_length(utf8)
+                               WHEN 2 THEN get_byte(utf8, 0) % 32 * 64 + get_byte(utf8, 1) % 64
+                               WHEN 3 THEN get_byte(utf8, 0) % 16 * 4096 + get_byte(utf8, 1) % 64 * 64
+                                           + get_byte(utf8, 2) % 64
+                               WHEN 4 THEN get_byte(utf8, 0) % 8 * 262144 + get_byte(utf8, 1) % 64 * 4096
+                                           + get_byte(utf8, 2) % 64 * 64 + get_byte(utf8, 3) % 64
+                               END) AS p(code));
 END
 $$;
-COMMENT ON FUNCTION chatwebhook._dashboard_text(text) IS
-    'A text for HTML, between tags or within quotes.';
+COMMENT ON FUNCTION chatwebhook._dashboard_text(text, integer) IS
+    'Returns a text for HTML, between tags or within quotes, truncated to this many characters. U+FFFD stands for characters that would affect the text around them.';
 
-CREATE FUNCTION chatwebhook._dashboard_cut(value text, size integer) RETURNS text
-    LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION chatwebhook._dashboard_number(value numeric, unit text DEFAULT '') RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    RETURN chatwebhook._dashboard_text(CASE WHEN length(value) > size THEN left(value, size) || '...'
-                                            ELSE value END);
+    IF unit = '%' THEN
+        -- rounded down, so that 100% means all
+        RETURN rtrim(to_char(trunc(value * 100, 1), 'FM990.9'), '.') || '%';
+    ELSIF unit = 'ms' THEN
+        RETURN CASE WHEN round(value) < 1000 THEN round(value) || ' ms'
+                    WHEN value < 99950 THEN to_char(value / 1000, 'FM990.0') || ' s'
+                    ELSE chatwebhook._dashboard_number(round(value / 1000)) || ' s' END;
+    END IF;
+    RETURN to_char(value, 'FM999,999,999,999,999,999,999,990')
+        || CASE WHEN unit = '' THEN '' ELSE ' ' || unit || CASE value WHEN 1 THEN '' ELSE 's' END END;
 END
 $$;
-COMMENT ON FUNCTION chatwebhook._dashboard_cut(text, integer) IS
-    'The text, or that many characters of its beginning, for HTML.';
-
-CREATE FUNCTION chatwebhook._dashboard_name(value text) RETURNS text
-    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-    AS $$
-BEGIN
-    RETURN coalesce('<bdi>' || chatwebhook._dashboard_cut(value, 120) || '</bdi>', '<i>unnamed</i>');
-END
-$$;
-COMMENT ON FUNCTION chatwebhook._dashboard_name(text) IS
-    'A name for HTML: cut, and kept from turning the direction of what is beside it.';
-
-CREATE FUNCTION chatwebhook._dashboard_number(value numeric) RETURNS text
-    LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
-    AS $$
-BEGIN
-    RETURN to_char(value, 'FM999,999,999,999,999,999,999,990');
-END
-$$;
-COMMENT ON FUNCTION chatwebhook._dashboard_number(numeric) IS 'A whole number with commas.';
-
-CREATE FUNCTION chatwebhook._dashboard_count(value bigint, one text, many text) RETURNS text
-    LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
-    AS $$
-BEGIN
-    RETURN chatwebhook._dashboard_number(value) || ' ' || CASE value WHEN 1 THEN one ELSE many END;
-END
-$$;
-COMMENT ON FUNCTION chatwebhook._dashboard_count(bigint, text, text) IS 'So many of something, in words.';
-
-CREATE FUNCTION chatwebhook._dashboard_percent(share numeric) RETURNS text
-    LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
-    AS $$
-BEGIN
-    RETURN rtrim(to_char(trunc(share * 100, 1), 'FM990.9'), '.') || '%';
-END
-$$;
-COMMENT ON FUNCTION chatwebhook._dashboard_percent(numeric) IS 'A share in percent, rounded down: 100% is all.';
-
-CREATE FUNCTION chatwebhook._dashboard_ms(value numeric) RETURNS text
-    LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
-    AS $$
-BEGIN
-    RETURN CASE WHEN round(value) < 1000 THEN round(value) || ' ms'
-                WHEN value < 99950 THEN to_char(value / 1000, 'FM990.0') || ' s'
-                ELSE chatwebhook._dashboard_number(round(value / 1000)) || ' s' END;
-END
-$$;
-COMMENT ON FUNCTION chatwebhook._dashboard_ms(numeric) IS 'Milliseconds as people read them.';
+COMMENT ON FUNCTION chatwebhook._dashboard_number(numeric, text) IS
+    'Returns a number for people: with thousands separators and its unit in the plural, or as % or ms.';
 
 CREATE FUNCTION chatwebhook._dashboard_age(since timestamptz) RETURNS text
-    LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     s bigint;
@@ -138,23 +87,18 @@ BEGIN
                   CASE WHEN s < 60 THEN s || ' s'
                        WHEN s < 3600 THEN s / 60 || ' min'
                        WHEN s < 172800 THEN s / 3600 || ' h'
-                       ELSE chatwebhook._dashboard_count(s / 86400, 'day', 'days') END);
+                       ELSE chatwebhook._dashboard_number(s / 86400, 'day') END);
 END
 $$;
-COMMENT ON FUNCTION chatwebhook._dashboard_age(timestamptz) IS 'How long ago that was, in one unit.';
+COMMENT ON FUNCTION chatwebhook._dashboard_age(timestamptz) IS 'Returns how long ago that was, in one unit.';
 
-CREATE FUNCTION chatwebhook._dashboard_icon(name text) RETURNS text
-    LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
-    AS $$
-BEGIN
-    RETURN format('<svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><use href="#i-%s"/></svg>', name);
-END
-$$;
-COMMENT ON FUNCTION chatwebhook._dashboard_icon(text) IS
-    'One of the shapes that _dashboard_head() defines: a state is never shown by its colour alone.';
-
+/*
+ * The policy in the head forbids scripts, and anything from elsewhere, in case a
+ * value ever slips through.  Each state has a shape as well as a color.
+ */
 CREATE FUNCTION chatwebhook._dashboard_head() RETURNS text
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
     AS $$
     SELECT format($html$<!DOCTYPE html>
 <html lang="en">
@@ -316,13 +260,11 @@ td small, th small { display: block; }
 $html$, chatwebhook._dashboard_text(current_database()))
 $$;
 COMMENT ON FUNCTION chatwebhook._dashboard_head() IS
-    'The beginning of the page: its style, and the shapes of the states. The policy in it forbids scripts and whatever is from elsewhere, should anything slip through.';
+    'Returns the head of the page, with its style and the shapes of the states.';
 
-/*
- * What stands in the way of sending, and what to do about it.
- */
 CREATE FUNCTION chatwebhook._dashboard_notices(webhooks chatwebhook.webhook_health[]) RETURNS text
-    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     blocked text;
@@ -332,21 +274,21 @@ BEGIN
     IF chatwebhook._chatbots() IS NULL THEN
         blocked := CASE
             WHEN pg_is_in_recovery() THEN
-                '<h3>This is a standby</h3><p>The primary sends; here nothing is.</p>'
-            WHEN NOT EXISTS (SELECT FROM chatwebhook._all_workers())
+                '<h3>This is a standby</h3><p>Only the primary sends.</p>'
+            WHEN NOT EXISTS (SELECT FROM chatwebhook._workers())
                  AND strpos((SELECT s.setting FROM pg_settings s WHERE s.name = 'shared_preload_libraries'), 'chatwebhook') = 0
             THEN '<h3>The library is not loaded</h3>'
                  '<p>Events are queued, but nothing is sent. Add this to <code>postgresql.conf</code>, and restart the server:</p>'
                  '<pre><code>shared_preload_libraries = ''chatwebhook''</code></pre>'
-            WHEN NOT current_setting('chatwebhook.enabled')::boolean THEN
+            WHEN NOT chatwebhook._setting('chatwebhook.enabled')::boolean THEN
                 '<h3>Sending is switched off</h3>'
-                '<p><code>chatwebhook.enabled</code> is off: events are queued, but nothing is sent. To go on:</p>'
+                '<p><code>chatwebhook.enabled</code> is off: events are queued, but nothing is sent. To resume:</p>'
                 '<pre><code>ALTER SYSTEM SET chatwebhook.enabled = on;' || E'\n' || 'SELECT pg_reload_conf();</code></pre>'
-            WHEN NOT EXISTS (SELECT FROM chatwebhook._all_workers()) THEN
+            WHEN NOT EXISTS (SELECT FROM chatwebhook._workers()) THEN
                 '<h3>No worker is running in this database</h3>'
                 '<p>Events are queued, but nothing is sent. A worker starts within seconds, unless '
-                '<code>chatwebhook.databases</code> leaves this database out or '
-                '<code>max_worker_processes</code> has no room for it; the server&#39;s log says which.</p>'
+                '<code>chatwebhook.databases</code> does not list this database or '
+                '<code>max_worker_processes</code> is too low. The server&#39;s log says which.</p>'
         END;
     END IF;
 
@@ -359,7 +301,7 @@ BEGIN
             || chatwebhook._dashboard_text('        ''lead.captured'', ''email'', ''source=@widget'', ''conversationSummary=summary'');') || '</code></pre>';
     ELSIF blocked IS NULL
           AND NOT EXISTS (SELECT FROM unnest(webhooks) h WHERE h.total > 0 OR h.pending > 0 OR h.dead > 0) THEN
-        next := '<h3>Nothing has been sent yet</h3><p>To see whether a webhook is reached, and what it answers:</p><pre><code>'
+        next := '<h3>Nothing has been sent yet</h3><p>To check that a webhook can be reached, and how it replies:</p><pre><code>'
             || chatwebhook._dashboard_text(format('SELECT * FROM chatwebhook.test_webhook(%L);', webhooks[1].webhook_id))
             || '</code></pre>';
     END IF;
@@ -369,42 +311,25 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._dashboard_notices(chatwebhook.webhook_health[]) IS
-    'What to do next: where nothing can be sent, and where there is nothing to send to.';
-
-CREATE FUNCTION chatwebhook._dashboard_tile(label text, id text, figure numeric, tone text, remark text) RETURNS text
-    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-    AS $$
-    SELECT format(E'<div><dt>%s</dt><dd class="figure %s" id="%s">%s</dd><dd class="muted">%s</dd></div>\n',
-                  label, CASE WHEN figure > 0 THEN tone END, id,
-                  chatwebhook._dashboard_number(figure), coalesce(remark, '&#160;'))
-$$;
-COMMENT ON FUNCTION chatwebhook._dashboard_tile(text, text, numeric, text, text) IS 'One of the figures at the top.';
+    'Returns what prevents sending, and what to do next.';
 
 /*
- * Attempts of the last twelve hours, in steps of ten minutes.  What succeeded
- * stands on the line, what failed hangs from it.
+ * Attempts of the last twelve hours, in steps of ten minutes.  Successes stand on
+ * the line of the chart, failures hang below it.
  */
-CREATE FUNCTION chatwebhook._dashboard_activity(OUT step integer, OUT since timestamptz,
-    OUT succeeded numeric, OUT failed numeric, OUT given_up numeric)
-    RETURNS SETOF record
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-    AS $$
-    SELECT s.step, to_timestamp(n * 600), coalesce(sum(a.succeeded), 0),
-           coalesce(sum(a.failed), 0), coalesce(sum(a.given_up), 0)
-      FROM (SELECT g, floor(extract(epoch FROM statement_timestamp()) / 600) - 71 + g
-              FROM generate_series(0, 71) g) AS s(step, n)
-      LEFT JOIN chatwebhook.activity a
-             ON a.since >= to_timestamp(n * 600) AND a.since < to_timestamp((n + 1) * 600)
-     GROUP BY s.step, n
-$$;
-COMMENT ON FUNCTION chatwebhook._dashboard_activity() IS
-    'The last 72 steps of ten minutes, those without activity too.';
-
 CREATE FUNCTION chatwebhook._dashboard_throughput() RETURNS text
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
     AS $$
     WITH activity AS MATERIALIZED (
-        SELECT * FROM chatwebhook._dashboard_activity()
+        -- steps without activity, too
+        SELECT s.step, to_timestamp(n * 600) AS since, coalesce(sum(a.succeeded), 0) AS succeeded,
+               coalesce(sum(a.failed), 0) AS failed, coalesce(sum(a.given_up), 0) AS given_up
+          FROM (SELECT g, floor(extract(epoch FROM statement_timestamp()) / 600) - 71 + g
+                  FROM generate_series(0, 71) g) AS s(step, n)
+          LEFT JOIN chatwebhook.activity a
+                 ON a.since >= to_timestamp(n * 600) AND a.since < to_timestamp((n + 1) * 600)
+         GROUP BY s.step, n
     ), sums AS (
         SELECT sum(succeeded) AS succeeded, sum(failed) AS failed, sum(given_up) AS given_up,
                max(succeeded) AS most,
@@ -440,8 +365,8 @@ CREATE FUNCTION chatwebhook._dashboard_throughput() RETURNS text
 <ul class="legend">
 <li><svg viewBox="0 0 12 12" aria-hidden="true"><path d="M6 12V2"/></svg><b id="succeeded">%s</b> succeeded</li>
 <li><svg viewBox="0 0 12 12" aria-hidden="true"><path class="f" d="M6 0V7"/></svg><b id="failed">%s</b> failed, below the line</li>
-<li><svg viewBox="0 0 12 12" aria-hidden="true"><path class="g" d="M2 10.5H10"/></svg><b id="given_up">%s</b> given up, marked at the foot</li>
-<li>most in ten minutes: <b>%s</b></li>
+<li><svg viewBox="0 0 12 12" aria-hidden="true"><path class="g" d="M2 10.5H10"/></svg><b id="given_up">%s</b> given up, marked at the bottom</li>
+<li>peak in ten minutes: <b>%s</b></li>
 </ul>
 <svg class="chart" viewBox="0 0 720 %s" preserveAspectRatio="none" role="img" aria-label="%s succeeded, %s failed, %s given up; the figures are in the table below">
 <line x1="0" y1="105" x2="720" y2="105"/>
@@ -464,49 +389,45 @@ $html$,
       FROM sums s, depth, bars b, hours, axis
 $$;
 COMMENT ON FUNCTION chatwebhook._dashboard_throughput() IS
-    'The attempts of the last hours, as a chart and as a table.';
+    'Returns the attempts of the last hours, as a chart and as a table.';
 
 /*
- * The webhooks, worst first.
+ * Webhooks that need attention, worst first, then the others, folded if they are
+ * many.  In the small chart of the last 100 attempts, a success stands on the
+ * line, as high as the root of its latency, and a failure hangs below it.
  */
-CREATE FUNCTION chatwebhook._dashboard_sparkline(recent integer[]) RETURNS text
-    LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION chatwebhook._dashboard_webhooks(webhooks chatwebhook.webhook_health[], troubled uuid[]) RETURNS text
+    LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
     AS $$
-DECLARE
-    unit float8;
-    a    record;
-    said text;
-BEGIN
-    SELECT sqrt(greatest(max(latency), 1)) / 21 INTO unit FROM unnest(recent[1:100]) AS latency;
-    SELECT count(*) FILTER (WHERE latency >= 0) AS succeeded, count(*) FILTER (WHERE latency < 0) AS failed,
-           min(ms) AS least, max(ms) AS most,
-           string_agg('M' || 201 - 2 * n || ' 23v-' || ceil(sqrt(ms) / unit + 0.5), '')
-               FILTER (WHERE latency >= 0) AS up,
-           string_agg('M' || 201 - 2 * n || ' 25v8', '') FILTER (WHERE latency < 0) AS down
-      INTO a
-      FROM unnest(recent[1:100]) WITH ORDINALITY AS r(latency, n),
-           LATERAL (SELECT CASE WHEN latency >= 0 THEN latency ELSE -1 - latency END) AS x(ms);
-    IF a.least IS NULL THEN
-        RETURN '<span class="muted">no attempts yet</span>';
-    END IF;
-    said := format('The last %s, newest at the right: %s succeeded, %s failed; %s to %s',
-                   chatwebhook._dashboard_count(a.succeeded + a.failed, 'attempt', 'attempts'),
-                   a.succeeded, a.failed, chatwebhook._dashboard_ms(a.least), chatwebhook._dashboard_ms(a.most));
-    RETURN format('<svg class="spark" viewBox="0 0 200 34" preserveAspectRatio="none" role="img" aria-label="%1$s"><title>%1$s</title>'
-                  '<line x1="0" y1="24" x2="200" y2="24"/><path d="%2$s"/><path class="f" d="%3$s"/></svg>',
-                  said, a.up, a.down);
-END
-$$;
-COMMENT ON FUNCTION chatwebhook._dashboard_sparkline(integer[]) IS
-    'The last 100 attempts: those that succeeded stand on the line, as high as the root of their latency; those that failed hang from it.';
-
-CREATE FUNCTION chatwebhook._dashboard_row(h chatwebhook.webhook_health, recent integer[], disabled_reason text) RETURNS text
-    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-    AS $$
-BEGIN
-    RETURN format($html$<tr role="row" id="w-%s">
-<th role="rowheader" scope="row">%s<small>%s</small>%s%s</th>
-<td role="cell" class="c-state"><span class="state %s">%s %s</span></td>
+    WITH hook AS MATERIALIZED (
+        SELECT h.*, h.webhook_id = ANY (troubled) AS bad,
+               row_number() OVER (
+                   ORDER BY h.webhook_id = ANY (troubled) DESC,
+                            array_position('{failing,disabled,degraded,paused,healthy,idle}'::text[],
+                                CASE WHEN h.state = 'disabled' AND NOT h.webhook_id = ANY (troubled) THEN 'idle'
+                                     ELSE h.state END),
+                            h.success_rate, h.pending DESC, h.name, h.webhook_id) AS place
+          FROM unnest(webhooks) AS h
+    ), chart AS (
+        SELECT h.webhook_id,
+               count(*) FILTER (WHERE latency >= 0) AS succeeded, count(*) FILTER (WHERE latency < 0) AS failed,
+               min(ms) AS least, max(ms) AS most,
+               string_agg('M' || 201 - 2 * n || ' 23v-' || ceil(sqrt(ms) / unit + 0.5), '' ORDER BY n)
+                   FILTER (WHERE latency >= 0) AS up,
+               string_agg('M' || 201 - 2 * n || ' 25v8', '' ORDER BY n) FILTER (WHERE latency < 0) AS down
+          FROM chatwebhook.health h
+         CROSS JOIN LATERAL (SELECT sqrt(greatest(max(l), 1)) / 21 FROM unnest(h.recent[1:100]) AS l) AS u(unit)
+         CROSS JOIN LATERAL unnest(h.recent[1:100]) WITH ORDINALITY AS r(latency, n)
+         CROSS JOIN LATERAL (SELECT CASE WHEN latency >= 0 THEN latency ELSE -1 - latency END) AS x(ms)
+         WHERE h.webhook_id IN (SELECT webhook_id FROM hook)
+         GROUP BY h.webhook_id
+    ), part AS (
+        SELECT CASE WHEN NOT h.bad THEN 3 WHEN h.place > 25 THEN 2 ELSE 1 END AS part,
+               count(*) AS size,
+               string_agg(format($html$<tr role="row" id="w-%s">
+<th role="rowheader" scope="row"><bdi>%s</bdi><small>%s</small>%s</th>
+<td role="cell" class="c-state"><span class="state %5$s"><svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><use href="#i-%5$s"/></svg> %5$s</span></td>
 <td role="cell" class="c-spark">%s</td>
 <td role="cell" class="n" data-label="Succeeded">%s<small>%s</small></td>
 <td role="cell" class="n" data-label="Latency">%s<small>%s</small></td>
@@ -514,88 +435,157 @@ BEGIN
 <td role="cell" class="n" data-label="Dead">%s</td>
 </tr>
 $html$,
-        h.webhook_id, chatwebhook._dashboard_name(h.name),
-        chatwebhook._dashboard_cut(h.url, 200),
-        '<span class="error">' || coalesce('Disabled: ' || chatwebhook._dashboard_cut(disabled_reason, 300),
-            'Cannot be sent to: ' || chatwebhook._dashboard_cut(h.problem, 300)) || '</span>',
-        '<span class="error' || CASE WHEN h.state IN ('failing', 'degraded') THEN ' bad' ELSE ' muted' END || '">'
-            || CASE WHEN h.consecutive_failures > 1
-                    THEN chatwebhook._dashboard_number(h.consecutive_failures) || ' failures in a row, the last ' ELSE 'failed ' END
-            || chatwebhook._dashboard_age(h.last_failure_at) || ' ago: <bdi>'
-            || chatwebhook._dashboard_cut(h.last_error, 300)
-            || '</bdi></span>',
-        h.state, chatwebhook._dashboard_icon(h.state), h.state,
-        chatwebhook._dashboard_sparkline(recent),
-        coalesce(chatwebhook._dashboard_percent(h.success_rate), '&#8211;'),
-        chatwebhook._dashboard_percent(h.successes::numeric / nullif(h.total, 0))
-            || ' of ' || chatwebhook._dashboard_number(h.total),
-        coalesce(chatwebhook._dashboard_ms(h.avg_latency_ms), '&#8211;'),
-        'p95 ' || chatwebhook._dashboard_ms(h.p95_latency_ms),
-        chatwebhook._dashboard_number(h.pending),
-        'oldest ' || CASE WHEN h.pending > 0 THEN chatwebhook._dashboard_age(h.oldest_pending_at) END,
-        chatwebhook._dashboard_number(h.dead));
-END
-$$;
-COMMENT ON FUNCTION chatwebhook._dashboard_row(chatwebhook.webhook_health, integer[], text) IS
-    'One webhook: a row of the table, or a card where that is too wide.';
-
-CREATE FUNCTION chatwebhook._dashboard_hooks(rows text, caption text) RETURNS text
-    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-    AS $$
-    SELECT format($html$<table class="hooks" role="table"><caption class="hidden">%s</caption>
+                   h.webhook_id, chatwebhook._dashboard_text(h.name, 120), chatwebhook._dashboard_text(h.url, 200),
+                   concat('<span class="error">' || coalesce(
+                              'Disabled: ' || CASE h.state WHEN 'disabled' THEN chatwebhook._dashboard_text(w.disabled_reason, 300) END,
+                              'Nothing can be sent: ' || chatwebhook._dashboard_text(h.problem, 300)) || '</span>',
+                          '<span class="error' || CASE WHEN h.state IN ('failing', 'degraded') THEN ' bad' ELSE ' muted' END || '">'
+                              || CASE WHEN h.consecutive_failures > 1
+                                      THEN chatwebhook._dashboard_number(h.consecutive_failures) || ' failures in a row, the last ' ELSE 'failed ' END
+                              || chatwebhook._dashboard_age(h.last_failure_at) || ' ago: <bdi>'
+                              || chatwebhook._dashboard_text(h.last_error, 300) || '</bdi></span>'),
+                   h.state,
+                   CASE WHEN c.least IS NULL THEN '<span class="muted">no attempts yet</span>'
+                        ELSE format('<svg class="spark" viewBox="0 0 200 34" preserveAspectRatio="none" role="img" aria-label="%1$s"><title>%1$s</title>'
+                                    '<line x1="0" y1="24" x2="200" y2="24"/><path d="%2$s"/><path class="f" d="%3$s"/></svg>',
+                                    format('The last %s, newest at the right: %s succeeded, %s failed; %s to %s',
+                                           chatwebhook._dashboard_number(c.succeeded + c.failed, 'attempt'), c.succeeded, c.failed,
+                                           chatwebhook._dashboard_number(c.least, 'ms'), chatwebhook._dashboard_number(c.most, 'ms')),
+                                    c.up, c.down) END,
+                   coalesce(chatwebhook._dashboard_number(h.success_rate, '%'), '&#8211;'),
+                   chatwebhook._dashboard_number(h.successes::numeric / nullif(h.total, 0), '%')
+                       || ' of ' || chatwebhook._dashboard_number(h.total),
+                   coalesce(chatwebhook._dashboard_number(h.avg_latency_ms, 'ms'), '&#8211;'),
+                   'p95 ' || chatwebhook._dashboard_number(h.p95_latency_ms, 'ms'),
+                   chatwebhook._dashboard_number(h.pending),
+                   'oldest ' || CASE WHEN h.pending > 0 THEN chatwebhook._dashboard_age(h.oldest_pending_at) END,
+                   chatwebhook._dashboard_number(h.dead)), '' ORDER BY h.place) AS rows
+          FROM hook h
+          LEFT JOIN chart c ON c.webhook_id = h.webhook_id
+          LEFT JOIN chatwebhook.webhook w ON w.id = h.webhook_id
+         GROUP BY 1
+    ), listed AS (
+        SELECT p.part, p.size, format($html$<table class="hooks" role="table"><caption class="hidden">%s</caption>
 <colgroup><col/><col class="c-state"/><col class="c-spark"/><col class="c-rate"/><col class="c-ms"/><col class="c-wait"/><col class="c-dead"/></colgroup>
 <thead role="rowgroup"><tr role="row"><th role="columnheader" scope="col">Webhook</th><th role="columnheader" scope="col">State</th><th role="columnheader" scope="col">Last 100 attempts</th><th role="columnheader" scope="col" class="n">Succeeded</th><th role="columnheader" scope="col" class="n">Latency</th><th role="columnheader" scope="col" class="n">Pending</th><th role="columnheader" scope="col" class="n">Dead</th></tr></thead>
 <tbody role="rowgroup">
 %s</tbody></table>
-$html$, caption, rows)
-$$;
-COMMENT ON FUNCTION chatwebhook._dashboard_hooks(text, text) IS 'A table of webhooks.';
-
-CREATE FUNCTION chatwebhook._dashboard_webhooks(webhooks chatwebhook.webhook_health[], troubled uuid[]) RETURNS text
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-    AS $$
-    WITH hook AS MATERIALIZED (
-        SELECT u.h, (u.h).state AS state, (u.h).webhook_id = ANY (troubled) AS bad,
-               row_number() OVER (
-                   ORDER BY (u.h).webhook_id = ANY (troubled) DESC,
-                            array_position('{failing,disabled,degraded,paused,healthy,idle}'::text[],
-                                CASE WHEN (u.h).state = 'disabled' AND NOT (u.h).webhook_id = ANY (troubled) THEN 'idle'
-                                     ELSE (u.h).state END),
-                            (u.h).success_rate, (u.h).pending DESC, (u.h).name, (u.h).webhook_id) AS place
-          FROM (SELECT h FROM unnest(webhooks) AS h) u
-    ), placed AS (
-        SELECT CASE WHEN NOT bad THEN 3 WHEN place > 25 THEN 2 ELSE 1 END AS part,
-               count(*) AS size,
-               string_agg(chatwebhook._dashboard_row(h, e.recent, CASE WHEN state = 'disabled' THEN w.disabled_reason END), ''
-                          ORDER BY place) AS rows
-          FROM hook
-          LEFT JOIN chatwebhook.health e ON e.webhook_id = (h).webhook_id
-          LEFT JOIN chatwebhook.webhook w ON w.id = (h).webhook_id
-         GROUP BY 1
+$html$,
+                   CASE p.part WHEN 1 THEN 'Webhooks that need attention, worst first'
+                               WHEN 2 THEN 'More webhooks that need attention'
+                               ELSE 'Webhooks that need no attention' END, p.rows) AS list
+          FROM part p
     ), calm AS (
         SELECT string_agg(chatwebhook._dashboard_number(n) || ' ' || state, ', ' ORDER BY n DESC, state) AS states
           FROM (SELECT state, count(*) FROM hook WHERE NOT bad GROUP BY state) AS s(state, n)
     )
     SELECT E'<section class="card" aria-labelledby="h-webhooks">\n<h2 id="h-webhooks">Webhooks</h2>\n'
         || string_agg(CASE part
-               WHEN 1 THEN chatwebhook._dashboard_hooks(rows, 'Webhooks that need attention, worst first')
-               WHEN 2 THEN format(E'<details><summary>%s attention</summary>\n%s</details>\n',
-                                  chatwebhook._dashboard_count(size, 'more needs', 'more need'),
-                                  chatwebhook._dashboard_hooks(rows, 'More webhooks that need attention'))
+               WHEN 1 THEN list
+               WHEN 2 THEN format(E'<details><summary>%s more %s attention</summary>\n%s</details>\n',
+                                  chatwebhook._dashboard_number(size), CASE size WHEN 1 THEN 'needs' ELSE 'need' END, list)
                ELSE format(E'<details%s><summary>%s</summary>\n%s</details>\n',
                            CASE WHEN cardinality(webhooks) <= 12 THEN ' open="open"' END,
                            CASE WHEN cardinality(troubled) = 0 THEN 'All webhooks: ' ELSE 'The others: ' END || calm.states,
-                           chatwebhook._dashboard_hooks(rows, 'Webhooks that need no attention'))
+                           list)
                END, '' ORDER BY part)
         || E'</section>\n'
-      FROM placed, calm
+      FROM listed, calm
 $$;
 COMMENT ON FUNCTION chatwebhook._dashboard_webhooks(chatwebhook.webhook_health[], uuid[]) IS
-    'The webhooks: those that need attention, worst first, and the others, folded where they are many.';
+    'Returns the table of webhooks.';
 
-CREATE FUNCTION chatwebhook._dashboard_backlog(webhooks chatwebhook.webhook_health[]) RETURNS text
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION chatwebhook.dashboard() RETURNS text
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
     AS $$
+DECLARE
+    everything constant boolean := chatwebhook._chatbots() IS NULL;
+    webhooks     chatwebhook.webhook_health[];
+    alerts       chatwebhook.alert[];
+    troubled     uuid[];
+    sent         record;
+    sums         record;
+    notices      text;
+    headline     text[];
+    tiles        text;
+    alert_list   text;
+    backlog_list text;
+    dead_list    text;
+    worker_list  text;
+BEGIN
+    SELECT coalesce(array_agg(h), '{}') INTO webhooks FROM chatwebhook.webhook_health h;
+    SELECT coalesce(array_agg(a), '{}') INTO alerts
+      FROM chatwebhook.alert a
+     WHERE a.closed_at IS NULL AND (everything OR a.chatbot_id = ANY (chatwebhook._chatbots()));
+    SELECT coalesce(array_agg(h.webhook_id), '{}') INTO troubled
+      FROM unnest(webhooks) h
+     WHERE h.state IN ('failing', 'degraded')
+        OR EXISTS (SELECT FROM unnest(alerts) a WHERE a.webhook_id = h.webhook_id);
+    SELECT count(*) AS hooks, coalesce(sum(h.pending), 0) AS pending, min(h.oldest_pending_at) AS oldest,
+           coalesce(sum(h.dead), 0) AS dead, count(*) FILTER (WHERE h.dead > 0) AS dead_hooks
+      INTO sums FROM unnest(webhooks) h;
+    SELECT coalesce(sum(a.succeeded), 0) AS succeeded, coalesce(sum(a.failed), 0) AS failed
+      INTO sent
+      FROM chatwebhook.activity a
+     WHERE everything
+       AND a.since >= to_timestamp((floor(extract(epoch FROM statement_timestamp()) / 600) - 71) * 600);
+
+    -- the headline: a state and a sentence
+    notices := chatwebhook._dashboard_notices(webhooks);
+    headline := CASE
+        WHEN notices LIKE '%class="card notice bad"%' THEN ARRAY['failing', 'Nothing is being sent']
+        WHEN sums.hooks = 0 THEN ARRAY['idle', 'No webhooks yet']
+        WHEN cardinality(troubled) > 0 THEN ARRAY[
+            CASE WHEN EXISTS (SELECT FROM unnest(webhooks) h WHERE h.state = 'failing') THEN 'failing' ELSE 'degraded' END,
+            format('%s of %s %s attention', chatwebhook._dashboard_number(cardinality(troubled)),
+                   chatwebhook._dashboard_number(sums.hooks, 'webhook'),
+                   CASE cardinality(troubled) WHEN 1 THEN 'needs' ELSE 'need' END)]
+        ELSE ARRAY['healthy', 'No webhook needs attention']
+    END;
+
+    SELECT string_agg(format(E'<div><dt>%s</dt><dd class="figure %s" id="%s">%s</dd><dd class="muted">%s</dd></div>\n',
+                             t.label, CASE WHEN t.figure > 0 THEN t.tone END, t.id,
+                             chatwebhook._dashboard_number(t.figure), t.remark), '' ORDER BY t.n)
+      INTO tiles
+      FROM (VALUES (1, 'Succeeded', 't-succeeded', sent.succeeded, NULL, 'in 12 hours'),
+                   (2, 'Failed attempts', 't-failed', sent.failed, 'warn', 'in 12 hours'),
+                   (3, 'Pending', 'pending', sums.pending, NULL,
+                    CASE WHEN sums.pending > 0 THEN 'oldest ' || chatwebhook._dashboard_age(sums.oldest) ELSE 'nothing is waiting' END),
+                   (4, 'Dead letters', 'dead', sums.dead, 'bad',
+                    CASE WHEN sums.dead > 0 THEN 'of ' || chatwebhook._dashboard_number(sums.dead_hooks, 'webhook') ELSE 'none was given up' END),
+                   (5, 'Open alerts', 'alerts', cardinality(alerts), 'bad',
+                    CASE WHEN cardinality(alerts) > 0 THEN 'see below' ELSE 'all quiet' END)
+           ) AS t(n, label, id, figure, tone, remark)
+     WHERE everything OR t.n > 2;
+
+    WITH alert AS (
+        SELECT row_number() OVER (ORDER BY a.opened_at DESC, a.id) AS place,
+               format(E'<li><svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><use href="#i-failing"/></svg><div><b>%s</b>: %s<br/>%s <span class="muted">since %s</span></div></li>\n',
+                      CASE a.kind WHEN 'consecutive_failures' THEN 'Failures in a row'
+                                  WHEN 'low_success_rate' THEN 'Low success rate'
+                                  WHEN 'webhook_disabled' THEN CASE h.state WHEN 'paused' THEN 'Paused' ELSE 'Disabled' END
+                                  WHEN 'backlog' THEN 'Backlog'
+                                  ELSE chatwebhook._dashboard_text(a.kind, 60) END,
+                      CASE WHEN h.webhook_id IS NULL THEN '<bdi>' || chatwebhook._dashboard_text(a.webhook_name, 120) || '</bdi>'
+                           ELSE format('<a href="#w-%s"><bdi>%s</bdi></a>', h.webhook_id, chatwebhook._dashboard_text(h.name, 120)) END,
+                      '<bdi>' || chatwebhook._dashboard_text(a.message, 400) || '</bdi>',
+                      chatwebhook._dashboard_age(a.opened_at)) AS item
+          FROM unnest(alerts) a LEFT JOIN unnest(webhooks) h ON h.webhook_id = a.webhook_id
+    )
+    SELECT format($html$<section class="card" aria-labelledby="h-alerts">
+<h2 id="h-alerts">Open alerts</h2>
+<ul class="alerts">
+%s</ul>
+%s</section>
+$html$,
+            string_agg(item, '' ORDER BY place) FILTER (WHERE place <= 5),
+            '<details><summary>' || chatwebhook._dashboard_number(count(*) - 5) || E' more</summary>\n<ul class="alerts">\n'
+                || string_agg(item, '' ORDER BY place) FILTER (WHERE place > 5) || E'</ul></details>\n')
+      INTO alert_list
+      FROM alert
+    HAVING count(*) > 0;
+
     WITH longest AS (
         SELECT h.*, count(*) OVER () AS hooks
           FROM unnest(webhooks) h WHERE h.pending > 0
@@ -610,37 +600,29 @@ CREATE FUNCTION chatwebhook._dashboard_backlog(webhooks chatwebhook.webhook_heal
 %s</tbody></table>
 %s</section>
 $html$,
-            string_agg(format(E'<tr role="row"><th role="rowheader" scope="row"><a href="#w-%s">%s</a></th><td role="cell" class="n" data-label="Pending">%s</td><td role="cell" class="n" data-label="In flight">%s</td><td role="cell" class="n" data-label="Oldest">%s</td></tr>\n',
-                              webhook_id, chatwebhook._dashboard_name(name), chatwebhook._dashboard_number(pending),
-                              chatwebhook._dashboard_number(in_flight), chatwebhook._dashboard_age(oldest_pending_at)), ''
-                       ORDER BY pending DESC, oldest_pending_at, webhook_id),
-            '<p class="muted">and ' || chatwebhook._dashboard_count(nullif(greatest(max(hooks) - 5, 0), 0), 'other webhook', 'other webhooks') || E'</p>\n')
-      FROM longest
-    HAVING count(*) > 0
-$$;
-COMMENT ON FUNCTION chatwebhook._dashboard_backlog(chatwebhook.webhook_health[]) IS
-    'The webhooks that most is pending for; null: nothing is.';
+            string_agg(format(E'<tr role="row"><th role="rowheader" scope="row"><a href="#w-%s"><bdi>%s</bdi></a></th><td role="cell" class="n" data-label="Pending">%s</td><td role="cell" class="n" data-label="In flight">%s</td><td role="cell" class="n" data-label="Oldest">%s</td></tr>\n',
+                              l.webhook_id, chatwebhook._dashboard_text(l.name, 120), chatwebhook._dashboard_number(l.pending),
+                              chatwebhook._dashboard_number(l.in_flight), chatwebhook._dashboard_age(l.oldest_pending_at)), ''
+                       ORDER BY l.pending DESC, l.oldest_pending_at, l.webhook_id),
+            '<p class="muted">and ' || chatwebhook._dashboard_number(nullif(greatest(max(l.hooks) - 5, 0), 0), 'other webhook') || E'</p>\n')
+      INTO backlog_list
+      FROM longest l
+    HAVING count(*) > 0;
 
-/*
- * Reasons are counted over the newest ten thousand dead letters, so that the
- * page is quick after a bad week, too.
- */
-CREATE FUNCTION chatwebhook._dashboard_dead(dead bigint) RETURNS text
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-    AS $$
+    -- only the newest ten thousand dead letters, so that the page is fast after a bad week, too
     WITH newest AS (
         SELECT d.webhook_id, d.webhook_name, d.last_error, d.completed_at
           FROM chatwebhook.dead d
-         WHERE (SELECT chatwebhook._chatbots()) IS NULL
+         WHERE everything
             OR d.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[])
                AND d.webhook_id = ANY ((SELECT chatwebhook._webhooks())::uuid[])
          ORDER BY d.id DESC LIMIT 10000
     ), reason AS (
-        SELECT last_error, sum(n)::bigint AS n, max(newest) AS newest, count(*) AS hooks,
-               (array_agg(webhook_name ORDER BY n DESC, webhook_name))[1:3] AS names
+        SELECT g.last_error, sum(g.n)::bigint AS n, max(g.newest) AS newest, count(*) AS hooks,
+               (array_agg(g.webhook_name ORDER BY g.n DESC, g.webhook_name))[1:3] AS names
           FROM (SELECT last_error, webhook_id, max(webhook_name), count(*), max(completed_at)
                   FROM newest GROUP BY last_error, webhook_id) AS g(last_error, webhook_id, webhook_name, n, newest)
-         GROUP BY last_error
+         GROUP BY g.last_error
     ), listed AS (
         SELECT r.*, count(*) OVER () AS reasons, sum(r.n) OVER () AS counted
           FROM reason r ORDER BY r.n DESC, r.newest DESC, r.last_error LIMIT 10
@@ -652,61 +634,23 @@ CREATE FUNCTION chatwebhook._dashboard_dead(dead bigint) RETURNS text
 <thead role="rowgroup"><tr role="row"><th role="columnheader" scope="col">Reason</th><th role="columnheader" scope="col">Webhooks</th><th role="columnheader" scope="col" class="n">Dead letters</th><th role="columnheader" scope="col" class="n">Newest</th></tr></thead>
 <tbody role="rowgroup">
 %s</tbody></table>
-<p class="muted">%s%sThe view <code>chatwebhook.dead_letter</code> has them with their events; <code>chatwebhook.retry(id)</code> gives one another chance.</p>
+<p class="muted">%s%sThe view <code>chatwebhook.dead_letter</code> shows them with their events; <code>chatwebhook.retry(id)</code> tries one again.</p>
 </section>
 $html$,
             string_agg(format(E'<tr role="row"><th role="rowheader" scope="row">%s</th><td role="cell" data-label="Webhooks">%s%s</td><td role="cell" class="n" data-label="Dead letters">%s</td><td role="cell" class="n" data-label="Newest">%s ago</td></tr>\n',
-                              coalesce('<bdi>' || chatwebhook._dashboard_cut(last_error, 300) || '</bdi>', '<i>none was kept</i>'),
-                              (SELECT string_agg(chatwebhook._dashboard_name(name), ', ' ORDER BY place)
-                                 FROM unnest(names) WITH ORDINALITY AS u(name, place)),
-                              ' and ' || chatwebhook._dashboard_number(nullif(greatest(hooks - 3, 0), 0)) || ' more',
-                              chatwebhook._dashboard_number(n), chatwebhook._dashboard_age(newest)), ''
-                       ORDER BY n DESC, newest DESC, last_error),
-            'The most frequent ten of ' || CASE WHEN max(reasons) > 10 THEN chatwebhook._dashboard_number(max(reasons)) END || ' reasons. ',
-            'Of ' || CASE WHEN dead > max(counted) THEN chatwebhook._dashboard_number(dead) END
-                || ' dead letters, the newest ' || chatwebhook._dashboard_number(max(counted)) || ' are counted here. ')
-      FROM listed
-    HAVING count(*) > 0
-$$;
-COMMENT ON FUNCTION chatwebhook._dashboard_dead(bigint) IS
-    'The dead letters, grouped by reason; null: there are none.';
+                              coalesce('<bdi>' || chatwebhook._dashboard_text(l.last_error, 300) || '</bdi>', '<i>not recorded</i>'),
+                              (SELECT string_agg(coalesce('<bdi>' || chatwebhook._dashboard_text(u.name, 120) || '</bdi>', '<i>unnamed</i>'), ', ' ORDER BY u.place)
+                                 FROM unnest(l.names) WITH ORDINALITY AS u(name, place)),
+                              ' and ' || chatwebhook._dashboard_number(nullif(greatest(l.hooks - 3, 0), 0)) || ' more',
+                              chatwebhook._dashboard_number(l.n), chatwebhook._dashboard_age(l.newest)), ''
+                       ORDER BY l.n DESC, l.newest DESC, l.last_error),
+            'The most frequent ten of ' || CASE WHEN max(l.reasons) > 10 THEN chatwebhook._dashboard_number(max(l.reasons)) END || ' reasons. ',
+            'Of ' || CASE WHEN sums.dead > max(l.counted) THEN chatwebhook._dashboard_number(sums.dead) END
+                || ' dead letters, the newest ' || chatwebhook._dashboard_number(max(l.counted)) || ' are counted here. ')
+      INTO dead_list
+      FROM listed l
+    HAVING count(*) > 0;
 
-CREATE FUNCTION chatwebhook._dashboard_alerts(alerts chatwebhook.alert[], webhooks chatwebhook.webhook_health[]) RETURNS text
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-    AS $$
-    WITH alert AS (
-        SELECT row_number() OVER (ORDER BY a.opened_at DESC, a.id) AS place,
-               format(E'<li>%s<div><b>%s</b>: %s<br/>%s <span class="muted">since %s</span></div></li>\n',
-                      chatwebhook._dashboard_icon('failing'),
-                      CASE a.kind WHEN 'consecutive_failures' THEN 'Failures in a row'
-                                  WHEN 'low_success_rate' THEN 'Low success rate'
-                                  WHEN 'webhook_disabled' THEN CASE h.state WHEN 'paused' THEN 'Paused' ELSE 'Disabled' END
-                                  WHEN 'backlog' THEN 'Backlog'
-                                  ELSE chatwebhook._dashboard_cut(a.kind, 60) END,
-                      CASE WHEN h.webhook_id IS NULL THEN chatwebhook._dashboard_name(a.webhook_name)
-                           ELSE format('<a href="#w-%s">%s</a>', h.webhook_id, chatwebhook._dashboard_name(h.name)) END,
-                      '<bdi>' || chatwebhook._dashboard_cut(a.message, 400) || '</bdi>',
-                      chatwebhook._dashboard_age(a.opened_at)) AS item
-          FROM unnest(alerts) a LEFT JOIN unnest(webhooks) h ON h.webhook_id = a.webhook_id
-    )
-    SELECT format($html$<section class="card" aria-labelledby="h-alerts">
-<h2 id="h-alerts">Open alerts</h2>
-<ul class="alerts">
-%s</ul>
-%s</section>
-$html$,
-            string_agg(item, '' ORDER BY place) FILTER (WHERE place <= 5),
-            '<details><summary>' || chatwebhook._dashboard_number(count(*) - 5) || E' more</summary>\n<ul class="alerts">\n'
-                || string_agg(item, '' ORDER BY place) FILTER (WHERE place > 5) || E'</ul></details>\n')
-      FROM alert
-    HAVING count(*) > 0
-$$;
-COMMENT ON FUNCTION chatwebhook._dashboard_alerts(chatwebhook.alert[], chatwebhook.webhook_health[]) IS
-    'The open alerts, newest first; null: there are none.';
-
-CREATE FUNCTION chatwebhook._dashboard_workers() RETURNS text
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-    AS $$
     SELECT format($html$<section class="card" aria-labelledby="h-workers">
 <h2 id="h-workers">Workers</h2>
 <table class="plain" role="table"><caption class="hidden">The workers of this database</caption>
@@ -717,94 +661,36 @@ CREATE FUNCTION chatwebhook._dashboard_workers() RETURNS text
 %s</section>
 $html$,
             string_agg(format(E'<tr role="row"><th role="rowheader" scope="row"><b>%s</b>%s</th><td role="cell" class="n" data-label="Started">%s</td><td role="cell" class="n" data-label="In flight">%s</td><td role="cell" class="n" data-label="Succeeded">%s</td><td role="cell" class="n" data-label="Failed">%s</td><td role="cell" class="n" data-label="Last active">%s</td></tr>\n',
-                              pid, '<span class="error bad"><bdi>' || chatwebhook._dashboard_cut(last_error, 300) || '</bdi></span>',
-                              chatwebhook._dashboard_age(started_at) || ' ago', chatwebhook._dashboard_number(in_flight),
-                              chatwebhook._dashboard_number(delivered), chatwebhook._dashboard_number(failed),
-                              CASE WHEN last_activity_at IS NULL THEN 'never' ELSE chatwebhook._dashboard_age(last_activity_at) || ' ago' END), ''
-                       ORDER BY started_at, pid),
-            CASE WHEN bool_or(secrets_encrypted IS NULL)
-                 THEN E'<p class="bad">The key file of <code>chatwebhook.secret_key_file</code> is unusable.</p>\n' END)
-      FROM chatwebhook.worker_status
-    HAVING count(*) > 0
-$$;
-COMMENT ON FUNCTION chatwebhook._dashboard_workers() IS
-    'The workers; null: there are none, or they are not for this role to see.';
-
-CREATE FUNCTION chatwebhook.dashboard() RETURNS text
-    LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    SET jit = off
-    AS $$
-DECLARE
-    everything constant boolean := chatwebhook._chatbots() IS NULL;
-    webhooks   chatwebhook.webhook_health[];
-    alerts     chatwebhook.alert[];
-    troubled   uuid[];
-    notices    text;
-    sent       record;
-    sums       record;
-    headline   text;
-    tiles      text;
-BEGIN
-    SELECT coalesce(array_agg(h), '{}') INTO webhooks FROM chatwebhook.webhook_health h;
-    SELECT coalesce(array_agg(a), '{}') INTO alerts
-      FROM chatwebhook.alert a
-     WHERE a.closed_at IS NULL AND (everything OR a.chatbot_id = ANY (chatwebhook._chatbots()));
-    SELECT coalesce(array_agg(h.webhook_id), '{}') INTO troubled
-      FROM unnest(webhooks) h
-     WHERE h.state IN ('failing', 'degraded')
-        OR EXISTS (SELECT FROM unnest(alerts) a WHERE a.webhook_id = h.webhook_id);
-    SELECT count(*) AS hooks, coalesce(sum(h.pending), 0) AS pending, coalesce(sum(h.in_flight), 0) AS in_flight,
-           min(h.oldest_pending_at) AS oldest, coalesce(sum(h.dead), 0) AS dead,
-           count(*) FILTER (WHERE h.dead > 0) AS dead_hooks
-      INTO sums FROM unnest(webhooks) h;
-    notices := chatwebhook._dashboard_notices(webhooks);
-
-    headline := CASE
-        WHEN notices LIKE '%class="card notice bad"%' THEN
-            '<h1><span class="bad">' || chatwebhook._dashboard_icon('failing') || '</span>Nothing is being sent</h1>'
-        WHEN sums.hooks = 0 THEN
-            '<h1><span class="idle">' || chatwebhook._dashboard_icon('idle') || '</span>No webhooks yet</h1>'
-        WHEN cardinality(troubled) > 0 THEN
-            format('<h1><span class="%s">%s</span>%s of %s attention</h1>',
-                   CASE WHEN EXISTS (SELECT FROM unnest(webhooks) h WHERE h.state = 'failing') THEN 'failing' ELSE 'degraded' END,
-                   chatwebhook._dashboard_icon(CASE WHEN EXISTS (SELECT FROM unnest(webhooks) h WHERE h.state = 'failing') THEN 'failing' ELSE 'degraded' END),
-                   chatwebhook._dashboard_number(cardinality(troubled)),
-                   chatwebhook._dashboard_count(sums.hooks, 'webhook', 'webhooks')
-                   || CASE cardinality(troubled) WHEN 1 THEN ' needs' ELSE ' need' END)
-        ELSE '<h1><span class="healthy">' || chatwebhook._dashboard_icon('healthy') || '</span>No webhook needs attention</h1>'
-    END;
-
-    SELECT sum(a.succeeded) AS succeeded, sum(a.failed) AS failed, sum(a.given_up) AS given_up
-      INTO sent FROM chatwebhook._dashboard_activity() a WHERE everything;
-    IF everything THEN
-        tiles := chatwebhook._dashboard_tile('Succeeded', 't-succeeded', sent.succeeded, NULL, 'in 12 hours')
-              || chatwebhook._dashboard_tile('Failed attempts', 't-failed', sent.failed, 'warn', 'in 12 hours');
-    END IF;
-    tiles := concat(tiles,
-        chatwebhook._dashboard_tile('Pending', 'pending', sums.pending, NULL,
-            CASE WHEN sums.pending > 0 THEN 'oldest ' || chatwebhook._dashboard_age(sums.oldest) ELSE 'nothing is waiting' END),
-        chatwebhook._dashboard_tile('Dead letters', 'dead', sums.dead, 'bad',
-            CASE WHEN sums.dead > 0 THEN 'of ' || chatwebhook._dashboard_count(sums.dead_hooks, 'webhook', 'webhooks') ELSE 'none was given up' END),
-        chatwebhook._dashboard_tile('Open alerts', 'alerts', cardinality(alerts), 'bad',
-            CASE WHEN cardinality(alerts) > 0 THEN 'see below' ELSE 'all quiet' END));
+                              s.pid, '<span class="error bad"><bdi>' || chatwebhook._dashboard_text(s.last_error, 300) || '</bdi></span>',
+                              chatwebhook._dashboard_age(s.started_at) || ' ago', chatwebhook._dashboard_number(s.in_flight),
+                              chatwebhook._dashboard_number(s.delivered), chatwebhook._dashboard_number(s.failed),
+                              CASE WHEN s.last_activity_at IS NULL THEN 'never' ELSE chatwebhook._dashboard_age(s.last_activity_at) || ' ago' END), ''
+                       ORDER BY s.started_at, s.pid),
+            CASE WHEN bool_or(s.secrets_encrypted IS NULL)
+                 THEN E'<p class="bad">The key file of <code>chatwebhook.secret_key_file</code> cannot be used.</p>\n' END)
+      INTO worker_list
+      FROM chatwebhook.worker_status s
+    HAVING count(*) > 0;
 
     RETURN concat(
         chatwebhook._dashboard_head(),
-        E'<header>\n<div class="over">chatwebhook &#183; database ', chatwebhook._dashboard_name(current_database()), E'</div>\n',
-        headline, E'\n<div class="muted">As of ', format('<time datetime="%s">%s</time>',
+        E'<header>\n<div class="over">chatwebhook &#183; database <bdi>', chatwebhook._dashboard_text(current_database(), 120), E'</bdi></div>\n',
+        format('<h1><span class="%1$s"><svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><use href="#i-%1$s"/></svg></span>%2$s</h1>',
+               headline[1], headline[2]),
+        E'\n<div class="muted">As of ', format('<time datetime="%s">%s</time>',
             to_char(statement_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
             chatwebhook._dashboard_text(to_char(statement_timestamp(), 'YYYY-MM-DD HH24:MI:SS TZ'))),
         E'</div>\n</header>\n<main>\n',
         notices,
         CASE WHEN sums.hooks > 0 OR sent.succeeded + sent.failed > 0 OR cardinality(alerts) > 0 THEN concat(E'<dl class="tiles">\n', tiles, E'</dl>\n') END,
-        chatwebhook._dashboard_alerts(alerts, webhooks),
+        alert_list,
         CASE WHEN everything AND (sums.hooks > 0 OR sent.succeeded + sent.failed > 0) THEN chatwebhook._dashboard_throughput() END,
         chatwebhook._dashboard_webhooks(webhooks, troubled),
-        chatwebhook._dashboard_backlog(webhooks),
-        chatwebhook._dashboard_dead(sums.dead::bigint),
-        chatwebhook._dashboard_workers(),
-        E'</main>\n<footer>Made by <code>SELECT chatwebhook.dashboard()</code>. Rates, latencies and small charts are of each webhook&#39;s last 100 attempts; the small rate is of all there ever were.</footer>\n</body>\n</html>');
+        backlog_list,
+        dead_list,
+        worker_list,
+        E'</main>\n<footer>Made by <code>SELECT chatwebhook.dashboard()</code>. Rates, latencies and small charts are of each webhook&#39;s last 100 attempts; the rate in small print is of all its attempts.</footer>\n</body>\n</html>');
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.dashboard() IS
-    'The state of everything as one HTML page, without scripts: psql -Atc ''SELECT chatwebhook.dashboard()'' > status.html. A tenant''s role sees its own.';
+    'Returns the state of everything as one HTML page without scripts: psql -Atc ''SELECT chatwebhook.dashboard()'' > status.html. A tenant''s role sees its own part.';

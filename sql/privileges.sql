@@ -1,74 +1,108 @@
-/* Not before those that come with the extension are there. */
-CREATE TRIGGER check_connector BEFORE INSERT OR UPDATE OR DELETE ON chatwebhook.connector
-    FOR EACH ROW EXECUTE FUNCTION chatwebhook._check_connector();
-
 /*
- * Nothing for everybody.  A trigger function runs for whoever changes a
- * watched table and needs no grant for that; everything else here reads other
- * people's chats or sends requests, and is for those whom the administrator
- * names.
+ * Privileges: what PUBLIC and pg_monitor get, and functions that grant the rest.
  */
-REVOKE ALL ON ALL TABLES IN SCHEMA chatwebhook FROM PUBLIC;
-REVOKE ALL ON ALL SEQUENCES IN SCHEMA chatwebhook FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chatwebhook FROM PUBLIC;
-
-/* What the views and policies call on behalf of whoever reads. */
-GRANT EXECUTE ON FUNCTION chatwebhook._chatbots() TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook._webhooks() TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook._in_flight() TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook._gates() TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook._workers() TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook._encrypts() TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook._redact(text) TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook._alert_failures() TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook._alert_success_rate() TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook._count_pending(), chatwebhook._count_dead() TO PUBLIC;
-/* What those call who write a connector of their own. */
-GRANT EXECUTE ON FUNCTION chatwebhook.cut(text, integer) TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook.url_encode(text) TO PUBLIC;
-/* What watch() calls with its caller's rights. */
-GRANT EXECUTE ON FUNCTION chatwebhook._missing_key(text, text[]) TO PUBLIC;
-
-/* Monitoring, without anybody's chats. */
-GRANT USAGE ON SCHEMA chatwebhook TO pg_monitor;
-GRANT SELECT ON chatwebhook.webhook_health, chatwebhook.worker_status, chatwebhook.alert, chatwebhook.activity, chatwebhook.metrics TO pg_monitor;
-GRANT EXECUTE ON FUNCTION chatwebhook.metrics_text(), chatwebhook.dashboard() TO pg_monitor;
 
 /*
- * The grants of three kinds of role, in one call each.  Whoever calls them
- * must be allowed to grant: the extension's owner.
+ * The grants for a kind of role.  The caller must be allowed to grant, as the
+ * extension's owner is.
  */
 CREATE FUNCTION chatwebhook.grant_admin(role name) RETURNS void
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
     AS $$
+DECLARE
+    privilege text;
 BEGIN
-    EXECUTE format('GRANT USAGE ON SCHEMA chatwebhook TO %I', role);
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook, chatwebhook.event_type, chatwebhook.connector TO %I', role);
-    EXECUTE format('GRANT SELECT ON chatwebhook.event, chatwebhook.attempt, chatwebhook.delivery, chatwebhook.dead_letter, chatwebhook.webhook_health, chatwebhook.alert, chatwebhook.activity, chatwebhook.metrics, chatwebhook.worker_status, chatwebhook.tenant TO %I', role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.emit(), chatwebhook.emit(text, text, text, jsonb), chatwebhook.watch, chatwebhook.unwatch, chatwebhook.create_webhook, chatwebhook.secret, chatwebhook.public_key, chatwebhook.rotate_secret, chatwebhook.set_credential, chatwebhook.slack, chatwebhook.discord, chatwebhook.hubspot, chatwebhook.salesforce, chatwebhook.zendesk, chatwebhook.pagerduty, chatwebhook.test_webhook, chatwebhook.preview, chatwebhook.metrics_text, chatwebhook.dashboard, chatwebhook.retry, chatwebhook.cancel, chatwebhook.retry_dead, chatwebhook.replay, chatwebhook.purge_dead_letters, chatwebhook.erase_conversation, chatwebhook.backfill, chatwebhook._emit_to, chatwebhook.wait_until_idle, chatwebhook.sign(text, text), chatwebhook.sign(text, timestamptz, text, text), chatwebhook.verify(text, text, text), chatwebhook.verify(jsonb, text, text, interval), chatwebhook.uuidv7 TO %I', role);
+    FOREACH privilege IN ARRAY ARRAY[
+        'USAGE ON SCHEMA chatwebhook',
+        'SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook',
+        'SELECT, INSERT, UPDATE, DELETE ON chatwebhook.event_type',
+        'SELECT, INSERT, UPDATE, DELETE ON chatwebhook.connector',
+        'SELECT ON chatwebhook.event',
+        'SELECT ON chatwebhook.delivery',
+        'SELECT ON chatwebhook.dead_letter',
+        'SELECT ON chatwebhook.attempt',
+        'SELECT ON chatwebhook.webhook_health',
+        'SELECT ON chatwebhook.alert',
+        'SELECT ON chatwebhook.activity',
+        'SELECT ON chatwebhook.metrics',
+        'SELECT ON chatwebhook.worker_status',
+        'SELECT ON chatwebhook.tenant',
+        'EXECUTE ON FUNCTION chatwebhook.uuidv7',
+        'EXECUTE ON FUNCTION chatwebhook.emit()',
+        'EXECUTE ON FUNCTION chatwebhook.emit(text, text, text, jsonb)',
+        'EXECUTE ON FUNCTION chatwebhook.watch',
+        'EXECUTE ON FUNCTION chatwebhook.unwatch',
+        'EXECUTE ON FUNCTION chatwebhook.backfill',
+        'EXECUTE ON FUNCTION chatwebhook._emit_to',
+        'EXECUTE ON FUNCTION chatwebhook.create_webhook',
+        'EXECUTE ON FUNCTION chatwebhook.test_webhook',
+        'EXECUTE ON FUNCTION chatwebhook.preview',
+        'EXECUTE ON FUNCTION chatwebhook.secret',
+        'EXECUTE ON FUNCTION chatwebhook.public_key',
+        'EXECUTE ON FUNCTION chatwebhook.rotate_secret',
+        'EXECUTE ON FUNCTION chatwebhook.set_credential',
+        'EXECUTE ON FUNCTION chatwebhook.retry',
+        'EXECUTE ON FUNCTION chatwebhook.cancel',
+        'EXECUTE ON FUNCTION chatwebhook.retry_dead',
+        'EXECUTE ON FUNCTION chatwebhook.replay',
+        'EXECUTE ON FUNCTION chatwebhook.purge_dead_letters',
+        'EXECUTE ON FUNCTION chatwebhook.erase_conversation',
+        'EXECUTE ON FUNCTION chatwebhook.wait_until_idle',
+        'EXECUTE ON FUNCTION chatwebhook.sign(text, text)',
+        'EXECUTE ON FUNCTION chatwebhook.sign(text, timestamptz, text, text)',
+        'EXECUTE ON FUNCTION chatwebhook.verify(text, text, text)',
+        'EXECUTE ON FUNCTION chatwebhook.verify(jsonb, text, text, interval)',
+        'EXECUTE ON FUNCTION chatwebhook.metrics_text',
+        'EXECUTE ON FUNCTION chatwebhook.dashboard',
+        'EXECUTE ON FUNCTION chatwebhook.discord',
+        'EXECUTE ON FUNCTION chatwebhook.hubspot',
+        'EXECUTE ON FUNCTION chatwebhook.pagerduty',
+        'EXECUTE ON FUNCTION chatwebhook.salesforce',
+        'EXECUTE ON FUNCTION chatwebhook.slack',
+        'EXECUTE ON FUNCTION chatwebhook.zendesk'
+    ] LOOP
+        EXECUTE format('GRANT %s TO %I', privilege, role);
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.grant_admin(name) IS
     'Lets a role manage webhooks, event types and connectors, watch tables, read events and deliveries, and see signing secrets.';
 
 CREATE FUNCTION chatwebhook.grant_reader(role name) RETURNS void
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
     AS $$
+DECLARE
+    privilege text;
 BEGIN
-    EXECUTE format('GRANT USAGE ON SCHEMA chatwebhook TO %I', role);
-    EXECUTE format('GRANT SELECT ON chatwebhook.delivery, chatwebhook.webhook_health, chatwebhook.alert, chatwebhook.activity, chatwebhook.metrics, chatwebhook.worker_status TO %I', role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.metrics_text, chatwebhook.dashboard TO %I', role);
+    FOREACH privilege IN ARRAY ARRAY[
+        'USAGE ON SCHEMA chatwebhook',
+        'SELECT ON chatwebhook.delivery',
+        'SELECT ON chatwebhook.webhook_health',
+        'SELECT ON chatwebhook.alert',
+        'SELECT ON chatwebhook.activity',
+        'SELECT ON chatwebhook.metrics',
+        'SELECT ON chatwebhook.worker_status',
+        'EXECUTE ON FUNCTION chatwebhook.metrics_text',
+        'EXECUTE ON FUNCTION chatwebhook.dashboard'
+    ] LOOP
+        EXECUTE format('GRANT %s TO %I', privilege, role);
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.grant_reader(name) IS
-    'Lets a role see deliveries, health and workers, for monitoring, and nobody''s chats or secrets.';
+    'Lets a role see deliveries, health and workers, for monitoring, but no chats or secrets.';
 
 CREATE FUNCTION chatwebhook.add_tenant(role name, chatbot_id text) RETURNS void
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
     AS $$
 #variable_conflict use_variable
+DECLARE
+    privilege text;
 BEGIN
-    -- listed before it is granted anything, so that it never sees more
+    -- listed before anything is granted, so that the role never sees more
     INSERT INTO chatwebhook.tenant (role, chatbot_id)
     SELECT r.oid, chatbot_id FROM pg_roles r WHERE r.rolname = role
     ON CONFLICT DO NOTHING;
@@ -76,22 +110,84 @@ BEGIN
         RAISE EXCEPTION 'role "%" does not exist', role
             USING ERRCODE = 'undefined_object';
     END IF;
-    EXECUTE format('GRANT USAGE ON SCHEMA chatwebhook TO %I', role);
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook TO %I', role);
-    EXECUTE format('GRANT SELECT ON chatwebhook.event_type, chatwebhook.connector, chatwebhook.event, chatwebhook.attempt, chatwebhook.delivery, chatwebhook.dead_letter, chatwebhook.webhook_health, chatwebhook.alert, chatwebhook.metrics TO %I', role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION chatwebhook.create_webhook, chatwebhook.secret, chatwebhook.public_key, chatwebhook.rotate_secret, chatwebhook.set_credential, chatwebhook.slack, chatwebhook.discord, chatwebhook.hubspot, chatwebhook.salesforce, chatwebhook.zendesk, chatwebhook.pagerduty, chatwebhook.test_webhook, chatwebhook.preview, chatwebhook.metrics_text, chatwebhook.dashboard, chatwebhook.retry, chatwebhook.cancel, chatwebhook.retry_dead, chatwebhook.replay, chatwebhook.purge_dead_letters, chatwebhook.erase_conversation TO %I', role);
+    FOREACH privilege IN ARRAY ARRAY[
+        'USAGE ON SCHEMA chatwebhook',
+        'SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook',
+        'SELECT ON chatwebhook.event_type',
+        'SELECT ON chatwebhook.connector',
+        'SELECT ON chatwebhook.event',
+        'SELECT ON chatwebhook.delivery',
+        'SELECT ON chatwebhook.dead_letter',
+        'SELECT ON chatwebhook.attempt',
+        'SELECT ON chatwebhook.webhook_health',
+        'SELECT ON chatwebhook.alert',
+        'SELECT ON chatwebhook.metrics',
+        'EXECUTE ON FUNCTION chatwebhook.create_webhook',
+        'EXECUTE ON FUNCTION chatwebhook.test_webhook',
+        'EXECUTE ON FUNCTION chatwebhook.preview',
+        'EXECUTE ON FUNCTION chatwebhook.secret',
+        'EXECUTE ON FUNCTION chatwebhook.public_key',
+        'EXECUTE ON FUNCTION chatwebhook.rotate_secret',
+        'EXECUTE ON FUNCTION chatwebhook.set_credential',
+        'EXECUTE ON FUNCTION chatwebhook.retry',
+        'EXECUTE ON FUNCTION chatwebhook.cancel',
+        'EXECUTE ON FUNCTION chatwebhook.retry_dead',
+        'EXECUTE ON FUNCTION chatwebhook.replay',
+        'EXECUTE ON FUNCTION chatwebhook.purge_dead_letters',
+        'EXECUTE ON FUNCTION chatwebhook.erase_conversation',
+        'EXECUTE ON FUNCTION chatwebhook.metrics_text',
+        'EXECUTE ON FUNCTION chatwebhook.dashboard',
+        'EXECUTE ON FUNCTION chatwebhook.discord',
+        'EXECUTE ON FUNCTION chatwebhook.hubspot',
+        'EXECUTE ON FUNCTION chatwebhook.pagerduty',
+        'EXECUTE ON FUNCTION chatwebhook.salesforce',
+        'EXECUTE ON FUNCTION chatwebhook.slack',
+        'EXECUTE ON FUNCTION chatwebhook.zendesk'
+    ] LOOP
+        EXECUTE format('GRANT %s TO %I', privilege, role);
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.add_tenant(name, text) IS
-    'Lets a role manage the webhooks of this chatbot, and see its events, deliveries and signing secrets, and nothing of others.';
-REVOKE ALL ON FUNCTION chatwebhook.grant_admin(name), chatwebhook.grant_reader(name),
-    chatwebhook.add_tenant(name, text) FROM PUBLIC;
+    'Lets a role manage the webhooks of this chatbot, and see its events, deliveries and signing secrets, and those of no other.';
 
-/* Tells this session if the server has not loaded the library in advance. */
+/*
+ * Revoke what PUBLIC has by default: functions here read other people's chats,
+ * send requests and show secrets.  A trigger function needs no grant to fire, so
+ * a role that changes a watched table needs none.
+ */
+REVOKE ALL ON ALL TABLES IN SCHEMA chatwebhook FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA chatwebhook FROM PUBLIC;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chatwebhook FROM PUBLIC;
+
+/* Views, policies and watch() call these with the rights of the role that uses them. */
+GRANT EXECUTE ON FUNCTION chatwebhook._setting(text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._mapping(regclass, text, jsonb) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._redact(text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._encrypts() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._chatbots() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._webhooks() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._sending() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._workers() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._count_deliveries(text) TO PUBLIC;
+
+/* Authors of connectors call these. */
+GRANT EXECUTE ON FUNCTION chatwebhook.cut(text, integer) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook.url_encode(text) TO PUBLIC;
+
+/* Monitoring sees figures, and no chats. */
+GRANT USAGE ON SCHEMA chatwebhook TO pg_monitor;
+GRANT SELECT ON chatwebhook.webhook_health TO pg_monitor;
+GRANT SELECT ON chatwebhook.worker_status TO pg_monitor;
+GRANT SELECT ON chatwebhook.alert TO pg_monitor;
+GRANT SELECT ON chatwebhook.activity TO pg_monitor;
+GRANT SELECT ON chatwebhook.metrics TO pg_monitor;
+GRANT EXECUTE ON FUNCTION chatwebhook.metrics_text() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION chatwebhook.dashboard() TO pg_monitor;
+
+/* Warn now if the server has not loaded the library in advance. */
 CREATE FUNCTION chatwebhook._check_preload() RETURNS void
     AS 'MODULE_PATHNAME', 'chatwebhook_check_preload'
-    LANGUAGE C;
-REVOKE ALL ON FUNCTION chatwebhook._check_preload() FROM PUBLIC;
-COMMENT ON FUNCTION chatwebhook._check_preload() IS
-    'Warns if chatwebhook is not in shared_preload_libraries.';
+    LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 SELECT chatwebhook._check_preload();
+DROP FUNCTION chatwebhook._check_preload();

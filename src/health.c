@@ -1,6 +1,6 @@
 /*
  * health.c
- *		Functions for SQL that keep webhooks' health and report alerts.
+ *		SQL functions for the health of webhooks and their alerts.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -13,7 +13,7 @@
 PG_FUNCTION_INFO_V1(chatwebhook_add);
 PG_FUNCTION_INFO_V1(chatwebhook_log_alert);
 
-/* SQL: add the numbers of an array to those of another. */
+/* SQL: add two arrays element by element. */
 Datum
 chatwebhook_add(PG_FUNCTION_ARGS)
 {
@@ -33,7 +33,7 @@ chatwebhook_add(PG_FUNCTION_ARGS)
 	PG_RETURN_ARRAYTYPE_P(sum);
 }
 
-/* SQL: log an alert, in one line. */
+/* SQL: log that an alert has opened or closed. */
 Datum
 chatwebhook_log_alert(PG_FUNCTION_ARGS)
 {
@@ -42,12 +42,11 @@ chatwebhook_log_alert(PG_FUNCTION_ARGS)
 
 	if (PG_GETARG_BOOL(2))
 		ereport(LOG,
-				(errmsg("chatwebhook alert on webhook \"%s\" has ended: %s",
-						name, message),
+				(errmsg("alert about webhook \"%s\" closed: %s", name, message),
 				 errhidecontext(true), errhidestmt(true)));
 	else
 		ereport(WARNING,
-				(errmsg("chatwebhook alert on webhook \"%s\": %s", name, message),
+				(errmsg("alert about webhook \"%s\" opened: %s", name, message),
 				 errhidecontext(true), errhidestmt(true)));
 	PG_RETURN_VOID();
 }

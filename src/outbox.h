@@ -136,14 +136,18 @@ typedef void (*CwhOnClaimed) (void *context, const CwhClaimed *claimed);
 
 extern int64 cwh_outbox_sweep(int64 ncatch_up, CwhOnPending on_pending,
 							  CwhOnPending on_problem, void *context);
-extern void cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
-							 CwhOnClaimed each, void *context);
+/* exported for test/modules/chatwebhook_test */
+extern PGDLLEXPORT void cwh_outbox_claim(const CwhWant *wants, int n,
+										 TimestampTz now, CwhOnClaimed each,
+										 void *context);
 extern void cwh_outbox_claim_next(const CwhWantNext *wants, int n,
 								  TimestampTz now, CwhOnClaimed each,
 								  void *context);
 extern void cwh_outbox_next_due(const pg_uuid_t *ids, int n, TimestampTz now,
 								CwhOnPending each, void *context);
-extern void cwh_outbox_settle(CwhResult *results, int n, bool careful);
+/* exported for test/modules/chatwebhook_test */
+extern PGDLLEXPORT void cwh_outbox_settle(CwhResult *results, int n,
+										  bool careful);
 extern void cwh_outbox_record(const CwhAttemptRow *attempts, int nattempts,
 							  CwhHealthGain **gains, int ngains,
 							  int worker, const CwhActivity *activity);

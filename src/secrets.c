@@ -37,7 +37,6 @@ PG_FUNCTION_INFO_V1(chatwebhook_open);
 PG_FUNCTION_INFO_V1(chatwebhook_is_current);
 PG_FUNCTION_INFO_V1(chatwebhook_encrypts);
 PG_FUNCTION_INFO_V1(chatwebhook_public_key);
-PG_FUNCTION_INFO_V1(chatwebhook_ed25519_generate);
 PG_FUNCTION_INFO_V1(chatwebhook_invoker);
 
 #define MAX_KEYS		16
@@ -292,22 +291,6 @@ chatwebhook_encrypts(PG_FUNCTION_ARGS)
 	if (vault_keys(&k, &n) != NULL)
 		PG_RETURN_NULL();
 	PG_RETURN_BOOL(n > 0);
-}
-
-/* SQL: generate a private key for v1a signatures. */
-Datum
-chatwebhook_ed25519_generate(PG_FUNCTION_ARGS)
-{
-	char		secret[CWH_SECRET_LEN + 1];
-	text	   *result;
-
-	if (!cwh_secret_generate(true, secret))
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not generate a key")));
-	result = cstring_to_text(secret);
-	cwh_cleanse(secret, sizeof(secret));
-	PG_RETURN_TEXT_P(result);
 }
 
 /* SQL: the public key of a private key; null if this is not a private key. */

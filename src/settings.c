@@ -22,6 +22,7 @@
 #define MAX_NETWORKS	64
 #define MAX_PORTS		64
 
+PG_FUNCTION_INFO_V1(chatwebhook_setting);
 PG_FUNCTION_INFO_V1(chatwebhook_url_problem);
 
 bool		cwh_enabled = true;
@@ -151,6 +152,18 @@ cwh_target_policy(void)
 	/* the check hooks accept nothing that fails here */
 	Assert(policy.nallowed >= 0 && policy.ndenied >= 0 && policy.nports >= 0);
 	return &policy;
+}
+
+/*
+ * SQL: the value of a setting, as SHOW gives it.  Unlike current_setting(), this
+ * loads the library, which defines our settings.
+ */
+Datum
+chatwebhook_setting(PG_FUNCTION_ARGS)
+{
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+
+	PG_RETURN_TEXT_P(cstring_to_text(GetConfigOptionByName(name, NULL, false)));
 }
 
 /* SQL: why a URL may not be sent to, or null if it may. */

@@ -21,7 +21,6 @@
 #include "vault.h"
 
 PG_FUNCTION_INFO_V1(chatwebhook_header_problem);
-PG_FUNCTION_INFO_V1(chatwebhook_secret_generate);
 PG_FUNCTION_INFO_V1(chatwebhook_secret_problem);
 PG_FUNCTION_INFO_V1(chatwebhook_sign_body);
 PG_FUNCTION_INFO_V1(chatwebhook_sign_standard);
@@ -193,19 +192,6 @@ chatwebhook_verify_standard(PG_FUNCTION_ARGS)
 							seconds);
 	cwh_signer_destroy(signer);
 	PG_RETURN_BOOL(ok);
-}
-
-/* SQL: generate a secret. */
-Datum
-chatwebhook_secret_generate(PG_FUNCTION_ARGS)
-{
-	char		secret[CWH_SECRET_LEN + 1];
-
-	if (!cwh_secret_generate(false, secret))
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not generate random values")));
-	PG_RETURN_TEXT_P(cstring_to_text(secret));
 }
 
 /* SQL: why this cannot be used as a secret, or null. */

@@ -175,19 +175,20 @@ SELECT chatwebhook.emit('feedback.received', 'other', NULL, '{"rating": 1}');
 SELECT chatwebhook.wait_until_idle('0');
 SELECT chatwebhook._open(:'theirs', 'signing_secret', '\x00');
 SELECT chatwebhook._set_secret(:'theirs', 'signing_secret', 'mine');
-SELECT chatwebhook._make_secret(:'theirs', 'v1');
-SELECT chatwebhook._test_webhook(:'theirs');
+SELECT chatwebhook._seal_new(:'theirs', 'signing_secret', 'v1');
+SELECT chatwebhook._preview(:'theirs', '{}', '[]');
+SELECT chatwebhook._cancel(ARRAY[:their_delivery]);
+SELECT chatwebhook._requeue(ARRAY[:their_delivery]);
 SELECT chatwebhook._wake(:'theirs');
 SELECT chatwebhook._invoker();
 SELECT * FROM chatwebhook._all_in_flight();
 SELECT * FROM chatwebhook._all_workers();
-SELECT * FROM chatwebhook._claim(:'theirs', 1);
 INSERT INTO chatwebhook.tenant VALUES ('regress_cwh_acme', 'other');
 INSERT INTO chatwebhook.event_type (name) VALUES ('mine');
 \set VERBOSITY default
 -- what it may call shows its own
 SELECT chatwebhook._chatbots(), chatwebhook._webhooks() = ARRAY[:'ours'::uuid] AS own;
-SELECT count(*) FROM chatwebhook._in_flight() WHERE webhook_id <> :'ours';
+SELECT count(*) FROM chatwebhook._sending() WHERE webhook_id <> :'ours';
 SELECT count(*) FROM chatwebhook._workers();
 -- a webhook for another's chatbot, or for every one
 SELECT chatwebhook.create_webhook('mine', 'https://acme.example/', chatbot_id => 'other');

@@ -358,8 +358,8 @@ $session->quit;
 
 ok(wait_idle($node), 'at the end everything is delivered');
 is( sql(q{
-		SELECT count(*) FROM chatwebhook._in_flight() f
-		  JOIN chatwebhook.webhook w ON w.id = f.webhook_id}),
+		SELECT count(s.in_flight) FROM chatwebhook._sending() s
+		  JOIN chatwebhook.webhook w ON w.id = s.webhook_id}),
 	0, 'and nothing is claimed, but for webhooks that were deleted as they hung');
 
 $node->stop('fast');

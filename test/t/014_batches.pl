@@ -315,10 +315,10 @@ subtest 'several workers' => sub {
 
 subtest 'bad values' => sub {
 	foreach my $case (
-		[ q{batch_size => 0}, qr/batch_size is 0, outside 1 to 100/ ],
-		[ q{batch_size => 101}, qr/batch_size is 101, outside 1 to 100/ ],
-		[ q{batch_window => '2 minutes'}, qr/batch_window is 00:02:00, outside 0 to 1 minute/ ],
-		[ q{batch_window => '-1 s'}, qr/batch_window is -00:00:01, outside 0 to 1 minute/ ],
+		[ q{batch_size => 0}, qr/batch_size is 0, outside the range 1 to 100/ ],
+		[ q{batch_size => 101}, qr/batch_size is 101, outside the range 1 to 100/ ],
+		[ q{batch_window => '2 minutes'}, qr/batch_window is 00:02:00, outside the range 0 to 1 minute/ ],
+		[ q{batch_window => '-1 s'}, qr/batch_window is -00:00:01, outside the range 0 to 1 minute/ ],
 		[ q{batch_size => 5, connector => 'slack'}, qr/connector slack sends events one by one/ ])
 	{
 		my (undef, undef, $error) = $node->psql('postgres',

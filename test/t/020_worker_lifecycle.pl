@@ -267,7 +267,7 @@ has_workers('postgres', 0, 'the worker leaves');
 sql('CREATE EXTENSION chatwebhook');
 has_workers('postgres', 1, 'CREATE EXTENSION brings one back');
 isnt(worker_pids('postgres'), $pid, 'it is another');
-is(sql('SELECT count(*) FROM chatwebhook._in_flight()'),
+is(sql('SELECT count(in_flight) FROM chatwebhook._sending()'),
 	0, 'nothing is claimed');
 add_webhooks('postgres');
 delivers('postgres', 'it delivers');

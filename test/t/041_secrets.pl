@@ -144,7 +144,7 @@ becomes_true("SELECT state = 'paused' AND problem = 'the credential \"not_set\" 
 is(sql("SELECT count(*) FROM chatwebhook.alert WHERE webhook_id = '$unset'"), 0, 'without an alert while nothing waits');
 emit(2);
 $node->reload;
-becomes_true("SELECT message = 'it cannot be sent to: the credential \"not_set\" is not set' FROM chatwebhook.alert
+becomes_true("SELECT message = 'nothing can be sent: the credential \"not_set\" is not set' FROM chatwebhook.alert
 	WHERE webhook_id = '$unset' AND kind = 'webhook_disabled' AND closed_at IS NULL", 'there is one once something does');
 is(sql("SELECT w.enabled, h.pending FROM chatwebhook.webhook w JOIN chatwebhook.webhook_health h ON h.webhook_id = w.id WHERE w.id = '$unset'"),
 	't|2', 'it is enabled, and its events wait');

@@ -327,8 +327,8 @@ subtest 'backfill' => sub {
 	my $count = sql('SELECT count(*) FROM chatwebhook.event');
 	foreach my $case (
 		[ q{'leads', 'test.row', '{"a": "no_such"}'}, qr/column "no_such" of relation "leads" does not exist/ ],
-		[ q{'leads', 'test.row', '{"a": 5}'}, qr/mapping of key "a" is not a column's name/ ],
-		[ q{'leads', 'test.row', '[]'}, qr/the mapping is not an object/ ],
+		[ q{'leads', 'test.row', '{"a": 5}'}, qr/key "a" is not mapped to the name of a column/ ],
+		[ q{'leads', 'test.row', '[]'}, qr/mapping is not an object/ ],
 		[ q{'leads', 'test.none'}, qr/unknown event type: "test\.none"/ ],
 		[ q{'leads', 'lead.captured', '{"email": "E-Mail"}'}, qr/needs? the key|"source"|lacks/ ],
 		[ q{'leads', 'test.row', '{}', 'id / 0 = 1'}, qr/division by zero/ ],
@@ -466,7 +466,7 @@ subtest 'erase_conversation' => sub {
 	is(sql(q{SELECT chatwebhook.erase_conversation('bot', 'erased', dry_run => true)}), 3, 'a dry run says: three events');
 	is(sql(q{SELECT count(*) FROM chatwebhook.event WHERE conversation_id = 'erased'}), 5, 'and changes nothing');
 	script(q{CREATE ROLE bots; SELECT chatwebhook.add_tenant('bots', 'other')});
-	like(error_of('bots', q{SELECT chatwebhook.erase_conversation('bot', 'erased')}), qr/chatbot "bot" is not one of this role's/,
+	like(error_of('bots', q{SELECT chatwebhook.erase_conversation('bot', 'erased')}), qr/chatbot "bot" does not belong to this role/,
 		'a tenant erases its own only');
 	is(sql(q{SELECT chatwebhook.erase_conversation('bot', 'erased')}), 3, 'three events are erased');
 	$receiver->set(up => ['hanging']);

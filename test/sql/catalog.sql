@@ -60,9 +60,7 @@ SELECT c.relkind, c.relname AS relation
 SELECT c.relname AS relation, a.attname AS "column"
   FROM relations c
   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
- WHERE c.relname IN ('webhook', 'event_type', 'event', 'attempt', 'delivery',
-                     'dead_letter', 'webhook_health', 'worker_status', 'tenant')
-   AND col_description(c.oid, a.attnum) IS NULL
+ WHERE c.relkind NOT IN ('i', 't', 'S') AND col_description(c.oid, a.attnum) IS NULL
  ORDER BY c.relname, a.attnum;
 SELECT signature FROM functions p
  WHERE obj_description(p.oid, 'pg_proc') IS NULL ORDER BY 1;
@@ -106,7 +104,8 @@ SELECT p.signature, l.lanname, p.prosecdef, p.proconfig
    AND p.proname NOT IN ('watch', 'unwatch', 'backfill', '_find_connector')
    AND (p.prosecdef OR NOT EXISTS (
         SELECT FROM chatwebhook.connector c
-         WHERE p.proname = c.name OR starts_with(p.proname::text, '_' || c.name || '_')))
+         WHERE p.proname IN (c.name, '_line', '_text', '_history', '_score', '_amount')
+            OR starts_with(p.proname::text, '_' || c.name || '_')))
  ORDER BY 1;
 
 -- tables are logged, and pg_dump takes all of them and the sequence

@@ -1,0 +1,169 @@
+/*
+ * Alerts: what an operator should attend to.  Workers check for them after
+ * settling and when they read the whole queue; a session does when it enables,
+ * disables or deletes a webhook.
+ */
+CREATE TABLE chatwebhook.alert (
+    id           uuid PRIMARY KEY,
+    webhook_id   uuid NOT NULL,
+    chatbot_id   text,
+    webhook_name text NOT NULL,
+    kind         text NOT NULL,
+    message      text NOT NULL,
+    opened_at    timestamptz NOT NULL,
+    closed_at    timestamptz
+);
+CREATE UNIQUE INDEX alert_open_idx ON chatwebhook.alert (webhook_id, kind) WHERE closed_at IS NULL;
+CREATE INDEX alert_webhook_idx ON chatwebhook.alert (webhook_id, kind, closed_at);
+COMMENT ON TABLE chatwebhook.alert IS
+    'Alerts about webhooks, open and closed. At most one of each kind is open for a webhook. Opening and closing an alert emit webhook.alert to the other webhooks.';
+COMMENT ON COLUMN chatwebhook.alert.id IS 'Identifies the alert. Its webhook.alert events have it as alertId.';
+COMMENT ON COLUMN chatwebhook.alert.webhook_id IS 'Webhook that the alert is about.';
+COMMENT ON COLUMN chatwebhook.alert.chatbot_id IS 'Chatbot of that webhook; null if it serves every chatbot.';
+COMMENT ON COLUMN chatwebhook.alert.webhook_name IS 'Name of that webhook at that time.';
+COMMENT ON COLUMN chatwebhook.alert.kind IS
+    'consecutive_failures: at least chatwebhook.alert_failures attempts in a row failed; closed by a success. low_success_rate: less than chatwebhook.alert_success_rate of the last 100 attempts (at least 20) succeeded; closed when the rate is halfway from there to 1. webhook_disabled: the extension disabled it, or deliveries wait but nothing can be sent, as webhook_health.problem says; closed when it is enabled, or the problem is gone. backlog: a delivery has been due for longer than chatwebhook.alert_backlog; closed when none has.';
+COMMENT ON COLUMN chatwebhook.alert.message IS 'Description of the trouble, for people.';
+COMMENT ON COLUMN chatwebhook.alert.opened_at IS 'When it was opened.';
+COMMENT ON COLUMN chatwebhook.alert.closed_at IS 'When it was closed; null while it is open.';
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.alert', '');
+
+ALTER TABLE chatwebhook.alert ENABLE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON chatwebhook.alert USING (
+    (SELECT chatwebhook._chatbots()) IS NULL
+    OR chatbot_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._chatbots())::text[]));
+
+CREATE FUNCTION chatwebhook._log_alert(webhook_name text, message text, has_ended boolean) RETURNS void
+    AS 'MODULE_PATHNAME', 'chatwebhook_log_alert'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._log_alert(text, text, boolean) IS
+    'Logs an alert: a WARNING when it opens, a LOG message when it closes.';
+
+CREATE FUNCTION chatwebhook._set_alert(hook uuid, kind text, wanted boolean, message text) RETURNS void
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+#variable_conflict use_variable
+DECLARE
+    changed chatwebhook.alert;
+BEGIN
+    IF wanted THEN
+        -- an alert that comes and goes opens at most once a minute; not so a
+        -- disabled webhook's, which nothing would check again
+        INSERT INTO chatwebhook.alert AS a (id, webhook_id, chatbot_id, webhook_name, kind, message, opened_at)
+        SELECT chatwebhook.uuidv7(), w.id, w.chatbot_id, w.name, kind, message, clock_timestamp()
+          FROM chatwebhook.webhook w
+         WHERE w.id = hook
+           AND NOT EXISTS (SELECT FROM chatwebhook.alert a
+                            WHERE a.webhook_id = hook AND a.kind = kind AND kind <> 'webhook_disabled'
+                              AND a.closed_at > clock_timestamp() - interval '1 minute')
+        ON CONFLICT DO NOTHING
+        RETURNING a.* INTO changed;
+    ELSE
+        UPDATE chatwebhook.alert a SET closed_at = clock_timestamp()
+         WHERE a.webhook_id = hook AND a.kind = kind AND a.closed_at IS NULL
+        RETURNING a.* INTO changed;
+    END IF;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    PERFORM chatwebhook._log_alert(changed.webhook_name, changed.message, NOT wanted);
+    -- if this fails, keep the alert, and what the transaction was doing
+    BEGIN
+        PERFORM chatwebhook._emit_but(hook, 'webhook.alert', changed.chatbot_id, NULL, jsonb_build_object(
+            'state', CASE WHEN wanted THEN 'opened' ELSE 'closed' END,
+            'alertId', changed.id, 'kind', kind, 'message', changed.message,
+            'webhookId', hook, 'webhookName', changed.webhook_name,
+            'openedAt', to_char(changed.opened_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+            'closedAt', to_char(changed.closed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')));
+    EXCEPTION
+        WHEN OTHERS THEN
+            RAISE WARNING 'could not emit webhook.alert about webhook "%": %', changed.webhook_name, SQLERRM;
+    END;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._set_alert(uuid, text, boolean, text) IS
+    'Opens or closes an alert of this kind, unless it is open or closed already; logs that, and emits webhook.alert.';
+
+CREATE FUNCTION chatwebhook._check_alerts(webhook_ids uuid[]) RETURNS void
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+DECLARE
+    max_failures  constant integer := chatwebhook._setting('chatwebhook.alert_failures');
+    min_rate      constant double precision := chatwebhook._setting('chatwebhook.alert_success_rate');
+    disable_after constant text := chatwebhook._setting('chatwebhook.disable_after');
+    change        record;
+BEGIN
+    IF disable_after <> '-1' THEN
+        UPDATE chatwebhook.webhook w
+           SET enabled = false, disabled_at = clock_timestamp(), updated_at = clock_timestamp(),
+               disabled_reason = format('every attempt failed for %s', disable_after)
+          FROM chatwebhook.health h
+         WHERE w.id = ANY (webhook_ids) AND h.webhook_id = w.id AND w.enabled
+           AND h.consecutive_failures >= greatest(max_failures, 1)
+           AND clock_timestamp() - h.failing_since > disable_after::interval;
+    END IF;
+
+    FOR change IN
+        SELECT w.id, k.kind, k.wanted, k.message
+          FROM chatwebhook.webhook w
+          JOIN chatwebhook.health h ON h.webhook_id = w.id
+         CROSS JOIN LATERAL (
+               SELECT count(*) AS n, avg((latency >= 0)::integer) AS rate FROM unnest(h.recent) AS latency) r
+         CROSS JOIN LATERAL (VALUES
+               ('consecutive_failures',
+                CASE WHEN max_failures > 0 AND h.consecutive_failures >= max_failures THEN true
+                     WHEN h.consecutive_failures = 0 OR max_failures = 0 THEN false END,
+                format('the last %s attempts failed', h.consecutive_failures)),
+               ('low_success_rate',
+                CASE WHEN r.n >= 20 AND r.rate < min_rate THEN true
+                     WHEN r.rate >= (1 + min_rate) / 2 OR min_rate = 0 THEN false END,
+                format('only %s%% of the last %s attempts succeeded', round(100 * r.rate), r.n)),
+               ('webhook_disabled',
+                CASE WHEN w.enabled THEN h.problem IS NOT NULL
+                          AND EXISTS (SELECT FROM chatwebhook.queue q WHERE q.webhook_id = w.id)
+                     ELSE w.disabled_at IS NOT NULL END,
+                CASE WHEN w.enabled THEN 'nothing can be sent: ' || h.problem
+                     ELSE 'it was disabled: ' || w.disabled_reason END)) AS k (kind, wanted, message)
+         WHERE w.id = ANY (webhook_ids)
+           AND k.wanted <> EXISTS (SELECT FROM chatwebhook.alert a
+                                    WHERE a.webhook_id = w.id AND a.kind = k.kind AND a.closed_at IS NULL)
+         ORDER BY w.id, k.kind
+    LOOP
+        PERFORM chatwebhook._set_alert(change.id, change.kind, change.wanted, change.message);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._check_alerts(uuid[]) IS
+    'Opens and closes alerts according to the health of these webhooks, and disables those that have failed for too long.';
+
+CREATE FUNCTION chatwebhook._check_backlog(webhook_ids uuid[], dues timestamptz[]) RETURNS void
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    change record;
+BEGIN
+    FOR change IN
+        SELECT w.id, true AS wanted,
+               format('a delivery has been due for %s s',
+                      round(extract(epoch FROM clock_timestamp() - b.due))) AS message
+          FROM unnest(webhook_ids, dues) AS b (id, due)
+          JOIN chatwebhook.webhook w ON w.id = b.id AND w.enabled
+         WHERE NOT EXISTS (SELECT FROM chatwebhook.alert a
+                            WHERE a.webhook_id = b.id AND a.kind = 'backlog' AND a.closed_at IS NULL)
+        UNION ALL
+        SELECT a.webhook_id, false, NULL
+          FROM chatwebhook.alert a
+         WHERE a.kind = 'backlog' AND a.closed_at IS NULL
+           AND NOT EXISTS (SELECT FROM chatwebhook.webhook w
+                            WHERE w.id = a.webhook_id AND w.enabled AND w.id = ANY (webhook_ids))
+         ORDER BY 1
+    LOOP
+        PERFORM chatwebhook._set_alert(change.id, 'backlog', change.wanted, change.message);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._check_backlog(uuid[], timestamptz[]) IS
+    'Opens backlog alerts of these webhooks, which have had a delivery due since then, and closes those of all others.';

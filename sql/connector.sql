@@ -1,0 +1,285 @@
+/*
+ * Connectors: functions that turn an event into the requests that one kind of
+ * service takes.  src/connector.c calls them with pg_catalog as search_path.
+ * The files in connectors/ are those that ship with the extension.
+ */
+CREATE TYPE chatwebhook.request AS (
+    method  text,
+    url     text,
+    headers jsonb,
+    body    jsonb,
+    last    boolean
+);
+COMMENT ON TYPE chatwebhook.request IS 'A request that a connector wants to send.';
+COMMENT ON COLUMN chatwebhook.request.method IS 'GET, POST, PUT, PATCH or DELETE. Null means POST.';
+COMMENT ON COLUMN chatwebhook.request.url IS
+    'URL of the request, usually the webhook''s url with something appended; if both have a query, the appended ? becomes &. Null means the webhook''s url.';
+COMMENT ON COLUMN chatwebhook.request.headers IS
+    'Headers of this request, an object of strings. Those of the webhook and its auth are added. Null means none.';
+COMMENT ON COLUMN chatwebhook.request.body IS 'Sent as compact JSON. Null means no body.';
+COMMENT ON COLUMN chatwebhook.request.last IS
+    'True if the delivery is complete once this request has succeeded. Otherwise the connector is called again.';
+
+/*
+ * For those who write a connector
+ */
+CREATE FUNCTION chatwebhook.cut(value text, size integer) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_cut'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION chatwebhook.cut(text, integer) IS
+    'Returns the text, truncated with an ellipsis if it is longer than this. The length is counted as in JavaScript, where a character beyond U+FFFF counts twice.';
+
+CREATE FUNCTION chatwebhook.url_encode(value text) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_url_encode'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION chatwebhook.url_encode(text) IS
+    'Percent-encodes a text (RFC 3986), as UTF-8, for use in a URL''s path or query. Letters, digits and -._~ stay as they are.';
+
+/*
+ * For the connectors that ship.  These are in PL/pgSQL, which keeps their plans
+ * for the session: in SQL, they would be planned again for each event, at every
+ * place where a connector calls them.
+ */
+CREATE FUNCTION chatwebhook._line(value jsonb, size integer) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$
+BEGIN
+    IF jsonb_typeof(value) NOT IN ('string', 'number', 'boolean') THEN
+        RETURN NULL;
+    END IF;
+    RETURN chatwebhook.cut(nullif(btrim(regexp_replace(value #>> '{}', '[[:space:][:cntrl:]]+', ' ', 'g')), ''), size);
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._line(jsonb, integer) IS
+    'Returns a string, number or boolean as one line of at most this many characters; null if nothing is left.';
+
+CREATE FUNCTION chatwebhook._text(value text) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$
+BEGIN
+    RETURN nullif(regexp_replace(replace(replace(btrim(value, E' \t\r\n'), E'\r\n', E'\n'), E'\r', E'\n'),
+                                 E'[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]', '', 'g'), '');
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._text(text) IS
+    'Returns a text with its line breaks and without other control characters; null if nothing is left.';
+
+CREATE FUNCTION chatwebhook._history(history jsonb) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$
+BEGIN
+    IF jsonb_typeof(history) <> 'array' THEN
+        RETURN chatwebhook._text(history #>> '{}');
+    END IF;
+    RETURN (SELECT string_agg(CASE WHEN jsonb_typeof(m.message) = 'object' AND m.message ? 'content'
+                                   THEN concat_ws(': ', chatwebhook._line(m.message->'role', 40),
+                                                  chatwebhook._text(m.message->>'content'))
+                                   ELSE chatwebhook._text(m.message #>> '{}') END,
+                              E'\n\n' ORDER BY m.place)
+              FROM jsonb_array_elements(history) WITH ORDINALITY AS m(message, place));
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._history(jsonb) IS
+    'Returns a conversation as text, with a paragraph for each message of an array of {role, content}.';
+
+CREATE FUNCTION chatwebhook._score(score jsonb) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$
+BEGIN
+    IF jsonb_typeof(score) = 'number' AND score::numeric BETWEEN 0 AND 1 THEN
+        RETURN round(score::numeric * 100) || '% negative';
+    END IF;
+    RETURN score #>> '{}';
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._score(jsonb) IS
+    'Returns a sentiment score from 0 to 1 as a percentage, and any other value as it is.';
+
+CREATE FUNCTION chatwebhook._amount(amount jsonb, currency text) RETURNS text
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL SAFE
+    AS $$
+BEGIN
+    IF jsonb_typeof(amount) = 'number' AND abs(amount::numeric) < 1e12 THEN
+        RETURN coalesce(currency, '$') || rtrim(to_char(amount::numeric, 'FM999,999,999,990.99'), '.');
+    END IF;
+    RETURN amount #>> '{}';
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._amount(jsonb, text) IS
+    'Returns a number as an amount of money, with thousands separators, and any other value as it is.';
+
+/*
+ * Connectors that webhooks can use
+ */
+CREATE TABLE chatwebhook.connector (
+    name        text PRIMARY KEY,
+    function    text,
+    description text,
+    replies     jsonb NOT NULL DEFAULT '[]',
+    shipped     boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE chatwebhook.connector IS
+    'The kinds of services that webhooks can send to. Add your own.';
+COMMENT ON COLUMN chatwebhook.connector.name IS
+    'Name that webhooks use: at most 63 lower-case letters, digits, _ and -.';
+COMMENT ON COLUMN chatwebhook.connector.function IS
+    'Function of the connector, such as public.teams(jsonb,jsonb,jsonb): f(event, webhook, replies) returning chatwebhook.request, in SQL or PL/pgSQL, STABLE or IMMUTABLE. It runs as its owner, in a read-only transaction, with pg_catalog as search_path. Null for webhook, which is built in. (The type is text because pg_upgrade refuses regprocedure columns.)';
+COMMENT ON COLUMN chatwebhook.connector.description IS 'Description for people.';
+COMMENT ON COLUMN chatwebhook.connector.replies IS
+    'Rules for replies that the status alone does not explain: an array of objects, of which the first that matches applies. Keys: status (a number or an array of numbers), step (number of the request, from 1; optional), contains (text in the body; optional), means (success, retry, dead or disable), wait (seconds to wait at least, or the key of the body that has them; optional).';
+COMMENT ON COLUMN chatwebhook.connector.shipped IS
+    'True for a connector that came with the extension and was not changed. pg_dump omits it.';
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.connector', 'WHERE NOT shipped');
+
+INSERT INTO chatwebhook.connector (name, description, shipped) VALUES
+    ('webhook', 'The event itself as JSON, signed, for your own endpoint.', true);
+
+CREATE FUNCTION chatwebhook._find_connector() RETURNS trigger
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    AS $$
+BEGIN
+    -- the function is looked up in the caller's search_path, so none is pinned here
+    NEW.function := COALESCE(
+        (SELECT pg_catalog.format('%I.%I(jsonb,jsonb,jsonb)', n.nspname, p.proname)
+           FROM pg_catalog.pg_proc p
+           JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+          WHERE p.oid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure(
+                CASE WHEN pg_catalog.strpos(NEW.function, '(') OPERATOR(pg_catalog.>) 0 THEN NEW.function
+                     ELSE pg_catalog.concat(NEW.function, '(jsonb,jsonb,jsonb)') END)
+            AND p.proargtypes OPERATOR(pg_catalog.=) '3802 3802 3802'::pg_catalog.oidvector),
+        NEW.function);
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._find_connector() IS
+    'Trigger: qualifies the name of a connector''s function.';
+
+CREATE FUNCTION chatwebhook._check_connector() RETURNS trigger
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    problem text;
+    f       record;
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        IF EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.connector = OLD.name) THEN
+            RAISE EXCEPTION 'connector "%" is used by webhook "%"', OLD.name,
+                    (SELECT w.name FROM chatwebhook.webhook w WHERE w.connector = OLD.name ORDER BY 1 LIMIT 1)
+                USING ERRCODE = 'restrict_violation',
+                      HINT = 'Change or delete the webhooks that use it first.';
+        END IF;
+        RETURN OLD;
+    END IF;
+    IF chatwebhook._restoring() THEN
+        IF TG_OP = 'INSERT' THEN
+            -- the dump has the connector as it was changed
+            DELETE FROM chatwebhook.connector WHERE name = NEW.name AND shipped;
+        END IF;
+        RETURN NEW;
+    END IF;
+    IF TG_OP = 'UPDATE' AND NEW.name <> OLD.name
+       AND EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.connector = OLD.name) THEN
+        RAISE EXCEPTION 'cannot rename connector "%" because webhooks use it', OLD.name
+            USING ERRCODE = 'restrict_violation';
+    END IF;
+    IF NEW.name !~ '^[a-z0-9_-]{1,63}$' THEN
+        RAISE EXCEPTION 'invalid connector name: "%"', left(NEW.name, 100)
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Use at most 63 lower-case letters, digits, _ and -, such as teams.';
+    END IF;
+    IF NEW.name = 'webhook' THEN
+        IF NEW.function IS NOT NULL THEN
+            RAISE EXCEPTION 'connector "webhook" is built in and takes no function'
+                USING ERRCODE = 'check_violation', HINT = 'Register your function under another name.';
+        END IF;
+    ELSE
+        SELECT p.provolatile, l.lanname, p.prorettype, p.proowner, p.proretset INTO f
+          FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+         WHERE p.oid = to_regprocedure(NEW.function)
+           AND p.proargtypes = '3802 3802 3802'::oidvector;
+        problem := CASE
+            WHEN f IS NULL THEN 'there is no such function with the arguments (jsonb, jsonb, jsonb)'
+            WHEN f.prorettype <> 'chatwebhook.request'::regtype OR f.proretset THEN 'it does not return chatwebhook.request'
+            WHEN f.provolatile = 'v' THEN 'it is VOLATILE, but must be STABLE or IMMUTABLE'
+            WHEN f.lanname NOT IN ('sql', 'plpgsql') THEN format('its language is %s, but must be sql or plpgsql', f.lanname)
+            WHEN NOT pg_has_role(chatwebhook._invoker(), f.proowner, 'USAGE') THEN 'it runs with the rights of its owner, which this role does not have'
+        END;
+        IF problem IS NOT NULL THEN
+            RAISE EXCEPTION 'cannot use function "%" as connector "%": %', left(NEW.function, 200), NEW.name, problem
+                USING ERRCODE = 'check_violation',
+                      HINT = 'Create it as f(event jsonb, webhook jsonb, replies jsonb) RETURNS chatwebhook.request LANGUAGE sql STABLE.';
+        END IF;
+    END IF;
+
+    -- the first problem of the rules for replies
+    IF jsonb_typeof(NEW.replies) <> 'array' THEN
+        problem := 'they are not an array';
+    ELSE
+        SELECT CASE
+               WHEN jsonb_typeof(r) <> 'object' THEN format('rule %s is not an object', n)
+               WHEN r - '{status,step,contains,means,wait}'::text[] <> '{}'
+                   THEN format('rule %s has the unknown key "%s"', n,
+                               (SELECT k FROM jsonb_object_keys(r - '{status,step,contains,means,wait}'::text[]) k LIMIT 1))
+               WHEN coalesce(r->>'means', '') NOT IN ('success', 'retry', 'dead', 'disable')
+                   THEN format('means of rule %s is not success, retry, dead or disable', n)
+               WHEN jsonb_typeof(r->'status') IS DISTINCT FROM 'number' AND jsonb_typeof(r->'status') IS DISTINCT FROM 'array'
+                    OR jsonb_path_exists(r, '$.status[*] ? (!(@ >= 100 && @ <= 599 && @.floor() == @))')
+                    OR jsonb_path_exists(r, '$.status[*] ? (@.type() != "number")')
+                   THEN format('status of rule %s is not a number from 100 to 599 or an array of such numbers', n)
+               WHEN r ? 'step' AND (jsonb_typeof(r->'step') <> 'number' OR r->>'step' !~ '^[1-9][0-9]?$')
+                   THEN format('step of rule %s is not a number from 1 to 99', n)
+               WHEN r ? 'contains' AND (jsonb_typeof(r->'contains') <> 'string' OR r->>'contains' = '')
+                   THEN format('contains of rule %s is not a string, or is empty', n)
+               WHEN r ? 'wait' AND jsonb_typeof(r->'wait') <> 'string' AND r->>'wait' !~ '^[0-9]{1,5}$'
+                   THEN format('wait of rule %s is neither a number of seconds nor a key', n)
+               END
+          INTO problem
+          FROM jsonb_array_elements(NEW.replies) WITH ORDINALITY AS e(r, n)
+         ORDER BY 1 NULLS LAST LIMIT 1;
+    END IF;
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'invalid rules for replies of connector "%": %', NEW.name, problem
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Use an array such as [{"status": 409, "means": "success"}].';
+    END IF;
+    NEW.shipped := false;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._check_connector() IS 'Trigger: checks a connector.';
+
+/*
+ * Connectors that ship are inserted by CREATE EXTENSION, which turns
+ * check_function_bodies off as a restore does: they are not checked.
+ */
+CREATE TRIGGER a_find BEFORE INSERT OR UPDATE OF function ON chatwebhook.connector
+    FOR EACH ROW WHEN (NEW.function IS NOT NULL)
+    EXECUTE FUNCTION chatwebhook._find_connector();
+CREATE TRIGGER check_connector BEFORE INSERT OR UPDATE OR DELETE ON chatwebhook.connector
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._check_connector();
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.connector
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
+CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.connector
+    FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
+ALTER TABLE chatwebhook.connector ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE chatwebhook.connector ENABLE ALWAYS TRIGGER emptied;
+
+CREATE FUNCTION chatwebhook._check_connector_access(connector text) RETURNS void
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    signature text := (SELECT c.function FROM chatwebhook.connector c WHERE c.name = connector);
+BEGIN
+    -- the connector runs as its owner, so who uses it must be allowed to call it
+    IF to_regprocedure(signature) IS NOT NULL
+       AND NOT has_function_privilege(chatwebhook._invoker(), to_regprocedure(signature), 'EXECUTE') THEN
+        RAISE EXCEPTION 'permission denied for connector "%"', connector
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = format('The function''s owner can GRANT EXECUTE ON FUNCTION %s.', signature);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._check_connector_access(text) IS
+    'Raises an error unless the invoking role may execute this connector''s function.';

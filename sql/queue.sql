@@ -1,0 +1,238 @@
+/*
+ * What is owed, and what became of it: queue, history, dead, attempt.
+ */
+CREATE SEQUENCE chatwebhook.delivery_id_seq AS bigint;
+COMMENT ON SEQUENCE chatwebhook.delivery_id_seq IS
+    'Ids of deliveries that are emitted without the library in shared_preload_libraries. With it, they come from a clock in shared memory.';
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.delivery_id_seq', '');
+
+/*
+ * Pending deliveries, and nothing else: the hot table.
+ *
+ * A claim reads it in the order of (webhook_id, next_attempt_at, id), from where
+ * the last claim ended, and writes nothing to it: a claim ends with its process,
+ * so it is noted in shared memory (src/shared.c).  A settled delivery leaves by
+ * DELETE.  There is no index on event_id, for which every emit would pay: an
+ * event knows the range of its deliveries' ids.
+ *
+ * If a webhook is gone, its trigger has canceled its deliveries; a worker cancels
+ * any that it meets all the same.
+ */
+CREATE TABLE chatwebhook.queue (
+    id               bigint PRIMARY KEY,
+    webhook_id       uuid NOT NULL,
+    event_id         uuid NOT NULL,
+    created_at       timestamptz NOT NULL,
+    next_attempt_at  timestamptz NOT NULL,
+    last_attempt_at  timestamptz,
+    attempts         integer NOT NULL DEFAULT 0,
+    first_attempt    integer NOT NULL DEFAULT 0,
+    last_wait_ms     bigint NOT NULL DEFAULT 0,
+    latency_ms       integer,
+    last_status_code integer,
+    chatbot_id       text,
+    conversation_id  text,
+    ordered          boolean NOT NULL DEFAULT false,
+    last_error       text,
+    replies          jsonb
+) WITH (
+    -- often while it is small; on a large table, each vacuum reads all indexes
+    autovacuum_vacuum_scale_factor = 0.1,
+    autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_insert_threshold = -1,
+    autovacuum_analyze_scale_factor = 0.5,
+    autovacuum_analyze_threshold = 50000,
+    autovacuum_vacuum_cost_delay = 0,
+    vacuum_truncate = off
+);
+-- entries are all distinct, so a full page would be searched for duplicates in vain
+CREATE INDEX queue_claim_idx ON chatwebhook.queue (webhook_id, next_attempt_at, id) WITH (deduplicate_items = off);
+CREATE INDEX queue_order_idx ON chatwebhook.queue (webhook_id, conversation_id, id) WHERE ordered;
+ALTER TABLE chatwebhook.queue
+    ALTER conversation_id SET STATISTICS 0,
+    ALTER last_error SET STATISTICS 0,
+    ALTER replies SET STATISTICS 0;
+COMMENT ON TABLE chatwebhook.queue IS
+    'Pending deliveries. Read the view delivery instead.';
+COMMENT ON COLUMN chatwebhook.queue.id IS 'Identifies the delivery.';
+COMMENT ON COLUMN chatwebhook.queue.webhook_id IS 'Webhook to deliver to.';
+COMMENT ON COLUMN chatwebhook.queue.event_id IS 'Event to deliver.';
+COMMENT ON COLUMN chatwebhook.queue.created_at IS 'When the event was emitted.';
+COMMENT ON COLUMN chatwebhook.queue.next_attempt_at IS 'When the next attempt is due.';
+COMMENT ON COLUMN chatwebhook.queue.last_attempt_at IS 'When the last attempt started.';
+COMMENT ON COLUMN chatwebhook.queue.attempts IS 'Attempts made so far.';
+COMMENT ON COLUMN chatwebhook.queue.first_attempt IS
+    'Attempts made before the last retry(). max_retries counts from here.';
+COMMENT ON COLUMN chatwebhook.queue.last_wait_ms IS
+    'Wait before the retry that is due, from which the next wait is computed.';
+COMMENT ON COLUMN chatwebhook.queue.latency_ms IS 'Duration of the last attempt, in milliseconds.';
+COMMENT ON COLUMN chatwebhook.queue.last_status_code IS 'HTTP status of the last attempt; null if there was no reply.';
+COMMENT ON COLUMN chatwebhook.queue.chatbot_id IS 'Chatbot of the event.';
+COMMENT ON COLUMN chatwebhook.queue.conversation_id IS 'Conversation of the event.';
+COMMENT ON COLUMN chatwebhook.queue.ordered IS
+    'Does it wait for earlier deliveries of its conversation?';
+COMMENT ON COLUMN chatwebhook.queue.last_error IS 'Why the last attempt failed.';
+COMMENT ON COLUMN chatwebhook.queue.replies IS
+    'Replies to a connector''s successful requests, with which the next attempt continues.';
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.queue', '');
+
+/*
+ * Finished deliveries: large tables that are seldom read.
+ */
+CREATE TABLE chatwebhook.history (
+    id               bigint PRIMARY KEY,
+    webhook_id       uuid NOT NULL,
+    event_id         uuid NOT NULL,
+    created_at       timestamptz NOT NULL,
+    completed_at     timestamptz NOT NULL,
+    last_attempt_at  timestamptz,
+    attempts         integer NOT NULL,
+    latency_ms       integer,
+    last_status_code integer,
+    chatbot_id       text,
+    webhook_name     text,
+    status           text NOT NULL,
+    last_error       text,
+    replies          jsonb
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000,
+        autovacuum_analyze_threshold = 50000);
+CREATE INDEX history_webhook_idx ON chatwebhook.history (webhook_id, id) WITH (deduplicate_items = off);
+CREATE INDEX history_event_idx ON chatwebhook.history (event_id);
+ALTER TABLE chatwebhook.history
+    ALTER last_error SET STATISTICS 0,
+    ALTER replies SET STATISTICS 0;
+COMMENT ON TABLE chatwebhook.history IS
+    'Deliveries that were delivered or canceled. Read the view delivery instead.';
+COMMENT ON COLUMN chatwebhook.history.id IS 'Identifies the delivery.';
+COMMENT ON COLUMN chatwebhook.history.webhook_id IS 'Webhook of the delivery.';
+COMMENT ON COLUMN chatwebhook.history.event_id IS 'Event of the delivery.';
+COMMENT ON COLUMN chatwebhook.history.created_at IS 'When the event was emitted.';
+COMMENT ON COLUMN chatwebhook.history.completed_at IS 'When the delivery was finished.';
+COMMENT ON COLUMN chatwebhook.history.last_attempt_at IS 'When the last attempt started.';
+COMMENT ON COLUMN chatwebhook.history.attempts IS 'Attempts made.';
+COMMENT ON COLUMN chatwebhook.history.latency_ms IS 'Duration of the last attempt, in milliseconds.';
+COMMENT ON COLUMN chatwebhook.history.last_status_code IS 'HTTP status of the last attempt; null if there was no reply.';
+COMMENT ON COLUMN chatwebhook.history.chatbot_id IS 'Chatbot of the event.';
+COMMENT ON COLUMN chatwebhook.history.webhook_name IS 'Name of the webhook at that time.';
+COMMENT ON COLUMN chatwebhook.history.status IS 'delivered, canceled or dead.';
+COMMENT ON COLUMN chatwebhook.history.last_error IS 'Why the last attempt failed, or why the delivery was canceled.';
+COMMENT ON COLUMN chatwebhook.history.replies IS
+    'Replies to a connector''s successful requests, with which retry() continues.';
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.history', '');
+
+CREATE TABLE chatwebhook.dead (
+    LIKE chatwebhook.history INCLUDING COMMENTS,
+    PRIMARY KEY (id)
+);
+CREATE INDEX dead_webhook_idx ON chatwebhook.dead (webhook_id, id) WITH (deduplicate_items = off);
+CREATE INDEX dead_event_idx ON chatwebhook.dead (event_id);
+ALTER TABLE chatwebhook.dead
+    ALTER last_error SET STATISTICS 0,
+    ALTER replies SET STATISTICS 0;
+COMMENT ON TABLE chatwebhook.dead IS
+    'Deliveries that were given up. Read the views dead_letter and delivery instead.';
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.dead', '');
+
+CREATE TABLE chatwebhook.attempt (
+    delivery_id      bigint NOT NULL,
+    attempt          integer NOT NULL,
+    webhook_id       uuid NOT NULL,
+    chatbot_id       text,
+    started_at       timestamptz NOT NULL,
+    latency_ms       integer,
+    status_code      integer,
+    error            text,
+    response_headers jsonb,
+    response_body    text,
+    PRIMARY KEY (delivery_id, attempt)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000);
+ALTER TABLE chatwebhook.attempt
+    ALTER error SET STATISTICS 0,
+    ALTER response_headers SET STATISTICS 0,
+    ALTER response_body SET STATISTICS 0;
+COMMENT ON TABLE chatwebhook.attempt IS
+    'Attempts at deliveries: failed ones, all or none, depending on chatwebhook.log_attempts.';
+COMMENT ON COLUMN chatwebhook.attempt.delivery_id IS 'Delivery that was attempted.';
+COMMENT ON COLUMN chatwebhook.attempt.attempt IS 'Number of the attempt, from 1.';
+COMMENT ON COLUMN chatwebhook.attempt.webhook_id IS 'Webhook of the delivery.';
+COMMENT ON COLUMN chatwebhook.attempt.chatbot_id IS 'Chatbot of the event.';
+COMMENT ON COLUMN chatwebhook.attempt.started_at IS 'When its first request started.';
+COMMENT ON COLUMN chatwebhook.attempt.latency_ms IS
+    'Duration in milliseconds, from the start of the request to the end of the reply or the failure.';
+COMMENT ON COLUMN chatwebhook.attempt.status_code IS 'HTTP status of the reply; null if there was none.';
+COMMENT ON COLUMN chatwebhook.attempt.error IS 'Why it failed; null if it succeeded.';
+COMMENT ON COLUMN chatwebhook.attempt.response_headers IS
+    'Headers of the reply, an object with lower-case names. Of a repeated header, the last counts.';
+COMMENT ON COLUMN chatwebhook.attempt.response_body IS
+    'Body of the reply, truncated to chatwebhook.max_response_size. Question marks replace bytes that are not text in the database''s encoding.';
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.attempt', '');
+
+CREATE FUNCTION chatwebhook._wake(webhook_id uuid) RETURNS void
+    AS 'MODULE_PATHNAME', 'chatwebhook_wake'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._wake(uuid) IS
+    'Wakes a worker for this webhook when the transaction commits.';
+
+CREATE FUNCTION chatwebhook._claimed(delivery_id bigint) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'chatwebhook_claimed'
+    LANGUAGE C STABLE STRICT PARALLEL UNSAFE COST 1;
+COMMENT ON FUNCTION chatwebhook._claimed(bigint) IS
+    'Does a process of this server hold a claim on this delivery?';
+
+/*
+ * Moves between the tables.  A worker's settle moves a finished delivery from
+ * the queue to history or dead (src/outbox.c); whatever a session moves, these
+ * two functions move.
+ */
+CREATE FUNCTION chatwebhook._cancel(ids bigint[], reason text DEFAULT NULL, webhook_name text DEFAULT NULL)
+    RETURNS bigint
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+    WITH gone AS (
+        DELETE FROM chatwebhook.queue q WHERE q.id = ANY (ids) RETURNING *
+    ), canceled AS (
+        INSERT INTO chatwebhook.history (id, webhook_id, event_id, created_at, completed_at,
+               last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id,
+               webhook_name, status, last_error, replies)
+        SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
+               g.last_attempt_at, g.attempts, g.latency_ms, g.last_status_code, g.chatbot_id,
+               coalesce(_cancel.webhook_name, w.name), 'canceled', coalesce(reason, g.last_error), g.replies
+          FROM gone g LEFT JOIN chatwebhook.webhook w ON w.id = g.webhook_id
+        RETURNING 1
+    )
+    SELECT count(*) FROM canceled
+$$;
+COMMENT ON FUNCTION chatwebhook._cancel(bigint[], text, text) IS
+    'Moves pending deliveries to the history, as canceled, and returns how many. The name is for a webhook that is gone.';
+
+CREATE FUNCTION chatwebhook._requeue(ids bigint[]) RETURNS bigint
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+    WITH dead AS (
+        DELETE FROM chatwebhook.dead d USING chatwebhook.event e, chatwebhook.webhook w
+         WHERE d.id = ANY (ids) AND e.id = d.event_id AND w.id = d.webhook_id
+        RETURNING d.*, e.conversation_id, w.ordered
+    ), finished AS (
+        DELETE FROM chatwebhook.history h USING chatwebhook.event e, chatwebhook.webhook w
+         WHERE h.id = ANY (ids) AND e.id = h.event_id AND w.id = h.webhook_id
+        RETURNING h.*, e.conversation_id, w.ordered
+    ), queued AS (
+        INSERT INTO chatwebhook.queue AS q (id, webhook_id, event_id, created_at, next_attempt_at,
+               last_attempt_at, attempts, first_attempt, latency_ms, last_status_code,
+               chatbot_id, conversation_id, ordered, last_error, replies)
+        SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
+               g.last_attempt_at, g.attempts, g.attempts, g.latency_ms, g.last_status_code,
+               g.chatbot_id, g.conversation_id, g.ordered AND g.conversation_id IS NOT NULL,
+               g.last_error, g.replies
+          FROM (SELECT * FROM dead UNION ALL SELECT * FROM finished) AS g
+        RETURNING q.webhook_id
+    ), per_webhook AS (
+        SELECT q.webhook_id, count(*) AS n FROM queued q GROUP BY q.webhook_id
+    )
+    SELECT coalesce(sum(p.n), 0)::bigint
+      FROM per_webhook p, LATERAL chatwebhook._wake(p.webhook_id)
+$$;
+COMMENT ON FUNCTION chatwebhook._requeue(bigint[]) IS
+    'Moves finished deliveries back to the queue, due now and with all their retries, and returns how many. Those whose event or webhook is gone stay.';

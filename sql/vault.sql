@@ -1,0 +1,220 @@
+/*
+ * The vault: secrets, in a table that only functions read.
+ *
+ * There are no foreign keys, here and below, because pg_restore --jobs restores
+ * tables in any order.  A trigger of the table webhook deletes what belongs to a
+ * deleted webhook.
+ */
+CREATE TABLE chatwebhook.vault (
+    webhook_id uuid NOT NULL,
+    name       text NOT NULL,
+    value      bytea NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    expires_at timestamptz,
+    PRIMARY KEY (webhook_id, name)
+);
+ALTER TABLE chatwebhook.vault ALTER value SET STATISTICS 0;
+COMMENT ON TABLE chatwebhook.vault IS
+    'Secrets of webhooks. Use secret(), rotate_secret(), set_credential() and create_webhook() instead of this table.';
+COMMENT ON COLUMN chatwebhook.vault.webhook_id IS 'Webhook that the secret belongs to.';
+COMMENT ON COLUMN chatwebhook.vault.name IS
+    'signing_secret, previous_signing_secret (while two overlap), or the name of a credential.';
+COMMENT ON COLUMN chatwebhook.vault.value IS
+    'The secret, encrypted for this row if chatwebhook.secret_key_file is set.';
+COMMENT ON COLUMN chatwebhook.vault.created_at IS 'When it was set.';
+COMMENT ON COLUMN chatwebhook.vault.expires_at IS
+    'When it ceases to be used; null if never.';
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.vault', '');
+
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.vault
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
+CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.vault
+    FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
+ALTER TABLE chatwebhook.vault ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE chatwebhook.vault ENABLE ALWAYS TRIGGER emptied;
+
+/*
+ * Sealing and opening (src/secrets.c).  A sealed value is bound to its webhook
+ * and its name.
+ */
+CREATE FUNCTION chatwebhook._secret_problem(secret text) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_secret_problem'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._secret_problem(text) IS
+    'Returns why this cannot be a signing secret, or null.';
+
+CREATE FUNCTION chatwebhook._public_key(private_key text) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_public_key'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._public_key(text) IS
+    'Returns the public key (whpk_ and base64) of a private key; null if it is not one.';
+
+CREATE FUNCTION chatwebhook._seal(webhook_id uuid, name text, secret text) RETURNS bytea
+    AS 'MODULE_PATHNAME', 'chatwebhook_seal'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._seal(uuid, text, text) IS
+    'Seals a secret: encrypts it under the current key, if there is a key file.';
+
+CREATE FUNCTION chatwebhook._seal_new(webhook_id uuid, name text, signing text) RETURNS bytea
+    AS 'MODULE_PATHNAME', 'chatwebhook_seal_new'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._seal_new(uuid, text, text) IS
+    'Generates a secret for this kind of signing and seals it, without ever returning it in plain text.';
+
+CREATE FUNCTION chatwebhook._reseal(webhook_id uuid, name text, sealed bytea) RETURNS bytea
+    AS 'MODULE_PATHNAME', 'chatwebhook_reseal'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._reseal(uuid, text, bytea) IS
+    'Seals a sealed secret under the current key, likewise.';
+
+CREATE FUNCTION chatwebhook._open(webhook_id uuid, name text, sealed bytea) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_open'
+    LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._open(uuid, text, bytea) IS
+    'Returns a sealed secret in plain text.';
+
+CREATE FUNCTION chatwebhook._is_current(sealed bytea) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'chatwebhook_is_current'
+    LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._is_current(bytea) IS
+    'Is this sealed under the current key?';
+
+CREATE FUNCTION chatwebhook._encrypts() RETURNS boolean
+    AS 'MODULE_PATHNAME', 'chatwebhook_encrypts'
+    LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._encrypts() IS
+    'Are secrets encrypted at rest? Null if the key file cannot be used.';
+
+CREATE FUNCTION chatwebhook._set_secret(webhook_id uuid, name text, sealed bytea, expires_at timestamptz DEFAULT NULL)
+    RETURNS void
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+    INSERT INTO chatwebhook.vault (webhook_id, name, value, expires_at)
+    VALUES (_set_secret.webhook_id, _set_secret.name, sealed, _set_secret.expires_at)
+    ON CONFLICT ON CONSTRAINT vault_pkey DO UPDATE
+       SET value = EXCLUDED.value, created_at = now(), expires_at = EXCLUDED.expires_at
+$$;
+COMMENT ON FUNCTION chatwebhook._set_secret(uuid, text, bytea, timestamptz) IS
+    'Puts a sealed secret into the vault.';
+
+/*
+ * Functions
+ */
+CREATE FUNCTION chatwebhook.secret(webhook_id uuid) RETURNS text
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+#variable_conflict use_variable
+BEGIN
+    PERFORM chatwebhook._check_webhook_access(webhook_id);
+    RETURN (SELECT chatwebhook._open(v.webhook_id, v.name, v.value)
+              FROM chatwebhook.vault v
+             WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret');
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.secret(uuid) IS 'Returns the webhook''s signing secret.';
+
+CREATE FUNCTION chatwebhook.public_key(webhook_id uuid) RETURNS text
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+#variable_conflict use_variable
+BEGIN
+    PERFORM chatwebhook._check_webhook_access(webhook_id);
+    RETURN (SELECT chatwebhook._public_key(chatwebhook._open(v.webhook_id, v.name, v.value))
+              FROM chatwebhook.vault v
+              JOIN chatwebhook.webhook w ON w.id = v.webhook_id
+             WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret' AND w.signing = 'v1a');
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.public_key(uuid) IS
+    'Returns the key that receivers verify signatures of a v1a webhook with: whpk_ and base64. Null for any other webhook.';
+
+CREATE FUNCTION chatwebhook.rotate_secret(webhook_id uuid, overlap interval DEFAULT '24 hours')
+    RETURNS text
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+#variable_conflict use_variable
+DECLARE
+    signing  text;
+    outgoing text;
+BEGIN
+    IF webhook_id IS NULL OR overlap IS NULL OR overlap < '0' THEN
+        RAISE EXCEPTION 'rotate_secret() needs a webhook and an overlap that is not negative'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    PERFORM chatwebhook._check_webhook_access(webhook_id);
+    -- one rotation at a time
+    SELECT w.signing INTO signing
+      FROM chatwebhook.webhook w WHERE w.id = webhook_id FOR NO KEY UPDATE;
+    -- the webhook may have been deleted while we waited for the lock
+    PERFORM chatwebhook._check_webhook_access(webhook_id);
+    DELETE FROM chatwebhook.vault v
+     WHERE v.webhook_id = webhook_id AND v.name = 'previous_signing_secret';
+    IF overlap > '0' THEN
+        outgoing := chatwebhook.secret(webhook_id);
+    END IF;
+    IF outgoing IS NOT NULL THEN
+        PERFORM chatwebhook._set_secret(webhook_id, 'previous_signing_secret',
+                                        chatwebhook._seal(webhook_id, 'previous_signing_secret', outgoing),
+                                        clock_timestamp() + overlap);
+    END IF;
+    PERFORM chatwebhook._set_secret(webhook_id, 'signing_secret',
+                                    chatwebhook._seal_new(webhook_id, 'signing_secret', signing));
+    PERFORM chatwebhook._wake(webhook_id);
+    RETURN chatwebhook.secret(webhook_id);
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.rotate_secret(uuid, interval) IS
+    'Gives the webhook a new signing secret, and returns it. Until the overlap ends, requests carry signatures with both secrets.';
+
+CREATE FUNCTION chatwebhook.set_credential(webhook_id uuid, name text, value text)
+    RETURNS void
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+#variable_conflict use_variable
+BEGIN
+    IF webhook_id IS NULL OR name IS NULL OR name !~ '^[a-z][a-z0-9_]{0,62}$'
+       OR name IN ('signing_secret', 'previous_signing_secret') THEN
+        RAISE EXCEPTION 'invalid credential name: "%"', left(name, 100)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Use at most 63 lower-case letters, digits and _, such as api_token. For signing secrets, use rotate_secret().';
+    END IF;
+    PERFORM chatwebhook._check_webhook_access(webhook_id);
+    -- keep the webhook from being deleted; it may have been while we waited
+    PERFORM FROM chatwebhook.webhook w WHERE w.id = webhook_id FOR KEY SHARE;
+    PERFORM chatwebhook._check_webhook_access(webhook_id);
+    IF value IS NULL THEN
+        DELETE FROM chatwebhook.vault v WHERE v.webhook_id = webhook_id AND v.name = name;
+    ELSIF value = '' OR length(value) > 65536
+          OR name NOT IN ('client_certificate', 'client_key') AND value !~ E'^[\\x21-\\x7e]([\\x20-\\x7e]*[\\x21-\\x7e])?$' THEN
+        -- the message does not show the value
+        RAISE EXCEPTION 'invalid value for credential "%"', name
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Use one line of printable ASCII, without blanks at either end; for a certificate or key, PEM.';
+    ELSE
+        PERFORM chatwebhook._set_secret(webhook_id, name, chatwebhook._seal(webhook_id, name, value));
+    END IF;
+    PERFORM chatwebhook._wake(webhook_id);
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.set_credential(uuid, text, text) IS
+    'Stores a secret for a webhook. A {{name}} in its URL, headers or auth stands for it. The credentials client_certificate and client_key (PEM) are used for TLS. Null removes the credential. It cannot be read back.';
+
+CREATE FUNCTION chatwebhook.rekey() RETURNS bigint
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+    WITH sealed AS (
+        UPDATE chatwebhook.vault v
+           SET value = chatwebhook._reseal(v.webhook_id, v.name, v.value)
+         WHERE NOT chatwebhook._is_current(v.value)
+        RETURNING 1
+    )
+    SELECT count(*) FROM sealed
+$$;
+COMMENT ON FUNCTION chatwebhook.rekey() IS
+    'Encrypts all secrets under the current key, the first in chatwebhook.secret_key_file, and returns how many were not. Until then, the file must also have the old key, after the new one.';

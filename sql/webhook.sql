@@ -1,0 +1,500 @@
+/*
+ * Webhooks: where, and how, events are to be delivered.
+ */
+CREATE TABLE chatwebhook.webhook (
+    id                 uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+    name               text NOT NULL,
+    chatbot_id         text,
+    url                text NOT NULL,
+    connector          text NOT NULL DEFAULT 'webhook',
+    events             text[] NOT NULL DEFAULT '{*}',
+    filter             jsonpath,
+    enabled            boolean NOT NULL DEFAULT true,
+    headers            jsonb NOT NULL DEFAULT '{}',
+    settings           jsonb NOT NULL DEFAULT '{}',
+    auth               jsonb,
+    max_retries        integer NOT NULL DEFAULT 5,
+    backoff            interval NOT NULL DEFAULT '1 second',
+    backoff_multiplier double precision NOT NULL DEFAULT 2,
+    max_backoff        interval NOT NULL DEFAULT '1 minute',
+    timeout            interval NOT NULL DEFAULT '10 seconds',
+    rate_limit         double precision,
+    max_in_flight      integer NOT NULL DEFAULT 32,
+    ordered            boolean NOT NULL DEFAULT false,
+    batch_size         integer NOT NULL DEFAULT 1,
+    batch_window       interval NOT NULL DEFAULT '0',
+    signing            text NOT NULL DEFAULT 'v1',
+    disabled_at        timestamptz,
+    disabled_reason    text,
+    created_at         timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    updated_at         timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+ALTER TABLE chatwebhook.webhook
+    ALTER url SET STATISTICS 0,
+    ALTER headers SET STATISTICS 0,
+    ALTER settings SET STATISTICS 0,
+    ALTER auth SET STATISTICS 0;
+COMMENT ON TABLE chatwebhook.webhook IS
+    'Where and how events are delivered. INSERT, UPDATE and DELETE manage it. A new row gets a signing secret.';
+COMMENT ON COLUMN chatwebhook.webhook.id IS 'Identifies the webhook. It cannot be changed.';
+COMMENT ON COLUMN chatwebhook.webhook.name IS 'Name for people and views.';
+COMMENT ON COLUMN chatwebhook.webhook.chatbot_id IS
+    'Chatbot whose events are delivered. Null means every chatbot.';
+COMMENT ON COLUMN chatwebhook.webhook.url IS
+    'URL to send requests to: https, unless chatwebhook.allow_http is on. A {{name}} in its path or query, or in place of the whole URL, stands for the credential of that name.';
+COMMENT ON COLUMN chatwebhook.webhook.connector IS
+    'Kind of service: a name from the table connector. webhook sends the event itself, signed.';
+COMMENT ON COLUMN chatwebhook.webhook.events IS
+    'Event types to deliver: exact names, or patterns such as message.* and *.';
+COMMENT ON COLUMN chatwebhook.webhook.filter IS
+    'Delivers only events whose envelope matches this jsonpath predicate, as with the operator @@, such as $.data.score < 0.2. A path that is not a predicate, or that fails, matches nothing. Null means no filter.';
+COMMENT ON COLUMN chatwebhook.webhook.enabled IS
+    'If false, no new events are queued, and pending deliveries wait.';
+COMMENT ON COLUMN chatwebhook.webhook.headers IS
+    'Request headers to add, an object of strings. They cannot replace the extension''s own headers. A {{name}} stands for the credential of that name.';
+COMMENT ON COLUMN chatwebhook.webhook.settings IS
+    'Settings of the connector, an object. The comment on the connector''s function lists them.';
+COMMENT ON COLUMN chatwebhook.webhook.auth IS
+    'How requests authenticate, with credentials as {{name}}: {"type":"bearer","token":"{{name}}"}, {"type":"basic","username":"...","password":"{{name}}"}, {"type":"header","name":"...","value":"{{name}}"}, {"type":"body","name":"...","value":"{{name}}"} (a member of the body) or {"type":"oauth2","token_url":"...","client_id":"...","scope":"..."} (client credentials grant, with the credential client_secret). Null means none of these.';
+COMMENT ON COLUMN chatwebhook.webhook.max_retries IS
+    'Retries after the first attempt, 0 to 100. After the last, the delivery is dead.';
+COMMENT ON COLUMN chatwebhook.webhook.backoff IS 'Wait before the first retry.';
+COMMENT ON COLUMN chatwebhook.webhook.backoff_multiplier IS
+    'Factor from one wait to the next, 1 to 10. Each wait is also multiplied by a random 0.5 to 1.5.';
+COMMENT ON COLUMN chatwebhook.webhook.max_backoff IS 'Maximum wait, unless a Retry-After is longer.';
+COMMENT ON COLUMN chatwebhook.webhook.timeout IS
+    'Maximum time for a request, from resolving the host name to the last byte of the reply: 100 ms to 5 minutes. An attempt of a connector can take several requests.';
+COMMENT ON COLUMN chatwebhook.webhook.rate_limit IS
+    'Maximum deliveries per second, over all workers: 0.001 to 100000. Null means no limit.';
+COMMENT ON COLUMN chatwebhook.webhook.max_in_flight IS
+    'Maximum concurrent requests to this webhook from each worker: 1 to 1024. Workers use fewer until the webhook has proved to respond.';
+COMMENT ON COLUMN chatwebhook.webhook.ordered IS
+    'If true, deliveries of one conversation are sent one after another, in the order of the events. A retry holds back the deliveries after it; a dead delivery does not.';
+COMMENT ON COLUMN chatwebhook.webhook.batch_size IS
+    'Maximum events in one request, 1 to 100. Above 1, the body is an array of events, and the connector must be webhook. Events that arrive faster than requests complete are sent together.';
+COMMENT ON COLUMN chatwebhook.webhook.batch_window IS
+    'How long the first event of a batch waits for others, unless the batch is full before: 0 to 1 minute.';
+COMMENT ON COLUMN chatwebhook.webhook.signing IS
+    'v1: HMAC-SHA256 with a shared secret. v1a: Ed25519, for receivers that should not be able to sign; public_key() returns the key to verify with. A change makes a new secret.';
+COMMENT ON COLUMN chatwebhook.webhook.disabled_at IS
+    'When the extension disabled it; null if it did not.';
+COMMENT ON COLUMN chatwebhook.webhook.disabled_reason IS 'Why the extension disabled it.';
+COMMENT ON COLUMN chatwebhook.webhook.created_at IS 'When it was created.';
+COMMENT ON COLUMN chatwebhook.webhook.updated_at IS 'When it was last changed.';
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.webhook', '');
+
+/*
+ * Checks.  Each error names the value, the reason and the way out.
+ */
+CREATE FUNCTION chatwebhook._url_problem(url text) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_url_problem'
+    LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._url_problem(text) IS
+    'Returns why the workers refuse to send to this URL, or null.';
+
+CREATE FUNCTION chatwebhook._header_problem(headers jsonb) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_header_problem'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._header_problem(jsonb) IS
+    'Returns why this object cannot be sent as request headers, or null.';
+
+CREATE FUNCTION chatwebhook._auth_problem(auth jsonb) RETURNS text
+    LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    kind    text;
+    wanted  text[];
+    allowed text[];
+    secret  text;
+    key     text;
+BEGIN
+    IF jsonb_typeof(auth) <> 'object' OR jsonb_typeof(auth->'type') IS DISTINCT FROM 'string' THEN
+        RETURN 'it is not an object with a type';
+    END IF;
+    kind := auth->>'type';
+    SELECT w, a, s INTO wanted, allowed, secret
+      FROM (VALUES ('bearer', '{token}'::text[], '{}'::text[], 'token'),
+                   ('basic', '{username,password}', '{}', 'password'),
+                   ('header', '{name,value}', '{}', 'value'),
+                   ('body', '{name,value}', '{}', 'value'),
+                   ('oauth2', '{token_url,client_id}', '{scope}', NULL)) AS k(k, w, a, s)
+     WHERE k = kind;
+    IF NOT FOUND THEN
+        RETURN format('its type is "%s", not bearer, basic, header, body or oauth2', left(kind, 100));
+    END IF;
+    FOREACH key IN ARRAY wanted LOOP
+        IF jsonb_typeof(auth->key) IS DISTINCT FROM 'string' OR auth->>key = '' THEN
+            RETURN format('%s needs a string "%s"', kind, key);
+        END IF;
+    END LOOP;
+    SELECT k INTO key FROM jsonb_object_keys(auth) AS k
+     WHERE k <> 'type' AND k <> ALL (wanted) AND k <> ALL (allowed) LIMIT 1;
+    IF FOUND THEN
+        RETURN format('%s has no key "%s"', kind, left(key, 100));
+    END IF;
+    IF jsonb_typeof(auth->'scope') <> 'string' THEN
+        RETURN 'its scope is not a string';
+    END IF;
+    IF secret IS NOT NULL AND auth->>secret !~ E'\\{\\{[a-z][a-z0-9_]*\\}\\}' THEN
+        RETURN format('its %s is the secret itself, not a {{name}}', secret);
+    END IF;
+    IF EXISTS (SELECT FROM jsonb_each_text(auth) AS e(k, v)
+                WHERE v !~ E'^[\\x20-\\x7e]*$' OR length(v) > 2000) THEN
+        RETURN 'its strings are not printable ASCII, or are longer than 2000 characters';
+    END IF;
+    RETURN CASE kind
+        WHEN 'header' THEN chatwebhook._header_problem(jsonb_build_object(auth->>'name', auth->>'value'))
+        WHEN 'oauth2' THEN 'token_url: ' || chatwebhook._url_problem(auth->>'token_url')
+    END;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._auth_problem(jsonb) IS
+    'Returns why a webhook cannot have this auth, or null.';
+
+CREATE FUNCTION chatwebhook._check_webhook() RETURNS trigger
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    problem   text;
+    pattern   text;
+    restoring constant boolean := chatwebhook._restoring();
+BEGIN
+    IF TG_OP = 'UPDATE' AND NEW.id <> OLD.id THEN
+        RAISE EXCEPTION 'cannot change the id of webhook "%"', OLD.name
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Create another webhook, and delete this one.';
+    END IF;
+    IF btrim(NEW.name) = '' OR length(NEW.name) > 255 OR NEW.name ~ '[[:cntrl:]]' THEN
+        RAISE EXCEPTION 'invalid webhook name: "%"', left(NEW.name, 100)
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Use 1 to 255 characters, without control characters.';
+    END IF;
+    IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.url <> OLD.url) THEN
+        problem := CASE WHEN NEW.url !~ E'^\\{\\{[a-z0-9_]+\\}\\}$' THEN chatwebhook._url_problem(NEW.url) END;
+        IF problem IS NOT NULL THEN
+            RAISE EXCEPTION 'cannot deliver to the URL of webhook "%": %', NEW.name, problem
+                USING ERRCODE = 'check_violation',
+                      HINT = 'Use a public https URL without user name or password. For a receiver on this machine, an administrator can set chatwebhook.allowed_networks = 127.0.0.0/8 and chatwebhook.allow_http = on; for another port, chatwebhook.allowed_ports.';
+        END IF;
+    END IF;
+
+    -- only if changed: event types and connectors can have been removed since
+    IF TG_OP = 'INSERT' OR NEW.events IS DISTINCT FROM OLD.events THEN
+        IF coalesce(array_ndims(NEW.events), 0) <> 1 THEN
+            RAISE EXCEPTION 'webhook "%" lists no events', NEW.name
+                USING ERRCODE = 'check_violation',
+                      HINT = 'List event types or patterns, such as ''{lead.captured,message.*}'', or ''{*}'' for all.';
+        END IF;
+        FOREACH pattern IN ARRAY NEW.events LOOP
+            IF pattern IS NULL OR length(pattern) > 255
+               OR pattern !~ E'^(\\*|[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)*(\\.\\*)?)$' THEN
+                RAISE EXCEPTION 'invalid event pattern "%" in webhook "%"',
+                        coalesce(left(pattern, 100), 'null'), NEW.name
+                    USING ERRCODE = 'check_violation',
+                          HINT = 'Use an event type, such as lead.captured, or a pattern with * as its last word, such as message.* or *.';
+            END IF;
+            IF NOT restoring AND pattern <> '*' AND NOT EXISTS (
+                SELECT FROM chatwebhook.event_type t
+                 WHERE t.name = pattern
+                    OR right(pattern, 2) = '.*' AND starts_with(t.name, left(pattern, -1))) THEN
+                RAISE EXCEPTION 'no event type matches "%" in webhook "%"', pattern, NEW.name
+                    USING ERRCODE = 'check_violation',
+                          HINT = 'See the table chatwebhook.event_type, or add the type there first.';
+            END IF;
+        END LOOP;
+    END IF;
+
+    IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.connector <> OLD.connector) THEN
+        IF NOT EXISTS (SELECT FROM chatwebhook.connector c WHERE c.name = NEW.connector) THEN
+            RAISE EXCEPTION 'connector "%" of webhook "%" does not exist', left(NEW.connector, 100), NEW.name
+                USING ERRCODE = 'check_violation',
+                      HINT = 'See the table chatwebhook.connector.';
+        END IF;
+        PERFORM chatwebhook._check_connector_access(NEW.connector);
+    END IF;
+    IF jsonb_typeof(NEW.settings) <> 'object' THEN
+        RAISE EXCEPTION 'settings of webhook "%" are not an object', NEW.name
+            USING ERRCODE = 'check_violation';
+    END IF;
+    IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.auth IS DISTINCT FROM OLD.auth OR NEW.connector <> OLD.connector) THEN
+        problem := CASE WHEN NEW.connector = 'webhook' AND NEW.auth->>'type' = 'body'
+                        THEN 'the connector webhook sends the event unchanged, so its auth cannot be of type body'
+                        ELSE chatwebhook._auth_problem(NEW.auth) END;
+        IF problem IS NOT NULL THEN
+            RAISE EXCEPTION 'invalid auth of webhook "%": %', NEW.name, problem
+                USING ERRCODE = 'check_violation',
+                      HINT = 'Use an object such as {"type": "bearer", "token": "{{access_token}}"}, and store the secret with set_credential().';
+        END IF;
+    END IF;
+
+    problem := chatwebhook._header_problem(NEW.headers);
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'cannot send the headers of webhook "%": %', NEW.name, problem
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Use an object of strings, such as {"X-Team": "sales"}.';
+    END IF;
+
+    problem := CASE
+        WHEN NEW.max_retries NOT BETWEEN 0 AND 100
+            THEN format('max_retries is %s, outside the range 0 to 100', NEW.max_retries)
+        WHEN NEW.max_in_flight NOT BETWEEN 1 AND 1024
+            THEN format('max_in_flight is %s, outside the range 1 to 1024', NEW.max_in_flight)
+        WHEN NOT NEW.rate_limit BETWEEN 0.001 AND 100000
+            THEN format('rate_limit is %s, outside the range 0.001 to 100000 deliveries per second', NEW.rate_limit)
+        WHEN NEW.batch_size NOT BETWEEN 1 AND 100
+            THEN format('batch_size is %s, outside the range 1 to 100', NEW.batch_size)
+        WHEN NEW.batch_size > 1 AND NEW.connector <> 'webhook'
+            THEN format('batch_size is %s, but connector %s sends one event at a time', NEW.batch_size, NEW.connector)
+        WHEN NEW.batch_window NOT BETWEEN '0' AND '1 minute'
+            THEN format('batch_window is %s, outside the range 0 to 1 minute', NEW.batch_window)
+        WHEN NOT NEW.backoff_multiplier BETWEEN 1 AND 10
+            THEN format('backoff_multiplier is %s, outside the range 1 to 10', NEW.backoff_multiplier)
+        WHEN NEW.backoff NOT BETWEEN '10 ms' AND '1 day'
+            THEN format('backoff is %s, outside the range 10 ms to 1 day', NEW.backoff)
+        WHEN NEW.max_backoff NOT BETWEEN '10 ms' AND '7 days'
+            THEN format('max_backoff is %s, outside the range 10 ms to 7 days', NEW.max_backoff)
+        WHEN NEW.timeout NOT BETWEEN '100 ms' AND '5 minutes'
+            THEN format('timeout is %s, outside the range 100 ms to 5 minutes', NEW.timeout)
+        WHEN NEW.signing NOT IN ('v1', 'v1a')
+            THEN format('signing is "%s", not v1 or v1a', left(NEW.signing, 100))
+    END;
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'invalid webhook "%": %', NEW.name, problem
+            USING ERRCODE = 'check_violation';
+    END IF;
+
+    IF TG_OP = 'UPDATE' THEN
+        NEW.updated_at := now();
+        -- once it is enabled again, it does not matter why it was disabled
+        IF NEW.enabled AND NOT OLD.enabled THEN
+            NEW.disabled_at := NULL;
+            NEW.disabled_reason := NULL;
+        END IF;
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._check_webhook() IS 'Trigger: checks a webhook.';
+
+CREATE FUNCTION chatwebhook._webhook_follow() RETURNS trigger
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        IF NOT chatwebhook._restoring() THEN
+            INSERT INTO chatwebhook.health (webhook_id) VALUES (NEW.id);
+            PERFORM chatwebhook._set_secret(NEW.id, 'signing_secret',
+                                            chatwebhook._seal_new(NEW.id, 'signing_secret', NEW.signing));
+        END IF;
+        PERFORM chatwebhook._wake(NEW.id);
+    ELSIF TG_OP = 'UPDATE' THEN
+        IF NEW.signing <> OLD.signing THEN
+            PERFORM chatwebhook._set_secret(NEW.id, 'signing_secret',
+                                            chatwebhook._seal_new(NEW.id, 'signing_secret', NEW.signing));
+        END IF;
+        IF NEW.ordered <> OLD.ordered THEN
+            UPDATE chatwebhook.queue q SET ordered = NEW.ordered
+             WHERE q.webhook_id = NEW.id AND q.conversation_id IS NOT NULL;
+        END IF;
+        IF NEW.connector <> OLD.connector THEN
+            -- replies to another connector's requests mean nothing to this one
+            UPDATE chatwebhook.queue SET replies = NULL WHERE webhook_id = NEW.id AND replies IS NOT NULL;
+            UPDATE chatwebhook.dead SET replies = NULL WHERE webhook_id = NEW.id AND replies IS NOT NULL;
+            UPDATE chatwebhook.history SET replies = NULL WHERE webhook_id = NEW.id AND replies IS NOT NULL;
+        END IF;
+        IF NEW.enabled AND NOT OLD.enabled THEN
+            -- chatwebhook.disable_after starts anew
+            UPDATE chatwebhook.health SET failing_since = NULL WHERE webhook_id = NEW.id;
+        END IF;
+        IF NEW.enabled <> OLD.enabled THEN
+            PERFORM chatwebhook._check_alerts(ARRAY[NEW.id]);
+        END IF;
+        PERFORM chatwebhook._wake(NEW.id);
+    ELSE
+        PERFORM chatwebhook._set_alert(OLD.id, a.kind, false, NULL)
+           FROM chatwebhook.alert a WHERE a.webhook_id = OLD.id AND a.closed_at IS NULL;
+        DELETE FROM chatwebhook.vault WHERE webhook_id = OLD.id;
+        DELETE FROM chatwebhook.health WHERE webhook_id = OLD.id;
+        PERFORM chatwebhook._cancel(ARRAY(SELECT q.id FROM chatwebhook.queue q WHERE q.webhook_id = OLD.id),
+                                    'the webhook was deleted', OLD.name);
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._webhook_follow() IS
+    'Trigger: gives a new webhook its secret and its health, and cancels the pending deliveries of a deleted one.';
+
+CREATE TRIGGER check_webhook BEFORE INSERT OR UPDATE ON chatwebhook.webhook
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._check_webhook();
+CREATE TRIGGER follow AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.webhook
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._webhook_follow();
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.webhook
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
+CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.webhook
+    FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
+ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER emptied;
+
+/*
+ * Functions
+ */
+CREATE FUNCTION chatwebhook.create_webhook(
+    name               text,
+    url                text,
+    events             text[] DEFAULT '{*}',
+    chatbot_id         text DEFAULT NULL,
+    filter             jsonpath DEFAULT NULL,
+    enabled            boolean DEFAULT true,
+    headers            jsonb DEFAULT '{}',
+    max_retries        integer DEFAULT 5,
+    backoff            interval DEFAULT '1 second',
+    backoff_multiplier double precision DEFAULT 2,
+    max_backoff        interval DEFAULT '1 minute',
+    timeout            interval DEFAULT '10 seconds',
+    max_in_flight      integer DEFAULT 32,
+    signing            text DEFAULT 'v1',
+    connector          text DEFAULT 'webhook',
+    settings           jsonb DEFAULT '{}',
+    auth               jsonb DEFAULT NULL,
+    rate_limit         double precision DEFAULT NULL,
+    ordered            boolean DEFAULT false,
+    batch_size         integer DEFAULT 1,
+    batch_window       interval DEFAULT '0',
+    OUT id             uuid,
+    INOUT secret       text DEFAULT NULL)
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+#variable_conflict use_variable
+DECLARE
+    problem text;
+BEGIN
+    PERFORM chatwebhook._check_chatbot(chatbot_id);
+    problem := CASE WHEN signing = 'v1' THEN chatwebhook._secret_problem(secret)
+                    WHEN secret IS NOT NULL AND chatwebhook._public_key(secret) IS NULL
+                    THEN 'it is not an Ed25519 private key' END;
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'invalid signing secret for webhook "%": %', name, problem
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Omit it to have one generated. Otherwise, use whsec_ and the base64 of 24 to 64 random bytes, or, for v1a, whsk_ and the base64 of a private key.';
+    END IF;
+    INSERT INTO chatwebhook.webhook AS w (name, url, events, chatbot_id, filter, enabled, headers,
+           max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing,
+           connector, settings, auth, rate_limit, ordered, batch_size, batch_window)
+    VALUES (name, url, events, chatbot_id, filter, enabled, headers,
+           max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing,
+           connector, settings, auth, rate_limit, ordered, batch_size, batch_window)
+    RETURNING w.id INTO id;
+    IF secret IS NULL THEN
+        secret := chatwebhook.secret(id);
+    ELSE
+        PERFORM chatwebhook._set_secret(id, 'signing_secret', chatwebhook._seal(id, 'signing_secret', secret));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text, text, jsonb, jsonb, double precision, boolean, integer, interval, text) IS
+    'Creates a webhook, and returns its id and its signing secret. The arguments are columns of the table webhook.';
+
+CREATE FUNCTION chatwebhook.test_webhook(
+    webhook_id        uuid,
+    OUT success       boolean,
+    OUT status_code   integer,
+    OUT error         text,
+    OUT latency_ms    integer,
+    OUT response_body text)
+    AS 'MODULE_PATHNAME', 'chatwebhook_test_webhook'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION chatwebhook.test_webhook(uuid) IS
+    'Sends a webhook.test event now, with all requests of a connector, and returns the last reply. Nothing is queued or counted.';
+
+/* URLs of Slack, Discord and others are secrets. */
+CREATE FUNCTION chatwebhook._redact(url text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT regexp_replace(regexp_replace(url, E'\\?.*$', '?...'),
+                          E'(?<!^[A-Za-z]+:/)/(?!\\{\\{)[^/?]{16,}(?=[/?]|$)', '/...', 'g')
+$$;
+COMMENT ON FUNCTION chatwebhook._redact(text) IS
+    'Returns a URL without its query and without long path segments, which may be tokens.';
+
+CREATE FUNCTION chatwebhook._preview(webhook_id uuid, event jsonb, replies jsonb)
+    RETURNS chatwebhook.request
+    AS 'MODULE_PATHNAME', 'chatwebhook_preview'
+    LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._preview(uuid, jsonb, jsonb) IS
+    'Returns the request that the webhook''s connector makes; null if it makes none.';
+
+CREATE FUNCTION chatwebhook.preview(webhook_id uuid, event jsonb, replies jsonb DEFAULT '[]')
+    RETURNS chatwebhook.request
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+#variable_conflict use_variable
+DECLARE
+    hook    record;
+    whole   jsonb;
+    request chatwebhook.request;
+    base    text;
+    auth    jsonb;
+BEGIN
+    PERFORM chatwebhook._check_webhook_access(webhook_id);
+    IF jsonb_typeof(event) IS DISTINCT FROM 'object' OR jsonb_typeof(event->'type') IS DISTINCT FROM 'string' THEN
+        RAISE EXCEPTION 'event is not an object with a type'
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Use an object such as {"type": "lead.captured", "data": {"email": "ann@example.com"}}.';
+    END IF;
+    IF jsonb_typeof(replies) IS DISTINCT FROM 'array' THEN
+        RAISE EXCEPTION 'replies are not an array'
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Pass the service''s replies so far, such as [{"status": 200, "body": {"id": "1"}}].';
+    END IF;
+    whole := jsonb_build_object(
+        'id', chatwebhook.uuidv7(),
+        'timestamp', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+        'chatbotId', NULL, 'conversationId', NULL, 'data', '{}'::jsonb) || event;
+    SELECT w.url, w.connector, w.headers, w.auth INTO hook
+      FROM chatwebhook.webhook w WHERE w.id = webhook_id;
+    IF hook.connector = 'webhook' THEN
+        request := ROW('POST', hook.url, jsonb_build_object(
+            'X-Webhook-Event', whole->>'type', 'X-Webhook-Attempt', '1', 'X-Webhook-Delivery', '...',
+            'X-Webhook-Signature', 'sha256=...', 'webhook-id', whole->>'id',
+            'webhook-timestamp', '...', 'webhook-signature', 'v1,...'), whole, true);
+    ELSE
+        PERFORM chatwebhook._check_connector_access(hook.connector);
+        request := chatwebhook._preview(webhook_id, whole, replies);
+        IF num_nonnulls(request.method, request.url, request.headers, request.body, request.last) = 0 THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+
+    request.method := coalesce(request.method, 'POST');
+    request.last := coalesce(request.last, false);
+    request.headers := coalesce(request.headers, '{}')
+        || CASE WHEN request.body IS NOT NULL THEN '{"Content-Type": "application/json"}' ELSE '{}' END::jsonb;
+    base := rtrim(hook.url, '/');
+    -- as a worker does: the webhook's own headers and auth go to its own URL only
+    IF request.url IS NULL OR request.url = hook.url
+       OR starts_with(request.url, base) AND substr(request.url, length(base) + 1, 1) IN ('', '/', '?', '&') THEN
+        request.url := chatwebhook._redact(hook.url)
+            || CASE WHEN request.url <> hook.url THEN substr(request.url, length(base) + 1) ELSE '' END;
+        auth := hook.auth;
+        request.headers := request.headers || hook.headers || CASE auth->>'type'
+            WHEN 'bearer' THEN jsonb_build_object('Authorization', 'Bearer ' || (auth->>'token'))
+            WHEN 'basic' THEN jsonb_build_object('Authorization', 'Basic base64(' || (auth->>'username') || ':' || (auth->>'password') || ')')
+            WHEN 'header' THEN jsonb_build_object(auth->>'name', auth->>'value')
+            WHEN 'oauth2' THEN '{"Authorization": "Bearer {{access_token}}"}'
+            ELSE '{}' END;
+        IF auth->>'type' = 'body' AND jsonb_typeof(request.body) = 'object' THEN
+            request.body := request.body || jsonb_build_object(auth->>'name', auth->>'value');
+        END IF;
+    END IF;
+    RETURN request;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.preview(uuid, jsonb, jsonb) IS
+    'Returns the request that the webhook would send for this event after these replies (none: the first request), or null if it would send none. Nothing is sent. Secrets are shown as {{name}}, and parts of the URL that may be secret are left out. The event needs only a type.';
