@@ -1,6 +1,6 @@
 /*
  * envelope.h
- *		An event as the bytes to be sent.
+ *		Writes events as the JSON that is sent, and makes their ids.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -12,15 +12,18 @@
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
 
+/* An event, as in a row of the table event. */
 typedef struct CwhEvent
 {
 	pg_uuid_t	id;
 	const char *type;
-	const char *chatbot_id;		/* may be null */
-	const char *conversation_id;	/* may be null */
+	const char *chatbot_id;		/* or null */
+	const char *conversation_id;	/* or null */
 	TimestampTz created_at;
-	Jsonb	   *data;
+	Jsonb	   *data;			/* an object */
 } CwhEvent;
+
+#define CWH_UUID_LEN	36		/* as text */
 
 extern void cwh_envelope_write(StringInfo out, const CwhEvent *event);
 extern Jsonb *cwh_envelope_jsonb(const CwhEvent *event);
@@ -28,6 +31,21 @@ extern bool cwh_json_fits(Jsonb *value, size_t limit);
 extern void cwh_json_write(StringInfo out, Jsonb *value);
 extern void cwh_json_write_string(StringInfo out, const char *string, size_t len);
 extern void cwh_uuidv7(pg_uuid_t *uuid, TimestampTz at);
-extern void cwh_uuid_text(const pg_uuid_t *uuid, char out[37]);
+
+/* Write a UUID in its usual notation, in lower case. */
+static inline void
+cwh_uuid_text(const pg_uuid_t *uuid, char out[CWH_UUID_LEN + 1])
+{
+	static const char digits[] = "0123456789abcdef";
+
+	for (int i = 0; i < UUID_LEN; i++)
+	{
+		if (i == 4 || i == 6 || i == 8 || i == 10)
+			*out++ = '-';
+		*out++ = digits[uuid->data[i] >> 4];
+		*out++ = digits[uuid->data[i] & 0xf];
+	}
+	*out = '\0';
+}
 
 #endif							/* CWH_ENVELOPE_H */

@@ -1,19 +1,25 @@
 /*
  * outbox.c
- *		Claim and settle: the only C file with SQL on the queue.
+ *		Claims and settles deliveries: the only C file that changes the queue,
+ *		except for the inserts of emit.c.
  *
- * A claim locks rows with SKIP LOCKED, so that two claims at the same time
- * take different ones, and notes them in shared memory (shared.c) before its
- * transaction ends, so that later claims pass over them.  It writes nothing
- * that has to reach the disk.
+ * A worker claims deliveries that are due, sends them, and settles them: it
+ * records each one's outcome.  See worker.c for the loop.
  *
- * A settle deletes what is finished from the queue, adds it to the history,
- * moves what failed to its next attempt, and brings the health up to date, all
- * in one transaction: what is finished, which is most, without SQL (rows.c),
- * and the others with one statement each.
+ * A claim selects rows FOR UPDATE SKIP LOCKED, so concurrent claims get
+ * different rows, and records them in shared memory (see shared.c) before its
+ * transaction ends.  Later claims skip rows that are recorded there.  The row
+ * locks end with the transaction; the claim lasts until it is released or its
+ * process ends.  A claim writes nothing that must reach the disk.
  *
- * Transactions begin in cwh_outbox_begin() and end in cwh_outbox_commit(), or
- * with an error, which the caller catches.
+ * A settle moves finished deliveries from queue to history or dead, sets the
+ * time of the next attempt of failed ones, and updates the health of webhooks,
+ * all in one transaction.  Most deliveries are finished, so these are moved
+ * without SQL (see rows.c); the rest takes one statement for each kind.
+ *
+ * All functions run in the caller's transaction, which is connected to SPI:
+ * that of a worker begins in cwh_begin() and ends in cwh_commit() (statement.c).
+ * Locks on tables, and on rows that are settled, last until then.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -48,13 +54,16 @@
 #include "subscription.h"
 
 /* INDENT OFF */
-/* Columns of the statements that say when something is due. */
+/* Columns of sweep_sql, problems_sql and next_due_sql; the second has only one. */
 enum
 {
 	DUE_WEBHOOK_ID, DUE_AT
 };
 
-/* The webhooks that have anything pending, found by skipping from one to the next. */
+/*
+ * Each webhook with pending deliveries, and when the first is due.  The
+ * recursion reads one index entry for each webhook (a "loose index scan").
+ */
 static const char sweep_sql[] =
 	"WITH RECURSIVE found AS ("
 	"   (SELECT q.webhook_id, q.next_attempt_at FROM chatwebhook.queue q"
@@ -68,8 +77,9 @@ static const char sweep_sql[] =
 	") SELECT webhook_id, next_attempt_at FROM found";
 
 /*
- * What is due later although it was never put off, or was tried later than now:
- * the clock has been set back since, and it is due now.
+ * Make deliveries due that wait only because the clock was set back: they are
+ * due in the future although no attempt has failed, or the last attempt was in
+ * the future.
  */
 static const char catch_up_sql[] =
 	"UPDATE chatwebhook.queue q SET next_attempt_at = $1"
@@ -83,10 +93,11 @@ static const char catch_up_sql[] =
 	" WHERE q.id" EQ "ahead.id"
 	" RETURNING q.id";
 
+/* The webhooks whose health shows a problem. */
 static const char problems_sql[] =
 	"SELECT h.webhook_id FROM chatwebhook.health h WHERE h.problem IS NOT NULL";
 
-/* Columns of claims. */
+/* Columns of claim_sql and claim_next_sql. */
 enum
 {
 	CLAIMED_ID, CLAIMED_WEBHOOK_ID, CLAIMED_DUE, CLAIMED_ATTEMPTS,
@@ -100,7 +111,10 @@ enum
 	"       q.last_wait_ms, q.replies, q.ordered, e.id, e.type, e.chatbot_id," \
 	"       e.conversation_id, e.created_at, e.data"
 
-/* What is ordered waits for those of its conversation that came before it. */
+/*
+ * Claim the next deliveries of webhooks after their positions.  An ordered one
+ * is not due while an earlier one of its conversation is in the queue.
+ */
 static const char claim_sql[] =
 	CLAIMED
 	"  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
@@ -122,7 +136,7 @@ static const char claim_sql[] =
 	"          FOR UPDATE SKIP LOCKED) q"
 	"  LEFT JOIN chatwebhook.event e ON e.id" EQ "q.event_id";
 
-/* The first of each of these conversations, if it is due. */
+/* Claim the first delivery of each of these conversations, if it is due. */
 static const char claim_next_sql[] =
 	CLAIMED
 	"  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2))"
@@ -139,6 +153,7 @@ static const char claim_next_sql[] =
 	"          FOR UPDATE SKIP LOCKED) q"
 	"  LEFT JOIN chatwebhook.event e ON e.id" EQ "q.event_id";
 
+/* When the next delivery of each of these webhooks is due. */
 static const char next_due_sql[] =
 	"SELECT want.webhook_id, q.next_attempt_at"
 	"  FROM pg_catalog.unnest($1) AS want(webhook_id)"
@@ -148,10 +163,13 @@ static const char next_due_sql[] =
 	"          AND p.next_attempt_at" GT "$2"
 	"        ORDER BY p.next_attempt_at LIMIT 1) q";
 
-/* The ids stand here twice so that the queue is never read whole. */
+/*
+ * Schedule next attempts.  "q.id = ANY ($1)", here and below, is redundant, but
+ * makes every plan use the primary key.
+ */
 static const char postpone_sql[] =
 	"UPDATE chatwebhook.queue q"
-	"   SET attempts = q.attempts" ADD "o.tried,"
+	"   SET attempts = q.attempts" ADD "1,"
 	"       next_attempt_at = o.attempted_at" ADD "o.wait,"
 	"       last_attempt_at = o.attempted_at,"
 	"       last_wait_ms = o.wait_ms,"
@@ -161,12 +179,13 @@ static const char postpone_sql[] =
 	"  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
 	"                  pg_catalog.unnest($3), pg_catalog.unnest($4),"
 	"                  pg_catalog.unnest($5), pg_catalog.unnest($6),"
-	"                  pg_catalog.unnest($7), pg_catalog.unnest($8))"
-	"       AS o(id, tried, wait, attempted_at, latency_ms, status_code, error,"
+	"                  pg_catalog.unnest($7))"
+	"       AS o(id, wait, attempted_at, latency_ms, status_code, error,"
 	"            wait_ms)"
 	" WHERE q.id" EQ "o.id AND q.id" EQ "ANY ($1)"
 	" RETURNING q.id";
 
+/* Store the replies to the requests that a connector has made so far. */
 static const char step_sql[] =
 	"UPDATE chatwebhook.queue q SET replies = o.replies"
 	"  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2))"
@@ -174,10 +193,12 @@ static const char step_sql[] =
 	" WHERE q.id" EQ "o.id AND q.id" EQ "ANY ($1)"
 	" RETURNING q.id";
 
-/* When a settle met a locked row: those that can be had, and those there are. */
+/* Lock those of these rows that no other transaction has locked. */
 static const char lock_sql[] =
 	"SELECT q.id FROM chatwebhook.queue q WHERE q.id" EQ "ANY ($1)"
 	"   FOR UPDATE SKIP LOCKED";
+
+/* Those of these rows that exist, locked or not. */
 static const char exists_sql[] =
 	"SELECT q.id FROM chatwebhook.queue q WHERE q.id" EQ "ANY ($1)";
 
@@ -205,8 +226,8 @@ enum
 };
 
 /*
- * A row that another worker is writing, or that goes with its webhook, is
- * passed over: what it should gain is written with the next settle.
+ * Add to the health of webhooks.  A row that is locked, by another worker or by
+ * the deletion of its webhook, is skipped; the next settle tries again.
  */
 static const char add_health_sql[] =
 	"WITH gain AS MATERIALIZED ("
@@ -233,7 +254,7 @@ static const char add_health_sql[] =
 	"       last_success_at = COALESCE(g.last_success_at, h.last_success_at),"
 	"       last_failure_at = COALESCE(g.last_failure_at, h.last_failure_at),"
 	"       last_error = COALESCE(g.last_error, h.last_error),"
-	"       recent = (g.recent::pg_catalog.int4[]" CAT "h.recent)[1:100],"
+	"       recent = (g.recent::pg_catalog.int4[]" CAT "h.recent)[1:" CppAsString2(CWH_RECENT) "],"
 	"       failing_since = CASE WHEN g.streak" EQ "0 THEN NULL"
 	"           WHEN g.succeeded THEN g.failing_since"
 	"           ELSE COALESCE(h.failing_since, g.failing_since) END,"
@@ -247,6 +268,7 @@ static const char add_health_sql[] =
 	"     SELECT FROM chatwebhook.alert a"
 	"      WHERE a.webhook_id" EQ "h.webhook_id AND a.closed_at IS NULL)";
 
+/* Add to a worker's row for the current ten minutes. */
 static const char add_activity_sql[] =
 	"INSERT INTO chatwebhook.activity AS a (since, worker, succeeded, failed, given_up)"
 	" VALUES (pg_catalog.to_timestamp(pg_catalog.floor(pg_catalog.date_part("
@@ -266,9 +288,9 @@ static CwhStatement claim_next_st = {claim_next_sql, 3,
 	{UUIDARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}, NULL};
 static CwhStatement next_due_st = {next_due_sql, 2,
 	{UUIDARRAYOID, TIMESTAMPTZOID}, NULL};
-static CwhStatement postpone_st = {postpone_sql, 8,
-	{INT8ARRAYOID, INT4ARRAYOID, INTERVALARRAYOID, TIMESTAMPTZARRAYOID,
-	INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID}, NULL};
+static CwhStatement postpone_st = {postpone_sql, 7,
+	{INT8ARRAYOID, INTERVALARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID,
+	INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID}, NULL};
 static CwhStatement step_st = {step_sql, 2, {INT8ARRAYOID, JSONBARRAYOID}, NULL};
 static CwhStatement lock_st = {lock_sql, 1, {INT8ARRAYOID}, NULL};
 static CwhStatement exists_st = {exists_sql, 1, {INT8ARRAYOID}, NULL};
@@ -290,8 +312,9 @@ static CwhStatement add_activity_st = {add_activity_sql, 5,
  */
 
 /*
- * Call on_pending() for each webhook with anything pending, with the time at
- * which the first is due, and on_problem() for each that has a problem noted.
+ * Call on_pending() for each webhook with pending deliveries, with the time at
+ * which the first is due, and on_problem() for each webhook whose health shows
+ * a problem.
  */
 void
 cwh_outbox_sweep(CwhOnPending on_pending, CwhOnPending on_problem, void *context)
@@ -301,6 +324,7 @@ cwh_outbox_sweep(CwhOnPending on_pending, CwhOnPending on_problem, void *context
 
 	for (uint64 i = 0; i < n; i++)
 	{
+		/* on_pending() may run SQL */
 		SPI_tuptable = rows;
 		on_pending(context, DatumGetUUIDP(cwh_field(i, DUE_WEBHOOK_ID, NULL)),
 				   DatumGetTimestampTz(cwh_field(i, DUE_AT, NULL)));
@@ -312,8 +336,8 @@ cwh_outbox_sweep(CwhOnPending on_pending, CwhOnPending on_problem, void *context
 }
 
 /*
- * Have so many of those that wait only because the clock was set back be due
- * now.  Returns how many there were.
+ * Make up to "limit" deliveries due that wait only because the clock was set
+ * back.  Returns their number.
  */
 int64
 cwh_outbox_catch_up(TimestampTz now, int64 limit)
@@ -325,9 +349,9 @@ cwh_outbox_catch_up(TimestampTz now, int64 limit)
 	return (int64) cwh_run(&catch_up_st, args);
 }
 
-/* Claim the deliveries in the last result. */
+/* Record claims on the rows of the last result, and pass each to each(). */
 static void
-give_claimed(uint64 found, CwhOnClaimed each, void *context)
+record_claims(uint64 found, CwhOnClaimed each, void *context)
 {
 	for (uint64 i = 0; i < found; i++)
 	{
@@ -355,13 +379,13 @@ give_claimed(uint64 found, CwhOnClaimed each, void *context)
 			claimed.event.created_at = DatumGetTimestampTz(cwh_field(i, CLAIMED_CREATED_AT, NULL));
 			claimed.event.data = DatumGetJsonbP(cwh_field(i, CLAIMED_DATA, NULL));
 		}
-		/* last, so that no error leaves a claim that each() has not seen */
+		/* last, so that no error above leaves a claim that each() never saw */
 		claimed.mine = cwh_claim(claimed.id, &claimed.webhook_id);
 		each(context, &claimed);
 	}
 }
 
-/* Claim deliveries that are due by now. */
+/* Claim deliveries of webhooks, up to a number for each, that are due now. */
 void
 cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
 				 CwhOnClaimed each, void *context)
@@ -379,12 +403,12 @@ cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
 	}
 	cwh_finish_arrays(arrays, 4, args);
 	args[4] = TimestampTzGetDatum(now);
-	give_claimed(cwh_run(&claim_st, args), each, context);
+	record_claims(cwh_run(&claim_st, args), each, context);
 }
 
 /*
- * Claim the first deliveries of these conversations, those before which are
- * done with.
+ * Claim the next delivery of each of these conversations, after the one before
+ * it was settled.
  */
 void
 cwh_outbox_claim_next(const CwhWantNext *wants, int n, TimestampTz now,
@@ -401,10 +425,10 @@ cwh_outbox_claim_next(const CwhWantNext *wants, int n, TimestampTz now,
 	}
 	cwh_finish_arrays(arrays, 2, args);
 	args[2] = TimestampTzGetDatum(now);
-	give_claimed(cwh_run(&claim_next_st, args), each, context);
+	record_claims(cwh_run(&claim_next_st, args), each, context);
 }
 
-/* Tell when these webhooks have their next delivery due, if they have one. */
+/* Call each() for those of these webhooks that have a delivery due later. */
 void
 cwh_outbox_next_due(const pg_uuid_t *ids, int n, TimestampTz now,
 					CwhOnPending each, void *context)
@@ -434,7 +458,7 @@ ms_interval(int64 ms)
 	return IntervalPGetDatum(interval);
 }
 
-/* An array of deliveries' numbers. */
+/* An array of ids of deliveries. */
 static Datum
 id_array(const int64 *ids, int n)
 {
@@ -446,7 +470,7 @@ id_array(const int64 *ids, int n)
 										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
-/* Order of deliveries' numbers. */
+/* qsort comparator for ids. */
 static int
 compare_ids(const void *a, const void *b)
 {
@@ -456,11 +480,10 @@ compare_ids(const void *a, const void *b)
 	return left < right ? -1 : left > right;
 }
 
-/* Which of these results are in the last result of a statement, by its ids. */
+/* For each result: is its id among the nids rows of the last result? */
 static bool *
-find_results(CwhResult **results, int n)
+find_results(CwhResult **results, int n, uint64 nids)
 {
-	uint64		nids = SPI_processed;
 	int64	   *ids = palloc(Max(1, nids) * sizeof(int64));
 	bool	   *found = palloc(Max(1, n) * sizeof(bool));
 
@@ -474,12 +497,12 @@ find_results(CwhResult **results, int n)
 }
 
 /*
- * Mark those of these results that were not found: they were canceled while they
- * were under way.
+ * Mark the results whose rows were not found as gone: the deliveries were
+ * canceled during the attempt.
  *
- * A row that somebody changes while a settle is at it is no longer at the place
- * where that looks for it, and is passed over although it is there.  The caller
- * is to try again with "careful", as for a row that is locked.
+ * A row that was changed since our snapshot was taken is not found either,
+ * although it still exists.  That is an error, and the caller tries again with
+ * "careful", as after a lock timeout.
  */
 static void
 mark_gone(CwhResult **results, int n, const bool *found)
@@ -503,15 +526,24 @@ mark_gone(CwhResult **results, int n, const bool *found)
 				 errmsg("a delivery was changed while it was being settled")));
 }
 
-/* The same for those that are not in the last result of a statement. */
+/*
+ * Run an UPDATE of the queue that returns ids, and mark the results whose rows
+ * it did not find.
+ */
 static void
-mark_missing(CwhResult **results, int n)
+update_rows(CwhStatement *statement, Datum *args, CwhResult **results, int n)
 {
-	if (SPI_processed < (uint64) n)
-		mark_gone(results, n, find_results(results, n));
+	uint64		updated = cwh_run(statement, args);
+
+	if (updated < (uint64) n)
+		mark_gone(results, n, find_results(results, n, updated));
 }
 
-/* Add a row to history or dead: the queue's, and what became of it. */
+/*
+ * Add a row to history or dead, made from the row in the queue and the result.
+ * The functions in sql/ that move rows, such as cancel() and retry_dead(), set
+ * the columns in the same way.
+ */
 static void
 add_finished(CwhRows *rows, const CwhResult *result, TupleTableSlot *from)
 {
@@ -553,23 +585,20 @@ add_finished(CwhRows *rows, const CwhResult *result, TupleTableSlot *from)
 	if (result->outcome != CWH_OUTCOME_DELIVERED)
 	{
 		status = result->outcome == CWH_OUTCOME_DEAD ? "dead" : "canceled";
-		/* a value that is stored apart goes with the queue's row */
+		/* deleting the queue's row deletes its TOAST values, too */
 		if (!from->tts_isnull[CWH_QUEUE_REPLIES])
 			cwh_set_column(slot, CWH_HISTORY_REPLIES,
 						   PointerGetDatum(PG_DETOAST_DATUM(from->tts_values[CWH_QUEUE_REPLIES])));
 	}
 	cwh_set_text(slot, CWH_HISTORY_STATUS, status);
 	ExecStoreVirtualTuple(slot);
-	/* the row's values are in a page that we do not hold on to */
+	/* the values point into a buffer that will be unpinned */
 	ExecMaterializeSlot(slot);
 }
 
-/*
- * Move finished deliveries from the queue to history or dead; for one that was
- * not tried, nothing is counted.
- */
+/* Move finished deliveries from the queue to history or dead. */
 static void
-finish(CwhResult **results, int n, const char *to)
+finish(CwhResult **results, int n, CwhRelation to)
 {
 	bool	   *found = palloc0(Max(1, n) * sizeof(bool));
 	int			nfound = 0;
@@ -584,13 +613,13 @@ finish(CwhResult **results, int n, const char *to)
 
 	if (n == 0)
 		return;
-	/* others' commits since our transaction began are to be seen */
+	/* a new snapshot: the transaction's first one may be older than a row */
 	PushActiveSnapshot(GetTransactionSnapshot());
 	snapshot = GetActiveSnapshot();
 	estate = CreateExecutorState();
 	cwh_rows_open(&rows, estate, to, CWH_HISTORY_COLUMNS);
-	queue = table_open(cwh_relation("queue"), RowExclusiveLock);
-	index = index_open(cwh_relation("queue_pkey"), RowExclusiveLock);
+	queue = table_open(cwh_relation(CWH_REL_QUEUE), RowExclusiveLock);
+	index = index_open(cwh_relation(CWH_REL_QUEUE_PKEY), RowExclusiveLock);
 	slot = table_slot_create(queue, NULL);
 	scan = cwh_begin_index_scan(queue, index, snapshot, 1);
 	for (int i = 0; i < n; i++)
@@ -602,62 +631,56 @@ finish(CwhResult **results, int n, const char *to)
 		index_rescan(scan, &key, 1, NULL, 0);
 		if (!index_getnext_slot(scan, ForwardScanDirection, slot))
 			continue;
-		if (rows.n == CWH_MAX_ROWS)
-			cwh_rows_flush(&rows);
 		slot_getallattrs(slot);
+		if (!cwh_delete_row(queue, slot, cid, snapshot))
+			continue;
 		add_finished(&rows, results[i], slot);
-		found[i] = cwh_delete_row(queue, slot, cid, snapshot);
-		if (found[i])
-			nfound++;
-		else
-			rows.n--;
+		found[i] = true;
+		nfound++;
 	}
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, NoLock);
 	table_close(queue, NoLock);
-	cwh_rows_flush(&rows);
 	cwh_rows_close(&rows);
 	FreeExecutorState(estate);
 	PopActiveSnapshot();
-	/* what comes after it in this transaction sees it */
+	/* make the changes visible to later statements of this transaction */
 	CommandCounterIncrement();
 	if (nfound < n)
 		mark_gone(results, n, found);
 }
 
-/* Move deliveries on to their next attempts. */
+/* Schedule the next attempts of failed deliveries. */
 static void
 postpone(CwhResult **results, int n)
 {
-	CwhArray	arrays[8];
-	Datum		args[8];
+	CwhArray	arrays[7];
+	Datum		args[7];
 
 	if (n == 0)
 		return;
-	cwh_make_arrays(arrays, &postpone_st, 8, n);
+	cwh_make_arrays(arrays, &postpone_st, 7, n);
 	for (int i = 0; i < n; i++)
 	{
 		const CwhResult *result = results[i];
 
 		cwh_array_set(&arrays[0], i, Int64GetDatum(result->id));
-		cwh_array_set(&arrays[1], i, Int32GetDatum(1));
-		cwh_array_set(&arrays[2], i, ms_interval(result->latency_ms + result->wait_ms));
-		cwh_array_set(&arrays[3], i, TimestampTzGetDatum(result->attempted_at));
-		cwh_array_set(&arrays[4], i, Int32GetDatum(result->latency_ms));
+		cwh_array_set(&arrays[1], i, ms_interval(result->latency_ms + result->wait_ms));
+		cwh_array_set(&arrays[2], i, TimestampTzGetDatum(result->attempted_at));
+		cwh_array_set(&arrays[3], i, Int32GetDatum(result->latency_ms));
 		if (result->status != 0)
-			cwh_array_set(&arrays[5], i, Int32GetDatum(result->status));
-		cwh_array_set_text(&arrays[6], i, result->error);
-		cwh_array_set(&arrays[7], i, Int64GetDatum(result->wait_ms));
+			cwh_array_set(&arrays[4], i, Int32GetDatum(result->status));
+		cwh_array_set_text(&arrays[5], i, result->error);
+		cwh_array_set(&arrays[6], i, Int64GetDatum(result->wait_ms));
 	}
-	cwh_finish_arrays(arrays, 8, args);
-	(void) cwh_run(&postpone_st, args);
-	mark_missing(results, n);
+	cwh_finish_arrays(arrays, 7, args);
+	update_rows(&postpone_st, args, results, n);
 }
 
-/* Keep the replies of those that are not over, and see which are gone. */
+/* Store the replies of deliveries whose connector goes on. */
 static void
-keep_replies(CwhResult **results, int n)
+store_replies(CwhResult **results, int n)
 {
 	CwhArray	arrays[2];
 	Datum		args[2];
@@ -671,13 +694,13 @@ keep_replies(CwhResult **results, int n)
 		cwh_array_set(&arrays[1], i, JsonbPGetDatum(results[i]->replies));
 	}
 	cwh_finish_arrays(arrays, 2, args);
-	(void) cwh_run(&step_st, args);
-	mark_missing(results, n);
+	update_rows(&step_st, args, results, n);
 }
 
-/* Those of these results that have one of two outcomes. */
+/* The results that have one of two outcomes. */
 static CwhResult **
-filter_by_outcome(CwhResult **results, int n, CwhOutcome one, CwhOutcome other, int *nfound)
+filter_by_outcome(CwhResult **results, int n, CwhOutcome one, CwhOutcome other,
+				  int *nfound)
 {
 	CwhResult **found = palloc(Max(1, n) * sizeof(CwhResult *));
 
@@ -689,8 +712,9 @@ filter_by_outcome(CwhResult **results, int n, CwhOutcome one, CwhOutcome other, 
 }
 
 /*
- * Of these results, keep those whose rows can be had, and lock them.  What is
- * gone is settled; what is neither is left for later.
+ * Lock the rows of results without waiting.  Keeps the results whose rows are
+ * locked by us now, and returns their number.  A result whose row is gone is
+ * settled by that; one whose row another transaction has locked is not settled.
  */
 static int
 lock_results(CwhResult **results, int n, Datum ids)
@@ -699,10 +723,8 @@ lock_results(CwhResult **results, int n, Datum ids)
 	bool	   *locked;
 	int			kept = 0;
 
-	(void) cwh_run(&exists_st, &ids);
-	there = find_results(results, n);
-	(void) cwh_run(&lock_st, &ids);
-	locked = find_results(results, n);
+	there = find_results(results, n, cwh_run(&exists_st, &ids));
+	locked = find_results(results, n, cwh_run(&lock_st, &ids));
 	for (int i = 0; i < n; i++)
 	{
 		results[i]->gone = !there[i];
@@ -714,13 +736,14 @@ lock_results(CwhResult **results, int n, Datum ids)
 }
 
 /*
- * Record what became of deliveries that this process has claimed.  Rows that
- * are gone were canceled meanwhile; there is nothing to record.
+ * Record the outcomes of deliveries that this process has claimed.  If a row is
+ * gone, the delivery was canceled, and there is nothing to record.
  *
- * A row that somebody else has locked would hold up all the others.  That is
- * rare, so it is tried without precaution first, under lock_timeout; if that
- * fails, or meets one that was changed just then, the caller tries again with
- * "careful", which leaves locked rows for later, unsettled.
+ * A row that another transaction has locked would hold up all other results.
+ * That is rare, so this assumes at first that no row is locked, and relies on
+ * the worker's lock_timeout.  If that expires, or a row is changed at the same
+ * time, it raises an error; the caller then tries again with "careful", which
+ * leaves locked rows for later, with "settled" false.
  */
 void
 cwh_outbox_settle(CwhResult *results, int n, bool careful)
@@ -746,17 +769,21 @@ cwh_outbox_settle(CwhResult *results, int n, bool careful)
 	if (careful)
 		nours = lock_results(ours, nours, id_array(ids, n));
 
-	some = filter_by_outcome(ours, nours, CWH_OUTCOME_DELIVERED, CWH_OUTCOME_CANCELED, &nsome);
-	finish(some, nsome, "history");
-	some = filter_by_outcome(ours, nours, CWH_OUTCOME_DEAD, CWH_OUTCOME_DEAD, &nsome);
-	finish(some, nsome, "dead");
-	some = filter_by_outcome(ours, nours, CWH_OUTCOME_RETRY, CWH_OUTCOME_RETRY, &nsome);
+	some = filter_by_outcome(ours, nours, CWH_OUTCOME_DELIVERED,
+							 CWH_OUTCOME_CANCELED, &nsome);
+	finish(some, nsome, CWH_REL_HISTORY);
+	some = filter_by_outcome(ours, nours, CWH_OUTCOME_DEAD, CWH_OUTCOME_DEAD,
+							 &nsome);
+	finish(some, nsome, CWH_REL_DEAD);
+	some = filter_by_outcome(ours, nours, CWH_OUTCOME_RETRY, CWH_OUTCOME_RETRY,
+							 &nsome);
 	postpone(some, nsome);
-	some = filter_by_outcome(ours, nours, CWH_OUTCOME_STEP, CWH_OUTCOME_STEP, &nsome);
-	keep_replies(some, nsome);
+	some = filter_by_outcome(ours, nours, CWH_OUTCOME_STEP, CWH_OUTCOME_STEP,
+							 &nsome);
+	store_replies(some, nsome);
 }
 
-/* Keep these attempts. */
+/* Insert rows into attempt. */
 void
 cwh_outbox_log_attempts(const CwhAttemptRow *attempts, int n)
 {
@@ -786,7 +813,10 @@ cwh_outbox_log_attempts(const CwhAttemptRow *attempts, int n)
 	(void) cwh_run(&log_attempts_st, args);
 }
 
-/* Bring the webhooks' health up to date. */
+/*
+ * Add to the health of webhooks.  Sets "written" of those whose row could be
+ * written, and "alerting" of these.
+ */
 void
 cwh_outbox_add_health(CwhHealthGain **gains, int n)
 {
@@ -848,7 +878,7 @@ cwh_outbox_add_health(CwhHealthGain **gains, int n)
 	}
 }
 
-/* Add to what was done in these ten minutes. */
+/* Add to the activity of a worker. */
 void
 cwh_outbox_add_activity(int worker, TimestampTz now,
 						const CwhActivity *activity)

@@ -1,8 +1,8 @@
 /*
  * outbox.h
- *		Claim and settle: the SQL on the queue.
+ *		Claims and settles deliveries: the SQL on the queue.
  *
- * All of these are called within a transaction that is connected to SPI.
+ * All functions must be called in a transaction that is connected to SPI.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -17,61 +17,63 @@
 #include "envelope.h"
 #include "shared.h"
 
-/* A position in a webhook's queue; claims look behind it. */
+/* A position in a webhook's queue; a claim reads what comes after it. */
 typedef struct CwhPosition
 {
 	TimestampTz due;
 	int64		id;
 } CwhPosition;
 
-/* How many deliveries of a webhook to claim, and from where on. */
+/* Claim deliveries of a webhook. */
 typedef struct CwhWant
 {
 	pg_uuid_t	webhook_id;
 	CwhPosition after;
-	int			n;
+	int			n;				/* at most */
 } CwhWant;
 
-/* The first delivery of this conversation, if it is due. */
+/* Claim the first delivery of a conversation, if it is due. */
 typedef struct CwhWantNext
 {
 	pg_uuid_t	webhook_id;
 	const char *conversation_id;
 } CwhWantNext;
 
-/* A delivery that is due; what it points to goes with the transaction. */
+/* A delivery that is due.  Pointers are valid until the transaction ends. */
 typedef struct CwhClaimed
 {
 	bool		mine;			/* else another process has just claimed it */
 	int64		id;
 	pg_uuid_t	webhook_id;
 	TimestampTz due;
-	int			attempts;		/* made before */
-	int			first_attempt;
-	int64		last_wait_ms;
-	Jsonb	   *replies;		/* of earlier requests, or null */
-	bool		ordered;		/* others of its conversation wait for it */
-	bool		has_event;		/* or it is gone */
-	CwhEvent	event;
+	int			attempts;		/* made so far */
+	int			first_attempt;	/* attempts made before the last retry() */
+	int64		last_wait_ms;	/* before this attempt; 0: none */
+	Jsonb	   *replies;		/* to a connector's requests so far, or null */
+	bool		ordered;		/* later ones of its conversation wait for it */
+	bool		has_event;		/* else the event's row is missing */
+	CwhEvent	event;			/* set if has_event */
 } CwhClaimed;
 
-/* What became of a delivery, to be settled. */
+/* A delivery's outcome, to be settled. */
 typedef struct CwhResult
 {
 	int64		id;
 	CwhOutcome	outcome;
-	const char *webhook_name;
-	TimestampTz attempted_at;	/* 0: it was not tried */
+	const char *webhook_name;	/* null: the webhook was deleted */
+	TimestampTz attempted_at;	/* 0: there was no attempt */
 	int			latency_ms;
 	int			status;			/* 0: no reply */
-	const char *error;			/* null: none */
-	int64		wait_ms;		/* for a retry */
-	Jsonb	   *replies;		/* for a step */
-	bool		settled;		/* out: the row has been seen to */
-	bool		gone;			/* out: there was no row any more */
+	const char *error;			/* or null */
+	int64		wait_ms;		/* CWH_OUTCOME_RETRY: until the next attempt */
+	Jsonb	   *replies;		/* CWH_OUTCOME_STEP: so far */
+
+	/* out */
+	bool		settled;		/* recorded, or gone */
+	bool		gone;			/* its row no longer exists */
 } CwhResult;
 
-/* An attempt, for the table of that name. */
+/* A row of the table attempt. */
 typedef struct CwhAttemptRow
 {
 	int64		delivery_id;
@@ -86,35 +88,38 @@ typedef struct CwhAttemptRow
 	const char *response_body;
 } CwhAttemptRow;
 
+/* How many recent attempts health.recent has. */
 #define CWH_RECENT		100
 
-/* Latencies are counted up to each of these, in ms, and beyond the last. */
+/* Upper bounds of the histogram of latencies, in ms; the last one is infinite. */
 #define CWH_LATENCY_BOUNDS \
 	{5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000}
 #define CWH_LATENCIES	12
 
-/* What a webhook's health has gained since it was last written. */
+/* What to add to a webhook's row of health. */
 typedef struct CwhHealthGain
 {
 	pg_uuid_t	webhook_id;
 	int64		successes;
 	int64		failures;
-	bool		succeeded;		/* at all, so that streak starts anew */
+	bool		succeeded;		/* at least once, which ended older failures */
 	int64		streak;			/* failures since the last success */
-	TimestampTz last_success_at;
-	TimestampTz last_failure_at;
-	TimestampTz failing_since;	/* the first failure of the streak */
-	char		last_error[CWH_ERROR_LEN];
+	TimestampTz last_success_at;	/* set if successes > 0 */
+	TimestampTz last_failure_at;	/* set if failures > 0 */
+	TimestampTz failing_since;	/* set if streak > 0: its first failure */
+	char		last_error[CWH_ERROR_LEN];	/* set if failures > 0 */
 	int			nrecent;
-	int32		recent[CWH_RECENT]; /* newest first, as in the table */
+	int32		recent[CWH_RECENT]; /* as in the table, newest first */
 	int64		latency_sum_ms;
 	int64		latency_counts[CWH_LATENCIES];
-	int64		given_up;
-	bool		written;		/* out */
-	bool		alerting;		/* out: alerts may have to be opened or closed */
+	int64		given_up;		/* deliveries that became dead */
+
+	/* out */
+	bool		written;		/* else its row was locked, or is gone */
+	bool		alerting;		/* alerts may have to be opened or closed */
 } CwhHealthGain;
 
-/* What a worker has done, for the table activity. */
+/* What to add to a worker's row of activity. */
 typedef struct CwhActivity
 {
 	int64		succeeded;
@@ -122,9 +127,11 @@ typedef struct CwhActivity
 	int64		given_up;
 } CwhActivity;
 
-/* Called for each webhook with anything pending, or a problem. */
+/* Called for a webhook, with the time at which a delivery of it is due. */
 typedef void (*CwhOnPending) (void *context, const pg_uuid_t *webhook_id,
 							  TimestampTz first_due);
+
+/* Called for each delivery of a claim. */
 typedef void (*CwhOnClaimed) (void *context, const CwhClaimed *claimed);
 
 extern void cwh_outbox_sweep(CwhOnPending on_pending, CwhOnPending on_problem,

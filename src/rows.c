@@ -1,12 +1,15 @@
 /*
  * rows.c
- *		Rows into the extension's own tables, without SQL.
+ *		Inserts rows into the extension's own tables, without SQL.
  *
- * For what is written with every event and every delivery: whoever emits has no
- * right on these tables, no trigger or rule can come in between, and executor
- * and plan would cost more than the rows.  Rows are gathered and stored together.
+ * This is used for the rows that every event and every delivery needs.  The
+ * role that emits has no privileges on these tables, and no trigger or rule may
+ * interfere.  Planner and executor would also cost more than the rows
+ * themselves.  Rows are buffered, and inserted together.
  *
- * The caller has a transaction; locks on the tables last as long as it does.
+ * It runs in sessions and in workers, within the caller's transaction, and
+ * begins or ends none.  Tables are locked in RowExclusiveLock mode until that
+ * transaction ends, their indexes until cwh_rows_close().
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -20,7 +23,6 @@
 #include "catalog/index.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
-#include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -30,26 +32,26 @@
 #include "rows.h"
 #include "subscription.h"
 
-/* The indexes of a table, understood, until it or one of them changes. */
+/* The indexes of a table. */
 typedef struct Indexes
 {
 	Oid			table;
-	bool		valid;
-	MemoryContext context;		/* of all below */
+	bool		valid;			/* neither it nor an index has changed since */
+	MemoryContext context;		/* of the arrays */
 	int			n;
 	Oid		   *oids;
 	IndexInfo **infos;
 } Indexes;
 
-static Indexes known_indexes[4];	/* as many tables are written to */
-static uint64 changes = 0;		/* counts invalidations */
+static Indexes known_indexes[CWH_RELATIONS];	/* of tables opened so far */
+static uint64 changes = 0;		/* counts relcache invalidations */
 
-/* Relcache callback: has one of the tables changed, or an index of one? */
+/* Relcache callback: a relation has changed, or all have if relid is invalid. */
 static void
 on_relation_change(Datum arg, Oid relid)
 {
 	changes++;
-	for (int i = 0; i < lengthof(known_indexes); i++)
+	for (int i = 0; i < CWH_RELATIONS; i++)
 	{
 		Indexes    *indexes = &known_indexes[i];
 
@@ -61,7 +63,7 @@ on_relation_change(Datum arg, Oid relid)
 	}
 }
 
-/* Understand a table's indexes. */
+/* Read a table's indexes from the catalogs. */
 static void
 load_indexes(Indexes *indexes, Relation relation)
 {
@@ -91,7 +93,10 @@ load_indexes(Indexes *indexes, Relation relation)
 	MemoryContextSwitchTo(oldcontext);
 	list_free(list);
 
-	/* somebody up the stack may be using what was known: gone at the end */
+	/*
+	 * A caller up the stack may still use the old arrays, so they live on
+	 * until the transaction ends.
+	 */
 	if (indexes->context)
 		MemoryContextSetParent(indexes->context, TopTransactionContext);
 	MemoryContextSetParent(context, CacheMemoryContext);
@@ -100,55 +105,47 @@ load_indexes(Indexes *indexes, Relation relation)
 	indexes->n = n;
 	indexes->oids = oids;
 	indexes->infos = infos;
-	/* what has changed meanwhile is looked at again by the next to ask */
+	/* after an invalidation during the load, load again next time */
 	indexes->valid = before == changes;
 }
 
-/* The indexes of a table that is locked, from the cache if they are there. */
+/* Get the indexes of a table, which must be locked. */
 static const Indexes *
-get_indexes(Relation relation)
+get_indexes(CwhRelation table, Relation relation)
 {
 	static bool registered = false;
-	Indexes    *other = &known_indexes[0];
+	Indexes    *indexes = &known_indexes[table];
 
 	if (!registered)
 		CacheRegisterRelcacheCallback(on_relation_change, (Datum) 0);
 	registered = true;
-	for (int i = 0; i < lengthof(known_indexes); i++)
-	{
-		Indexes    *indexes = &known_indexes[i];
-
-		if (indexes->valid && indexes->table == RelationGetRelid(relation))
-			return indexes;
-		/* of no use any more, or not yet */
-		if (!indexes->valid)
-			other = indexes;
-	}
-	load_indexes(other, relation);
-	return other;
+	if (!indexes->valid || indexes->table != RelationGetRelid(relation))
+		load_indexes(indexes, relation);
+	return indexes;
 }
 
 /*
- * Open a table to be written to; an error if it has fewer columns.  The rows
- * live as long as the executor's state.  Indexes are opened when there is an
- * entry for them.
+ * Prepare to insert rows into a table.  It is an error if the table has fewer
+ * columns than that, so is of an older version.  Everything is allocated in the
+ * executor state's memory.
  */
 void
-cwh_rows_open(CwhRows *rows, EState *estate, const char *name, int columns)
+cwh_rows_open(CwhRows *rows, EState *estate, CwhRelation table, int columns)
 {
 	ResultRelInfo *relinfo = makeNode(ResultRelInfo);
 	const Indexes *indexes;
 
-	rows->relation = table_open(cwh_relation(name), RowExclusiveLock);
+	rows->relation = table_open(cwh_relation(table), RowExclusiveLock);
 	if (RelationGetNumberOfAttributes(rows->relation) < columns)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table \"chatwebhook.%s\" is of another version than the library", name),
+				 errmsg("table \"chatwebhook.%s\" is of another version than the library",
+						RelationGetRelationName(rows->relation)),
 				 errhint("Use ALTER EXTENSION chatwebhook UPDATE.")));
 	rows->estate = estate;
 	rows->relinfo = relinfo;
 	InitResultRelInfo(relinfo, rows->relation, 1, NULL, 0);
-	indexes = get_indexes(rows->relation);
+	indexes = get_indexes(table, rows->relation);
 	rows->indexes = indexes->oids;
 	rows->infos = indexes->infos;
 	relinfo->ri_NumIndices = indexes->n;
@@ -160,51 +157,10 @@ cwh_rows_open(CwhRows *rows, EState *estate, const char *name, int columns)
 }
 
 /*
- * The next empty row, all columns null; there must be room for it.  The caller
- * sets columns, and then stores the slot as a virtual tuple.
- */
-TupleTableSlot *
-cwh_rows_next(CwhRows *rows)
-{
-	TupleTableSlot *slot;
-
-	if (rows->n == rows->nslots)
-	{
-		/* a slot outlives the values of its rows */
-		MemoryContext oldcontext =
-			MemoryContextSwitchTo(rows->estate->es_query_cxt);
-
-		rows->slots[rows->nslots++] = table_slot_create(rows->relation, NULL);
-		MemoryContextSwitchTo(oldcontext);
-	}
-	slot = rows->slots[rows->n++];
-	ExecClearTuple(slot);
-	memset(slot->tts_isnull, true,
-		   slot->tts_tupleDescriptor->natts * sizeof(bool));
-	return slot;
-}
-
-/*
- * The next row as a copy of the last one, which is not stored yet; there must be
- * room for it.  The caller writes what differs into its tuple.  Null if the
- * table is not PostgreSQL's own kind of heap, whose slots keep such a tuple.
- */
-HeapTuple
-cwh_rows_repeat(CwhRows *rows)
-{
-	TupleTableSlot *last = rows->slots[rows->n - 1];
-	TupleTableSlot *slot;
-
-	if (!TTS_IS_BUFFERTUPLE(last))
-		return NULL;
-	slot = cwh_rows_next(rows);
-	ExecForceStoreHeapTuple(ExecFetchSlotHeapTuple(last, true, NULL), slot, false);
-	return ExecFetchSlotHeapTuple(slot, false, NULL);
-}
-
-/*
- * Does a row belong into an index?  This only knows of "WHERE column", and says
- * yes to all else; the executor would set an expression up for each statement.
+ * Does a row have an entry in an index?  This understands the predicate
+ * "WHERE column" only, and returns true for any other index, for which the
+ * executor then decides.  The executor alone would compile the predicate for
+ * each statement.
  */
 static bool
 may_be_in_index(const IndexInfo *index, TupleTableSlot *slot)
@@ -222,7 +178,7 @@ may_be_in_index(const IndexInfo *index, TupleTableSlot *slot)
 	return !isnull && DatumGetBool(value);
 }
 
-/* Open an index for entries. */
+/* Open an index to insert entries. */
 static void
 open_index(CwhRows *rows, int i)
 {
@@ -230,7 +186,7 @@ open_index(CwhRows *rows, int i)
 	Relation	index = index_open(rows->indexes[i], RowExclusiveLock);
 	IndexInfo  *info;
 
-	/* a copy, for what the access method and the executor note in it */
+	/* a copy, since access method and executor modify it */
 	info = MemoryContextAlloc(context, sizeof(IndexInfo));
 	*info = *rows->infos[i];
 	info->ii_Context = context;
@@ -239,8 +195,8 @@ open_index(CwhRows *rows, int i)
 }
 
 /*
- * Make the entries of a row in the indexes that it belongs into; the executor
- * passes over those that are not open.
+ * Insert a row's index entries.  An index that gets none is not even opened;
+ * the executor skips it then.
  */
 static void
 insert_index_entries(CwhRows *rows, TupleTableSlot *slot)
@@ -261,9 +217,9 @@ insert_index_entries(CwhRows *rows, TupleTableSlot *slot)
 	cwh_insert_index_entries(relinfo, slot, rows->estate);
 }
 
-/* Store the rows that were gathered. */
-void
-cwh_rows_flush(CwhRows *rows)
+/* Insert the buffered rows. */
+static void
+flush(CwhRows *rows)
 {
 	CommandId	cid = GetCurrentCommandId(true);
 	bool		full = rows->n == CWH_MAX_ROWS;
@@ -282,7 +238,7 @@ cwh_rows_flush(CwhRows *rows)
 	ResetPerTupleExprContext(rows->estate);
 	if (full && rows->bulk == NULL)
 	{
-		/* a large load goes through a few of the shared buffers, as COPY does */
+		/* a large load must not fill the shared buffers, as with COPY */
 		MemoryContext oldcontext =
 			MemoryContextSwitchTo(rows->estate->es_query_cxt);
 
@@ -291,10 +247,60 @@ cwh_rows_flush(CwhRows *rows)
 	}
 }
 
-/* Close the table; all rows are stored. */
+/*
+ * Begin a new row, with all columns null.  The caller sets columns, calls
+ * ExecStoreVirtualTuple(), and ExecMaterializeSlot() if the values will not
+ * live until cwh_rows_close().
+ */
+TupleTableSlot *
+cwh_rows_next(CwhRows *rows)
+{
+	TupleTableSlot *slot;
+
+	if (rows->n == CWH_MAX_ROWS)
+		flush(rows);
+	if (rows->n == rows->nslots)
+	{
+		MemoryContext oldcontext =
+			MemoryContextSwitchTo(rows->estate->es_query_cxt);
+
+		rows->slots[rows->nslots++] = table_slot_create(rows->relation, NULL);
+		MemoryContextSwitchTo(oldcontext);
+	}
+	slot = rows->slots[rows->n++];
+	ExecClearTuple(slot);
+	memset(slot->tts_isnull, true,
+		   slot->tts_tupleDescriptor->natts * sizeof(bool));
+	return slot;
+}
+
+/*
+ * Begin a new row as a copy of the last one, and return its tuple, in which the
+ * caller overwrites the columns that differ.  Returns null if there is no tuple
+ * to copy: the last row has been inserted already, or the table's access method
+ * is not heap.
+ */
+HeapTuple
+cwh_rows_repeat(CwhRows *rows)
+{
+	TupleTableSlot *last;
+	TupleTableSlot *slot;
+
+	if (rows->n == 0 || rows->n == CWH_MAX_ROWS)
+		return NULL;
+	last = rows->slots[rows->n - 1];
+	if (!TTS_IS_BUFFERTUPLE(last))
+		return NULL;
+	slot = cwh_rows_next(rows);
+	ExecForceStoreHeapTuple(ExecFetchSlotHeapTuple(last, true, NULL), slot, false);
+	return ExecFetchSlotHeapTuple(slot, false, NULL);
+}
+
+/* Insert the rows that are still buffered, and close the table. */
 void
 cwh_rows_close(CwhRows *rows)
 {
+	flush(rows);
 	if (rows->bulk)
 	{
 		FreeBulkInsertState(rows->bulk);

@@ -1,20 +1,23 @@
 /*
  * rows.h
- *		Rows into the extension's own tables, without SQL.
+ *		Inserts rows into the extension's own tables, without SQL.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
 #ifndef CWH_ROWS_H
 #define CWH_ROWS_H
 
+#include "access/htup.h"
 #include "executor/tuptable.h"
 #include "nodes/execnodes.h"
 #include "utils/builtins.h"
 #include "utils/relcache.h"
 
+#include "subscription.h"
+
 /*
- * The columns of the tables, numbered as in sql/tables.sql.  Tables of a later
- * version may have more, which stay null.
+ * The columns of the tables, in the order in which sql/ creates them, from 0.
+ * A later version can have more columns; they stay null.
  */
 enum
 {
@@ -33,7 +36,7 @@ enum
 	CWH_QUEUE_REPLIES, CWH_QUEUE_COLUMNS
 };
 
-/* of history and dead */
+/* of both history and dead */
 enum
 {
 	CWH_HISTORY_ID, CWH_HISTORY_WEBHOOK_ID, CWH_HISTORY_EVENT_ID,
@@ -44,29 +47,30 @@ enum
 	CWH_HISTORY_REPLIES, CWH_HISTORY_COLUMNS
 };
 
-/* So many rows are gathered at most before they are stored. */
+/* The most rows that are buffered before they are inserted together. */
 #define CWH_MAX_ROWS	200
 
+/* Inserts rows into one table; see cwh_rows_open(). */
 typedef struct CwhRows
 {
 	Relation	relation;
-	EState	   *estate;
-	ResultRelInfo *relinfo;
-	const Oid  *indexes;		/* in the order of relinfo's */
-	IndexInfo **infos;			/* of these, not to be written to */
-	TupleTableSlot *slots[CWH_MAX_ROWS];
-	int			nslots;			/* made so far */
-	int			n;				/* filled */
-	struct BulkInsertStateData *bulk;	/* if there are many; else null */
+	EState	   *estate;			/* the caller's; owns all memory below */
+	ResultRelInfo *relinfo;		/* its indexes are opened on first use */
+	const Oid  *indexes;		/* of relinfo's indexes, in the same order */
+	IndexInfo **infos;			/* likewise; cached, so never modified */
+	TupleTableSlot *slots[CWH_MAX_ROWS];	/* buffered rows come first */
+	int			nslots;			/* created so far */
+	int			n;				/* buffered rows */
+	struct BulkInsertStateData *bulk;	/* null until the buffer was full */
 } CwhRows;
 
-extern void cwh_rows_open(CwhRows *rows, EState *estate, const char *name,
+extern void cwh_rows_open(CwhRows *rows, EState *estate, CwhRelation table,
 						  int columns);
 extern TupleTableSlot *cwh_rows_next(CwhRows *rows);
 extern HeapTuple cwh_rows_repeat(CwhRows *rows);
-extern void cwh_rows_flush(CwhRows *rows);
 extern void cwh_rows_close(CwhRows *rows);
-/* Set a column of a row. */
+
+/* Set a column of a new row. */
 static inline void
 cwh_set_column(TupleTableSlot *slot, int column, Datum value)
 {
@@ -74,7 +78,7 @@ cwh_set_column(TupleTableSlot *slot, int column, Datum value)
 	slot->tts_isnull[column] = false;
 }
 
-/* Set a column to a text, or leave it null. */
+/* Set a column of type text; a null pointer leaves it null. */
 static inline void
 cwh_set_text(TupleTableSlot *slot, int column, const char *value)
 {

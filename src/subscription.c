@@ -1,12 +1,18 @@
 /*
  * subscription.c
- *		Which webhooks want which event: a cache in each backend.
+ *		Which webhooks want an event: a cache in each process.
  *
- * It is filled from the tables event_type and webhook when first needed, and
- * again after either has changed: their statement triggers send a relcache
- * invalidation for the table, which reaches every session when the change
- * commits, and the changing session at once.  The tables are read directly,
- * not through SQL: whoever emits has no right on them and needs none.
+ * Sessions use the cache while they emit; a worker uses only the OIDs of
+ * relations and cwh_config_generation().  The cache is filled from the tables
+ * event_type and webhook when it is first needed, and again after either of
+ * them has changed.  Statement triggers on these tables send a relcache
+ * invalidation for the table.  It reaches the changing session at once, and
+ * other sessions when the change commits.
+ *
+ * The tables are read with the table access method, not through SQL, since the
+ * role that emits has no privileges on them and needs none.  They are locked in
+ * AccessShareLock mode while they are read.  Functions here run in the caller's
+ * transaction, and begin or end none.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -17,13 +23,11 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "commands/trigger.h"
+#include "common/hashfn.h"
 #include "fmgr.h"
-#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -37,77 +41,86 @@
 
 PG_FUNCTION_INFO_V1(chatwebhook_changed);
 
-/* A webhook that is enabled. */
+/* An enabled webhook. */
 typedef struct Subscriber
 {
 	CwhSubscription subscription;
-	char	  **patterns;
+	char	  **patterns;		/* webhook.events */
 	int			npatterns;
 } Subscriber;
 
-/* The webhooks of one chatbot; those of every chatbot have a list apart. */
+/* Identifies a chatbot's id, which can be long, in a hash table. */
+typedef struct ChatbotKey
+{
+	uint64		hash;
+	uint64		len;
+} ChatbotKey;
+
+/* The webhooks of a chatbot. */
 typedef struct Chatbot
 {
-	char		hash[16];		/* hash key: of the id */
-	List	   *subscribers;	/* of Subscriber, of every id with that hash */
+	ChatbotKey	key;			/* hash key */
+	List	   *subscribers;	/* of Subscriber: the webhooks of all chatbots
+								 * with this key */
 } Chatbot;
 
-/* The tables whose changes concern us; their OIDs, once known. */
-static const char *const table_names[] = {"event_type", "webhook", "vault"};
-static Oid	table_oids[lengthof(table_names)];
-
-/* Relations that were asked for, until they or their schema change. */
-typedef struct Known
+/* A relation of the extension. */
+typedef struct RelationEntry
 {
-	const char *name;			/* a constant, compared by its address */
-	Oid			oid;
-} Known;
+	Oid			oid;			/* kept while invalid, to notice more changes */
+	bool		valid;			/* neither it nor its schema has changed since
+								 * it was looked up */
+} RelationEntry;
 
-static Known known[16];
-static int	nknown = 0;
+static const char *const relation_names[CWH_RELATIONS] = {
+	[CWH_REL_EVENT_TYPE] = "event_type",
+	[CWH_REL_WEBHOOK] = "webhook",
+	[CWH_REL_VAULT] = "vault",
+	[CWH_REL_EVENT] = "event",
+	[CWH_REL_QUEUE] = "queue",
+	[CWH_REL_QUEUE_PKEY] = "queue_pkey",
+	[CWH_REL_HISTORY] = "history",
+	[CWH_REL_DEAD] = "dead",
+	[CWH_REL_DELIVERY_ID_SEQ] = "delivery_id_seq"
+};
+static RelationEntry relations[CWH_RELATIONS];
 
-static MemoryContext cache_context = NULL;
-static bool valid = false;
-static uint64 generation = 1;	/* counts invalidations */
+static uint64 generation = 1;	/* counts changes of the configuration */
+
+static MemoryContext cache_context = NULL;	/* of everything below */
+static bool valid = false;		/* the cache is filled and up to date */
 static HTAB *types = NULL;		/* of CwhEventType */
-static CwhEventType *last_type = NULL;	/* that was looked for */
+static CwhEventType *last_type = NULL;	/* the last one looked up, or null */
 static HTAB *chatbots = NULL;	/* of Chatbot */
-static List *everywhere = NIL;	/* of Subscriber, for every chatbot */
+static List *everywhere = NIL;	/* of Subscriber: webhooks without chatbot_id */
 
-/*
- * A count that differs from an earlier one if webhooks, event types or secrets
- * may have changed in between.
- */
-uint64
-cwh_config_generation(void)
-{
-	return generation;
-}
-
-/* Relcache callback: has one of our tables changed, or an extension? */
+/* Relcache callback: a relation has changed, or all have if relid is invalid. */
 static void
 on_relation_change(Datum arg, Oid relid)
 {
-	for (int i = 0; i < nknown; i++)
-		if (relid == InvalidOid || relid == known[i].oid)
-			nknown = 0;
-	for (int i = 0; i < lengthof(table_oids); i++)
+	/* chatwebhook.c invalidates pg_extension when an extension has changed */
+	bool		configuration = relid == ExtensionRelationId;
+
+	for (int i = 0; i < CWH_RELATIONS; i++)
 	{
-		if (relid != InvalidOid && relid != table_oids[i] &&
-			relid != ExtensionRelationId)
+		if (relid != InvalidOid && relid != relations[i].oid)
 			continue;
+		relations[i].valid = false;
+		if (i < CWH_CONFIG_RELATIONS)
+			configuration = true;
+	}
+	if (configuration)
+	{
 		valid = false;
 		generation++;
-		return;
 	}
 }
 
-/* Syscache callback: a namespace or relation was renamed, made or dropped. */
+/* Syscache callback: a schema was created, renamed or dropped. */
 static void
-on_catalog_change(Datum arg, int cacheid, uint32 hashvalue)
+on_schema_change(Datum arg, int cacheid, uint32 hashvalue)
 {
-	memset(table_oids, 0, sizeof(table_oids));
-	nknown = 0;
+	memset(relations, 0, sizeof(relations));
 	valid = false;
 	generation++;
 }
@@ -116,49 +129,71 @@ on_catalog_change(Datum arg, int cacheid, uint32 hashvalue)
 static void
 register_callbacks(void)
 {
-	static int	registered_by = 0;
+	static bool registered = false;
 
-	if (registered_by == MyProcPid)
+	if (registered)
 		return;
 	CacheRegisterRelcacheCallback(on_relation_change, (Datum) 0);
-	CacheRegisterSyscacheCallback(NAMESPACEOID, on_catalog_change, (Datum) 0);
-	registered_by = MyProcPid;
+	CacheRegisterSyscacheCallback(NAMESPACEOID, on_schema_change, (Datum) 0);
+	registered = true;
 }
 
-/*
- * The OID of a relation of ours, by a name that is a constant; an error if the
- * extension is not there.
- */
-Oid
-cwh_relation(const char *name)
+/* The OID of a relation; invalid if it does not exist. */
+static Oid
+find_relation(CwhRelation which)
 {
+	RelationEntry *entry = &relations[which];
 	Oid			namespace;
-	Oid			relation = InvalidOid;
+	Oid			relation;
 	uint64		started;
 
-	for (int i = 0; i < nknown; i++)
-		if (known[i].name == name)
-			return known[i].oid;
+	if (entry->valid)
+		return entry->oid;
 	register_callbacks();
 	started = generation;
 	namespace = get_namespace_oid("chatwebhook", true);
-	if (OidIsValid(namespace))
-		relation = get_relname_relid(name, namespace);
-	if (!OidIsValid(relation))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation \"chatwebhook.%s\" does not exist", name),
-				 errhint("Use CREATE EXTENSION chatwebhook.")));
-	/* unless it has changed while we looked */
-	if (started == generation && nknown < lengthof(known))
+	if (!OidIsValid(namespace))
+		return InvalidOid;
+	relation = get_relname_relid(relation_names[which], namespace);
+	/* do not keep it if something changed during the lookup */
+	if (OidIsValid(relation) && started == generation)
 	{
-		known[nknown].name = name;
-		known[nknown++].oid = relation;
+		entry->oid = relation;
+		entry->valid = true;
 	}
 	return relation;
 }
 
-/* SQL trigger: tell every backend that this table has changed. */
+/* The OID of a relation; an error if it does not exist. */
+Oid
+cwh_relation(CwhRelation which)
+{
+	Oid			relation = find_relation(which);
+
+	if (!OidIsValid(relation))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"chatwebhook.%s\" does not exist",
+						relation_names[which]),
+				 errhint("Use CREATE EXTENSION chatwebhook.")));
+	return relation;
+}
+
+/*
+ * A number that increases when webhooks, event types or secrets may have
+ * changed, or the extension has.  It counts changes that this process has been
+ * informed of, that is, those before its last AcceptInvalidationMessages().
+ */
+uint64
+cwh_config_generation(void)
+{
+	/* only changes of relations with a known OID are noticed */
+	for (int i = 0; i < CWH_CONFIG_RELATIONS; i++)
+		(void) find_relation(i);
+	return generation;
+}
+
+/* SQL trigger: invalidate what every session has cached of this table. */
 Datum
 chatwebhook_changed(PG_FUNCTION_ARGS)
 {
@@ -170,7 +205,7 @@ chatwebhook_changed(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-/* An array of texts as C strings; nulls are left out. */
+/* Convert an array of texts to C strings; nulls are left out. */
 static char **
 text_array(Datum datum, int *n)
 {
@@ -189,7 +224,7 @@ text_array(Datum datum, int *n)
 	return result;
 }
 
-/* A column of a slot by its name; an error if the table is not as we know it. */
+/* Get a column by its name; an error if the table has no such column. */
 static Datum
 column(TupleTableSlot *slot, const char *name, bool *isnull)
 {
@@ -203,19 +238,19 @@ column(TupleTableSlot *slot, const char *name, bool *isnull)
 	return (Datum) 0;			/* keep the compiler quiet */
 }
 
-/* The hash key for a chatbot's id. */
-static void
-hash_chatbot(const char *id, char key[16])
+/* The key of a chatbot's id.  Different ids can have the same key. */
+static ChatbotKey
+chatbot_key(const char *id)
 {
-	uint64		hash[2];
-	size_t		len = strlen(id);
+	ChatbotKey	key;
 
-	hash[0] = DatumGetUInt64(hash_any_extended((const unsigned char *) id, len, 0));
-	hash[1] = len;
-	memcpy(key, hash, 16);
+	key.len = strlen(id);
+	key.hash = DatumGetUInt64(hash_any_extended((const unsigned char *) id,
+												key.len, 0));
+	return key;
 }
 
-/* Keep a row of event_type. */
+/* Add a row of event_type to the cache. */
 static void
 load_event_type(TupleTableSlot *slot)
 {
@@ -233,7 +268,7 @@ load_event_type(TupleTableSlot *slot)
 								&type->nrequired);
 }
 
-/* Keep a row of webhook, if it is enabled. */
+/* Add a row of webhook to the cache if it is enabled. */
 static void
 load_webhook(TupleTableSlot *slot)
 {
@@ -261,35 +296,33 @@ load_webhook(TupleTableSlot *slot)
 	else
 	{
 		Chatbot    *chatbot;
-		char		key[16];
+		char	   *id = TextDatumGetCString(datum);
+		ChatbotKey	key = chatbot_key(id);
 		bool		found;
 
-		/* ids that share a hash share a list, so each keeps its id */
-		hash_chatbot(TextDatumGetCString(datum), key);
-		chatbot = hash_search(chatbots, key, HASH_ENTER, &found);
+		chatbot = hash_search(chatbots, &key, HASH_ENTER, &found);
 		if (!found)
 			chatbot->subscribers = NIL;
-		subscriber->subscription.chatbot_id = TextDatumGetCString(datum);
+		subscriber->subscription.chatbot_id = id;
 		chatbot->subscribers = lappend(chatbot->subscribers, subscriber);
 	}
 }
 
-/* Read a whole table of ours, with what has been committed by now. */
+/* Pass every row of a table to a function. */
 static void
-load_table(int which, void (*load) (TupleTableSlot *slot))
+load_table(CwhRelation which, void (*load) (TupleTableSlot *slot))
 {
-	Relation	relation;
-	TableScanDesc scan;
-	TupleTableSlot *slot;
+	Relation	relation = table_open(cwh_relation(which), AccessShareLock);
 	Snapshot	snapshot;
-	Oid			table = cwh_relation(table_names[which]);
+	TupleTableSlot *slot;
+	TableScanDesc scan;
 
 	/*
-	 * The latest snapshot, and not the transaction's or one of before waiting
-	 * for the lock: the cache outlives the transaction, and an invalidation
-	 * that has been seen does not come again.
+	 * The cache outlives this transaction, and each invalidation is received
+	 * only once.  So the cache must have all that is committed by now, which
+	 * the transaction's snapshot may not show, nor may any snapshot taken
+	 * before we waited for the lock.
 	 */
-	relation = table_open(table, AccessShareLock);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	slot = table_slot_create(relation, NULL);
 	scan = cwh_begin_scan(relation, snapshot);
@@ -297,20 +330,8 @@ load_table(int which, void (*load) (TupleTableSlot *slot))
 		load(slot);
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
-	table_close(relation, AccessShareLock);
 	UnregisterSnapshot(snapshot);
-}
-
-/*
- * Find our tables and listen for their changes, for a process that asks only
- * for the generation.
- */
-void
-cwh_config_watch(void)
-{
-	register_callbacks();
-	for (int i = 0; i < lengthof(table_names); i++)
-		table_oids[i] = cwh_relation(table_names[i]);
+	table_close(relation, AccessShareLock);
 }
 
 /* Fill the cache. */
@@ -337,21 +358,20 @@ load_cache(void)
 	info.hcxt = cache_context;
 	types = hash_create("chatwebhook event types", 64, &info,
 						HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
-	info.keysize = sizeof(((Chatbot *) NULL)->hash);
+	info.keysize = sizeof(ChatbotKey);
 	info.entrysize = sizeof(Chatbot);
 	chatbots = hash_create("chatwebhook chatbots", 64, &info,
 						   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 
-	cwh_config_watch();
-	started = generation;
-	load_table(0, load_event_type);
-	load_table(1, load_webhook);
+	started = cwh_config_generation();
+	load_table(CWH_REL_EVENT_TYPE, load_event_type);
+	load_table(CWH_REL_WEBHOOK, load_webhook);
 	MemoryContextSwitchTo(oldcontext);
-	/* an invalidation that came while we read: good for now, not for long */
+	/* after a change during the load, use the cache once and load it again */
 	valid = started == generation;
 }
 
-/* Does a webhook want events of this type? */
+/* Does one of a webhook's patterns match this event type? */
 static bool
 matches(const Subscriber *subscriber, const char *type)
 {
@@ -360,7 +380,7 @@ matches(const Subscriber *subscriber, const char *type)
 		const char *pattern = subscriber->patterns[i];
 		size_t		len = strlen(pattern);
 
-		if (pattern[len - 1] == '*' ?
+		if (len > 0 && pattern[len - 1] == '*' ?
 			strncmp(pattern, type, len - 1) == 0 :
 			strcmp(pattern, type) == 0)
 			return true;
@@ -368,7 +388,7 @@ matches(const Subscriber *subscriber, const char *type)
 	return false;
 }
 
-/* Those webhooks of every chatbot that want events of this type. */
+/* The webhooks without a chatbot_id that want this event type. */
 static List *
 find_everywhere(const char *type)
 {
@@ -385,7 +405,7 @@ find_everywhere(const char *type)
 	return result;
 }
 
-/* Does any webhook of one chatbot want events of this type? */
+/* Does any webhook with a chatbot_id want this event type? */
 static bool
 any_chatbot_wants(const char *type)
 {
@@ -408,49 +428,54 @@ any_chatbot_wants(const char *type)
 	return false;
 }
 
-/* An event type in the cache, which is made if needed; null if there is none. */
+/* Find an event type in the cache, filling it if necessary; or null. */
 static CwhEventType *
 find_type(const char *name)
 {
 	if (!valid)
 		load_cache();
-	/* most are emitted by a trigger, one after another */
+	/* a trigger that fires for many rows asks for the same type each time */
 	if (last_type == NULL || strcmp(last_type->name, name) != 0)
 		last_type = hash_search(types, name, HASH_FIND, NULL);
 	return last_type;
 }
 
 /*
- * What is known of an event type, by a name of less than 256 bytes.  The result
- * is good until the next call or command.
+ * Look up an event type.  The name must have less than 256 bytes.  The result
+ * is valid until the next call of this function or cwh_subscriptions().
  */
 const CwhEventType *
 cwh_event_type(const char *name)
 {
 	static CwhEventType unknown;
 	CwhEventType *type = find_type(name);
-	MemoryContext oldcontext = CurrentMemoryContext;
+	MemoryContext context = cache_context;
 
 	if (type == NULL)
 	{
-		/* not kept: a session could emit any number of unknown ones */
+		/* not cached, since a session can ask for any number of them */
 		memset(&unknown, 0, sizeof(unknown));
 		strlcpy(unknown.name, name, sizeof(unknown.name));
 		type = &unknown;
+		context = CurrentMemoryContext;
 	}
-	else if (!type->checked)
-		MemoryContextSwitchTo(cache_context);
 	if (!type->checked)
 	{
+		MemoryContext oldcontext = MemoryContextSwitchTo(context);
+
 		type->everywhere = find_everywhere(name);
 		type->wanted = type->everywhere != NIL || any_chatbot_wants(name);
 		type->checked = true;
+		MemoryContextSwitchTo(oldcontext);
 	}
-	MemoryContextSwitchTo(oldcontext);
 	return type;
 }
 
-/* Those webhooks that want this event, as a list of CwhSubscription. */
+/*
+ * The webhooks that want an event, as a list of CwhSubscription.  Filters are
+ * left to the caller.  The list's elements are valid until the next call of
+ * this function or cwh_event_type().
+ */
 List *
 cwh_subscriptions(const char *type, const char *chatbot_id)
 {
@@ -461,12 +486,10 @@ cwh_subscriptions(const char *type, const char *chatbot_id)
 		find_everywhere(type);
 	if (chatbot_id)
 	{
-		Chatbot    *chatbot;
+		ChatbotKey	key = chatbot_key(chatbot_id);
+		Chatbot    *chatbot = hash_search(chatbots, &key, HASH_FIND, NULL);
 		ListCell   *cell;
-		char		key[16];
 
-		hash_chatbot(chatbot_id, key);
-		chatbot = hash_search(chatbots, key, HASH_FIND, NULL);
 		if (chatbot == NULL)
 			return result;
 		foreach(cell, chatbot->subscribers)

@@ -186,7 +186,6 @@ check_configuration(void)
 		leave(CWH_EXIT_CRASHED);	/* it is another one, with other rows */
 	extension = installed;
 	check_version(cwh_field_text(0, INSTALLED_VERSION));
-	cwh_config_watch();
 	if (cwh_worker.seen_generation == 0)
 	{
 		(void) cwh_run(&last_id_st, NULL);

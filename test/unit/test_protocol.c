@@ -26,7 +26,7 @@
  *				claim_next_sql, which sees what this transaction has settled.
  *				What others do between the two is as if done before
  *	take		FOR UPDATE SKIP LOCKED, which looks at the latest version of the
- *				row again, and cwh_claim() in give_claimed().  Since the row
+ *				row again, and cwh_claim() in record_claims().  Since the row
  *				stays locked between the two, they are one step here
  *	commit		CommitTransactionCommand() in cwh_outbox_commit(): others see it,
  *				and it may yet be lost
