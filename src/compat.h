@@ -1,56 +1,12 @@
 /*
  * compat.h
- *		Every PostgreSQL and libcurl version branch, as functions that look the
- *		same everywhere.
+ *		All code that depends on the version of PostgreSQL (14 to 19), as
+ *		functions with one signature.  See compat_curl.h for libcurl.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
 #ifndef CWH_COMPAT_H
 #define CWH_COMPAT_H
-
-#ifdef CURL_VERSION_BITS
-
-#if LIBCURL_VERSION_NUM < 0x075100
-#error "chatwebhook needs libcurl 7.81 or later"
-#endif
-
-/* Only http and https, whatever libcurl was built with. */
-#if LIBCURL_VERSION_NUM >= 0x075500
-#define cwh_curl_set_protocols(easy, list, bits) \
-	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, list)
-#else
-#define cwh_curl_set_protocols(easy, list, bits) \
-	curl_easy_setopt(easy, CURLOPT_PROTOCOLS, (long) (bits))
-#endif
-
-/* Let libcurl look at all of its sockets; deprecated for its cost alone. */
-static inline void
-cwh_curl_socket_all(CURLM *multi, int *running)
-{
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
-	(void) curl_multi_socket_all(multi, running);
-#pragma GCC diagnostic pop
-}
-
-/* Leave a resolver's thread alone instead of joining it. */
-#if LIBCURL_VERSION_NUM >= 0x075700
-#define cwh_curl_set_quick_exit(easy) \
-	curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L)
-#else
-#define cwh_curl_set_quick_exit(easy) ((void) 0)
-#endif
-
-/* Did something grow beyond libcurl's limits?  It was not always told apart. */
-#if LIBCURL_VERSION_NUM >= 0x080600
-#define cwh_curl_is_too_large(code) ((code) == CURLE_TOO_LARGE)
-#else
-#define cwh_curl_is_too_large(code) ((code) == CURLE_OUT_OF_MEMORY)
-#endif
-
-#endif							/* CURL_VERSION_BITS */
-
-#ifdef POSTGRES_H
 
 #if PG_VERSION_NUM < 140000
 #error "chatwebhook needs PostgreSQL 14 or later"
@@ -83,14 +39,14 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 #include "utils/tuplestore.h"
 #include "utils/wait_event.h"
 
-/* 16 gave up its macro for C's functions, which are one for each type. */
+/* Version 16 removed this macro. */
 #ifndef Abs
 #define Abs(x) ((x) >= 0 ? (x) : -(x))
 #endif
 
 /*
- * Have a function ask for shared memory: 15 brought a hook for that, before
- * libraries asked while they were loaded.
+ * Have a function called that requests shared memory.  Version 15 introduced a
+ * hook for it; before, libraries requested memory while they were loaded.
  */
 #if PG_VERSION_NUM < 150000
 typedef void (*shmem_request_hook_type) (void);
@@ -109,7 +65,7 @@ cwh_install_request_hook(shmem_request_hook_type hook,
 #endif
 }
 
-/* Does the current user own this database, or is it a superuser's? */
+/* Does the current user own this database?  A superuser owns all. */
 static inline bool
 cwh_owns_database(Oid database)
 {
@@ -120,14 +76,14 @@ cwh_owns_database(Oid database)
 #endif
 }
 
-/* 17 can end a transaction for its age, unless this setting says otherwise. */
+/* Version 17 introduced a time limit for transactions; switch it off. */
 #if PG_VERSION_NUM >= 170000
 #define CWH_TRANSACTION_TIMEOUT {"transaction_timeout", "0"},
 #else
 #define CWH_TRANSACTION_TIMEOUT
 #endif
 
-/* Base64, palloc'd. */
+/* Encode in base64; the result is palloc'd. */
 static inline char *
 cwh_base64(const char *data, int len)
 {
@@ -155,7 +111,7 @@ cwh_may_execute(Oid function, Oid role)
 #endif
 }
 
-/* Reserve a prefix of settings, so that a misspelt one is told. */
+/* Reserve a prefix of settings, so that unknown settings are reported. */
 static inline void
 cwh_reserve_settings(const char *prefix)
 {
@@ -167,8 +123,8 @@ cwh_reserve_settings(const char *prefix)
 }
 
 /*
- * What makes the value of a virtual generated column, which 18 brought: rows
- * that triggers see have none.  Null for any other column.
+ * The expression of a virtual generated column, which rows in triggers have no
+ * value for; null for any other column.  Version 18 introduced these columns.
  */
 static inline Expr *
 cwh_virtual_expression(Relation relation, Form_pg_attribute attribute)
@@ -180,7 +136,7 @@ cwh_virtual_expression(Relation relation, Form_pg_attribute attribute)
 	return NULL;
 }
 
-/* Insert the index entries of a row that was just stored. */
+/* Insert the index entries of a row that was just inserted. */
 static inline void
 cwh_insert_index_entries(ResultRelInfo *relinfo, TupleTableSlot *slot,
 						 EState *estate)
@@ -199,7 +155,7 @@ cwh_insert_index_entries(ResultRelInfo *relinfo, TupleTableSlot *slot,
 	list_free(rechecks);
 }
 
-/* Let an index's access method end what it began for the entries. */
+/* Let an index access method clean up after inserting entries. */
 static inline void
 cwh_index_insert_cleanup(Relation index, IndexInfo *info)
 {
@@ -208,7 +164,7 @@ cwh_index_insert_cleanup(Relation index, IndexInfo *info)
 #endif
 }
 
-/* Look into an index; the keys are set by index_rescan(). */
+/* Begin an index scan; index_rescan() sets the keys. */
 static inline IndexScanDesc
 cwh_begin_index_scan(Relation relation, Relation index, Snapshot snapshot,
 					 int nkeys)
@@ -222,7 +178,10 @@ cwh_begin_index_scan(Relation relation, Relation index, Snapshot snapshot,
 #endif
 }
 
-/* Delete a row, or wait for whoever has locked it; false if it has changed. */
+/*
+ * Delete a row, after waiting for a transaction that has locked it.  Returns
+ * false if the row has changed.
+ */
 static inline bool
 cwh_delete_row(Relation relation, TupleTableSlot *slot, CommandId cid,
 			   Snapshot snapshot)
@@ -239,7 +198,7 @@ cwh_delete_row(Relation relation, TupleTableSlot *slot, CommandId cid,
 #endif
 }
 
-/* Scan a whole table. */
+/* Begin a scan of a whole table. */
 static inline TableScanDesc
 cwh_begin_scan(Relation relation, Snapshot snapshot)
 {
@@ -250,7 +209,7 @@ cwh_begin_scan(Relation relation, Snapshot snapshot)
 #endif
 }
 
-/* A hash table in shared memory, for so many entries. */
+/* Create or find a hash table of a fixed size in shared memory. */
 static inline HTAB *
 cwh_shmem_init_hash(const char *name, long size, HASHCTL *info, int flags)
 {
@@ -261,7 +220,7 @@ cwh_shmem_init_hash(const char *name, long size, HASHCTL *info, int flags)
 #endif
 }
 
-/* Build a jsonb value, which ends up in the state's result. */
+/* Add to a jsonb value that is being built; it ends up in state->result. */
 #if PG_VERSION_NUM >= 190000
 typedef JsonbInState CwhJsonbState;
 
@@ -286,7 +245,7 @@ cwh_push_jsonb(CwhJsonbState *state, JsonbIteratorToken token,
 }
 #endif
 
-/* Wait for the latch, the postmaster's death and one descriptor. */
+/* Create a set of wait events that lives as long as the process. */
 static inline WaitEventSet *
 cwh_create_wait_event_set(int nevents)
 {
@@ -297,7 +256,7 @@ cwh_create_wait_event_set(int nevents)
 #endif
 }
 
-/* The named wait event, where the version lets us name one. */
+/* Get a wait event with this name; without a name before version 17. */
 static inline uint32
 cwh_wait_event(const char *name)
 {
@@ -309,7 +268,7 @@ cwh_wait_event(const char *name)
 #endif
 }
 
-/* A random number, at least 0 and less than 1. */
+/* A random number from 0 (inclusive) to 1 (exclusive). */
 static inline double
 cwh_random01(void)
 {
@@ -320,7 +279,7 @@ cwh_random01(void)
 #endif
 }
 
-/* Start a set-returning function that fills a tuplestore. */
+/* Set up a set-returning function to fill a tuplestore. */
 static inline void
 cwh_init_materialized(FunctionCallInfo fcinfo)
 {
@@ -347,7 +306,5 @@ cwh_init_materialized(FunctionCallInfo fcinfo)
 	MemoryContextSwitchTo(oldcontext);
 #endif
 }
-
-#endif							/* POSTGRES_H */
 
 #endif							/* CWH_COMPAT_H */

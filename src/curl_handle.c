@@ -16,7 +16,7 @@
 
 #include <curl/curl.h>
 
-#include "compat.h"
+#include "compat_curl.h"
 #include "curl_handle.h"
 #include "vault.h"
 

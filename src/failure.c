@@ -19,7 +19,7 @@
 #include <curl/curl.h>
 #include <openssl/x509.h>
 
-#include "compat.h"
+#include "compat_curl.h"
 #include "failure.h"
 
 /* Part of a message; text is null if the message has no such part. */

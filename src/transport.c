@@ -38,7 +38,7 @@
 
 #include "lib/ilist.h"
 
-#include "compat.h"
+#include "compat_curl.h"
 #include "curl_handle.h"
 #include "failure.h"
 #include "retry.h"
