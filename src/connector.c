@@ -1,17 +1,18 @@
 /*
  * connector.c
- *		Calls connectors: functions in SQL that turn an event into requests.
+ *		Calls connectors: SQL functions that turn an event into requests.
  *
- * A connector is somebody else's code.  It runs as the owner of its function,
- * within a subtransaction that is read-only and always rolled back, so that it
- * can change nothing, neither rows nor settings; and for no longer than
- * chatwebhook.connector_timeout.  What it raises, or what is wrong with its
- * request, is the trouble of that delivery alone.
+ * Connectors are user-supplied code.  They are called by workers, and by
+ * sessions in test_webhook() and preview(), within the caller's transaction.  A
+ * connector runs as the owner of its function, in a subtransaction that is
+ * read-only and always rolled back, so it can change neither rows nor settings,
+ * and its locks are released; and for at most chatwebhook.connector_timeout.
+ * An error, or a malformed request, fails only the delivery concerned.
  *
- * It sees no secret: the webhook's url as its owner wrote it, with {{name}}
- * for credentials, and not its auth.  They are filled in when the request is
- * sent, into the webhook's own url, headers and auth only; so nothing that a
- * visitor wrote can bring a credential to light.
+ * A connector sees no secret.  It gets the webhook's url as its owner wrote it,
+ * with {{name}} for credentials, and does not get auth.  Credentials are filled
+ * in when the request is sent, only into the webhook's own url, headers and
+ * auth.  So no text from a visitor's message can make a request reveal one.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -51,22 +52,37 @@
 PG_FUNCTION_INFO_V1(chatwebhook_cut);
 PG_FUNCTION_INFO_V1(chatwebhook_url_encode);
 
-/* More requests than this for one delivery are taken for a loop. */
+/* A connector that makes more requests than this for a delivery is in a loop. */
 #define MAX_STEPS		20
 
 /*
- * A connector that does not give up is asked to again after this, so many
- * times; then its process ends, which it cannot catch.
+ * A connector can catch the cancellation that interrupts it.  The cancellation
+ * is repeated at this interval, this many times; then the process is
+ * terminated, which cannot be caught.
  */
 #define INSIST_MS		100
 #define MAX_INSISTENCE	10
 
-static TimeoutId time_limit = MAX_TIMEOUTS;
-static volatile sig_atomic_t overdue = false;
-static volatile sig_atomic_t insistence = 0;
+/* The columns of chatwebhook.request. */
+enum
+{
+	REQUEST_METHOD, REQUEST_URL, REQUEST_HEADERS, REQUEST_BODY, REQUEST_LAST,
+	REQUEST_COLUMNS
+};
+
+/* A row of chatwebhook.request, returned by a connector. */
+typedef struct Fields
+{
+	Datum		values[REQUEST_COLUMNS];
+	bool		nulls[REQUEST_COLUMNS];
+} Fields;
+
+static TimeoutId time_limit = MAX_TIMEOUTS; /* registered on first use */
+static volatile sig_atomic_t overdue = false;	/* the time limit has expired */
+static volatile sig_atomic_t insistence = 0;	/* how many times since */
 const CwhWebhook *volatile cwh_running_connector = NULL;
 
-/* The time limit is over: have CHECK_FOR_INTERRUPTS() raise an error. */
+/* Timeout handler: have CHECK_FOR_INTERRUPTS() raise an error. */
 static void
 on_overdue(void)
 {
@@ -76,18 +92,11 @@ on_overdue(void)
 		ProcDiePending = true;
 	InterruptPending = true;
 	SetLatch(MyLatch);
-	/* it may have caught that */
+	/* in case the connector catches that */
 	enable_timeout_after(time_limit, INSIST_MS);
 }
 
-/* What came back, as a row of chatwebhook.request. */
-typedef struct Fields
-{
-	Datum		values[5];
-	bool		nulls[5];
-} Fields;
-
-/* The type that connectors return. */
+/* The OID of the type chatwebhook.request. */
 static Oid
 request_type(void)
 {
@@ -98,7 +107,7 @@ request_type(void)
 						   ObjectIdGetDatum(namespace));
 }
 
-/* Find the function, and see that it may be called.  Gives its owner. */
+/* Find a connector's function and check its signature.  Sets *owner. */
 static Oid
 find_function(const CwhWebhook *webhook, Oid *owner)
 {
@@ -124,13 +133,16 @@ find_function(const CwhWebhook *webhook, Oid *owner)
 		form->prorettype != request_type())
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
-				 errmsg("function %s is no connector any more", webhook->function),
-				 errhint("It must be STABLE, and return chatwebhook.request.")));
+				 errmsg("function %s is not a connector", webhook->function),
+				 errhint("A connector takes three arguments of type jsonb, returns chatwebhook.request, and is STABLE or IMMUTABLE.")));
 	ReleaseSysCache(tuple);
 	return function;
 }
 
-/* Take the columns of what a connector has returned; false if it was null. */
+/*
+ * Take the columns of the row that a connector has returned.  Returns false if
+ * all are null, which is the same as null.
+ */
 static bool
 take_fields(Datum result, Fields *fields)
 {
@@ -140,18 +152,20 @@ take_fields(Datum result, Fields *fields)
 	HeapTupleData tuple;
 	bool		any = false;
 
+	if (desc->natts != REQUEST_COLUMNS)
+		elog(ERROR, "type chatwebhook.request has %d columns", desc->natts);
 	tuple.t_len = HeapTupleHeaderGetDatumLength(row);
 	ItemPointerSetInvalid(&tuple.t_self);
 	tuple.t_tableOid = InvalidOid;
 	tuple.t_data = row;
 	heap_deform_tuple(&tuple, desc, fields->values, fields->nulls);
 	ReleaseTupleDesc(desc);
-	for (int i = 0; i < lengthof(fields->nulls); i++)
+	for (int i = 0; i < REQUEST_COLUMNS; i++)
 		any = any || !fields->nulls[i];
 	return any;
 }
 
-/* An error that names what is wrong with a connector's request. */
+/* Raise an error about a connector's request. */
 static void
 bad_request(const char *problem)
 {
@@ -160,16 +174,16 @@ bad_request(const char *problem)
 			 errmsg("the connector's request is unusable: %s", problem)));
 }
 
-/* The method of a request, as a constant. */
+/* A request's method, as a constant. */
 static const char *
 method_of(const Fields *fields)
 {
 	static const char *const methods[] = {"POST", "GET", "PUT", "PATCH", "DELETE"};
 	char	   *method;
 
-	if (fields->nulls[0])
+	if (fields->nulls[REQUEST_METHOD])
 		return methods[0];
-	method = TextDatumGetCString(fields->values[0]);
+	method = TextDatumGetCString(fields->values[REQUEST_METHOD]);
 	for (int i = 0; i < lengthof(methods); i++)
 		if (strcmp(method, methods[i]) == 0)
 			return methods[i];
@@ -179,8 +193,8 @@ method_of(const Fields *fields)
 }
 
 /*
- * The length of the webhook's own URL at the beginning of the request's, both
- * without what may stand at the end of a path; 0 if it does not begin with it.
+ * If a request's URL begins with the webhook's own, followed by a path, a query
+ * or nothing, return the length of that part, without trailing slashes; else 0.
  */
 static size_t
 own_part(const char *base, const char *url)
@@ -195,23 +209,23 @@ own_part(const char *base, const char *url)
 	return len;
 }
 
-/* The URL of a request, in two parts: see CwhStep. */
+/* Take a request's URL, in two parts; see CwhStep. */
 static void
 take_url(const Fields *fields, const CwhWebhook *webhook, CwhStep *step)
 {
 	char	   *url;
 	size_t		own;
 
-	if (fields->nulls[1])
+	if (fields->nulls[REQUEST_URL])
 	{
 		step->own_url = true;
 		step->url = pstrdup("");
 		return;
 	}
-	url = TextDatumGetCString(fields->values[1]);
+	url = TextDatumGetCString(fields->values[REQUEST_URL]);
 	own = own_part(webhook->url_template, url);
 	step->own_url = own > 0;
-	/* all of it as it stands: the trailing slash belongs to it */
+	/* exactly the webhook's own URL: keep its trailing slashes */
 	step->url = strcmp(url, webhook->url_template) == 0 ? pstrdup("") :
 		pstrdup(url + own);
 	for (const char *c = step->url; *c; c++)
@@ -221,7 +235,7 @@ take_url(const Fields *fields, const CwhWebhook *webhook, CwhStep *step)
 		bad_request("its URL is empty");
 }
 
-/* The headers of a request as lines. */
+/* Take a request's headers, as lines. */
 static void
 take_headers(const Fields *fields, CwhStep *step)
 {
@@ -232,9 +246,9 @@ take_headers(const Fields *fields, CwhStep *step)
 	char	   *name = NULL;
 	const char *problem;
 
-	if (fields->nulls[2])
+	if (fields->nulls[REQUEST_HEADERS])
 		return;
-	headers = DatumGetJsonbP(fields->values[2]);
+	headers = DatumGetJsonbP(fields->values[REQUEST_HEADERS]);
 	problem = cwh_header_problem(headers);
 	if (problem)
 		bad_request(psprintf("its headers: %s", problem));
@@ -251,19 +265,19 @@ take_headers(const Fields *fields, CwhStep *step)
 	}
 }
 
-/* The body of a request as it is sent. */
+/* Take a request's body, as the bytes to send. */
 static void
 take_body(const Fields *fields, const CwhWebhook *webhook, CwhStep *step)
 {
 	Jsonb	   *body;
 
-	if (fields->nulls[3])
+	if (fields->nulls[REQUEST_BODY])
 	{
 		if (webhook->auth == CWH_AUTH_BODY)
 			bad_request("it has no body, into which the webhook's auth is to be put");
 		return;
 	}
-	body = DatumGetJsonbP(fields->values[3]);
+	body = DatumGetJsonbP(fields->values[REQUEST_BODY]);
 	if (webhook->auth == CWH_AUTH_BODY && !JB_ROOT_IS_OBJECT(body))
 		bad_request("its body is not an object, into which the webhook's auth is to be put");
 	if (!cwh_json_fits(body, cwh_max_payload_size))
@@ -273,8 +287,8 @@ take_body(const Fields *fields, const CwhWebhook *webhook, CwhStep *step)
 }
 
 /*
- * Call a connector, as the owner of its function, and take over what it
- * returns: null if it wants nothing sent (any more).
+ * Call a connector as the owner of its function, and set step and row.  Must be
+ * called in a subtransaction, which restores the role after an error.
  */
 static void
 call(CwhRender *render, FmgrInfo *function, Oid owner)
@@ -321,7 +335,8 @@ call(CwhRender *render, FmgrInfo *function, Oid owner)
 		take_url(&fields, render->webhook, step);
 		take_headers(&fields, step);
 		take_body(&fields, render->webhook, step);
-		step->last = !fields.nulls[4] && DatumGetBool(fields.values[4]);
+		step->last = !fields.nulls[REQUEST_LAST] &&
+			DatumGetBool(fields.values[REQUEST_LAST]);
 		if (strcmp(step->method, "GET") == 0 && step->body)
 			bad_request("it is a GET with a body");
 		render->step = step;
@@ -330,7 +345,7 @@ call(CwhRender *render, FmgrInfo *function, Oid owner)
 	MemoryContextSwitchTo(oldcontext);
 }
 
-/* The time limit begins. */
+/* Start the time limit of a call. */
 static void
 start_clock(const CwhWebhook *webhook)
 {
@@ -342,7 +357,10 @@ start_clock(const CwhWebhook *webhook)
 	enable_timeout_after(time_limit, cwh_connector_timeout);
 }
 
-/* It ends; tells if it was exceeded. */
+/*
+ * Stop the time limit, if it is running.  Returns true if it has expired; then
+ * the cancellation is withdrawn.
+ */
 static bool
 stop_clock(void)
 {
@@ -360,9 +378,9 @@ stop_clock(void)
 }
 
 /*
- * Call the connector of the first of these, and of those behind it that have
- * the same, in one subtransaction, until one fails or is slow.  Returns how
- * many were called.
+ * Call the connector of the first of these, and of the following ones with the
+ * same function, in one subtransaction, until a call fails or is slow.  Returns
+ * the number of calls.
  */
 static int
 render_some(CwhRender *renders, int n)
@@ -384,12 +402,12 @@ render_some(CwhRender *renders, int n)
 
 		MemoryContextSwitchTo(scratch);
 		fmgr_info(find_function(renders->webhook, &owner), &function);
-		/* all of it is put back when the subtransaction ends */
+		/* the end of the subtransaction restores these settings */
 		XactReadOnly = true;
 		SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_USERSET,
 						PGC_S_SESSION);
 		SetConfigOption("row_security", "on", PGC_USERSET, PGC_S_SESSION);
-		/* a function's strings are as whoever wrote it meant them */
+		/* parse string literals in functions as by default */
 		SetConfigOption("standard_conforming_strings", "on", PGC_USERSET,
 						PGC_S_SESSION);
 		do
@@ -401,7 +419,7 @@ render_some(CwhRender *renders, int n)
 			call(render, &function, owner);
 			late = stop_clock();
 			if (late)
-				elog(ERROR, "overdue");
+				elog(ERROR, "overdue"); /* handled below */
 			render->took_ms = (int) ((GetCurrentTimestamp() - start) / 1000);
 			done++;
 		}
@@ -419,7 +437,7 @@ render_some(CwhRender *renders, int n)
 		MemoryContextSwitchTo(render->context);
 		error = CopyErrorData();
 		FlushErrorState();
-		/* a session's own cancel is no trouble of the connector's */
+		/* the user canceled test_webhook() or preview() */
 		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && !late &&
 			MyBgworkerEntry == NULL)
 			cancel = error;
@@ -438,16 +456,15 @@ render_some(CwhRender *renders, int n)
 	CurrentResourceOwner = oldowner;
 	if (cancel)
 		ReThrowError(cancel);
-	/* what outlives transactions; in a session they may be its own */
+	/* session-level advisory locks outlive the subtransaction */
 	if (MyBgworkerEntry)
 		LockReleaseSession(USER_LOCKMETHOD);
 	return done;
 }
 
 /*
- * Have the connectors of these make their next requests.  To be called within
- * a transaction.  Stops behind a connector that was slow; returns how many
- * were seen to.
+ * Call connectors for their next requests, in the caller's transaction.  Stops
+ * after a slow call.  Returns for how many of the n the results are set.
  */
 int
 cwh_connector_render(CwhRender *renders, int n)
@@ -468,17 +485,21 @@ cwh_connector_render(CwhRender *renders, int n)
 }
 
 /*
- * For those who write connectors
+ * Functions that connectors use
  */
 
-/* The UTF-16 units of a character in UTF-8. */
+/* The number of UTF-16 code units of a character in UTF-8. */
 static inline int
 utf16_units(const char *c)
 {
 	return ((unsigned char) *c & 0xF8) == 0xF0 ? 2 : 1;
 }
 
-/* SQL: as much of a text as fits. */
+/*
+ * SQL: shorten a text to a number of characters, ending in an ellipsis.  The
+ * limits of services count UTF-16 code units, so a character outside the BMP
+ * counts as two.
+ */
 Datum
 chatwebhook_cut(PG_FUNCTION_ARGS)
 {
@@ -490,7 +511,7 @@ chatwebhook_cut(PG_FUNCTION_ARGS)
 	const char *ellipsis = utf8 ? "\xE2\x80\xA6" : "...";
 	int			room = size - (utf8 ? 1 : 3);
 	int			units = 0;
-	int			fits = 0;		/* bytes with which there is room for it */
+	int			fits = 0;		/* bytes that fit before an ellipsis */
 	StringInfoData result;
 
 	if (size < 0)
@@ -517,7 +538,7 @@ chatwebhook_cut(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text_with_len(result.data, result.len));
 }
 
-/* SQL: a text within a URL. */
+/* SQL: percent-encode a text for a URL. */
 Datum
 chatwebhook_url_encode(PG_FUNCTION_ARGS)
 {

@@ -1,6 +1,6 @@
 /*
  * connector.h
- *		Calls connectors: functions in SQL that turn an event into requests.
+ *		Calls connectors: SQL functions that turn an event into requests.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -12,24 +12,28 @@
 #include "request.h"
 #include "webhook.h"
 
-/* A connector that takes longer than this is called less often. */
+/* A call that takes longer than this counts as slow. */
 #define CWH_SLOW_CONNECTOR_MS	20
 
+/* A call of a connector, and its result. */
 typedef struct CwhRender
 {
 	const CwhWebhook *webhook;
-	const char *event;			/* its envelope, in UTF-8 */
-	Jsonb	   *replies;		/* null: none yet */
-	MemoryContext context;		/* of what comes out */
+	const char *event;			/* the envelope, in UTF-8 */
+	Jsonb	   *replies;		/* to earlier requests; null: none */
+	MemoryContext context;		/* to allocate the result in */
 
 	/* out */
-	CwhStep    *step;			/* null: nothing to send (any more), or error */
-	Datum		row;			/* the same, as the function returned it */
+	CwhStep    *step;			/* null: an error, or nothing (more) to send */
+	Datum		row;			/* step as the function returned it */
 	char	   *error;			/* or null */
 	int			took_ms;
 } CwhRender;
 
-/* The webhook whose connector is running, or null; SIGTERM must end that. */
+/*
+ * The webhook whose connector is running in this process, or null.  Read by
+ * signal handlers, since SIGTERM must interrupt a connector.
+ */
 extern const CwhWebhook *volatile cwh_running_connector;
 
 extern int	cwh_connector_render(CwhRender *renders, int n);

@@ -1,11 +1,14 @@
 /*
  * envelope.c
- *		An event as the bytes to be sent.
+ *		Writes events as the JSON that is sent, and makes their ids.
  *
- * Receivers check the signature over JSON.stringify(JSON.parse(body)), so the
- * body is what JSON.stringify would write: no spaces, ECMAScript's escapes and
- * number forms (json.c), and in each object the keys that are array indexes
- * first, ascending, as JavaScript orders them.
+ * Receivers may verify the signature over JSON.stringify(JSON.parse(body)), so
+ * a body is exactly what JSON.stringify would write: without spaces, with
+ * ECMAScript's escapes and number format (json.c), and in each object the keys
+ * that are array indexes first, in ascending order.
+ *
+ * It runs in sessions and in workers.  It takes no locks, and needs a
+ * transaction only where a conversion of encodings does.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -72,7 +75,7 @@ write_numeric(StringInfo out, Numeric numeric)
 	pfree(digits);
 }
 
-/* Write a scalar, or a container that the iterator did not descend into. */
+/* Write a scalar, or an object or array that the iterator returned whole. */
 static void
 write_value(StringInfo out, const JsonbValue *value)
 {
@@ -100,9 +103,9 @@ write_value(StringInfo out, const JsonbValue *value)
 }
 
 /*
- * Write those members of an object whose keys are array indexes, or those whose
- * keys are not.  jsonb keeps keys by length and then by bytes, so the indexes
- * come ascending.  Returns whether it left any out.
+ * Write the members of an object whose keys are array indexes, or the members
+ * whose keys are not.  jsonb sorts keys by length and then by bytes, so indexes
+ * are in ascending order.  Returns true if it has left out any member.
  */
 static bool
 write_members(StringInfo out, JsonbContainer *container, bool indexes,
@@ -139,7 +142,7 @@ write_members(StringInfo out, JsonbContainer *container, bool indexes,
 	return left_out;
 }
 
-/* Write an object, an array, or a scalar in its wrapping. */
+/* Write an object, an array, or the array that jsonb wraps a scalar in. */
 static void
 write_container(StringInfo out, JsonbContainer *container)
 {
@@ -178,7 +181,7 @@ write_container(StringInfo out, JsonbContainer *container)
 	}
 }
 
-/* Write a value, in UTF-8. */
+/* Write a jsonb value as JSON in UTF-8. */
 void
 cwh_json_write(StringInfo out, Jsonb *value)
 {
@@ -186,8 +189,9 @@ cwh_json_write(StringInfo out, Jsonb *value)
 }
 
 /*
- * How many bytes a value has as JSON, or more than the limit if it has more.
- * Strings are counted exactly, or else, which is faster, at their longest.
+ * Count the bytes of a value as JSON, and stop when there are more than the
+ * limit.  If not exact, which is faster, strings count as if every byte needed
+ * the longest escape.
  */
 static size_t
 measure(Jsonb *value, size_t limit, bool exact)
@@ -202,7 +206,7 @@ measure(Jsonb *value, size_t limit, bool exact)
 	while ((token = JsonbIteratorNext(&iterator, &v, false)) != WJB_DONE &&
 		   size <= limit)
 	{
-		/* brackets, the commas between members, colons */
+		/* the brackets, the commas, and the colons */
 		if (token == WJB_BEGIN_ARRAY && !v.val.array.rawScalar)
 			size += 2 + Max(v.val.array.nElems - 1, 0);
 		else if (token == WJB_BEGIN_OBJECT)
@@ -222,7 +226,7 @@ measure(Jsonb *value, size_t limit, bool exact)
 	return size;
 }
 
-/* Is there nothing in this but strings, booleans and nulls? */
+/* Does an object or array consist of strings, booleans and nulls only? */
 static bool
 is_simple(const JsonbContainer *container)
 {
@@ -238,16 +242,22 @@ is_simple(const JsonbContainer *container)
 }
 
 /*
- * Does a value have no more than this many bytes as JSON?  Counting stops when
- * they are exceeded: twelve bytes of jsonb can hold a number of 131,072 digits.
+ * Does a value have at most "limit" bytes as JSON?  Its size as jsonb does not
+ * tell: a number with 131,072 digits can take twelve bytes there.
  */
 bool
 cwh_json_fits(Jsonb *value, size_t limit)
 {
-	/* with another encoding, see that it can be written at all */
+	/*
+	 * In another encoding, always convert every string, to raise the error if
+	 * one cannot be converted.
+	 */
 	if (GetDatabaseEncoding() == PG_UTF8)
 	{
-		/* of strings, no byte, nor what says where one ends, takes more */
+		/*
+		 * Neither a byte of a string, nor any of the bytes that jsonb needs
+		 * to delimit values, becomes more than six bytes of JSON.
+		 */
 		if (CWH_JSON_STRING_MAX((size_t) VARSIZE(value)) <= limit &&
 			is_simple(&value->root))
 			return true;
@@ -257,7 +267,7 @@ cwh_json_fits(Jsonb *value, size_t limit)
 	return measure(value, limit, true) <= limit;
 }
 
-/* The timestamp of an envelope: UTC, milliseconds, cut and not rounded. */
+/* Format an envelope's timestamp, as Date.toISOString() would. */
 static void
 format_timestamp(TimestampTz at, char out[32])
 {
@@ -273,33 +283,17 @@ format_timestamp(TimestampTz at, char out[32])
 			 tm.tm_hour, tm.tm_min, tm.tm_sec, (int) (fsec / 1000));
 }
 
-/* A UUID in its usual notation. */
-void
-cwh_uuid_text(const pg_uuid_t *uuid, char out[37])
-{
-	static const char digits[] = "0123456789abcdef";
-
-	for (int i = 0; i < UUID_LEN; i++)
-	{
-		if (i == 4 || i == 6 || i == 8 || i == 10)
-			*out++ = '-';
-		*out++ = digits[uuid->data[i] >> 4];
-		*out++ = digits[uuid->data[i] & 0xf];
-	}
-	*out = '\0';
-}
-
-/* Write the body of a request. */
+/* Write an event's envelope, the body of a request. */
 void
 cwh_envelope_write(StringInfo out, const CwhEvent *event)
 {
-	char		uuid[37];
+	char		uuid[CWH_UUID_LEN + 1];
 	char		timestamp[32];
 
 	cwh_uuid_text(&event->id, uuid);
 	format_timestamp(event->created_at, timestamp);
 	appendStringInfoString(out, "{\"id\":\"");
-	appendBinaryStringInfo(out, uuid, 36);
+	appendBinaryStringInfo(out, uuid, CWH_UUID_LEN);
 	appendStringInfoString(out, "\",\"type\":");
 	write_cstring(out, event->type);
 	appendStringInfoString(out, ",\"timestamp\":\"");
@@ -313,7 +307,7 @@ cwh_envelope_write(StringInfo out, const CwhEvent *event)
 	appendStringInfoChar(out, '}');
 }
 
-/* Add a member to an envelope that is being built. */
+/* Add a member, a string or null, to a jsonb envelope. */
 static void
 push_member(CwhJsonbState *state, const char *key, const char *value)
 {
@@ -333,13 +327,13 @@ push_member(CwhJsonbState *state, const char *key, const char *value)
 	cwh_push_jsonb(state, WJB_VALUE, &v);
 }
 
-/* The same as a value, for filters to look at. */
+/* An event's envelope as jsonb, for filters. */
 Jsonb *
 cwh_envelope_jsonb(const CwhEvent *event)
 {
 	CwhJsonbState state = {0};
 	JsonbValue	value;
-	char		uuid[37];
+	char		uuid[CWH_UUID_LEN + 1];
 	char		timestamp[32];
 
 	cwh_uuid_text(&event->id, uuid);
@@ -368,10 +362,10 @@ cwh_envelope_jsonb(const CwhEvent *event)
 }
 
 /*
- * A new UUID of version 7 (RFC 9562, section 5.7): 48 bits of milliseconds since
- * 1970, then 12 bits of the fraction of the millisecond (method 3 of section
- * 6.2), then 62 random bits.  Within a process they ascend: if the clock has
- * not moved on, the fraction is counted up.
+ * Make a UUID of version 7 (RFC 9562, section 5.7): 48 bits of milliseconds
+ * since 1970, 12 bits of the fraction of the millisecond (section 6.2, method
+ * 3), and 62 random bits.  The UUIDs of a process ascend: if the clock has not
+ * advanced, the fraction is incremented.
  */
 void
 cwh_uuidv7(pg_uuid_t *uuid, TimestampTz at)
@@ -379,18 +373,18 @@ cwh_uuidv7(pg_uuid_t *uuid, TimestampTz at)
 	static uint64 last = 0;
 	static unsigned char pool[512];
 	static int	used = sizeof(pool);
-	static int	pool_owner = 0;
+	static int	pool_owner = 0; /* the process that filled the pool */
 	uint64		us;
 	uint64		ticks;
 
 	us = at + (uint64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
-	/* milliseconds and 1/4096 of one */
+	/* in units of 1/4096 ms */
 	ticks = (us / 1000) << 12 | (us % 1000) * 4096 / 1000;
 	if (ticks <= last)
 		ticks = last + 1;
 	last = ticks;
 
-	/* random bytes in advance, but never those of a parent process */
+	/* fetch random bytes in bulk, but use none that a parent process has */
 	if (used + 8 > sizeof(pool) || pool_owner != MyProcPid)
 	{
 		if (!pg_strong_random(pool, sizeof(pool)))
@@ -409,7 +403,7 @@ cwh_uuidv7(pg_uuid_t *uuid, TimestampTz at)
 	uuid->data[8] = 0x80 | (uuid->data[8] & 0x3f);
 }
 
-/* SQL: a new UUID of version 7. */
+/* SQL: make a UUID of version 7. */
 Datum
 chatwebhook_uuidv7(PG_FUNCTION_ARGS)
 {

@@ -1,10 +1,14 @@
 /*
  * secrets.c
- *		The key file, and the vault's functions for SQL.
+ *		Reads the key file; SQL functions that seal and open secrets.
  *
- * vault.c seals and opens; this file knows where the keys come from.  They are
- * read from chatwebhook.secret_key_file when they are needed, kept until the
- * file or the setting changes, and never leave the process.
+ * vault.c encrypts and decrypts; this file provides the keys.  It reads them
+ * from chatwebhook.secret_key_file when they are first needed in a process, and
+ * again after the file or the setting has changed.  Keys never leave the
+ * process.  Buffers that held a key or a secret are overwritten, except for
+ * arguments and results of SQL functions.
+ *
+ * It runs in sessions and in workers, and touches no table.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -38,14 +42,15 @@ PG_FUNCTION_INFO_V1(chatwebhook_invoker);
 #define MAX_KEYS		16
 #define MAX_KEY_FILE	(16 * 1024)
 
-static CwhVaultKey keys[MAX_KEYS];
+static CwhVaultKey keys[MAX_KEYS];	/* the current one first */
 static int	nkeys = 0;
-static struct stat read_from;	/* the file that the keys were read from */
-static char read_name[MAXPGPATH];
+static struct stat read_from;	/* of the file when the keys were read */
+static char read_name[MAXPGPATH];	/* the file's name then; "" if no keys */
 
 /*
- * Is this the file that the keys were read from, and as it was?  One that takes
- * another's place may have its inode, its size and the second of its time.
+ * Is this the file that the keys were read from, unchanged?  A file that has
+ * replaced it may have the same inode, the same size and, in whole seconds, the
+ * same times.
  */
 static bool
 is_same_file(const struct stat *status)
@@ -68,7 +73,7 @@ forget_keys(void)
 	read_name[0] = '\0';
 }
 
-/* Read the key file.  Returns null, or what is wrong with it. */
+/* Read the key file.  Returns null, or the reason why it is unusable. */
 static const char *
 read_keys(const char *name)
 {
@@ -108,8 +113,8 @@ read_keys(const char *name)
 }
 
 /*
- * The keys, the current one first.  Returns null and their number, which is 0
- * without a key file; or what is wrong with the file.
+ * Get the keys, the current one first.  There are none if no key file is set.
+ * Returns null, or the reason why the file is unusable.
  */
 const char *
 cwh_vault_keys(const CwhVaultKey **result, int *n)
@@ -130,7 +135,7 @@ cwh_vault_keys(const CwhVaultKey **result, int *n)
 	return problem;
 }
 
-/* The same, for functions: trouble is an error. */
+/* Get the keys; an error if the file is unusable. */
 static void
 get_keys(const CwhVaultKey **result, int *n)
 {
@@ -145,8 +150,8 @@ get_keys(const CwhVaultKey **result, int *n)
 }
 
 /*
- * Open a sealed value.  Returns a palloc'd C string, for the caller to cleanse,
- * or null and what stands in the way.
+ * Open a sealed secret.  Returns a palloc'd string, which the caller must
+ * cleanse; or null, and sets *problem.
  */
 char *
 cwh_vault_reveal(const pg_uuid_t *webhook_id, const char *name,
@@ -193,7 +198,7 @@ seal(const pg_uuid_t *webhook_id, const char *name, const char *secret,
 	return sealed;
 }
 
-/* cwh_vault_reveal(), for functions: trouble is an error. */
+/* Open a sealed secret; an error if that fails. */
 static char *
 reveal(const pg_uuid_t *webhook_id, const char *name, const bytea *sealed)
 {
@@ -219,7 +224,7 @@ chatwebhook_seal(PG_FUNCTION_ARGS)
 						   VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret)));
 }
 
-/* SQL: make a signing secret and seal it, without a copy that stays behind. */
+/* SQL: generate a signing secret and seal it, leaving no copy in memory. */
 Datum
 chatwebhook_seal_new(PG_FUNCTION_ARGS)
 {
@@ -237,7 +242,7 @@ chatwebhook_seal_new(PG_FUNCTION_ARGS)
 	PG_RETURN_BYTEA_P(sealed);
 }
 
-/* SQL: open a secret and seal it anew, likewise. */
+/* SQL: seal a secret again, under the current key, leaving no copy either. */
 Datum
 chatwebhook_reseal(PG_FUNCTION_ARGS)
 {
@@ -263,7 +268,7 @@ chatwebhook_open(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(result);
 }
 
-/* SQL: is a value sealed as it would be now? */
+/* SQL: is a secret sealed under the current key, or as plain text without one? */
 Datum
 chatwebhook_is_current(PG_FUNCTION_ARGS)
 {
@@ -276,7 +281,7 @@ chatwebhook_is_current(PG_FUNCTION_ARGS)
 										VARSIZE_ANY_EXHDR(sealed)));
 }
 
-/* SQL: are secrets encrypted at rest?  Null if the key file is unusable. */
+/* SQL: are secrets encrypted?  Null if the key file is unusable. */
 Datum
 chatwebhook_encrypts(PG_FUNCTION_ARGS)
 {
@@ -288,7 +293,7 @@ chatwebhook_encrypts(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(n > 0);
 }
 
-/* SQL: a new private key for asymmetric signatures. */
+/* SQL: generate a private key for v1a signatures. */
 Datum
 chatwebhook_ed25519_generate(PG_FUNCTION_ARGS)
 {
@@ -304,7 +309,7 @@ chatwebhook_ed25519_generate(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(result);
 }
 
-/* SQL: the public key of a private one; null if it is none. */
+/* SQL: the public key of a private key; null if this is not a private key. */
 Datum
 chatwebhook_public_key(PG_FUNCTION_ARGS)
 {
@@ -317,12 +322,12 @@ chatwebhook_public_key(PG_FUNCTION_ARGS)
 }
 
 /*
- * SQL: the role on whose behalf a function runs, whatever definer function it
- * is called from.
+ * SQL: the role that called the outermost SECURITY DEFINER function.
  *
- * In maintenance that runs the code of a table's owner (autovacuum's ANALYZE,
- * REFRESH MATERIALIZED VIEW, CREATE INDEX) that is whoever maintains, a
- * superuser as a rule, and the owner would see with that one's eyes.
+ * An ANALYZE, REFRESH MATERIALIZED VIEW or CREATE INDEX runs functions of the
+ * table's owner in a security-restricted operation.  There, that role is the
+ * one that runs the command, often a superuser, and the owner's functions would
+ * see all that it may see.  So that is an error.
  */
 Datum
 chatwebhook_invoker(PG_FUNCTION_ARGS)

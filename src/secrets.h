@@ -1,6 +1,6 @@
 /*
  * secrets.h
- *		The key file, and the secrets that are sealed with its keys.
+ *		Reads the key file, and opens secrets that are sealed with its keys.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */

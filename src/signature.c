@@ -1,8 +1,9 @@
 /*
  * signature.c
- *		Functions for SQL: signatures, secrets, and what may be a header.
+ *		SQL functions for signatures, and checks of secrets and headers.
  *
- * Signatures are made over UTF-8, whatever the database's encoding.
+ * Signatures are of text in UTF-8, whatever the database's encoding.  These
+ * functions run in any session, and touch no table.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -26,7 +27,7 @@ PG_FUNCTION_INFO_V1(chatwebhook_sign_standard);
 PG_FUNCTION_INFO_V1(chatwebhook_verify_body);
 PG_FUNCTION_INFO_V1(chatwebhook_verify_standard);
 
-/* A text as a C string in UTF-8. */
+/* Convert a text to a C string in UTF-8. */
 static char *
 to_utf8(const text *t)
 {
@@ -35,7 +36,7 @@ to_utf8(const text *t)
 	return pg_server_to_any(string, strlen(string), PG_UTF8);
 }
 
-/* An error for a key that cannot be used. */
+/* Raise an error about a key. */
 static void
 unusable_secret(const char *problem)
 {
@@ -45,7 +46,7 @@ unusable_secret(const char *problem)
 			 errhint("Give whsec_ and the base64 of 24 to 64 random bytes.")));
 }
 
-/* A signer for a key; an error if it is none. */
+/* Make a signer for a secret, or for a private or public key. */
 static CwhSigner *
 signer_for(const text *key)
 {
@@ -59,7 +60,7 @@ signer_for(const text *key)
 	return signer;
 }
 
-/* The same for signing, which a public key cannot do. */
+/* Make a signer that can sign, so not for a public key. */
 static CwhSigner *
 signer_to_sign(const text *key)
 {
@@ -70,7 +71,7 @@ signer_to_sign(const text *key)
 	return signer_for(key);
 }
 
-/* SQL: sha256=<hex> of a body. */
+/* SQL: sign a body: sha256=<hex>. */
 Datum
 chatwebhook_sign_body(PG_FUNCTION_ARGS)
 {
@@ -91,7 +92,7 @@ chatwebhook_sign_body(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(signature));
 }
 
-/* SQL: v1,<base64> or v1a,<base64> of id, time and body. */
+/* SQL: sign id, time and body: v1,<base64> or v1a,<base64>. */
 Datum
 chatwebhook_sign_standard(PG_FUNCTION_ARGS)
 {
@@ -115,7 +116,7 @@ chatwebhook_sign_standard(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(signature));
 }
 
-/* SQL: is sha256=<hex> that of the body? */
+/* SQL: verify sha256=<hex> of a body. */
 Datum
 chatwebhook_verify_body(PG_FUNCTION_ARGS)
 {
@@ -133,7 +134,7 @@ chatwebhook_verify_body(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(ok);
 }
 
-/* A header's value, its name in any case; null if it is not there. */
+/* Find a header by its name, in any case; null if it is missing. */
 static char *
 find_header(Jsonb *headers, const char *name)
 {
@@ -153,7 +154,7 @@ find_header(Jsonb *headers, const char *name)
 	return NULL;
 }
 
-/* SQL: are the three headers of Standard Webhooks those of the body? */
+/* SQL: verify the three headers of Standard Webhooks. */
 Datum
 chatwebhook_verify_standard(PG_FUNCTION_ARGS)
 {
@@ -193,7 +194,7 @@ chatwebhook_verify_standard(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(ok);
 }
 
-/* SQL: a new random secret. */
+/* SQL: generate a secret. */
 Datum
 chatwebhook_secret_generate(PG_FUNCTION_ARGS)
 {
@@ -206,7 +207,7 @@ chatwebhook_secret_generate(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(secret));
 }
 
-/* SQL: why this cannot be a secret. */
+/* SQL: why this cannot be used as a secret, or null. */
 Datum
 chatwebhook_secret_problem(PG_FUNCTION_ARGS)
 {
@@ -219,7 +220,7 @@ chatwebhook_secret_problem(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(problem));
 }
 
-/* SQL: why these cannot be request headers. */
+/* SQL: why these cannot be used as request headers, or null. */
 Datum
 chatwebhook_header_problem(PG_FUNCTION_ARGS)
 {

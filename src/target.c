@@ -324,7 +324,7 @@ is_isatap(const unsigned char *address)
 
 /*
  * Find the IPv4 address to which a tunnel or a translator would send a packet
- * for this IPv6 address.
+ * for this IPv6 address.  Returns false if there is none.
  *
  * Of the NAT64 prefixes, only the well-known one always has the address at its
  * end; with the one for local use (64:ff9b:1::/48) it can be anywhere.

@@ -13,6 +13,7 @@
 
 struct sockaddr;
 
+/* A network in CIDR notation. */
 typedef struct CwhNetwork
 {
 	int			family;			/* AF_INET or AF_INET6 */
@@ -20,20 +21,22 @@ typedef struct CwhNetwork
 	unsigned char address[16];	/* network byte order; IPv4 uses the first 4 */
 } CwhNetwork;
 
+/* What the settings of the administrator allow. */
 typedef struct CwhTargetPolicy
 {
 	bool		allow_http;		/* else https only */
-	const CwhNetwork *allowed;	/* let through, whatever they are */
+	const CwhNetwork *allowed;	/* allowed, even if not public */
 	int			nallowed;
 	const CwhNetwork *denied;	/* refused, even if public or allowed */
 	int			ndenied;
-	const uint16_t *ports;		/* if any: the only ones allowed */
-	int			nports;
+	const uint16_t *ports;		/* the only ones allowed */
+	int			nports;			/* 0: all ports that are not dangerous */
 } CwhTargetPolicy;
 
 #define CWH_MAX_URL_LEN		4096
 #define CWH_MAX_HOST_LEN	253
 
+/* The parts of an accepted URL. */
 typedef struct CwhTarget
 {
 	bool		https;
