@@ -7,8 +7,6 @@
 #ifndef CWH_CONNECTOR_H
 #define CWH_CONNECTOR_H
 
-#include <signal.h>
-
 #include "request.h"
 #include "webhook.h"
 

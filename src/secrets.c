@@ -14,11 +14,11 @@
  */
 #include "postgres.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "fmgr.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
 #include "utils/builtins.h"
@@ -28,6 +28,7 @@
 #include "secrets.h"
 #include "settings.h"
 #include "sign.h"
+#include "vault.h"
 
 PG_FUNCTION_INFO_V1(chatwebhook_seal);
 PG_FUNCTION_INFO_V1(chatwebhook_seal_new);
