@@ -14,7 +14,7 @@
 #error "chatwebhook needs libcurl 7.81 or later"
 #endif
 
-/* Set the protocols that a handle may use, given as a list and as a bit mask. */
+/* Set the protocols of a handle, given both as a list and as a bit mask. */
 #if LIBCURL_VERSION_NUM >= 0x075500
 #define cwh_curl_set_protocols(easy, list, bits) \
 	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, list)

@@ -54,7 +54,7 @@
 PG_FUNCTION_INFO_V1(chatwebhook_cut);
 PG_FUNCTION_INFO_V1(chatwebhook_url_encode);
 
-/* A connector that makes more requests than this for a delivery is in a loop. */
+/* A connector that asks for more requests than this seems to be in a loop. */
 #define MAX_STEPS		20
 
 /*
@@ -297,7 +297,7 @@ call(CwhRender *render, FmgrInfo *function, Oid owner)
 {
 	LOCAL_FCINFO(fcinfo, 3);
 	MemoryContext oldcontext = CurrentMemoryContext;
-	CwhStep *step;
+	CwhStep    *step;
 	Fields		fields;
 	Oid			user;
 	int			sec_context;
@@ -324,7 +324,7 @@ call(CwhRender *render, FmgrInfo *function, Oid owner)
 	if (!cwh_may_execute(function->fn_oid, owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("its owner may not execute %s", render->webhook->function)));
+				 errmsg("its owner has no permission to execute %s", render->webhook->function)));
 	result = FunctionCallInvoke(fcinfo);
 	SetUserIdAndSecContext(user, sec_context);
 
@@ -519,7 +519,7 @@ chatwebhook_cut(PG_FUNCTION_ARGS)
 	if (size < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a text cannot be cut to %d characters", size)));
+				 errmsg("cannot cut a text to %d characters", size)));
 	for (int i = 0; i < len;)
 	{
 		int			bytes = pg_mblen(data + i);

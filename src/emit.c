@@ -3,13 +3,13 @@
  *		Turns chat rows, and calls of emit(), into events and deliveries.
  *
  * All of this runs in the session that emits, within its transaction, so an
- * event exists exactly when that transaction commits.  It waits for no other
- * session: it only inserts rows with new ids.  The tables queue and event are
- * locked in that order, in RowExclusiveLock mode, until the transaction ends.
- * Rows are inserted without SQL (see rows.c).
+ * event exists exactly when that transaction commits.  It only inserts rows
+ * with new ids, so it never waits for another session's rows.  The tables
+ * queue and event are locked in that order, in RowExclusiveLock mode, until the
+ * transaction ends.  Rows are inserted without SQL (see rows.c).
  *
- * An event that no webhook wants is not stored.  To find that out costs little
- * more than a lookup in the cache of subscription.c.
+ * An event that no webhook wants is not stored, and costs little more than a
+ * lookup in the cache of subscription.c.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -250,12 +250,15 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
  * Checking
  */
 
-/* Report an invalid event, with the severity that chatwebhook.validation sets. */
+/* Report an invalid event as severely as chatwebhook.validation says. */
 #define REPORT_INVALID(...) \
 	ereport(cwh_validation == CWH_VALIDATION_ERROR ? ERROR : WARNING, \
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), __VA_ARGS__))
 
-/* Is this a possible event type, which fits a request header and our cache? */
+/*
+ * Is this 1 to 255 printable ASCII characters without spaces, so that it fits
+ * into a request header, and into our cache?
+ */
 static bool
 is_plain(const char *name)
 {
@@ -291,7 +294,7 @@ static void
 report_missing_key(const char *type, const char *key)
 {
 	REPORT_INVALID(errmsg("event \"%s\" lacks the required key \"%s\"", type, key),
-				   errhint("Give data a value for it that is not null, or change the column \"required\" of chatwebhook.event_type."));
+				   errhint("Add the key to data, with a value that is not null, or change the column \"required\" of chatwebhook.event_type."));
 }
 
 /* Raise an error if an event's data is too large as JSON. */
@@ -573,7 +576,7 @@ emit_row(Writer *writer, TriggerPlan *plan, TupleTableSlot *slot)
  * The trigger
  */
 
-/* Relcache callback: a relation, or all if relid is invalid, has changed. */
+/* Relcache callback: a relation has changed, or all if relid is invalid. */
 static void
 on_relation_change(Datum arg, Oid relid)
 {
@@ -633,7 +636,7 @@ set_source(Source *source, TupleDesc desc, Relation relation,
 					origin, RelationGetRelationName(relation)),
 			 errdetail("The trigger passes it to chatwebhook.emit() for the key \"%s\".",
 					   key),
-			 errhint("Create the trigger anew with a column's name; a constant is written with a leading @.")));
+			 errhint("Re-create the trigger with the name of a column; a constant is written with a leading @.")));
 }
 
 /* Parse a trigger's arguments, in the plan's memory. */
@@ -718,6 +721,7 @@ get_plan(Trigger *trigger, Relation relation)
 	plan = hash_search(plans, &trigger->tgoid, HASH_ENTER, &found);
 	if (found && plan->valid)
 		return plan;
+
 	/*
 	 * A caller up the stack may still use the old plan, so it lives on until
 	 * the transaction ends.
@@ -904,7 +908,7 @@ emit_arguments(FunctionCallInfo fcinfo, int first, const pg_uuid_t *only,
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the data of event \"%s\" is not an object", event.type),
-				 errhint("Wrap it, such as jsonb_build_object('value', ...).")));
+				 errhint("Wrap it in an object, such as jsonb_build_object('value', ...).")));
 	check_keys(type, event.data);
 	if (only)
 	{

@@ -267,7 +267,7 @@ cwh_json_fits(Jsonb *value, size_t limit)
 	return measure(value, limit, true) <= limit;
 }
 
-/* Format an envelope's timestamp, as Date.toISOString() would. */
+/* Format an envelope's timestamp: UTC, truncated to milliseconds. */
 static void
 format_timestamp(TimestampTz at, char out[32])
 {

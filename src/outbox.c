@@ -17,8 +17,8 @@
  * all in one transaction.  Most deliveries are finished, so these are moved
  * without SQL (see rows.c); the rest takes one statement for each kind.
  *
- * All functions run in the caller's transaction, which is connected to SPI:
- * that of a worker begins in cwh_begin() and ends in cwh_commit() (statement.c).
+ * All functions run in the caller's transaction, which is connected to SPI.  A
+ * worker's begins in cwh_begin() and ends in cwh_commit(), both in statement.c.
  * Locks on tables, and on rows that are settled, last until then.
  *
  * Copyright (c) 2026, chatwebhook contributors
@@ -49,9 +49,8 @@
 #include "shared.h"
 #include "statement.h"
 #include "subscription.h"
-
 /* INDENT OFF */
-/* Columns of sweep_sql, problems_sql and next_due_sql; the second has only one. */
+/* Columns of sweep_sql and next_due_sql; problems_sql has only the first. */
 enum
 {
 	DUE_WEBHOOK_ID, DUE_AT
@@ -382,7 +381,7 @@ record_claims(uint64 found, CwhOnClaimed each, void *context)
 	}
 }
 
-/* Claim deliveries of webhooks, up to a number for each, that are due now. */
+/* Claim deliveries that are due now, up to a wanted number for each webhook. */
 void
 cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
 				 CwhOnClaimed each, void *context)
@@ -610,7 +609,7 @@ finish(CwhResult **results, int n, CwhRelation to)
 
 	if (n == 0)
 		return;
-	/* a new snapshot: the transaction's first one may be older than a row */
+	/* a new snapshot, which shows what others have committed meanwhile */
 	PushActiveSnapshot(GetTransactionSnapshot());
 	snapshot = GetActiveSnapshot();
 	estate = CreateExecutorState();
@@ -810,10 +809,7 @@ cwh_outbox_log_attempts(const CwhAttemptRow *attempts, int n)
 	(void) cwh_run(&log_attempts_st, args);
 }
 
-/*
- * Add to the health of webhooks.  Sets "written" of those whose row could be
- * written, and "alerting" of these.
- */
+/* Add to the health of webhooks.  Sets the gains' "written" and "alerting". */
 void
 cwh_outbox_add_health(CwhHealthGain **gains, int n)
 {

@@ -91,7 +91,7 @@ typedef struct CwhAttemptRow
 /* How many recent attempts health.recent has. */
 #define CWH_RECENT		100
 
-/* Upper bounds of the histogram of latencies, in ms; the last one is infinite. */
+/* Upper bounds of the histogram of latencies, in ms, except the infinite one. */
 #define CWH_LATENCY_BOUNDS \
 	{5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000}
 #define CWH_LATENCIES	12

@@ -47,7 +47,7 @@ typedef struct Indexes
 static Indexes known_indexes[CWH_RELATIONS];	/* of tables opened so far */
 static uint64 changes = 0;		/* counts relcache invalidations */
 
-/* Relcache callback: a relation has changed, or all have if relid is invalid. */
+/* Relcache callback: a relation has changed, or all if relid is invalid. */
 static void
 on_relation_change(Datum arg, Oid relid)
 {
@@ -127,8 +127,8 @@ get_indexes(CwhRelation table, Relation relation)
 
 /*
  * Prepare to insert rows into a table.  It is an error if the table has fewer
- * columns than that, so is of an older version.  Everything is allocated in the
- * executor state's memory.
+ * columns than the caller needs, because it is of an older version.  Call this
+ * in a memory context that lives until cwh_rows_close().
  */
 void
 cwh_rows_open(CwhRows *rows, EState *estate, CwhRelation table, int columns)

@@ -54,7 +54,7 @@ enum
 typedef struct CwhRows
 {
 	Relation	relation;
-	EState	   *estate;			/* the caller's; owns all memory below */
+	EState	   *estate;			/* the caller's */
 	ResultRelInfo *relinfo;		/* its indexes are opened on first use */
 	const Oid  *indexes;		/* of relinfo's indexes, in the same order */
 	IndexInfo **infos;			/* likewise; cached, so never modified */

@@ -269,7 +269,7 @@ chatwebhook_open(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(result);
 }
 
-/* SQL: is a secret sealed under the current key, or as plain text without one? */
+/* SQL: is a secret sealed as a new one would be, under the current key if any? */
 Datum
 chatwebhook_is_current(PG_FUNCTION_ARGS)
 {
@@ -323,12 +323,12 @@ chatwebhook_public_key(PG_FUNCTION_ARGS)
 }
 
 /*
- * SQL: the role that called the outermost SECURITY DEFINER function.
+ * SQL: the role in effect outside of any SECURITY DEFINER function.
  *
- * An ANALYZE, REFRESH MATERIALIZED VIEW or CREATE INDEX runs functions of the
- * table's owner in a security-restricted operation.  There, that role is the
- * one that runs the command, often a superuser, and the owner's functions would
- * see all that it may see.  So that is an error.
+ * ANALYZE, REFRESH MATERIALIZED VIEW and CREATE INDEX run functions of a
+ * table's owner, in a security-restricted operation.  There, this role is the
+ * one that runs the command, often a superuser, and the owner's function would
+ * see all that the superuser may see.  Therefore it is an error.
  */
 Datum
 chatwebhook_invoker(PG_FUNCTION_ARGS)
@@ -336,7 +336,7 @@ chatwebhook_invoker(PG_FUNCTION_ARGS)
 	if (InSecurityRestrictedOperation())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("cannot tell who may see what within a security-restricted operation"),
-				 errhint("Copy what a materialized view or an index should show into a table.")));
+				 errmsg("cannot determine the calling role within a security-restricted operation"),
+				 errhint("Copy the rows into a table, and create the materialized view or index on that.")));
 	PG_RETURN_OID(GetOuterUserId());
 }

@@ -44,7 +44,7 @@ unusable_secret(const char *problem)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("unusable secret: %s", problem),
-			 errhint("Give whsec_ and the base64 of 24 to 64 random bytes.")));
+			 errhint("Use whsec_ followed by the base64 of 24 to 64 random bytes.")));
 }
 
 /* Make a signer for a secret, or for a private or public key. */

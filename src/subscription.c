@@ -2,12 +2,11 @@
  * subscription.c
  *		Which webhooks want an event: a cache in each process.
  *
- * Sessions use the cache while they emit; a worker uses only the OIDs of
- * relations and cwh_config_generation().  The cache is filled from the tables
- * event_type and webhook when it is first needed, and again after either of
- * them has changed.  Statement triggers on these tables send a relcache
- * invalidation for the table.  It reaches the changing session at once, and
- * other sessions when the change commits.
+ * A process fills its cache from the tables event_type and webhook when it
+ * first emits, and again after either of them has changed.  Statement triggers
+ * on these tables send a relcache invalidation for the table.  It reaches the
+ * changing session at once, and other processes when the change commits.
+ * Workers learn of changes in the same way: see cwh_config_generation().
  *
  * The tables are read with the table access method, not through SQL, since the
  * role that emits has no privileges on them and needs none.  They are locked in
@@ -95,7 +94,7 @@ static CwhEventType *last_type = NULL;	/* the last one looked up, or null */
 static HTAB *chatbots = NULL;	/* of Chatbot */
 static List *everywhere = NIL;	/* of Subscriber: webhooks without chatbot_id */
 
-/* Relcache callback: a relation has changed, or all have if relid is invalid. */
+/* Relcache callback: a relation has changed, or all if relid is invalid. */
 static void
 on_relation_change(Datum arg, Oid relid)
 {
@@ -320,9 +319,9 @@ load_table(CwhRelation which, void (*load) (TupleTableSlot *slot))
 
 	/*
 	 * The cache outlives this transaction, and each invalidation is received
-	 * only once.  So the cache must have all that is committed by now, which
-	 * the transaction's snapshot may not show, nor may any snapshot taken
-	 * before we waited for the lock.
+	 * only once.  So it must have everything that is committed by now: take
+	 * the latest snapshot instead of the transaction's, and only after any
+	 * wait for the lock.
 	 */
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	slot = table_slot_create(relation, NULL);
