@@ -42,13 +42,16 @@ my $hold = 8;
 # All workers have something to send to each of these, and are held back: by the
 # receiver, the breaker, and the rate limit.  The last request before that was the
 # one of this number.
-my %held = (
+my %kinds = (
 	asks => {
 		n => 1, path => "/fail/1/then/ok?status=429&retry_after=$hold", max_in_flight => 1 },
 	broken => {
 		n => 3, path => '/fail/3/then/ok', backoff => "$hold s", max_backoff => "$hold s", max_in_flight => 1 },
 	limited => {
 		n => 1, path => '/ok', rate_limit => 1 / $hold });
+
+# Twice each: workers wait for the time that they were told, or ask again at once.
+my %held = map { ($_ => $kinds{$_}, "$_ woken" => $kinds{$_}) } keys %kinds;
 
 foreach my $jump (-$hour, $hour)
 {
@@ -68,7 +71,7 @@ foreach my $jump (-$hour, $hour)
 		my $n = $held{$name}{n};
 		ok($receiver->wait_for($n, "$name $what"), "$what: $name: requests that have it held back");
 		becomes_true(qq{SELECT state = 'paused' AND in_flight = 0 FROM chatwebhook.webhook_health WHERE name = '$name $what'},
-			"$what: $name: it is paused") if $name ne 'limited';
+			"$what: $name: it is paused") if $name !~ /limited/;
 	}
 	# what comes now no worker sends
 	emit("$_ $what", 12) foreach sort keys %held;
@@ -79,6 +82,7 @@ foreach my $jump (-$hour, $hour)
 	cmp_ok(abs(sql('SELECT extract(epoch FROM clock_timestamp())') - $before), '>', $hour / 2, "$what: the clock is set");
 	# a commit wakes all workers, which see it
 	emit('bystander', 1);
+	sql(qq{SELECT count(chatwebhook.set_credential(id, 'unused', 'x')) FROM chatwebhook.webhook WHERE name ~ 'woken'});
 	foreach my $name (sort keys %held)
 	{
 		my $n = $held{$name}{n};
