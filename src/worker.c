@@ -471,6 +471,10 @@ time_to_wait(TimestampTz now)
 	next = Min(next, cwh_next_timer());
 	next = Min(next, cwh_next_settle());
 	next = Max(next, paused_until);
+	/* what was to be claimed meanwhile */
+	if (now < paused_until && cwh_enabled &&
+		(look_again || cwh_is_claim_wanted()))
+		next = Min(next, paused_until);
 	next = Min(next, cwh_next_keep_up());
 	if (cwh_worker.starved_until > now)
 		next = Min(next, cwh_worker.starved_until);
