@@ -57,7 +57,8 @@ static TimestampTz next_sweep = 0;
 static int64 clock_ahead = 0;	/* of the monotonic one, in microseconds */
 static TimestampTz clock_lost = 0;	/* it has been set back from there */
 static bool clock_unknown = true;	/* it may have been, while no worker ran */
-static bool look_again = false; /* at the extension, for it may have gone */
+static bool look_again = false; /* at the extension, for it may have gone, or
+								 * at a webhook that may have changed */
 static bool told_plain = false; /* that secrets are not encrypted */
 static XLogRecPtr emitted_upto = InvalidXLogRecPtr; /* what may be claimed was
 													 * committed by there */
@@ -356,6 +357,8 @@ take_hints(void)
 			endpoint->later = endpoint->changed = true;
 			/* what held it up may be over: ask again */
 			endpoint->blocked = false;
+			/* even with no room for a claim: it may have been disabled */
+			look_again = true;
 		}
 		cwh_make_ready(endpoint, hints[i].due, hints[i].id, hints[i].n);
 		/* emitted before the clock was set back */
