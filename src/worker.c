@@ -91,7 +91,8 @@ static int	pause_ms = 0;		/* after the last error; 0: there was none */
 static bool absence_seen = false;	/* the last error was one of absence */
 static TimestampTz next_sweep = 0;
 static TimestampTz next_upkeep = 0;
-static bool check_due = false;	/* the extension may have been dropped */
+static bool check_due = false;	/* the extension may have been dropped, or a
+								 * webhook changed */
 static Oid	extension = InvalidOid; /* the one that we serve */
 static bool plain_logged = false;	/* that secrets are not encrypted */
 
@@ -352,7 +353,11 @@ take_mail(void)
 		Endpoint   *endpoint = cwh_endpoint(&hint->webhook_id);
 
 		if (hint->due == DT_NOBEGIN)
+		{
 			cwh_recheck(endpoint, hint->n);
+			/* even with no room for a claim: it may have been disabled */
+			check_due = true;
+		}
 		else
 			cwh_expect(endpoint, hint->due, hint->id, hint->n);
 		/* emitted before the clock was set back */
@@ -477,6 +482,9 @@ time_to_wait(TimestampTz now)
 	next = Min(next, cwh_next_timer());
 	next = Min(next, cwh_settle_due());
 	next = Max(next, paused_until);
+	/* claims that are due when the pause is over */
+	if (now < paused_until && cwh_enabled && (check_due || cwh_claim_wanted()))
+		next = Min(next, paused_until);
 	next = Min(next, next_upkeep);
 	if (cwh_worker.starved_until > now)
 		next = Min(next, cwh_worker.starved_until);
