@@ -31,6 +31,9 @@
 /* A batch is closed when its body is larger than this. */
 #define MAX_BATCH_BYTES		(1024 * 1024)
 
+/* The reason why a request was not sent is cut at this many bytes. */
+#define MAX_REASON			255
+
 /* Start nothing for this long after a socket could not be had. */
 #define STARVED_MS			100
 
@@ -235,10 +238,14 @@ static void
 fail_attempt(Delivery *delivery, CwhEnd end, const char *error)
 {
 	CwhEnding	ending;
+	char		clipped[MAX_REASON + 1] = "";
 
 	memset(&ending, 0, sizeof(ending));
 	ending.end = end;
-	ending.error = error;
+	/* it is in the database's encoding, which decision.c does not know */
+	if (error)
+		cwh_copy_text(clipped, error, sizeof(clipped));
+	ending.error = clipped;
 	ending.retry_after_s = -1;
 	apply_ending(delivery, true, &ending);
 }
@@ -415,12 +422,9 @@ needs_token(Endpoint *endpoint)
 		!cwh_token_usable(&endpoint->token);
 }
 
-/*
- * Fill free slots, an endpoint after the other, one request each; then call the
- * connectors that this takes.
- */
-void
-cwh_start_attempts(void)
+/* Fill free slots, an endpoint after the other, one request each. */
+static void
+start_attempts(void)
 {
 	MemoryContext oldcontext;
 	Endpoint   *endpoint;
@@ -453,6 +457,17 @@ cwh_start_attempts(void)
 		cwh_reconsider(endpoint);
 	}
 	MemoryContextSwitchTo(oldcontext);
+}
+
+/*
+ * Start attempts, if that may be now, and go on with those that wait for their
+ * connectors to be called.
+ */
+void
+cwh_make_attempts(bool may_start)
+{
+	if (may_start)
+		start_attempts();
 	if (cwh_to_render.n > 0)
 		cwh_render(on_rendered);
 }

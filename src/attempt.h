@@ -9,7 +9,7 @@
 
 #include "delivery.h"
 
-extern void cwh_start_attempts(void);
+extern void cwh_make_attempts(bool may_start);
 extern void cwh_attempt_ended(Delivery *delivery);
 
 #endif							/* CWH_ATTEMPT_H */

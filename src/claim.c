@@ -59,24 +59,35 @@ on_pending(void *context, const pg_uuid_t *webhook_id, TimestampTz first_due)
 static void
 on_problem(void *context, const pg_uuid_t *webhook_id, TimestampTz first_due)
 {
-	cwh_recheck(cwh_endpoint(webhook_id));
+	cwh_recheck(cwh_endpoint(webhook_id), 0);
 }
 
 /* A webhook has its next delivery due later. */
 static void
 on_next_due(void *context, const pg_uuid_t *webhook_id, TimestampTz due)
 {
-	cwh_expect(cwh_endpoint(webhook_id), due, 0, 0);
+	Endpoint   *endpoint = cwh_endpoint(webhook_id);
+
+	/* there may be more behind it, even if it is due by now */
+	endpoint->later = true;
+	cwh_expect(endpoint, due, 0, 0);
 }
 
-/* See which webhooks have anything pending, or a problem. */
-void
-cwh_sweep_queue(void)
+/*
+ * See which webhooks have anything pending, or a problem.  If the clock was set
+ * back, first make up to ncatch_up deliveries due that wait only because of
+ * that; returns their number.
+ */
+int64
+cwh_sweep_queue(int64 ncatch_up)
 {
+	int64		ncaught_up;
+
 	cwh_ledger.nbacklogs = 0;
 	cwh_ledger.check_backlogs = false;
-	cwh_outbox_sweep(on_pending, on_problem, NULL);
+	ncaught_up = cwh_outbox_sweep(ncatch_up, on_pending, on_problem, NULL);
 	cwh_ledger.check_backlogs = true;
+	return ncaught_up;
 }
 
 /* Name the delivery that an error in the server's log is about. */

@@ -25,7 +25,7 @@ typedef struct Claims
 /* The last claim has failed: results must not wait for the next one. */
 extern bool cwh_claim_failed;
 
-extern void cwh_sweep_queue(void);
+extern int64 cwh_sweep_queue(int64 ncatch_up);
 extern bool cwh_claim_wanted(void);
 extern void cwh_claim_deliveries(Claims *claims, const Settle *settled,
 								 bool may_claim);

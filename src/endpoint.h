@@ -159,13 +159,16 @@ cwh_next_timer(void)
 								 pairingheap_first(cwh_endpoints.timers))->wake_at;
 }
 
-/* Read its webhook and its queue again, and ask its gate: it may work now. */
+/*
+ * Read its webhook and its queue again, and ask its gate: it may work now.  n
+ * deliveries are new.
+ */
 static inline void
-cwh_recheck(Endpoint *endpoint)
+cwh_recheck(Endpoint *endpoint, int n)
 {
 	endpoint->later = endpoint->changed = true;
 	endpoint->blocked = false;
-	cwh_expect(endpoint, DT_NOBEGIN, 0, 0);
+	cwh_expect(endpoint, DT_NOBEGIN, 0, n);
 }
 
 /* Read its webhook again, in the next transaction. */

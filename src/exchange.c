@@ -170,10 +170,7 @@ cwh_exchange_send(CwhExchange *exchange, const CwhWebhook *webhook,
 		exchange->transfer = cwh_make_request(webhook, exchange->step, message,
 											  token->value, problem);
 	if (exchange->transfer == NULL)
-	{
-		exchange->for_token = false;
 		return false;
-	}
 	exchange->transfer->owner = owner;
 	if (!cwh_transfer_start(exchange->transfer))
 		return false;
@@ -201,8 +198,7 @@ describe_ending(const CwhExchange *exchange, CwhEnding *ending)
 	ending->retry_after_s = reply->retry_after_s;
 	ending->body = reply->body.data;
 	ending->body_len = reply->body.len;
-	ending->for_token = exchange->for_token;
-	if (ending->for_token && ending->end == CWH_END_REPLY &&
+	if (exchange->for_token && ending->end == CWH_END_REPLY &&
 		ending->status >= 200 && ending->status <= 299)
 	{
 		TokenReply	got;
@@ -281,14 +277,15 @@ add_reply(Jsonb *replies, const CwhReply *reply)
 	return JsonbValueToJsonb(state.result);
 }
 
-/* Overwrite the reply of a token endpoint. */
+/* Overwrite the reply of a token endpoint: it is for no connector and no log. */
 static void
 cleanse_reply(CwhExchange *exchange)
 {
-	CwhBytes   *body = &exchange->transfer->reply.body;
+	CwhReply   *reply = &exchange->transfer->reply;
 
-	if (body->len > 0)
-		cwh_cleanse(body->data, body->len);
+	if (reply->body.len > 0)
+		cwh_cleanse(reply->body.data, reply->body.len);
+	reply->body.len = reply->headers.len = 0;
 }
 
 /*
@@ -306,6 +303,7 @@ cwh_exchange_end(CwhExchange *exchange, const CwhWebhook *webhook,
 {
 	if (!unsent)
 		describe_ending(exchange, ending);
+	ending->for_token = exchange->for_token;
 	attempt->rules = webhook->rules;
 	attempt->nrules = webhook->nrules;
 	attempt->step = step_number(exchange);
@@ -356,9 +354,10 @@ cwh_exchange_end(CwhExchange *exchange, const CwhWebhook *webhook,
 	}
 	if (decision->judged && decision->proven)
 		token->hopeless = false;
-	if (ending->for_token)
+	if (ending->for_token && exchange->transfer)
 		cleanse_reply(exchange);
+	exchange->for_token = false;
 	/* the reply that ends the attempt may be logged; no other is needed */
-	if (ending->for_token || decision->next != CWH_NEXT_SETTLE)
+	if (decision->next != CWH_NEXT_SETTLE)
 		cwh_exchange_drop(exchange);
 }

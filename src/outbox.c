@@ -159,6 +159,14 @@ static const char next_due_sql[] =
 	"          AND p.next_attempt_at" GT "$2"
 	"        ORDER BY p.next_attempt_at LIMIT 1) q";
 
+/* Parameters of postpone_sql, each an array. */
+enum
+{
+	POSTPONE_ID, POSTPONE_WAIT, POSTPONE_ATTEMPTED_AT, POSTPONE_LATENCY_MS,
+	POSTPONE_STATUS_CODE, POSTPONE_ERROR, POSTPONE_WAIT_MS,
+	POSTPONE_PARAMETERS
+};
+
 /*
  * Schedule next attempts.  "q.id = ANY ($1)", here and below, is redundant, but
  * makes every plan use the primary key.
@@ -198,6 +206,16 @@ static const char lock_sql[] =
 static const char exists_sql[] =
 	"SELECT q.id FROM chatwebhook.queue q WHERE q.id" EQ "ANY ($1)";
 
+/* Parameters of log_attempts_sql, each an array. */
+enum
+{
+	ATTEMPT_DELIVERY_ID, ATTEMPT_ATTEMPT, ATTEMPT_WEBHOOK_ID,
+	ATTEMPT_CHATBOT_ID, ATTEMPT_STARTED_AT, ATTEMPT_LATENCY_MS,
+	ATTEMPT_STATUS_CODE, ATTEMPT_ERROR, ATTEMPT_RESPONSE_HEADERS,
+	ATTEMPT_RESPONSE_BODY, ATTEMPT_PARAMETERS
+};
+
+/* Insert rows into attempt. */
 static const char log_attempts_sql[] =
 	"INSERT INTO chatwebhook.attempt (delivery_id, attempt, webhook_id,"
 	"       chatbot_id, started_at, latency_ms, status_code, error,"
@@ -215,7 +233,16 @@ static const char log_attempts_sql[] =
 	"             response_body)"
 	" ON CONFLICT DO NOTHING";
 
-/* Columns of add_health_sql. */
+/* Parameters of add_health_sql, each an array. */
+enum
+{
+	GAIN_WEBHOOK_ID, GAIN_SUCCESSES, GAIN_FAILURES, GAIN_SUCCEEDED,
+	GAIN_STREAK, GAIN_LAST_SUCCESS_AT, GAIN_LAST_FAILURE_AT, GAIN_LAST_ERROR,
+	GAIN_RECENT, GAIN_FAILING_SINCE, GAIN_LATENCY_SUM_MS, GAIN_LATENCY_COUNTS,
+	GAIN_GIVEN_UP, GAIN_PARAMETERS
+};
+
+/* Columns of its result. */
 enum
 {
 	WRITTEN_WEBHOOK_ID, WRITTEN_ALERTING
@@ -284,21 +311,45 @@ static CwhStatement claim_next_st = {claim_next_sql, 3,
 	{UUIDARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}, NULL};
 static CwhStatement next_due_st = {next_due_sql, 2,
 	{UUIDARRAYOID, TIMESTAMPTZOID}, NULL};
-static CwhStatement postpone_st = {postpone_sql, 7,
-	{INT8ARRAYOID, INTERVALARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID,
-	INT4ARRAYOID, TEXTARRAYOID, INT8ARRAYOID}, NULL};
+static CwhStatement postpone_st = {postpone_sql, POSTPONE_PARAMETERS, {
+		[POSTPONE_ID] = INT8ARRAYOID,
+		[POSTPONE_WAIT] = INTERVALARRAYOID,
+		[POSTPONE_ATTEMPTED_AT] = TIMESTAMPTZARRAYOID,
+		[POSTPONE_LATENCY_MS] = INT4ARRAYOID,
+		[POSTPONE_STATUS_CODE] = INT4ARRAYOID,
+		[POSTPONE_ERROR] = TEXTARRAYOID,
+		[POSTPONE_WAIT_MS] = INT8ARRAYOID
+}, NULL};
 static CwhStatement step_st = {step_sql, 2, {INT8ARRAYOID, JSONBARRAYOID}, NULL};
 static CwhStatement lock_st = {lock_sql, 1, {INT8ARRAYOID}, NULL};
 static CwhStatement exists_st = {exists_sql, 1, {INT8ARRAYOID}, NULL};
-static CwhStatement log_attempts_st = {log_attempts_sql, 10,
-	{INT8ARRAYOID, INT4ARRAYOID, UUIDARRAYOID, TEXTARRAYOID,
-	TIMESTAMPTZARRAYOID, INT4ARRAYOID, INT4ARRAYOID, TEXTARRAYOID,
-	TEXTARRAYOID, TEXTARRAYOID}, NULL};
-static CwhStatement add_health_st = {add_health_sql, 13,
-	{UUIDARRAYOID, INT8ARRAYOID, INT8ARRAYOID, BOOLARRAYOID, INT8ARRAYOID,
-	TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-	TIMESTAMPTZARRAYOID, INT8ARRAYOID, TEXTARRAYOID, INT8ARRAYOID},
-	NULL};
+static CwhStatement log_attempts_st = {log_attempts_sql, ATTEMPT_PARAMETERS, {
+		[ATTEMPT_DELIVERY_ID] = INT8ARRAYOID,
+		[ATTEMPT_ATTEMPT] = INT4ARRAYOID,
+		[ATTEMPT_WEBHOOK_ID] = UUIDARRAYOID,
+		[ATTEMPT_CHATBOT_ID] = TEXTARRAYOID,
+		[ATTEMPT_STARTED_AT] = TIMESTAMPTZARRAYOID,
+		[ATTEMPT_LATENCY_MS] = INT4ARRAYOID,
+		[ATTEMPT_STATUS_CODE] = INT4ARRAYOID,
+		[ATTEMPT_ERROR] = TEXTARRAYOID,
+		[ATTEMPT_RESPONSE_HEADERS] = TEXTARRAYOID,
+		[ATTEMPT_RESPONSE_BODY] = TEXTARRAYOID
+}, NULL};
+static CwhStatement add_health_st = {add_health_sql, GAIN_PARAMETERS, {
+		[GAIN_WEBHOOK_ID] = UUIDARRAYOID,
+		[GAIN_SUCCESSES] = INT8ARRAYOID,
+		[GAIN_FAILURES] = INT8ARRAYOID,
+		[GAIN_SUCCEEDED] = BOOLARRAYOID,
+		[GAIN_STREAK] = INT8ARRAYOID,
+		[GAIN_LAST_SUCCESS_AT] = TIMESTAMPTZARRAYOID,
+		[GAIN_LAST_FAILURE_AT] = TIMESTAMPTZARRAYOID,
+		[GAIN_LAST_ERROR] = TEXTARRAYOID,
+		[GAIN_RECENT] = TEXTARRAYOID,
+		[GAIN_FAILING_SINCE] = TIMESTAMPTZARRAYOID,
+		[GAIN_LATENCY_SUM_MS] = INT8ARRAYOID,
+		[GAIN_LATENCY_COUNTS] = TEXTARRAYOID,
+		[GAIN_GIVEN_UP] = INT8ARRAYOID
+}, NULL};
 static CwhStatement add_activity_st = {add_activity_sql, 5,
 	{TIMESTAMPTZOID, INT4OID, INT8OID, INT8OID, INT8OID}, NULL};
 /* INDENT ON */
@@ -308,16 +359,37 @@ static CwhStatement add_activity_st = {add_activity_sql, 5,
  */
 
 /*
+ * Make up to "limit" deliveries due that wait only because the clock was set
+ * back.  Returns their number.
+ */
+static int64
+catch_up(TimestampTz now, int64 limit)
+{
+	Datum		args[2];
+
+	args[0] = TimestampTzGetDatum(now);
+	args[1] = Int64GetDatum(limit);
+	return (int64) cwh_run(&catch_up_st, args);
+}
+
+/*
  * Call on_pending() for each webhook with pending deliveries, with the time at
  * which the first is due, and on_problem() for each webhook whose health shows
- * a problem.
+ * a problem.  Before that, if the clock was set back, make up to ncatch_up
+ * deliveries due that wait only because of that, and return their number.
  */
-void
-cwh_outbox_sweep(CwhOnPending on_pending, CwhOnPending on_problem, void *context)
+int64
+cwh_outbox_sweep(int64 ncatch_up, CwhOnPending on_pending,
+				 CwhOnPending on_problem, void *context)
 {
-	uint64		n = cwh_run(&sweep_st, NULL);
-	SPITupleTable *rows = SPI_tuptable;
+	int64		ncaught_up = 0;
+	uint64		n;
+	SPITupleTable *rows;
 
+	if (ncatch_up > 0)
+		ncaught_up = catch_up(GetCurrentTimestamp(), ncatch_up);
+	n = cwh_run(&sweep_st, NULL);
+	rows = SPI_tuptable;
 	for (uint64 i = 0; i < n; i++)
 	{
 		/* on_pending() may run SQL */
@@ -329,20 +401,7 @@ cwh_outbox_sweep(CwhOnPending on_pending, CwhOnPending on_problem, void *context
 	for (uint64 i = 0; i < n; i++)
 		on_problem(context, DatumGetUUIDP(cwh_field(i, DUE_WEBHOOK_ID, NULL)),
 				   DT_NOBEGIN);
-}
-
-/*
- * Make up to "limit" deliveries due that wait only because the clock was set
- * back.  Returns their number.
- */
-int64
-cwh_outbox_catch_up(TimestampTz now, int64 limit)
-{
-	Datum		args[2];
-
-	args[0] = TimestampTzGetDatum(now);
-	args[1] = Int64GetDatum(limit);
-	return (int64) cwh_run(&catch_up_st, args);
+	return ncaught_up;
 }
 
 /* Record claims on the rows of the last result, and pass each to each(). */
@@ -651,26 +710,31 @@ finish(CwhResult **results, int n, CwhRelation to)
 static void
 postpone(CwhResult **results, int n)
 {
-	CwhArray	arrays[7];
-	Datum		args[7];
+	CwhArray	arrays[POSTPONE_PARAMETERS];
+	Datum		args[POSTPONE_PARAMETERS];
 
 	if (n == 0)
 		return;
-	cwh_make_arrays(arrays, &postpone_st, 7, n);
+	cwh_make_arrays(arrays, &postpone_st, POSTPONE_PARAMETERS, n);
 	for (int i = 0; i < n; i++)
 	{
 		const CwhResult *result = results[i];
 
-		cwh_array_set(&arrays[0], i, Int64GetDatum(result->id));
-		cwh_array_set(&arrays[1], i, ms_interval(result->latency_ms + result->wait_ms));
-		cwh_array_set(&arrays[2], i, TimestampTzGetDatum(result->attempted_at));
-		cwh_array_set(&arrays[3], i, Int32GetDatum(result->latency_ms));
+		cwh_array_set(&arrays[POSTPONE_ID], i, Int64GetDatum(result->id));
+		cwh_array_set(&arrays[POSTPONE_WAIT], i,
+					  ms_interval(result->latency_ms + result->wait_ms));
+		cwh_array_set(&arrays[POSTPONE_ATTEMPTED_AT], i,
+					  TimestampTzGetDatum(result->attempted_at));
+		cwh_array_set(&arrays[POSTPONE_LATENCY_MS], i,
+					  Int32GetDatum(result->latency_ms));
 		if (result->status != 0)
-			cwh_array_set(&arrays[4], i, Int32GetDatum(result->status));
-		cwh_array_set_text(&arrays[5], i, result->error);
-		cwh_array_set(&arrays[6], i, Int64GetDatum(result->wait_ms));
+			cwh_array_set(&arrays[POSTPONE_STATUS_CODE], i,
+						  Int32GetDatum(result->status));
+		cwh_array_set_text(&arrays[POSTPONE_ERROR], i, result->error);
+		cwh_array_set(&arrays[POSTPONE_WAIT_MS], i,
+					  Int64GetDatum(result->wait_ms));
 	}
-	cwh_finish_arrays(arrays, 7, args);
+	cwh_finish_arrays(arrays, POSTPONE_PARAMETERS, args);
 	update_rows(&postpone_st, args, results, n);
 }
 
@@ -780,52 +844,63 @@ cwh_outbox_settle(CwhResult *results, int n, bool careful)
 }
 
 /* Insert rows into attempt. */
-void
-cwh_outbox_log_attempts(const CwhAttemptRow *attempts, int n)
+static void
+log_attempts(const CwhAttemptRow *attempts, int n)
 {
-	CwhArray	arrays[10];
-	Datum		args[10];
+	CwhArray	arrays[ATTEMPT_PARAMETERS];
+	Datum		args[ATTEMPT_PARAMETERS];
 
 	if (n == 0)
 		return;
-	cwh_make_arrays(arrays, &log_attempts_st, 10, n);
+	cwh_make_arrays(arrays, &log_attempts_st, ATTEMPT_PARAMETERS, n);
 	for (int i = 0; i < n; i++)
 	{
 		const CwhAttemptRow *attempt = &attempts[i];
 
-		cwh_array_set(&arrays[0], i, Int64GetDatum(attempt->delivery_id));
-		cwh_array_set(&arrays[1], i, Int32GetDatum(attempt->attempt));
-		cwh_array_set(&arrays[2], i, UUIDPGetDatum(&attempt->webhook_id));
-		cwh_array_set_text(&arrays[3], i, attempt->chatbot_id);
-		cwh_array_set(&arrays[4], i, TimestampTzGetDatum(attempt->started_at));
-		cwh_array_set(&arrays[5], i, Int32GetDatum(attempt->latency_ms));
+		cwh_array_set(&arrays[ATTEMPT_DELIVERY_ID], i,
+					  Int64GetDatum(attempt->delivery_id));
+		cwh_array_set(&arrays[ATTEMPT_ATTEMPT], i,
+					  Int32GetDatum(attempt->attempt));
+		cwh_array_set(&arrays[ATTEMPT_WEBHOOK_ID], i,
+					  UUIDPGetDatum(&attempt->webhook_id));
+		cwh_array_set_text(&arrays[ATTEMPT_CHATBOT_ID], i,
+						   attempt->chatbot_id);
+		cwh_array_set(&arrays[ATTEMPT_STARTED_AT], i,
+					  TimestampTzGetDatum(attempt->started_at));
+		cwh_array_set(&arrays[ATTEMPT_LATENCY_MS], i,
+					  Int32GetDatum(attempt->latency_ms));
 		if (attempt->status != 0)
-			cwh_array_set(&arrays[6], i, Int32GetDatum(attempt->status));
-		cwh_array_set_text(&arrays[7], i, attempt->error);
-		cwh_array_set_text(&arrays[8], i, attempt->response_headers);
-		cwh_array_set_text(&arrays[9], i, attempt->response_body);
+			cwh_array_set(&arrays[ATTEMPT_STATUS_CODE], i,
+						  Int32GetDatum(attempt->status));
+		cwh_array_set_text(&arrays[ATTEMPT_ERROR], i,
+						   attempt->error);
+		cwh_array_set_text(&arrays[ATTEMPT_RESPONSE_HEADERS], i,
+						   attempt->response_headers);
+		cwh_array_set_text(&arrays[ATTEMPT_RESPONSE_BODY], i,
+						   attempt->response_body);
 	}
-	cwh_finish_arrays(arrays, 10, args);
+	cwh_finish_arrays(arrays, ATTEMPT_PARAMETERS, args);
 	(void) cwh_run(&log_attempts_st, args);
 }
 
 /* Add to the health of webhooks.  Sets the gains' "written" and "alerting". */
-void
-cwh_outbox_add_health(CwhHealthGain **gains, int n)
+static void
+add_health(CwhHealthGain **gains, int n)
 {
-	CwhArray	arrays[13];
-	Datum		args[13];
+	CwhArray	arrays[GAIN_PARAMETERS];
+	Datum		args[GAIN_PARAMETERS];
 	uint64		found;
 
 	if (n == 0)
 		return;
-	cwh_make_arrays(arrays, &add_health_st, 13, n);
+	cwh_make_arrays(arrays, &add_health_st, GAIN_PARAMETERS, n);
 	for (int i = 0; i < n; i++)
 	{
 		const CwhHealthGain *gain = gains[i];
 		StringInfoData recent;
 		StringInfoData counts;
 
+		/* arrays as text, because unnest() would flatten arrays of arrays */
 		initStringInfo(&recent);
 		appendStringInfoChar(&recent, '{');
 		for (int j = 0; j < gain->nrecent; j++)
@@ -838,26 +913,39 @@ cwh_outbox_add_health(CwhHealthGain **gains, int n)
 							 gain->latency_counts[j]);
 		appendStringInfoChar(&counts, '}');
 
-		cwh_array_set(&arrays[0], i, UUIDPGetDatum(&gain->webhook_id));
-		cwh_array_set(&arrays[1], i, Int64GetDatum(gain->successes));
-		cwh_array_set(&arrays[2], i, Int64GetDatum(gain->failures));
-		cwh_array_set(&arrays[3], i, BoolGetDatum(gain->succeeded));
-		cwh_array_set(&arrays[4], i, Int64GetDatum(gain->streak));
+		cwh_array_set(&arrays[GAIN_WEBHOOK_ID], i,
+					  UUIDPGetDatum(&gain->webhook_id));
+		cwh_array_set(&arrays[GAIN_SUCCESSES], i,
+					  Int64GetDatum(gain->successes));
+		cwh_array_set(&arrays[GAIN_FAILURES], i,
+					  Int64GetDatum(gain->failures));
+		cwh_array_set(&arrays[GAIN_SUCCEEDED], i,
+					  BoolGetDatum(gain->succeeded));
+		cwh_array_set(&arrays[GAIN_STREAK], i,
+					  Int64GetDatum(gain->streak));
 		if (gain->successes > 0)
-			cwh_array_set(&arrays[5], i, TimestampTzGetDatum(gain->last_success_at));
+			cwh_array_set(&arrays[GAIN_LAST_SUCCESS_AT], i,
+						  TimestampTzGetDatum(gain->last_success_at));
 		if (gain->failures > 0)
 		{
-			cwh_array_set(&arrays[6], i, TimestampTzGetDatum(gain->last_failure_at));
-			cwh_array_set_text(&arrays[7], i, gain->last_error);
+			cwh_array_set(&arrays[GAIN_LAST_FAILURE_AT], i,
+						  TimestampTzGetDatum(gain->last_failure_at));
+			cwh_array_set_text(&arrays[GAIN_LAST_ERROR], i,
+							   gain->last_error);
 		}
-		cwh_array_set_text(&arrays[8], i, recent.data);
+		cwh_array_set_text(&arrays[GAIN_RECENT], i,
+						   recent.data);
 		if (gain->streak > 0)
-			cwh_array_set(&arrays[9], i, TimestampTzGetDatum(gain->failing_since));
-		cwh_array_set(&arrays[10], i, Int64GetDatum(gain->latency_sum_ms));
-		cwh_array_set_text(&arrays[11], i, counts.data);
-		cwh_array_set(&arrays[12], i, Int64GetDatum(gain->given_up));
+			cwh_array_set(&arrays[GAIN_FAILING_SINCE], i,
+						  TimestampTzGetDatum(gain->failing_since));
+		cwh_array_set(&arrays[GAIN_LATENCY_SUM_MS], i,
+					  Int64GetDatum(gain->latency_sum_ms));
+		cwh_array_set_text(&arrays[GAIN_LATENCY_COUNTS], i,
+						   counts.data);
+		cwh_array_set(&arrays[GAIN_GIVEN_UP], i,
+					  Int64GetDatum(gain->given_up));
 	}
-	cwh_finish_arrays(arrays, 13, args);
+	cwh_finish_arrays(arrays, GAIN_PARAMETERS, args);
 	found = cwh_run(&add_health_st, args);
 	for (int i = 0; i < n; i++)
 	{
@@ -872,8 +960,8 @@ cwh_outbox_add_health(CwhHealthGain **gains, int n)
 }
 
 /* Add to the activity of a worker. */
-void
-cwh_outbox_add_activity(int worker, TimestampTz now,
+static void
+add_activity(int worker, TimestampTz now,
 						const CwhActivity *activity)
 {
 	Datum		args[5];
@@ -884,4 +972,19 @@ cwh_outbox_add_activity(int worker, TimestampTz now,
 	args[3] = Int64GetDatum(activity->failed);
 	args[4] = Int64GetDatum(activity->given_up);
 	(void) cwh_run(&add_activity_st, args);
+}
+
+/*
+ * Record these attempts, what webhooks' health has gained, and what a worker has
+ * done.
+ */
+void
+cwh_outbox_record(const CwhAttemptRow *attempts, int nattempts,
+				  CwhHealthGain **gains, int ngains,
+				  int worker, const CwhActivity *activity)
+{
+	log_attempts(attempts, nattempts);
+	add_health(gains, ngains);
+	if (activity->succeeded + activity->failed + activity->given_up > 0)
+		add_activity(worker, GetCurrentTimestamp(), activity);
 }

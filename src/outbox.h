@@ -134,9 +134,8 @@ typedef void (*CwhOnPending) (void *context, const pg_uuid_t *webhook_id,
 /* Called for each delivery of a claim. */
 typedef void (*CwhOnClaimed) (void *context, const CwhClaimed *claimed);
 
-extern void cwh_outbox_sweep(CwhOnPending on_pending, CwhOnPending on_problem,
-							 void *context);
-extern int64 cwh_outbox_catch_up(TimestampTz now, int64 limit);
+extern int64 cwh_outbox_sweep(int64 ncatch_up, CwhOnPending on_pending,
+							  CwhOnPending on_problem, void *context);
 /* exported for test/modules/chatwebhook_test */
 extern PGDLLEXPORT void cwh_outbox_claim(const CwhWant *wants, int n,
 										 TimestampTz now, CwhOnClaimed each,
@@ -149,9 +148,8 @@ extern void cwh_outbox_next_due(const pg_uuid_t *ids, int n, TimestampTz now,
 /* exported for test/modules/chatwebhook_test */
 extern PGDLLEXPORT void cwh_outbox_settle(CwhResult *results, int n,
 										  bool careful);
-extern void cwh_outbox_log_attempts(const CwhAttemptRow *attempts, int n);
-extern void cwh_outbox_add_health(CwhHealthGain **gains, int n);
-extern void cwh_outbox_add_activity(int worker, TimestampTz now,
-									const CwhActivity *activity);
+extern void cwh_outbox_record(const CwhAttemptRow *attempts, int nattempts,
+							  CwhHealthGain **gains, int ngains,
+							  int worker, const CwhActivity *activity);
 
 #endif							/* CWH_OUTBOX_H */

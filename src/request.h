@@ -48,7 +48,6 @@ extern CwhTransfer *cwh_make_request(const CwhWebhook *webhook,
 									 const CwhMessage *message,
 									 const char *token, const char **problem);
 extern char *cwh_reply_text(const CwhBytes *bytes);
-extern char *cwh_reply_headers(const CwhBytes *bytes);
 
 /* The transport's options as the settings now say. */
 static inline void

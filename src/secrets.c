@@ -116,8 +116,8 @@ read_keys(const char *name)
  * Get the keys, the current one first.  There are none if no key file is set.
  * Returns null, or the reason why the file is unusable.
  */
-const char *
-cwh_vault_keys(const CwhVaultKey **result, int *n)
+static const char *
+vault_keys(const CwhVaultKey **result, int *n)
 {
 	struct stat status;
 	const char *problem = NULL;
@@ -139,7 +139,7 @@ cwh_vault_keys(const CwhVaultKey **result, int *n)
 static void
 get_keys(const CwhVaultKey **result, int *n)
 {
-	const char *problem = cwh_vault_keys(result, n);
+	const char *problem = vault_keys(result, n);
 
 	if (problem)
 		ereport(ERROR,
@@ -162,7 +162,7 @@ cwh_vault_reveal(const pg_uuid_t *webhook_id, const char *name,
 	size_t		len = VARSIZE_ANY_EXHDR(sealed);
 	char	   *plain;
 
-	*problem = cwh_vault_keys(&k, &n);
+	*problem = vault_keys(&k, &n);
 	if (*problem)
 		return NULL;
 	plain = palloc(len + 1);
@@ -288,7 +288,7 @@ chatwebhook_encrypts(PG_FUNCTION_ARGS)
 	const CwhVaultKey *k;
 	int			n;
 
-	if (cwh_vault_keys(&k, &n) != NULL)
+	if (vault_keys(&k, &n) != NULL)
 		PG_RETURN_NULL();
 	PG_RETURN_BOOL(n > 0);
 }

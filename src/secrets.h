@@ -11,7 +11,6 @@
 
 #include "vault.h"
 
-extern const char *cwh_vault_keys(const CwhVaultKey **result, int *n);
 extern char *cwh_vault_reveal(const pg_uuid_t *webhook_id, const char *name,
 							  const bytea *sealed, const char **problem);
 

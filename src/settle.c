@@ -14,6 +14,7 @@
 #include "utils/timestamp.h"
 
 #include "endpoint.h"
+#include "envelope.h"
 #include "ledger.h"
 #include "outbox.h"
 #include "request.h"
@@ -119,6 +120,44 @@ is_part_gone(const Settle *work, const Delivery *delivery)
 	return false;
 }
 
+/* Header lines of a reply as a JSON object; of a repeated one, the last. */
+static char *
+headers_as_json(const CwhBytes *bytes)
+{
+	char	   *lines = cwh_reply_text(bytes);
+	StringInfoData json;
+	char	   *line;
+	char	   *rest = lines;
+	bool		first = true;
+
+	initStringInfo(&json);
+	appendStringInfoChar(&json, '{');
+	while ((line = strsep(&rest, "\n")) != NULL)
+	{
+		char	   *colon = strchr(line, ':');
+		char	   *value;
+		size_t		len;
+
+		if (colon == NULL)
+			continue;
+		*colon = '\0';
+		value = colon + 1 + strspn(colon + 1, " \t");
+		len = strlen(value);
+		while (len > 0 && strchr(" \t\r", value[len - 1]))
+			len--;
+		if (!first)
+			appendStringInfoChar(&json, ',');
+		first = false;
+		for (char *c = line; *c; c++)
+			*c = pg_ascii_tolower((unsigned char) *c);
+		cwh_json_write_string(&json, line, strlen(line));
+		appendStringInfoChar(&json, ':');
+		cwh_json_write_string(&json, value, len);
+	}
+	appendStringInfoChar(&json, '}');
+	return json.data;
+}
+
 /* An attempt as a row of the table attempt. */
 static void
 describe_attempt(const Settle *work, Delivery *delivery, CwhAttemptRow *row)
@@ -141,36 +180,38 @@ describe_attempt(const Settle *work, Delivery *delivery, CwhAttemptRow *row)
 
 		/* for a connector, more was read */
 		body.len = Min(body.len, cwh_max_response_size);
-		row->response_headers = cwh_reply_headers(&transfer->reply.headers);
+		row->response_headers = headers_as_json(&transfer->reply.headers);
 		row->response_body = cwh_reply_text(&body);
 	}
 }
 
-/* Keep the attempts that are to be kept. */
-static void
-log_attempts(const Settle *work)
+/* The attempts that are to be kept, as rows. */
+static CwhAttemptRow *
+describe_attempts(const Settle *work, int *n)
 {
 	CwhAttemptRow *rows = palloc(Max(1, work->n) * sizeof(CwhAttemptRow));
-	int			n = 0;
 
+	*n = 0;
 	for (int i = 0; i < work->n; i++)
 		if (work->deliveries[i]->log && work->results[i].settled &&
 			!work->results[i].gone)
-			describe_attempt(work, work->deliveries[i], &rows[n++]);
-	cwh_outbox_log_attempts(rows, n);
+			describe_attempt(work, work->deliveries[i], &rows[(*n)++]);
+	return rows;
 }
 
-/* Write what is listed about webhooks: health, problems, disabling; activity. */
-static void
-settle_accounts(Settle *work)
+/*
+ * Disable webhooks and note their problems, as listed.  Returns what the health
+ * of all that are listed has gained.
+ */
+static CwhHealthGain **
+settle_accounts(Settle *work, int *ngains)
 {
-	CwhHealthGain **gains = palloc(Max(1, cwh_ledger.naccounts) *
-								   sizeof(CwhHealthGain *));
-	int			ngains = 0;
+	int			most = Max(1, cwh_ledger.naccounts);
+	CwhHealthGain **gains = palloc(most * sizeof(CwhHealthGain *));
 	dlist_iter	iter;
 
-	work->accounts = palloc0(Max(1, cwh_ledger.naccounts) *
-							 sizeof(SettledAccount));
+	work->accounts = palloc0(most * sizeof(SettledAccount));
+	*ngains = 0;
 	dlist_foreach(iter, &cwh_ledger.accounts)
 	{
 		Endpoint   *endpoint = dlist_container(Endpoint, account.node, iter.cur);
@@ -179,32 +220,34 @@ settle_accounts(Settle *work)
 
 		settled->endpoint = endpoint;
 		if (account->gain)
-			gains[ngains++] = account->gain;
-		settled->disabled = account->disable &&
-			cwh_webhook_disable(&endpoint->id, account->disable);
-		settled->noted = account->note && endpoint->webhook &&
-			cwh_webhook_note_problem(&endpoint->id, endpoint->webhook->problem,
-									 &settled->announce);
+			gains[(*ngains)++] = account->gain;
+		cwh_webhook_record(&endpoint->id, account->disable,
+						   account->note && endpoint->webhook,
+						   endpoint->webhook ? endpoint->webhook->problem : NULL,
+						   &settled->done);
 	}
-	cwh_outbox_add_health(gains, ngains);
-	work->activity = cwh_ledger.activity;
-	if (work->activity.succeeded + work->activity.failed +
-		work->activity.given_up > 0)
-		cwh_outbox_add_activity(cwh_worker.number + 1, GetCurrentTimestamp(),
-								&work->activity);
+	return gains;
 }
 
 /* Write what is in the ledger, within a transaction of the worker. */
 void
 cwh_settle(Settle *work)
 {
+	CwhAttemptRow *attempts;
+	CwhHealthGain **gains;
+	int			nattempts;
+	int			ngains;
+
 	take_results(work);
 	cwh_outbox_settle(work->results, work->n, is_careful());
 	for (int i = 0; i < work->n; i++)
 		if (work->results[i].gone)
 			erase_error(work->deliveries[i]);
-	log_attempts(work);
-	settle_accounts(work);
+	attempts = describe_attempts(work, &nattempts);
+	gains = settle_accounts(work, &ngains);
+	work->activity = cwh_ledger.activity;
+	cwh_outbox_record(attempts, nattempts, gains, ngains,
+					  cwh_worker.number + 1, &work->activity);
 }
 
 /* A delivery is over: let go of it, after noting when a retry is due. */
@@ -260,18 +303,20 @@ strike_out_results(Settle *work)
 
 /* Say in the log what was written about a webhook. */
 static void
-log_account(const SettledAccount *settled)
+log_account(const Endpoint *endpoint, const CwhRecorded *done)
 {
-	const Endpoint *endpoint = settled->endpoint;
+	const CwhWebhook *webhook = endpoint->webhook;
 
-	if (settled->disabled)
+	if (webhook == NULL)
+		return;
+	if (done->disabled)
 		ereport(LOG,
 				(errmsg("chatwebhook disabled webhook \"%s\": %s",
-						endpoint->webhook->name, endpoint->account.disable)));
-	if (settled->noted && settled->announce && endpoint->webhook->problem)
+						webhook->name, endpoint->account.disable)));
+	if (done->noted && done->is_new && webhook->problem)
 		ereport(LOG,
 				(errmsg("chatwebhook cannot send to webhook \"%s\": %s",
-						endpoint->webhook->name, endpoint->webhook->problem)));
+						webhook->name, webhook->problem)));
 }
 
 /* Strike out what was written about webhooks. */
@@ -285,18 +330,18 @@ strike_out_accounts(Settle *work)
 	activity->given_up -= work->activity.given_up;
 	for (int i = 0; i < work->naccounts; i++)
 	{
-		SettledAccount *settled = &work->accounts[i];
-		Endpoint   *endpoint = settled->endpoint;
+		const CwhRecorded *done = &work->accounts[i].done;
+		Endpoint   *endpoint = work->accounts[i].endpoint;
 		CwhHealthGain *gain = endpoint->account.gain;
 		bool		written = gain && gain->written;
-		bool		done = settled->disabled || endpoint->gone;
+		bool		over = done->disabled || endpoint->gone;
 
-		if (settled->disabled || settled->noted || (written && gain->alerting))
+		if (done->disabled || done->noted || (written && gain->alerting))
 			cwh_add_alerting(&endpoint->id);
-		log_account(settled);
+		log_account(endpoint, done);
 		cwh_account_settled(&endpoint->account, written || endpoint->gone,
-							done, settled->noted || endpoint->gone);
-		if (done)
+							over, done->noted || endpoint->gone);
+		if (over)
 		{
 			/* claimed deliveries wait until it is enabled again */
 			cwh_reread_webhook(endpoint);

@@ -13,9 +13,7 @@
 typedef struct SettledAccount
 {
 	Endpoint   *endpoint;
-	bool		disabled;
-	bool		noted;
-	bool		announce;		/* the problem that was noted is new */
+	CwhRecorded done;
 } SettledAccount;
 
 /* What one transaction settles. */

@@ -922,29 +922,3 @@ cwh_target_parse_ports(const char *list, uint16_t *ports, int max,
 	}
 	return n;
 }
-
-/*
- * Percent-encode all of a string but RFC 3986's unreserved characters.  Returns
- * the length of the result, which ends with a zero byte.
- */
-size_t
-cwh_url_encode(const char *value, char *out)
-{
-	static const char hex[] = "0123456789ABCDEF";
-	char	   *to = out;
-
-	for (const char *c = value; *c; c++)
-	{
-		if ((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
-			(*c >= '0' && *c <= '9') || strchr("-._~", *c))
-			*to++ = *c;
-		else
-		{
-			*to++ = '%';
-			*to++ = hex[(unsigned char) *c >> 4];
-			*to++ = hex[(unsigned char) *c & 0xf];
-		}
-	}
-	*to = '\0';
-	return to - out;
-}

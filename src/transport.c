@@ -812,8 +812,42 @@ open_multi(void)
 	return true;
 }
 
+/* Free a transfer that is in no list. */
+static void
+destroy(Transfer *transfer)
+{
+	free(transfer->public.reply.headers.data);
+	free(transfer->public.reply.body.data);
+	free(transfer->memory);
+	free(transfer);
+}
+
 /*
- * Open the transport, or take over other options.  Transfers under way go on as
+ * Close all connections and free everything.  The caller has freed its
+ * transfers, or is about to exit.
+ */
+static void
+close_transport(void)
+{
+	(void) cwh_handles_configure(NULL, NULL);
+	while (!dlist_is_empty(&spare))
+		destroy(dlist_container(Transfer, node, dlist_pop_head_node(&spare)));
+	nspare = 0;
+	if (multi)
+		curl_multi_cleanup(multi);
+	multi = NULL;
+	cwh_sockets_close();
+	memset(hosts, 0, sizeof(hosts));
+	memset(&options, 0, sizeof(options));
+	timer_set = false;
+	running = connecting = 0;
+	dlist_init(&waiting);
+	dlist_init(&ended);
+}
+
+/*
+ * Open the transport, or take over other options; without options, close it and
+ * free everything: the caller has freed all transfers.  Transfers under way go on as
  * they were started; later ones use new handles, and before each request the
  * address of its connection is checked against the new policy.
  *
@@ -828,6 +862,12 @@ cwh_transport_configure(const CwhTransportOptions *new_options)
 	bool		ok;
 
 	block_signals(&saved);
+	if (new_options == NULL)
+	{
+		close_transport();
+		restore_signals(&saved);
+		return -1;
+	}
 	ok = (multi != NULL || open_multi()) &&
 		cwh_handles_configure(new_options->ca_file, new_options->proxy);
 	if (ok)
@@ -848,43 +888,6 @@ cwh_transport_configure(const CwhTransportOptions *new_options)
 	}
 	restore_signals(&saved);
 	return ok ? epoll_fd : -1;
-}
-
-/* Free a transfer that is in no list. */
-static void
-destroy(Transfer *transfer)
-{
-	free(transfer->public.reply.headers.data);
-	free(transfer->public.reply.body.data);
-	free(transfer->memory);
-	free(transfer);
-}
-
-/*
- * Close all connections and free everything.  The caller has freed its
- * transfers, or is about to exit.
- */
-void
-cwh_transport_close(void)
-{
-	sigset_t	saved;
-
-	block_signals(&saved);
-	(void) cwh_handles_configure(NULL, NULL);
-	while (!dlist_is_empty(&spare))
-		destroy(dlist_container(Transfer, node, dlist_pop_head_node(&spare)));
-	nspare = 0;
-	if (multi)
-		curl_multi_cleanup(multi);
-	multi = NULL;
-	cwh_sockets_close();
-	memset(hosts, 0, sizeof(hosts));
-	memset(&options, 0, sizeof(options));
-	timer_set = false;
-	running = connecting = 0;
-	dlist_init(&waiting);
-	dlist_init(&ended);
-	restore_signals(&saved);
 }
 
 /* Milliseconds after which to call cwh_transport_drive() anyway; -1: never. */

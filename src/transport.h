@@ -38,11 +38,11 @@ typedef struct CwhTransfer
 
 /*
  * The transport itself.  cwh_transport_configure() opens it at first, and takes
- * over other options later; it returns the descriptor that becomes readable
+ * over other options later; without options it closes it, and everything is
+ * freed.  It returns the descriptor that becomes readable
  * when there is something to drive, or -1 if memory or descriptors are out.
  */
 extern int	cwh_transport_configure(const CwhTransportOptions *options);
-extern void cwh_transport_close(void);
 extern long cwh_transport_timeout_ms(void);
 extern int	cwh_transport_drive(void);
 extern CwhTransfer *cwh_transport_reap(void);

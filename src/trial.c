@@ -150,14 +150,16 @@ make_request(CwhExchange *exchange, const CwhWebhook *webhook, CwhToken *token,
 			 const CwhMessage *message, const char *event, int transport_fd,
 			 CwhEnding *ending)
 {
-	const char *problem = NULL;
+	const char *problem = webhook->problem;
 
 	memset(ending, 0, sizeof(CwhEnding));
 	ending->retry_after_s = -1;
-	if (webhook->connector && exchange->step == NULL &&
+	if (problem == NULL && webhook->connector && exchange->step == NULL &&
 		!ask_connector(exchange, webhook, event, ending))
 		return false;
-	if (cwh_exchange_send(exchange, webhook, token, message, NULL, &problem))
+	if (problem == NULL &&
+		cwh_exchange_send(exchange, webhook, token, message, NULL,
+						  &problem))
 	{
 		wait_for_transfer(transport_fd);
 		return true;
@@ -284,7 +286,7 @@ chatwebhook_test_webhook(PG_FUNCTION_ARGS)
 	{
 		cwh_exchange_reset(&exchange);
 		cwh_token_outdate(&token);
-		cwh_transport_close();
+		(void) cwh_transport_configure(NULL);
 		cwh_webhook_free(webhook);
 	}
 	PG_END_TRY();

@@ -17,6 +17,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "endpoint.h"
 #include "gate.h"
 #include "ledger.h"
 #include "retention.h"
@@ -24,7 +25,6 @@
 #include "state.h"
 #include "statement.h"
 #include "upkeep.h"
-#include "webhook.h"
 
 /*
  * Alerts are checked this often at most, of ALERTS_BATCH webhooks at a time, and
@@ -108,24 +108,22 @@ run_apart(const char *what, void (*work) (void))
 }
 
 /*
- * Disable webhooks whose connectors a worker could not stop.  The next worker
- * does, before it could call them.
+ * Have webhooks disabled whose connectors a worker could not stop: by the next
+ * settle, before they could be called again, since their gates are closed.
  */
 static void
 disable_stuck(void)
 {
 	pg_uuid_t	id;
 
-	cwh_begin();
 	while (cwh_gate_take_stuck(&id))
 	{
-		if (!cwh_webhook_disable(&id, "its connector could not be stopped"))
-			continue;
-		ereport(LOG,
-				(errmsg("chatwebhook disabled a webhook: its connector could not be stopped")));
-		cwh_add_alerting(&id);
+		Endpoint   *endpoint = cwh_endpoint(&id);
+
+		cwh_account_request(&endpoint->account,
+							"its connector could not be stopped", false);
+		cwh_recheck(endpoint, 0);
 	}
-	cwh_commit(CWH_FLUSH_NOW);
 }
 
 /* Open and close the backlog alerts: these webhooks have one, and no others. */
@@ -243,7 +241,8 @@ cwh_keep_up(TimestampTz now)
 		return next;
 	}
 	if (!stuck_checked)
-		stuck_checked = run_apart("disabling webhooks", disable_stuck);
+		disable_stuck();
+	stuck_checked = true;
 	if (any_alerts() && now >= cwh_upkeep.next_alerts)
 	{
 		bool		ok = check_some_alerts();

@@ -636,12 +636,9 @@ cwh_webhook_free(CwhWebhook *webhook)
 	MemoryContextDelete(webhook->context);
 }
 
-/*
- * Disable a webhook; false if another transaction has locked its row, so that
- * the caller has to try again.
- */
-bool
-cwh_webhook_disable(const pg_uuid_t *id, const char *reason)
+/* Disable a webhook; false if another transaction has locked its row. */
+static bool
+disable(const pg_uuid_t *id, const char *reason)
 {
 	Datum		args[2];
 
@@ -652,12 +649,10 @@ cwh_webhook_disable(const pg_uuid_t *id, const char *reason)
 
 /*
  * Note in its health why a webhook cannot be sent to, or, with null, that it
- * can; *changed tells if that is new.  False if another transaction has locked
- * the row, so that the caller has to try again.
+ * can; false if another transaction has locked the row.
  */
-bool
-cwh_webhook_note_problem(const pg_uuid_t *id, const char *problem,
-						 bool *changed)
+static bool
+note_problem(const pg_uuid_t *id, const char *problem, bool *is_new)
 {
 	Datum		args[2];
 
@@ -665,7 +660,20 @@ cwh_webhook_note_problem(const pg_uuid_t *id, const char *problem,
 	args[1] = CStringGetTextDatum(problem ? problem : "");
 	if (cwh_run(&note_problem_st, args) == 0)
 		return false;
-	*changed = DatumGetBool(cwh_field(0, 0, NULL));
+	*is_new = DatumGetBool(cwh_field(0, 0, NULL));
 	return true;
 }
 
+/*
+ * Disable a webhook, unless the reason is null, and note its problem, if that is
+ * asked for.  What another transaction has locked is left as it is: *done says
+ * what was recorded, and the caller tries the rest again.
+ */
+void
+cwh_webhook_record(const pg_uuid_t *id, const char *disable_reason, bool note,
+				   const char *problem, CwhRecorded *done)
+{
+	memset(done, 0, sizeof(CwhRecorded));
+	done->disabled = disable_reason && disable(id, disable_reason);
+	done->noted = note && note_problem(id, problem, &done->is_new);
+}

@@ -70,6 +70,14 @@ typedef struct CwhWebhook
 /* The most deliveries in a request: the limit of webhook.batch_size. */
 #define CWH_MAX_BATCH	100
 
+/* What was recorded about a webhook. */
+typedef struct CwhRecorded
+{
+	bool		disabled;
+	bool		noted;			/* its problem, or that it has none */
+	bool		is_new;			/* the problem was not noted before */
+} CwhRecorded;
+
 /* All of these are called within a transaction that is connected to SPI. */
 extern void cwh_webhook_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 							 void (*each) (void *context, CwhWebhook *webhook),
@@ -77,9 +85,9 @@ extern void cwh_webhook_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 extern void cwh_webhook_find(const pg_uuid_t *ids, int n,
 							 void (*each) (void *context, const pg_uuid_t *id),
 							 void *context);
-extern bool cwh_webhook_disable(const pg_uuid_t *id, const char *reason);
-extern bool cwh_webhook_note_problem(const pg_uuid_t *id, const char *problem,
-									 bool *changed);
+extern void cwh_webhook_record(const pg_uuid_t *id, const char *disable_reason,
+							   bool note, const char *problem,
+							   CwhRecorded *done);
 
 extern void cwh_webhook_free(CwhWebhook *webhook);
 

@@ -42,7 +42,6 @@
 #include "outbox.h"
 #include "render.h"
 #include "request.h"
-#include "secrets.h"
 #include "settings.h"
 #include "settle.h"
 #include "shared.h"
@@ -75,12 +74,12 @@ static const char last_id_sql[] =
 	"                (SELECT pg_catalog.max(id) FROM chatwebhook.history),"
 	"                (SELECT pg_catalog.max(id) FROM chatwebhook.dead), 0)";
 
-static const char any_webhook_sql[] =
-	"SELECT 1 FROM chatwebhook.webhook LIMIT 1";
+static const char any_plain_sql[] =
+	"SELECT 1 FROM chatwebhook.webhook WHERE NOT chatwebhook._encrypts() LIMIT 1";
 
 static CwhStatement installed_st = {installed_sql, 0, {0}, NULL};
 static CwhStatement last_id_st = {last_id_sql, 0, {0}, NULL};
-static CwhStatement any_webhook_st = {any_webhook_sql, 0, {0}, NULL};
+static CwhStatement any_plain_st = {any_plain_sql, 0, {0}, NULL};
 /* INDENT ON */
 
 /* What the process was assigned, and what it has been told since. */
@@ -92,7 +91,8 @@ static int	pause_ms = 0;		/* after the last error; 0: there was none */
 static bool absence_seen = false;	/* the last error was one of absence */
 static TimestampTz next_sweep = 0;
 static TimestampTz next_upkeep = 0;
-static bool check_due = false;	/* the extension may have been dropped */
+static bool check_due = false;	/* the extension may have been dropped, or a
+								 * webhook changed */
 static Oid	extension = InvalidOid; /* the one that we serve */
 static bool plain_logged = false;	/* that secrets are not encrypted */
 
@@ -133,7 +133,7 @@ leave(CwhExit how)
 	AbortOutOfAnyTransaction();
 	cwh_worker.state.exit = how;
 	report_state();
-	cwh_transport_close();
+	(void) cwh_transport_configure(NULL);
 	proc_exit(0);
 }
 
@@ -141,11 +141,7 @@ leave(CwhExit how)
 static void
 log_if_plain(void)
 {
-	const CwhVaultKey *keys;
-	int			n;
-
-	if (plain_logged || cwh_vault_keys(&keys, &n) != NULL || n > 0 ||
-		cwh_run(&any_webhook_st, NULL) == 0)
+	if (plain_logged || cwh_run(&any_plain_st, NULL) == 0)
 		return;
 	plain_logged = true;
 	ereport(LOG,
@@ -226,14 +222,13 @@ when_to_flush(const Work *work)
 static void
 sweep(Work *work)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
 	/* one worker for all, and also for transactions that are still open */
-	if (cwh_worker.number == 0 && (clock_unknown || now < clock_lost))
-		work->ncaught_up = cwh_outbox_catch_up(now, CATCH_UP_BATCH);
+	bool		catch_up = cwh_worker.number == 0 &&
+		(clock_unknown || GetCurrentTimestamp() < clock_lost);
+
+	work->ncaught_up = cwh_sweep_queue(catch_up ? CATCH_UP_BATCH : 0);
 	if (work->ncaught_up > 0)
 		cwh_hint(NULL, DT_NOBEGIN, 0, 0);
-	cwh_sweep_queue();
 	cwh_refresh_endpoints(true);
 }
 
@@ -348,16 +343,21 @@ transact(bool do_settle, bool do_sweep, bool do_claim)
 static void
 take_mail(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now;
 
 	cwh_slot_take(&mail);
+	now = GetCurrentTimestamp();
 	for (int i = 0; i < mail.nhints; i++)
 	{
 		const CwhHint *hint = &mail.hints[i];
 		Endpoint   *endpoint = cwh_endpoint(&hint->webhook_id);
 
 		if (hint->due == DT_NOBEGIN)
-			cwh_recheck(endpoint);
+		{
+			cwh_recheck(endpoint, hint->n);
+			/* even with no room for a claim: it may have been disabled */
+			check_due = true;
+		}
 		else
 			cwh_expect(endpoint, hint->due, hint->id, hint->n);
 		/* emitted before the clock was set back */
@@ -482,6 +482,9 @@ time_to_wait(TimestampTz now)
 	next = Min(next, cwh_next_timer());
 	next = Min(next, cwh_settle_due());
 	next = Max(next, paused_until);
+	/* claims that are due when the pause is over */
+	if (now < paused_until && cwh_enabled && (check_due || cwh_claim_wanted()))
+		next = Min(next, paused_until);
 	next = Min(next, next_upkeep);
 	if (cwh_worker.starved_until > now)
 		next = Min(next, cwh_worker.starved_until);
@@ -538,8 +541,7 @@ deliver(int transport_fd)
 		now = GetCurrentTimestamp();
 		cwh_run_timers(now, follow_clock(now));
 		transact_if_due(now);
-		if (cwh_enabled && now >= cwh_worker.starved_until)
-			cwh_start_attempts();
+		cwh_make_attempts(cwh_enabled && now >= cwh_worker.starved_until);
 		next_upkeep = cwh_keep_up(now);
 		/* free slots can be filled at once */
 		if (drive_transfers())
@@ -651,6 +653,6 @@ cwh_worker_main(Datum arg)
 	report_state();
 	ereport(LOG, (errmsg("chatwebhook worker %d started", cwh_worker.number + 1)));
 	deliver(transport_fd);
-	cwh_transport_close();
+	(void) cwh_transport_configure(NULL);
 	proc_exit(0);
 }

@@ -11,6 +11,8 @@
  *     /early/STATUS    that status before its body is read, as a limit in front
  *                      of a service does it; the rest of the stream is refused
  *     /error           no reply: the stream ends with an error
+ *     /lost/MS         no reply: the first time, the connection is lost after so
+ *                      many milliseconds
  *
  * After N requests, if any N is given, a connection is closed as nginx does it:
  * the requests that it has are answered, and no more are taken.
@@ -33,6 +35,7 @@ for (let i = 2; i < process.argv.length; i += 2)
 
 const log = options.log === undefined ? 1 : fs.openSync(options.log, 'a');
 const most = Number(options.requests || Infinity);
+const lost = new Set();
 let connections = 0;
 
 function note(stream, headers, status) {
@@ -70,6 +73,13 @@ server.on('stream', (stream, headers) => {
     } else if (behaviour === 'error') {
         note(stream, headers, null);
         stream.close(http2.constants.NGHTTP2_INTERNAL_ERROR);
+    } else if (behaviour === 'lost') {
+        const { session } = stream;
+
+        note(stream, headers, null);
+        if (!lost.has(headers[':path']))
+            setTimeout(() => session.destroy(), Number(argument));
+        lost.add(headers[':path']);
     } else {
         stream.resume();
         stream.on('end', () => {

@@ -15,105 +15,14 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/../lib";
 use Chatwebhook;
+use Clock qw(jump with_clock);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $hour = 3600;
-my $directory = PostgreSQL::Test::Utils::tempdir('clock');
-my $library = "$directory/clock.so";
-my $offset_file = "$directory/offset";
-my $offset = 0;
 
-PostgreSQL::Test::Utils::append_to_file("$directory/clock.c", <<'SOURCE');
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <fcntl.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/time.h>
-#include <time.h>
-#include <unistd.h>
-
-static volatile int64_t none = 0;
-static volatile int64_t *offset = &none;	/* seconds, the same for everybody */
-
-__attribute__((constructor)) static void
-map_offset(void)
-{
-	int			fd = open(getenv("CLOCK_OFFSET_FILE"), O_RDONLY);
-	void	   *map = mmap(NULL, sizeof(int64_t), PROT_READ, MAP_SHARED, fd, 0);
-
-	if (map == MAP_FAILED)
-		abort();
-	offset = map;
-	close(fd);
-}
-
-int
-clock_gettime(clockid_t clock, struct timespec *at)
-{
-	static int	(*real) (clockid_t, struct timespec *);
-	int			result;
-
-	if (!real)
-		real = (int (*) (clockid_t, struct timespec *)) dlsym(RTLD_NEXT, "clock_gettime");
-	result = real(clock, at);
-	if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)
-		at->tv_sec += *offset;
-	return result;
-}
-
-int
-gettimeofday(struct timeval *restrict at, void *restrict zone)
-{
-	struct timespec now;
-
-	(void) zone;
-	clock_gettime(CLOCK_REALTIME, &now);
-	at->tv_sec = now.tv_sec;
-	at->tv_usec = now.tv_nsec / 1000;
-	return 0;
-}
-
-time_t
-time(time_t *at)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_REALTIME_COARSE, &now);
-	if (at)
-		*at = now.tv_sec;
-	return now.tv_sec;
-}
-SOURCE
-
-my $compiler = $ENV{CC} // 'cc';
-plan skip_all => "there is no C compiler to build the clock with ($compiler)"
-  if system("$compiler -shared -fPIC -O1 -o '$library' '$directory/clock.c' -ldl"
-	  . " 2>'$directory/errors'") != 0;
-
-# Set the server's clock so many seconds on or back.  The file is written in
-# place: truncated for a moment, it would make a read of the map a fault.
-sub jump
-{
-	my ($by) = @_;
-	$offset += $by;
-	open my $file, '+<:raw', $offset_file or die "$offset_file: $!";
-	syswrite $file, pack('q', $offset);
-	close $file;
-}
-PostgreSQL::Test::Utils::append_to_file($offset_file, "\0" x 8);
-$ENV{CLOCK_OFFSET_FILE} = $offset_file;
-
-# With the clock in the server's environment, and in that of nothing else.
-sub with_clock
-{
-	my ($what) = @_;
-	local $ENV{LD_PRELOAD} = $library;
-	return $what->();
-}
+plan skip_all => Clock::problem() if Clock::problem();
 
 my $receiver = start_receiver();
 my $node;

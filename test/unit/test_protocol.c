@@ -28,11 +28,11 @@
  *	take		FOR UPDATE SKIP LOCKED, which looks at the latest version of the
  *				row again, and cwh_claim() in record_claims().  Since the row
  *				stays locked between the two, they are one step here
- *	commit		CommitTransactionCommand() in cwh_outbox_commit(): others see it,
+ *	commit		CommitTransactionCommand() in cwh_commit(): others see it,
  *				and it may yet be lost
- *	keep		XLogFlush(), cwh_keep_settle() and cwh_keep_claims()
- *	abort		the PG_CATCH() of transact(): cwh_undo_claims(), results stay
- *	send		start_delivery() to judge_transfer(): the receiver gets it and
+ *	keep		XLogFlush(), and keep_work() of worker.c
+ *	abort		the PG_CATCH() of transact(): undo_claims(), results stay
+ *	send		start_attempt() to apply_ending(): the receiver gets it and
  *				the reply arrives or does not, or it does not get it, or it
  *				refuses it for good (dead).  The request arrives, if at all,
  *				before the worker knows how it ended

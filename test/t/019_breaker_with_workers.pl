@@ -58,7 +58,7 @@ sub all_workers_turn
 	foreach my $round (1 .. 100)
 	{
 		emit('bystander', 50);
-		$node->poll_query_until('postgres', q{SELECT pending = 0 FROM chatwebhook.webhook_health WHERE name = 'bystander'}) or last;
+		wait_until(q{SELECT pending = 0 FROM chatwebhook.webhook_health WHERE name = 'bystander'}) or last;
 		my $now = $pids->();
 		return 1 if !grep { ($now->{$_} // 0) <= $before->{$_} } keys %$before;
 	}
