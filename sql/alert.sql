@@ -22,7 +22,7 @@ COMMENT ON COLUMN chatwebhook.alert.webhook_id IS 'Webhook that the alert is abo
 COMMENT ON COLUMN chatwebhook.alert.chatbot_id IS 'Chatbot of that webhook; null if it serves every chatbot.';
 COMMENT ON COLUMN chatwebhook.alert.webhook_name IS 'Name of that webhook at that time.';
 COMMENT ON COLUMN chatwebhook.alert.kind IS
-    'consecutive_failures: at least chatwebhook.alert_failures attempts in a row failed; closed by a success. low_success_rate: less than chatwebhook.alert_success_rate of the last 100 attempts (at least 20) succeeded; closed when the rate is halfway from there to 1. webhook_disabled: the extension disabled it, or deliveries wait but nothing can be sent, as webhook_health.problem says; closed when it is enabled, or the problem is gone. backlog: a delivery has been due for longer than chatwebhook.alert_backlog; closed when none has.';
+    'consecutive_failures: at least chatwebhook.alert_failures attempts in a row failed, closed by a success; low_success_rate: less than chatwebhook.alert_success_rate of the last 100 attempts (at least 20) succeeded, closed when the rate is halfway from there to 1; webhook_disabled: the extension disabled it, or deliveries wait but nothing can be sent, as webhook_health.problem says, closed when it is enabled or the problem is gone; backlog: a delivery has been due for longer than chatwebhook.alert_backlog, closed when none has.';
 COMMENT ON COLUMN chatwebhook.alert.message IS 'Description of the trouble, for people.';
 COMMENT ON COLUMN chatwebhook.alert.opened_at IS 'When it was opened.';
 COMMENT ON COLUMN chatwebhook.alert.closed_at IS 'When it was closed; null while it is open.';

@@ -86,10 +86,9 @@ CREATE FUNCTION chatwebhook._score(score jsonb) RETURNS text
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
     AS $$
 BEGIN
-    IF jsonb_typeof(score) = 'number' AND score::numeric BETWEEN 0 AND 1 THEN
-        RETURN round(score::numeric * 100) || '% negative';
-    END IF;
-    RETURN score #>> '{}';
+    RETURN CASE WHEN jsonb_typeof(score) <> 'number' THEN score #>> '{}'
+                WHEN score::numeric BETWEEN 0 AND 1 THEN round(score::numeric * 100) || '% negative'
+                ELSE score #>> '{}' END;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._score(jsonb) IS
@@ -99,10 +98,10 @@ CREATE FUNCTION chatwebhook._amount(amount jsonb, currency text) RETURNS text
     LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL SAFE
     AS $$
 BEGIN
-    IF jsonb_typeof(amount) = 'number' AND abs(amount::numeric) < 1e12 THEN
-        RETURN coalesce(currency, '$') || rtrim(to_char(amount::numeric, 'FM999,999,999,990.99'), '.');
-    END IF;
-    RETURN amount #>> '{}';
+    RETURN CASE WHEN jsonb_typeof(amount) <> 'number' THEN amount #>> '{}'
+                WHEN abs(amount::numeric) < 1e12
+                THEN coalesce(currency, '$') || rtrim(to_char(amount::numeric, 'FM999,999,999,990.99'), '.')
+                ELSE amount #>> '{}' END;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._amount(jsonb, text) IS

@@ -42,11 +42,13 @@ chatwebhook_log_alert(PG_FUNCTION_ARGS)
 
 	if (PG_GETARG_BOOL(2))
 		ereport(LOG,
-				(errmsg("alert about webhook \"%s\" closed: %s", name, message),
+				(errmsg("chatwebhook: alert about webhook \"%s\" closed: %s",
+						name, message),
 				 errhidecontext(true), errhidestmt(true)));
 	else
 		ereport(WARNING,
-				(errmsg("alert about webhook \"%s\" opened: %s", name, message),
+				(errmsg("chatwebhook: alert about webhook \"%s\" opened: %s",
+						name, message),
 				 errhidecontext(true), errhidestmt(true)));
 	PG_RETURN_VOID();
 }

@@ -1,6 +1,6 @@
 /*
  * wait.c
- *		Waits in a session until the workers have finished.
+ *		Waits in a session until no webhook has pending deliveries.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -26,7 +26,7 @@ anything_pending(void)
 	bool		found;
 	int			result;
 
-	/* a snapshot of our own: the transaction's may be older than the settles */
+	/* the transaction's own snapshot may be older than the settles */
 	PushActiveSnapshot(GetLatestSnapshot());
 	result = SPI_execute("SELECT 1 FROM chatwebhook.webhook w"
 						 " WHERE w.enabled AND EXISTS ("
@@ -34,7 +34,7 @@ anything_pending(void)
 						 "    WHERE q.webhook_id OPERATOR(pg_catalog.=) w.id)",
 						 true, 1);
 	if (result != SPI_OK_SELECT)
-		elog(ERROR, "could not look into the queue: %s",
+		elog(ERROR, "could not read the queue: %s",
 			 SPI_result_code_string(result));
 	found = SPI_processed > 0;
 	SPI_freetuptable(SPI_tuptable);
@@ -42,7 +42,7 @@ anything_pending(void)
 	return found;
 }
 
-/* SQL: wait until everything is finished. */
+/* SQL: wait until nothing is pending; false if the time is up before. */
 Datum
 chatwebhook_wait_until_idle(PG_FUNCTION_ARGS)
 {

@@ -319,7 +319,7 @@ subtest 'bad values' => sub {
 		[ q{batch_size => 101}, qr/batch_size is 101, outside the range 1 to 100/ ],
 		[ q{batch_window => '2 minutes'}, qr/batch_window is 00:02:00, outside the range 0 to 1 minute/ ],
 		[ q{batch_window => '-1 s'}, qr/batch_window is -00:00:01, outside the range 0 to 1 minute/ ],
-		[ q{batch_size => 5, connector => 'slack'}, qr/connector slack sends events one by one/ ])
+		[ q{batch_size => 5, connector => 'slack'}, qr/connector slack sends one event at a time/ ])
 	{
 		my (undef, undef, $error) = $node->psql('postgres',
 			"SELECT chatwebhook.create_webhook('bad', 'http://127.0.0.1/', $case->[0])");
