@@ -480,8 +480,9 @@ time_to_wait(TimestampTz now)
 	next = Min(next, cwh_next_timer());
 	next = Min(next, cwh_settle_due());
 	next = Max(next, paused_until);
-	/* claims that are due when the pause is over */
-	if (now < paused_until && cwh_enabled && (check_due || cwh_claim_wanted()))
+	/* what is due when the pause is over */
+	if (now < paused_until &&
+		(check_due || (cwh_enabled && cwh_claim_wanted())))
 		next = Min(next, paused_until);
 	next = Min(next, next_upkeep);
 	if (cwh_worker.starved_until > now)
