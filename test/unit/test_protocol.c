@@ -70,9 +70,9 @@ enum
 	NO_CLAIM_TABLE = 1 << 0,	/* cwh_claim() and _claimed() see nothing */
 	NO_ROW_LOCK = 1 << 1,		/* no FOR UPDATE, and so no second look */
 	NO_ORDER_CHECK = 1 << 2,	/* no NOT EXISTS (what came before) */
-	NO_RECLAIM = 1 << 3,		/* no cwh_claim_release_all() at exit */
-	NO_UNDO = 1 << 4,			/* no cwh_undo_claims() */
-	NO_RELEASE = 1 << 5,		/* no cwh_claim_release() in cwh_keep_settle() */
+	NO_RECLAIM = 1 << 3,		/* no cwh_claim_release(NULL, -1) at exit */
+	NO_UNDO = 1 << 4,			/* no undo_claims() in cwh_end_claims() */
+	NO_RELEASE = 1 << 5,		/* no cwh_claim_release() in strike_out_results() */
 	NO_FLUSH = 1 << 6,			/* no XLogFlush() before anything is sent */
 	EARLY_RELEASE = 1 << 7,		/* given up when the request ends */
 	LATE_CLAIM = 1 << 8,		/* cwh_claim() after the commit */
