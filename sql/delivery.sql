@@ -139,7 +139,8 @@ DECLARE
 BEGIN
     SELECT d.webhook_id INTO webhook
       FROM chatwebhook.delivery d WHERE d.id = delivery_id AND d.status = 'pending';
-    IF NOT FOUND OR chatwebhook._cancel(ARRAY[delivery_id]) = 0 THEN
+    -- called in any case, so that a standby says that it cannot do this
+    IF chatwebhook._cancel(CASE WHEN FOUND THEN ARRAY[delivery_id] ELSE '{}' END) = 0 THEN
         RETURN false;
     END IF;
     -- later deliveries of its conversation may have waited for it
