@@ -16,7 +16,7 @@ CREATE TABLE chatwebhook.alert (
 CREATE UNIQUE INDEX alert_open_idx ON chatwebhook.alert (webhook_id, kind) WHERE closed_at IS NULL;
 CREATE INDEX alert_webhook_idx ON chatwebhook.alert (webhook_id, kind, closed_at);
 COMMENT ON TABLE chatwebhook.alert IS
-    'Alerts about webhooks, open and closed. At most one of each kind is open for a webhook. Opening and closing an alert emit webhook.alert to the other webhooks.';
+    'Alerts about webhooks, open and closed. At most one of each kind is open for a webhook. Opening or closing an alert emits webhook.alert to the other webhooks.';
 COMMENT ON COLUMN chatwebhook.alert.id IS 'Identifies the alert. Its webhook.alert events have it as alertId.';
 COMMENT ON COLUMN chatwebhook.alert.webhook_id IS 'Webhook that the alert is about.';
 COMMENT ON COLUMN chatwebhook.alert.chatbot_id IS 'Chatbot of that webhook; null if it serves every chatbot.';

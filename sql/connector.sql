@@ -27,7 +27,7 @@ CREATE FUNCTION chatwebhook.cut(value text, size integer) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_cut'
     LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION chatwebhook.cut(text, integer) IS
-    'Returns the text, truncated with an ellipsis if it is longer than this. The length is counted as in JavaScript, where a character beyond U+FFFF counts twice.';
+    'Returns the text, truncated to this many characters with an ellipsis if it is longer. A character beyond U+FFFF counts twice, as in JavaScript.';
 
 CREATE FUNCTION chatwebhook.url_encode(value text) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_url_encode'
@@ -271,7 +271,7 @@ CREATE FUNCTION chatwebhook._check_connector_access(connector text) RETURNS void
 DECLARE
     signature text := (SELECT c.function FROM chatwebhook.connector c WHERE c.name = connector);
 BEGIN
-    -- the connector runs as its owner, so who uses it must be allowed to call it
+    -- the connector runs as its owner, so the role that uses it must be allowed to call it
     IF to_regprocedure(signature) IS NOT NULL
        AND NOT has_function_privilege(chatwebhook._invoker(), to_regprocedure(signature), 'EXECUTE') THEN
         RAISE EXCEPTION 'permission denied for connector "%"', connector

@@ -179,7 +179,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.retry_dead(uuid, timestamptz, timestamptz, boolean) IS
-    'Tries dead letters again now, of one webhook or (null) of all, whose events were emitted from since until before until. Returns how many. With dry_run, it only counts them.';
+    'Tries dead letters again now: those of one webhook or, for null, of all webhooks, whose events were emitted at or after since and before until. Returns how many. With dry_run, it only counts them.';
 
 CREATE FUNCTION chatwebhook.replay(
     webhook_id uuid,
@@ -204,7 +204,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.replay(uuid, timestamptz, timestamptz, boolean) IS
-    'Delivers to this webhook again what it already got, of events emitted from since until before until. A connector starts with its first request. Returns how many. With dry_run, it only counts them.';
+    'Repeats the successful deliveries to this webhook, of events emitted at or after since and before until. A connector starts with its first request. Returns how many deliveries. With dry_run, it only counts them.';
 
 CREATE FUNCTION chatwebhook.purge_dead_letters(
     webhook_id uuid DEFAULT NULL,
@@ -236,7 +236,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.purge_dead_letters(uuid, timestamptz, boolean) IS
-    'Removes dead letters with their attempts, of one webhook or (null) of all, that were given up before this time. Returns how many. With dry_run, it only counts them. Their events are removed after chatwebhook.retention.';
+    'Removes dead letters with their attempts: those of one webhook or, for null, of all webhooks, that were given up before this time. Returns how many. With dry_run, it only counts them. Their events are removed after chatwebhook.retention.';
 
 CREATE FUNCTION chatwebhook.erase_conversation(
     chatbot_id      text,

@@ -1,5 +1,5 @@
 /*
- * Events: the types that may be emitted, and what was emitted (src/emit.c).
+ * Events: their types, and those that were emitted (src/emit.c).
  */
 CREATE TABLE chatwebhook.event_type (
     name        text PRIMARY KEY,

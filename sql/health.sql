@@ -35,7 +35,7 @@ COMMENT ON COLUMN chatwebhook.health.failing_since IS
     'When the first of the consecutive failures ended; null after a success.';
 COMMENT ON COLUMN chatwebhook.health.last_success_at IS 'When the last successful attempt ended.';
 COMMENT ON COLUMN chatwebhook.health.last_failure_at IS 'When the last failed attempt ended.';
-COMMENT ON COLUMN chatwebhook.health.last_error IS 'Why it failed.';
+COMMENT ON COLUMN chatwebhook.health.last_error IS 'Why that attempt failed.';
 COMMENT ON COLUMN chatwebhook.health.problem IS
     'Why nothing can be sent, as a worker found when it loaded the webhook; null if nothing prevents it.';
 COMMENT ON COLUMN chatwebhook.health.recent IS
@@ -71,9 +71,9 @@ COMMENT ON COLUMN chatwebhook.activity.given_up IS 'Deliveries that were given u
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.activity', '');
 
 /*
- * What is in shared memory.  A view calls functions with the rights of the role
- * that reads it, so the functions that the views call are for everyone, and
- * return only what the role may see.
+ * Figures from shared memory.  A view calls functions with the rights of the role
+ * that reads it, so the functions that views call are granted to PUBLIC, and
+ * return only rows that the role may see.
  */
 CREATE FUNCTION chatwebhook._all_in_flight(OUT webhook_id uuid, OUT in_flight bigint)
     RETURNS SETOF record
@@ -202,7 +202,7 @@ COMMENT ON COLUMN chatwebhook.webhook_health.p95_latency_ms IS
     '95th percentile of the durations of the last 100 attempts, in milliseconds.';
 COMMENT ON COLUMN chatwebhook.webhook_health.last_success_at IS 'When the last successful attempt ended.';
 COMMENT ON COLUMN chatwebhook.webhook_health.last_failure_at IS 'When the last failed attempt ended.';
-COMMENT ON COLUMN chatwebhook.webhook_health.last_error IS 'Why it failed.';
+COMMENT ON COLUMN chatwebhook.webhook_health.last_error IS 'Why that attempt failed.';
 COMMENT ON COLUMN chatwebhook.webhook_health.consecutive_failures IS 'Failed attempts since the last success.';
 COMMENT ON COLUMN chatwebhook.webhook_health.pending IS 'Unfinished deliveries.';
 COMMENT ON COLUMN chatwebhook.webhook_health.in_flight IS

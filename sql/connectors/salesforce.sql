@@ -34,7 +34,7 @@ CREATE FUNCTION chatwebhook.salesforce(event jsonb, webhook jsonb, replies jsonb
                chatwebhook.cut(email, 80) = email AND email ~ '^[^[:space:]@<>(),;:"]+@[^[:space:]@<>(),;:"]+[.][^[:space:]@<>(),;:".]+$' AS is_address
           FROM given
     ), known AS MATERIALIZED (
-        -- whom a Task is about: the Contact that was found, or else the new Lead
+        -- a Task is about the Contact that was found, or else about the new Lead
         SELECT planned.*, steps[made + 1] AS step,
                COALESCE(CASE WHEN steps[1] = 'query' THEN contact_id END,
                         substring(replies->(array_position(steps, 'lead') - 1)->'body'->>'id' FROM '^[0-9A-Za-z]{15,18}$')) AS who_id
