@@ -202,7 +202,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.set_credential(uuid, text, text) IS
-    'Stores a secret for a webhook. A {{name}} in its URL, headers or auth stands for it. The credentials client_certificate and client_key (PEM) are shown to the receiver in TLS. Null removes the credential. It cannot be read back.';
+    'Stores a secret for a webhook. A {{name}} in its URL, headers or auth stands for it. The credentials client_certificate and client_key (PEM) are presented to the receiver in TLS. Null removes the credential. It cannot be read back.';
 
 CREATE FUNCTION chatwebhook.rekey() RETURNS bigint
     LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE

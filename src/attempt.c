@@ -31,9 +31,6 @@
 /* A batch is closed when its body is larger than this. */
 #define MAX_BATCH_BYTES		(1024 * 1024)
 
-/* The reason why a request was not sent is cut at this many bytes. */
-#define MAX_REASON			255
-
 /* Start nothing for this long after a socket could not be had. */
 #define STARVED_MS			100
 
@@ -238,7 +235,7 @@ static void
 fail_attempt(Delivery *delivery, CwhEnd end, const char *error)
 {
 	CwhEnding	ending;
-	char		clipped[MAX_REASON + 1] = "";
+	char		clipped[CWH_MAX_REASON + 1] = "";
 
 	memset(&ending, 0, sizeof(ending));
 	ending.end = end;

@@ -34,9 +34,6 @@
 /* How many bytes of a body are searched for a rule's wait_key. */
 #define MAX_SEARCHED	1023
 
-/* A reason is cut at this many bytes, before the request's number is added. */
-#define MAX_REASON		255
-
 static CwhTokenFate decide_token(const CwhEnding *ending,
 								 const CwhAttempt *attempt);
 static CwhVerdict reach_verdict(const CwhEnding *ending,
@@ -414,7 +411,7 @@ static void
 set_error(CwhDecision *decision, const CwhEnding *ending, int step)
 {
 	char		status[sizeof("HTTP status -2147483648")];
-	char		reason[MAX_REASON + 1];
+	char		reason[CWH_MAX_REASON + 1];
 	const char *problem = status;
 
 	snprintf(status, sizeof(status), "HTTP status %d", ending->status);
@@ -425,7 +422,7 @@ set_error(CwhDecision *decision, const CwhEnding *ending, int step)
 
 	if (snprintf(reason, sizeof(reason), "%s%s",
 				 ending->for_token ? "could not get an access token: " : "",
-				 problem) > MAX_REASON)
+				 problem) > CWH_MAX_REASON)
 		drop_partial_character(reason);
 
 	if (step > 1)

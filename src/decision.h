@@ -135,6 +135,9 @@ typedef enum CwhWindow
 	CWH_WINDOW_HALVE
 } CwhWindow;
 
+/* A reason is cut at this many bytes, before the request's number is added. */
+#define CWH_MAX_REASON	255
+
 #define CWH_MAX_ERROR	320
 
 typedef struct CwhDecision

@@ -46,7 +46,10 @@
  */
 #define ORPHAN_GRACE_MS		600000
 
-/* What claim.c remembers of an endpoint; it alone writes these. */
+/*
+ * What claim.c remembers of an endpoint; it alone writes these, but that
+ * endpoint.c moves the time when the clock was set.
+ */
 typedef struct ClaimState
 {
 	int			wanted;			/* in the claim being made */

@@ -38,7 +38,7 @@ typedef struct CwhToken
  */
 typedef struct CwhExchange
 {
-	MemoryContext context;		/* of step and replies, or null: no connector */
+	MemoryContext context;		/* of step and replies; null until needed */
 	CwhStep    *step;			/* the connector's next request; null: ask it */
 	Jsonb	   *replies;		/* to the requests before; null: none */
 	int			earlier_ms;		/* that those of this attempt took */

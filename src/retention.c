@@ -65,10 +65,7 @@ static const char events_sql[] =
 	"                         AND NOT (d.id" EQ "ANY (SELECT x.id FROM dead x)))"
 	"   RETURNING e.id"
 	") SELECT (SELECT pg_catalog.count(*) FROM batch),"
-	"         (SELECT b.id FROM batch b ORDER BY b.id DESC LIMIT 1),"
-	"         (SELECT pg_catalog.count(*) FROM finished)" ADD
-	"         (SELECT pg_catalog.count(*) FROM dead)" ADD
-	"         (SELECT pg_catalog.count(*) FROM empty)";
+	"         (SELECT b.id FROM batch b ORDER BY b.id DESC LIMIT 1)";
 
 static const char attempts_sql[] =
 	"WITH batch AS MATERIALIZED ("
@@ -81,8 +78,7 @@ static const char attempts_sql[] =
 	"      AND a.started_at" LT "$3"
 	"   RETURNING a.delivery_id"
 	") SELECT (SELECT pg_catalog.count(*) FROM batch),"
-	"         (SELECT pg_catalog.max(b.delivery_id) FROM batch b),"
-	"         (SELECT pg_catalog.count(*) FROM old)";
+	"         (SELECT pg_catalog.max(b.delivery_id) FROM batch b)";
 
 static const char rest_sql[] =
 	"WITH closed AS ("
@@ -101,7 +97,7 @@ static CwhStatement rest_st = {rest_sql, 1, {TIMESTAMPTZOID}, NULL};
 /* Columns of the one row that each gives; LAST is null if SEEN is 0. */
 enum
 {
-	SEEN, LAST, REMOVED
+	SEEN, LAST
 };
 
 /* Where the walks have got to. */
@@ -147,8 +143,8 @@ first_event(TimestampTz at)
 	return id;
 }
 
-/* The next events.  Returns how many rows were removed. */
-static int
+/* The next events. */
+static void
 walk_events(TimestampTz now)
 {
 	TimestampTz finished = cutoff(now, cwh_retention);
@@ -165,11 +161,10 @@ walk_events(TimestampTz now)
 		walk = ATTEMPTS;
 	else
 		last_event = *DatumGetUUIDP(cwh_field(0, LAST, NULL));
-	return (int) number(REMOVED);
 }
 
 /* The next attempts. */
-static int
+static void
 walk_attempts(TimestampTz now)
 {
 	TimestampTz old = cutoff(now, cwh_attempt_retention);
@@ -184,7 +179,6 @@ walk_attempts(TimestampTz now)
 	else
 		/* there may be more of the last delivery's */
 		last_attempt = Max(last_attempt + 1, number(LAST) - 1);
-	return (int) number(REMOVED);
 }
 
 /* Tables that are small. */
@@ -197,23 +191,21 @@ remove_rest(TimestampTz now)
 }
 
 /*
- * Make a step, in a transaction whose commit is not waited for.  Returns how
- * many rows were removed, and whether that was the last step of a pass.
+ * Make a step, in a transaction whose commit is not waited for.  Says whether that
+ * was the last step of a pass.
  */
-int
+void
 cwh_retention_step(TimestampTz now, bool *pass_done)
 {
-	int			removed = 0;
-
 	*pass_done = false;
 	cwh_begin();
 	switch (walk)
 	{
 		case EVENTS:
-			removed = walk_events(now);
+			walk_events(now);
 			break;
 		case ATTEMPTS:
-			removed = walk_attempts(now);
+			walk_attempts(now);
 			break;
 		case REST:
 			remove_rest(now);
@@ -224,5 +216,4 @@ cwh_retention_step(TimestampTz now, bool *pass_done)
 			break;
 	}
 	cwh_commit(CWH_FLUSH_NOT);
-	return removed;
 }

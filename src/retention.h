@@ -9,6 +9,6 @@
 
 #include "datatype/timestamp.h"
 
-extern int	cwh_retention_step(TimestampTz now, bool *pass_done);
+extern void cwh_retention_step(TimestampTz now, bool *pass_done);
 
 #endif							/* CWH_RETENTION_H */

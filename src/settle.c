@@ -63,7 +63,7 @@ take_results(Settle *work)
 		if (work->n == n)
 			break;
 		work->deliveries[work->n++] = delivery;
-		/* unless the clock has been set back, it is */
+		/* it is in the future only if the clock was set back */
 		delivery->started_at = Min(delivery->started_at, now);
 		result->id = delivery->id;
 		result->outcome = delivery->outcome;
@@ -78,9 +78,9 @@ take_results(Settle *work)
 		result->replies = delivery->exchange.replies;
 
 		/*
-		 * The next request of a connector, and the next delivery of an
-		 * ordered conversation, must not be sent before this is on disk: a
-		 * crash would have the former repeated behind them.
+		 * This must be on disk before the next request of a connector, or
+		 * the next delivery of an ordered conversation, is sent: after a
+		 * crash it would be sent again, behind that one.
 		 */
 		if (delivery->outcome == CWH_OUTCOME_STEP || delivery->conversation_id)
 			work->flush_now = true;
@@ -160,7 +160,7 @@ headers_as_json(const CwhBytes *bytes)
 
 /* An attempt as a row of the table attempt. */
 static void
-describe_attempt(const Settle *work, Delivery *delivery, CwhAttemptRow *row)
+attempt_row(const Settle *work, Delivery *delivery, CwhAttemptRow *row)
 {
 	CwhTransfer *transfer = delivery->exchange.transfer;
 
@@ -187,7 +187,7 @@ describe_attempt(const Settle *work, Delivery *delivery, CwhAttemptRow *row)
 
 /* The attempts that are to be kept, as rows. */
 static CwhAttemptRow *
-describe_attempts(const Settle *work, int *n)
+attempt_rows(const Settle *work, int *n)
 {
 	CwhAttemptRow *rows = palloc(Max(1, work->n) * sizeof(CwhAttemptRow));
 
@@ -195,7 +195,7 @@ describe_attempts(const Settle *work, int *n)
 	for (int i = 0; i < work->n; i++)
 		if (work->deliveries[i]->log && work->results[i].settled &&
 			!work->results[i].gone)
-			describe_attempt(work, work->deliveries[i], &rows[(*n)++]);
+			attempt_row(work, work->deliveries[i], &rows[(*n)++]);
 	return rows;
 }
 
@@ -243,7 +243,7 @@ cwh_settle(Settle *work)
 	for (int i = 0; i < work->n; i++)
 		if (work->results[i].gone)
 			erase_error(work->deliveries[i]);
-	attempts = describe_attempts(work, &nattempts);
+	attempts = attempt_rows(work, &nattempts);
 	gains = settle_accounts(work, &ngains);
 	work->activity = cwh_ledger.activity;
 	cwh_outbox_record(attempts, nattempts, gains, ngains,

@@ -47,7 +47,7 @@ cwh_settle_due(void)
 	if (cwh_ledger.nresults == 0)
 		return cwh_ledger.naccounts > 0 ? cwh_ledger.accounts_due : DT_NOEND;
 	if (cwh_ledger.nresults >= SETTLE_BATCH)
-		return 0;
+		return oldest;
 	if (cwh_worker.in_flight == 0 && cwh_next_startable() == NULL)
 		return oldest;
 	return TimestampTzPlusMilliseconds(oldest, SETTLE_DELAY_MS);

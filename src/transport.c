@@ -898,7 +898,9 @@ cwh_transport_timeout_ms(void)
 
 	if (!timer_set)
 		return connecting > 0 ? CONNECTING_MS : -1;
-	ms = Max(ms_until(&timer_due), 0);
+	ms = ms_until(&timer_due);
+	if (ms < 0)
+		ms = 0;
 	return (long) (connecting > 0 ? Min(ms, CONNECTING_MS) : ms);
 }
 

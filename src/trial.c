@@ -15,6 +15,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
@@ -137,7 +138,11 @@ ask_connector(CwhExchange *exchange, const CwhWebhook *webhook,
 	if (exchange->step)
 		return true;
 	ending->end = render.error ? CWH_END_FAILED : CWH_END_NOTHING;
-	ending->error = render.error;
+	/* it is in the database's encoding, which decision.c does not know */
+	if (render.error)
+		ending->error = pnstrdup(render.error,
+								 pg_mbcliplen(render.error, strlen(render.error),
+											  CWH_MAX_REASON));
 	return false;
 }
 

@@ -200,7 +200,7 @@ remove_old(void)
 
 	if (cwh_upkeep.pass_started == 0)
 		cwh_upkeep.pass_started = start;
-	(void) cwh_retention_step(start, &pass_done);
+	cwh_retention_step(start, &pass_done);
 	now = GetCurrentTimestamp();
 	cwh_upkeep.next_retention = now + (now - start) *
 		((cwh_worker.in_flight > 0 ? BUSY_SHARE : IDLE_SHARE) - 1);

@@ -7,9 +7,8 @@
  * next; while bytes travel it has no transaction, no snapshot and no lock.  It
  * waits for its latch, the postmaster's death and libcurl's sockets at once.
  *
- * Here are the process, the loop and its main transaction (transact()).  An
- * endpoint, a delivery, an attempt and a claim are described in the headers of
- * those names.
+ * Here are the process, the loop and its main transaction (transact()).
+ * endpoint.h, delivery.h, exchange.h and ledger.h describe what it works with.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -389,7 +388,7 @@ static int64
 follow_clock(TimestampTz now)
 {
 	static TimestampTz *const times[] = {
-		&paused_until, &next_sweep, &next_upkeep,
+		&paused_until, &next_sweep,
 		&cwh_worker.starved_until, &cwh_worker.slow_until,
 		&cwh_ledger.oldest_result, &cwh_ledger.accounts_due,
 		&cwh_upkeep.next_alerts, &cwh_upkeep.next_retention,
@@ -439,7 +438,6 @@ reload(void)
 	(void) configure_transport();
 	/* the key file may be another, and open more secrets */
 	next_sweep = 0;
-	next_upkeep = 0;
 	cwh_upkeep.next_retention = 0;
 	cwh_worker.state.halted = !cwh_enabled;
 	report_state();
@@ -482,8 +480,9 @@ time_to_wait(TimestampTz now)
 	next = Min(next, cwh_next_timer());
 	next = Min(next, cwh_settle_due());
 	next = Max(next, paused_until);
-	/* claims that are due when the pause is over */
-	if (now < paused_until && cwh_enabled && (check_due || cwh_claim_wanted()))
+	/* what is due when the pause is over */
+	if (now < paused_until &&
+		(check_due || (cwh_enabled && cwh_claim_wanted())))
 		next = Min(next, paused_until);
 	next = Min(next, next_upkeep);
 	if (cwh_worker.starved_until > now)

@@ -51,7 +51,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(new_node scaled sql script sql_in becomes_true becomes_true_in
-  wait_until wait_until_in end_sessions literal start_receiver start_services
+  wait_until wait_until_in end_sessions while_stopped literal start_receiver start_services
   create_webhook wait_idle server_major);
 
 our $lib = dirname(abs_path(__FILE__));
@@ -153,6 +153,11 @@ in the session of sql(), elsewhere in one of its own.
 =item wait_until($query), wait_until_in($dbname, $query)
 
 The same without being a test: false if the time is up before.
+
+=item while_stopped($what)
+
+Runs a sub while the only worker is stopped, which finds all that the sub has done
+when it goes on.
 
 =item end_sessions()
 
@@ -264,6 +269,22 @@ sub wait_until
 {
 	my ($query) = @_;
 	return wait_until_in('postgres', $query);
+}
+
+sub while_stopped
+{
+	my ($what) = @_;
+	my $pid = sql('SELECT pid FROM chatwebhook.worker_status');
+
+	# in its sleep, so that it holds no lock
+	wait_until(qq{SELECT state = 'idle' AND wait_event_type IN ('Extension', 'Activity')
+		FROM pg_stat_activity WHERE pid = $pid}) or die "the worker does not rest\n";
+	kill 'STOP', $pid or die "could not stop the worker: $!\n";
+	my $ok = eval { $what->(); 1 };
+	my $error = $@;
+	kill 'CONT', $pid;
+	die $error if !$ok;
+	return;
 }
 
 sub becomes_true_in

@@ -136,5 +136,13 @@ SELECT chatwebhook.retry(:six);
 SELECT webhook_name, status, count(*) FROM chatwebhook.delivery GROUP BY 1, 2 ORDER BY 1, 2;
 SELECT * FROM health;
 
+-- retried, one of an ordered webhook waits for its conversation, but only if it has one
+INSERT INTO chatwebhook.webhook (name, url, ordered) VALUES ('in order', 'https://example.com/', true);
+SELECT count(chatwebhook.emit('feedback.received', 'bot_1', c.id, '{"rating": 7}')) FROM (VALUES ('conv_7'), (NULL)) AS c (id);
+SELECT count(*) FILTER (WHERE chatwebhook.cancel(id)) FROM chatwebhook.queue;
+SELECT count(*) FILTER (WHERE chatwebhook.retry(id)) FROM chatwebhook.delivery WHERE webhook_name = 'in order';
+SELECT conversation_id, ordered FROM chatwebhook.queue ORDER BY conversation_id;
+DELETE FROM chatwebhook.webhook;
+
 DROP VIEW deliveries, health;
 DROP FUNCTION delivery, state;

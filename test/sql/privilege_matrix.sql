@@ -256,6 +256,14 @@ SET ROLE regress_cwh_acme;
 INSERT INTO chatwebhook.webhook (name, url, chatbot_id) VALUES ('second', 'https://acme.example/', 'acme-2');
 SELECT name, chatbot_id FROM chatwebhook.webhook ORDER BY name;
 RESET ROLE;
+-- a member that does not inherit the tenant's privileges, but has a reader's, sees no more than the tenant
+CREATE ROLE regress_cwh_acme_agent NOINHERIT IN ROLE regress_cwh_acme;
+SELECT chatwebhook.grant_reader('regress_cwh_acme_agent');
+SET ROLE regress_cwh_acme_agent;
+SELECT name FROM chatwebhook.webhook_health ORDER BY name;
+RESET ROLE;
+DROP OWNED BY regress_cwh_acme_agent;
+DROP ROLE regress_cwh_acme_agent;
 
 --
 -- Others at what they may do

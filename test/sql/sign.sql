@@ -133,4 +133,13 @@ SELECT chatwebhook.verify(headers => signed(), body => '{"a":1}', secret => :sec
 SELECT chatwebhook.verify('a', 'sha256=', '');
 SELECT chatwebhook.verify(signed(), '{"a":1}', 'whsec_?');
 
+-- a public key is for signatures of id, time and body, and only to verify them
+SELECT chatwebhook.verify('{"webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek", "webhook-timestamp": "1614265330",
+                            "webhook-signature": "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg=="}',
+                          body, 'whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=', '100 years')
+  FROM (VALUES ('{"test": 2432232314}'), ('{"test": 2432232315}')) AS b (body);
+SELECT chatwebhook.verify('a', chatwebhook.sign('a', :secret), 'whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=');
+SELECT chatwebhook.sign('a', 'whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=');
+SELECT chatwebhook.sign('msg_1', now(), 'a', 'whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=');
+
 DROP FUNCTION signed;

@@ -302,6 +302,21 @@ subtest 'large events, limits and order' => sub {
 	is_deeply(numbers('ordered'), { map { $_ => 1 } 1 .. 40 }, 'every event has arrived once');
 };
 
+subtest 'deliveries that have failed more and less often in one batch' => sub {
+	my $id = webhook('mixed', path => '/status/503', max_retries => 1, backoff => '1 hour', max_backoff => '1 hour');
+	emit('mixed', 1);
+	becomes_true(qq{SELECT attempts = 1 FROM chatwebhook.queue WHERE webhook_id = '$id'}, 'one waits for its retry');
+	script(qq{BEGIN;
+		UPDATE chatwebhook.queue SET next_attempt_at = now() WHERE webhook_id = '$id';
+		SELECT chatwebhook.emit('test.batch', 'mixed', 'c', '{"n": 2}');
+		UPDATE chatwebhook.webhook SET backoff = '10 ms', max_backoff = '10 ms' WHERE id = '$id';
+		COMMIT});
+	ok(wait_idle($node), 'the worker is done');
+	is($json->encode([ batches('mixed') ]), '[[1],[1,2],[2]]', 'it is retried together with a new one');
+	is(sql(qq{SELECT string_agg(attempts || ' ' || status, ', ') FROM chatwebhook.delivery WHERE webhook_id = '$id'}),
+		'2 dead, 2 dead', 'each has the retries that are its own');
+};
+
 subtest 'several workers' => sub {
 	$node->append_conf('postgresql.conf', 'chatwebhook.workers = 3');
 	$node->reload;

@@ -67,33 +67,15 @@ sub id_of
 		WHERE d.webhook_name = '$name' AND e.data->>'n' = '$n'});
 }
 
-# What one session leaves open.
-my $session = $node->background_psql('postgres');
-$session->set_query_timer_restart;
-
 sub worker_pids
 {
 	return split /\n/, sql('SELECT pid FROM chatwebhook.worker_status ORDER BY pid');
 }
 
-# Run it while the only worker is stopped, in its sleep.
-sub while_stopped
-{
-	my ($what) = @_;
-	my ($pid) = worker_pids();
-	wait_until(qq{SELECT state = 'idle' AND wait_event_type IN ('Extension', 'Activity')
-		FROM pg_stat_activity WHERE pid = $pid}) or die "the worker does not rest\n";
-	kill 'STOP', $pid or die "could not stop the worker: $!\n";
-	eval { $what->() };
-	my $error = $@;
-	kill 'CONT', $pid;
-	die $error if $error;
-	return;
-}
-
 subtest 'hints of one webhook that are merged' => sub {
 	webhook('merged');
 	# its place in the queue is before what the worker will have read
+	my $session = $node->background_psql('postgres');
 	$session->query_safe('BEGIN; ' . emit_sql('merged', undef, 1));
 	emit('merged', undef, 2);
 	become(1, 'delivered', 'merged', 'what is committed first is sent, and the worker is past the other');
@@ -102,6 +84,7 @@ subtest 'hints of one webhook that are merged' => sub {
 		$session->query_safe('COMMIT');
 		emit('merged', undef, 4);
 	});
+	$session->quit;
 	become(4, 'delivered', 'merged', 'the one that comes before what came with it is sent, too');
 
 	# the same within a transaction: what was waiting for long, and what is new
@@ -339,6 +322,5 @@ subtest 'a worker that leaves' => sub {
 };
 
 is(sql(q{SELECT count(*) FROM chatwebhook.worker_status WHERE last_error IS NOT NULL}), 0, 'no worker has had trouble of its own');
-$session->quit;
 $node->stop;
 done_testing();

@@ -301,6 +301,8 @@ subtest 'no key opens them' => sub {
 		becomes_true("SELECT bool_and(problem IS NULL AND state = 'healthy') AND NOT EXISTS (SELECT FROM chatwebhook.alert WHERE closed_at IS NULL)
 			FROM chatwebhook.webhook_health", 'there is no problem and no alert any more');
 		is(sql('SELECT count(*) FROM chatwebhook.webhook WHERE NOT enabled OR disabled_reason IS NOT NULL'), 0, 'no webhook was disabled');
+		# the end of an alert is an event as well
+		ok(wait_idle($node), 'the worker is done with all of it');
 	}
 
 	# one whose events were queued before the key was lost

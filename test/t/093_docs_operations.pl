@@ -164,7 +164,7 @@ foreach my $column ([ 'webhook_health', 'state' ], [ 'alert', 'kind' ])
 	my $comment = sql(qq{
 		SELECT col_description(attrelid, attnum) FROM pg_attribute
 		 WHERE attrelid = 'chatwebhook.$relation'::regclass AND attname = '$name'});
-	my @values = $comment =~ /(?:^|; )(\w+)(?=[:;.])/g;
+	my @values = $comment =~ /(?:^|[;.] )(\w+)(?=[:;.])/g;
 
 	cmp_ok(@values, '>=', 4, "the comment on $relation.$name lists values");
 	like($page, qr/^\| `$_` \|/m, "$relation.$name $_") foreach @values;

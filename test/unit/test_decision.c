@@ -507,7 +507,7 @@ test_errors(void)
 			for (int n = 0; n < 130; n++)
 			{
 				size_t		width = strlen(characters[c]);
-				size_t		fit = (MAX_REASON - (size_t) before) / width;
+				size_t		fit = (CWH_MAX_REASON - (size_t) before) / width;
 
 				memset(reason, '-', sizeof(reason));
 				for (int i = 0; i < n; i++)
@@ -524,30 +524,30 @@ test_errors(void)
 	is_int(wrong, 0, "a long reason is cut between characters");
 
 	memset(reason, 'x', sizeof(reason));
-	reason[MAX_REASON] = '\0';
+	reason[CWH_MAX_REASON] = '\0';
 	got = decide(without_reply(CWH_END_FAILED, reason), attempt);
 	is_str(got.error, reason, "255 bytes are not too long");
-	reason[MAX_REASON] = 'x';
-	reason[MAX_REASON + 1] = '\0';
+	reason[CWH_MAX_REASON] = 'x';
+	reason[CWH_MAX_REASON + 1] = '\0';
 	got = decide(without_reply(CWH_END_FAILED, reason), attempt);
-	is_int((long long) strlen(got.error), MAX_REASON, "one more is");
+	is_int((long long) strlen(got.error), CWH_MAX_REASON, "one more is");
 	attempt.step = 20;
 	got = decide(without_reply(CWH_END_FAILED, reason), attempt);
 	ok(strncmp(got.error, "request 20: xxx", 15) == 0 &&
-	   strlen(got.error) == strlen("request 20: ") + MAX_REASON,
+	   strlen(got.error) == strlen("request 20: ") + CWH_MAX_REASON,
 	   "the request's number comes on top");
 	got = decide(for_token(without_reply(CWH_END_FAILED, reason), NULL),
 				 attempt);
 	ok(strncmp(got.error, "request 20: could not get an access token: xxx",
 			   46) == 0 &&
-	   strlen(got.error) == strlen("request 20: ") + MAX_REASON,
+	   strlen(got.error) == strlen("request 20: ") + CWH_MAX_REASON,
 	   "but not the words about a token");
-	memset(reason, 0x80, MAX_REASON + 1);
+	memset(reason, 0x80, CWH_MAX_REASON + 1);
 	got = decide(without_reply(CWH_END_FAILED, reason), first_attempt());
-	ok(strlen(got.error) == MAX_REASON, "what is not UTF-8 is cut anyhow");
+	ok(strlen(got.error) == CWH_MAX_REASON, "what is not UTF-8 is cut anyhow");
 	reason[0] = '\xff';
 	got = decide(without_reply(CWH_END_FAILED, reason), first_attempt());
-	ok(strlen(got.error) == MAX_REASON, "wherever it begins");
+	ok(strlen(got.error) == CWH_MAX_REASON, "wherever it begins");
 	check("a reason may be empty", without_reply(CWH_END_FAILED, ""),
 		  first_attempt(), retry_after(1000, ""));
 }
