@@ -1,5 +1,6 @@
 /*
- * What is owed, and what became of it: queue, history, dead, attempt.
+ * Deliveries: pending (queue), finished (history) and given up (dead); and the
+ * attempts at them.
  */
 CREATE SEQUENCE chatwebhook.delivery_id_seq AS bigint;
 COMMENT ON SEQUENCE chatwebhook.delivery_id_seq IS
@@ -186,9 +187,12 @@ COMMENT ON FUNCTION chatwebhook._claimed(bigint) IS
  */
 CREATE FUNCTION chatwebhook._cancel(ids bigint[], reason text DEFAULT NULL, webhook_name text DEFAULT NULL)
     RETURNS bigint
-    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
+DECLARE
+    moved bigint;
+BEGIN
     WITH gone AS (
         DELETE FROM chatwebhook.queue q WHERE q.id = ANY (ids) RETURNING *
     ), canceled AS (
@@ -201,15 +205,20 @@ CREATE FUNCTION chatwebhook._cancel(ids bigint[], reason text DEFAULT NULL, webh
           FROM gone g LEFT JOIN chatwebhook.webhook w ON w.id = g.webhook_id
         RETURNING 1
     )
-    SELECT count(*) FROM canceled
+    SELECT count(*) INTO moved FROM canceled;
+    RETURN moved;
+END
 $$;
 COMMENT ON FUNCTION chatwebhook._cancel(bigint[], text, text) IS
     'Moves pending deliveries to the history, as canceled, and returns how many. The name is for a webhook that is gone.';
 
 CREATE FUNCTION chatwebhook._requeue(ids bigint[]) RETURNS bigint
-    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
+DECLARE
+    moved bigint;
+BEGIN
     WITH dead AS (
         DELETE FROM chatwebhook.dead d USING chatwebhook.event e, chatwebhook.webhook w
          WHERE d.id = ANY (ids) AND e.id = d.event_id AND w.id = d.webhook_id
@@ -231,8 +240,10 @@ CREATE FUNCTION chatwebhook._requeue(ids bigint[]) RETURNS bigint
     ), per_webhook AS (
         SELECT q.webhook_id, count(*) AS n FROM queued q GROUP BY q.webhook_id
     )
-    SELECT coalesce(sum(p.n), 0)::bigint
-      FROM per_webhook p, LATERAL chatwebhook._wake(p.webhook_id)
+    SELECT coalesce(sum(p.n), 0) INTO moved
+      FROM per_webhook p, LATERAL chatwebhook._wake(p.webhook_id);
+    RETURN moved;
+END
 $$;
 COMMENT ON FUNCTION chatwebhook._requeue(bigint[]) IS
     'Moves finished deliveries back to the queue, due now and with all their retries, and returns how many. Those whose event or webhook is gone stay.';

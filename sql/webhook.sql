@@ -282,6 +282,8 @@ CREATE FUNCTION chatwebhook._webhook_follow() RETURNS trigger
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
+DECLARE
+    ids bigint[];
 BEGIN
     IF TG_OP = 'INSERT' THEN
         IF NOT chatwebhook._restoring() THEN
@@ -318,8 +320,13 @@ BEGIN
            FROM chatwebhook.alert a WHERE a.webhook_id = OLD.id AND a.closed_at IS NULL;
         DELETE FROM chatwebhook.vault WHERE webhook_id = OLD.id;
         DELETE FROM chatwebhook.health WHERE webhook_id = OLD.id;
-        PERFORM chatwebhook._cancel(ARRAY(SELECT q.id FROM chatwebhook.queue q WHERE q.webhook_id = OLD.id),
-                                    'the webhook was deleted', OLD.name);
+        -- in parts, because the size of an array is limited
+        FOR ids IN SELECT array_agg(q.id)
+                     FROM (SELECT id, (row_number() OVER () - 1) / 1000000 AS part
+                             FROM chatwebhook.queue WHERE webhook_id = OLD.id) q
+                    GROUP BY q.part LOOP
+            PERFORM chatwebhook._cancel(ids, 'the webhook was deleted', OLD.name);
+        END LOOP;
     END IF;
     RETURN NULL;
 END
