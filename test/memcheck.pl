@@ -256,7 +256,7 @@ sub go_through_classes
 	# Connectors are slow under valgrind, and the slow get a twentieth of the
 	# worker's time: those that ask for much of it have their turn once.
 	my @names = grep { !$seen{$_} || !{ @{ $classes{$_} }[ 2 .. $#{ $classes{$_} } ] }->{once} } sort keys %classes;
-	sql(join "\n", map { webhook_sql($_, map { @$_[ 0, 2 .. $#$_ ] } $classes{$_}) } @names);
+	script(join "\n", map { webhook_sql($_, map { @$_[ 0, 2 .. $#$_ ] } $classes{$_}) } @names);
 	script(join "\n", map {
 		my %columns = @{ $classes{$_} }[ 2 .. $#{ $classes{$_} } ];
 		emit_sql($_, $columns{n} // $each)
@@ -270,9 +270,9 @@ sub disturb
 	my ($harm) = @_;
 	my %hang = (timeout => '5 seconds');
 	my $asked = $receiver->count('hung');
-	sql(join "\n", (map { webhook_sql($_, '/hang/-/hung', %hang) } qw(deleted canceled changed)),
+	script(join "\n", (map { webhook_sql($_, '/hang/-/hung', %hang) } qw(deleted canceled changed)),
 		webhook_sql('tested', '/ok'), webhook_sql('tested_badly', '/reset'), webhook_sql('tested_closed', $nobody));
-	sql(join "\n", map { emit_sql($_, 5) } qw(deleted canceled changed));
+	script(join "\n", map { emit_sql($_, 5) } qw(deleted canceled changed));
 	ok($receiver->wait_for($asked + 3, 'hung'), 'requests hang');
 	script(q{DELETE FROM chatwebhook.webhook WHERE name = 'deleted';
 		SELECT count(chatwebhook.cancel(id)) FROM chatwebhook.delivery WHERE webhook_name = 'canceled';
@@ -298,7 +298,7 @@ sub disturb
 # more by chance.
 sub fill_places
 {
-	sql(webhook_sql('flood', '/ok', max_in_flight => 64) . emit_sql('flood', 1000));
+	script(webhook_sql('flood', '/ok', max_in_flight => 64) . emit_sql('flood', 1000));
 	ok(wait_idle($node), 'as much was under way as may be');
 	sql("DELETE FROM chatwebhook.webhook WHERE name = 'flood'");
 	return worker_is_there();
@@ -308,7 +308,7 @@ sub fill_places
 sub recover
 {
 	my $open = "SELECT count(*) = %d FROM chatwebhook.alert WHERE webhook_name = 'recovering' AND closed_at IS NULL";
-	sql(webhook_sql('recovering', '/status/500', max_retries => 0) . emit_sql('recovering', 5));
+	script(webhook_sql('recovering', '/status/500', max_retries => 0) . emit_sql('recovering', 5));
 	ok($node->poll_query_until('postgres', sprintf $open, 1), 'an alert is opened');
 	script("UPDATE chatwebhook.webhook SET url = replace(url, 'status/500', 'ok') WHERE name = 'recovering';" . emit_sql('recovering', 1));
 	ok($node->poll_query_until('postgres', sprintf $open, 0), 'and closed');
