@@ -91,11 +91,10 @@ member(Jsonb *object, const char *key, enum jbvType type, JsonbValue *value)
 	return value;
 }
 
-/* Read the reply of a token endpoint (RFC 6749, 5.1). */
+/* Read what a token endpoint's reply says, as JSON or null (RFC 6749, 5.1). */
 static void
-read_token(const CwhReply *reply, TokenReply *result)
+read_token_json(Jsonb *json, TokenReply *result)
 {
-	Jsonb	   *json = parse_json(cwh_reply_text(&reply->body));
 	JsonbValue	value;
 
 	result->value = NULL;
@@ -126,6 +125,19 @@ read_token(const CwhReply *reply, TokenReply *result)
 		if (seconds >= 0 && seconds < MAX_TOKEN_LIFE_S)
 			result->expires_in = (int64) seconds;
 	}
+}
+
+/* Read the reply of a token endpoint, leaving no copies of the token behind. */
+static void
+read_token(const CwhReply *reply, TokenReply *result)
+{
+	char	   *raw = cwh_reply_text(&reply->body);
+	Jsonb	   *json = parse_json(raw);
+
+	read_token_json(json, result);
+	cwh_cleanse(raw, strlen(raw));
+	if (json)
+		cwh_cleanse(json, VARSIZE(json));
 }
 
 /* Take the token that a reply has brought. */
@@ -164,12 +176,11 @@ cwh_exchange_send(CwhExchange *exchange, const CwhWebhook *webhook,
 	exchange->for_token = webhook->auth == CWH_AUTH_OAUTH2 &&
 		!cwh_token_usable(token);
 	exchange->token_number = token->number;
-	if (exchange->for_token)
-		exchange->transfer = cwh_make_request(webhook, NULL, NULL, NULL, problem);
-	else
-		exchange->transfer = cwh_make_request(webhook, exchange->step, message,
-											  token->value, problem);
-	if (exchange->transfer == NULL)
+	if (exchange->for_token ?
+		!cwh_make_request(&exchange->transfer, webhook, NULL, NULL, NULL,
+						  problem) :
+		!cwh_make_request(&exchange->transfer, webhook, exchange->step,
+						  message, token->value, problem))
 		return false;
 	exchange->transfer->owner = owner;
 	if (!cwh_transfer_start(exchange->transfer))

@@ -128,15 +128,18 @@ cwh_header_problem(Jsonb *headers)
 
 /*
  * Begin a request: a transfer with room for so many more header lines, and for
- * so many bytes of text made for it.
+ * so many bytes of text made for it.  The caller of cwh_make_request() has it at
+ * once, to free it after an error.
  */
 static CwhTransfer *
-begin_request(const CwhWebhook *webhook, const char *url, int lines, size_t room)
+begin_request(CwhTransfer **made, const CwhWebhook *webhook, const char *url,
+			  int lines, size_t room)
 {
 	CwhTransfer *transfer;
 
 	transfer = cwh_transfer_new(MAX_LINES + lines,
 								MAX_LINES_TEXT + strlen(cwh_user_agent) + room);
+	*made = transfer;
 	if (transfer == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
@@ -284,9 +287,9 @@ add_deliveries(CwhTransfer *transfer, const CwhMessage *message)
 }
 
 /* Make a signed request of one event, or of a batch. */
-static CwhTransfer *
-events_request(const CwhWebhook *webhook, const CwhMessage *message,
-			   const char *token)
+static void
+events_request(CwhTransfer **made, const CwhWebhook *webhook,
+			   const CwhMessage *message, const char *token)
 {
 	const char *type = message->batch ? "batch" : message->event_type;
 	int64		unix_time = (int64) timestamptz_to_time_t(message->now);
@@ -296,7 +299,7 @@ events_request(const CwhWebhook *webhook, const CwhMessage *message,
 	char		previous[CWH_MESSAGE_SIGNATURE_LEN + 2] = "";
 	CwhTransfer *transfer;
 
-	transfer = begin_request(webhook, webhook->url, webhook->nheaders,
+	transfer = begin_request(made, webhook, webhook->url, webhook->nheaders,
 							 strlen(type) + DELIVERIES_LEN(message->n) +
 							 (token ? strlen(token) : 0));
 	message_id(message, id);
@@ -321,7 +324,6 @@ events_request(const CwhWebhook *webhook, const CwhMessage *message,
 	add_credentials(transfer, webhook, token);
 	transfer->request.body = message->body->data;
 	transfer->request.body_len = message->body->len;
-	return transfer;
 }
 
 /*
@@ -384,8 +386,9 @@ step_body(CwhTransfer *transfer, const CwhWebhook *webhook, const CwhStep *step)
  * Make a connector's request.  Only one that goes to the webhook's own URL
  * shows its credentials.
  */
-static CwhTransfer *
-step_request(const CwhWebhook *webhook, const CwhStep *step, const char *token)
+static void
+step_request(CwhTransfer **made, const CwhWebhook *webhook,
+			 const CwhStep *step, const char *token)
 {
 	const char *body = step->body ? step->body->data : NULL;
 	bool		auth_in_body = body && step->own_url &&
@@ -397,8 +400,8 @@ step_request(const CwhWebhook *webhook, const CwhStep *step, const char *token)
 		room += strlen(webhook->url) + strlen(step->url) + 1;
 	if (auth_in_body)
 		room += strlen(webhook->auth_line) + step->body->len + 2;
-	transfer = begin_request(webhook, NULL, webhook->nheaders + step->nheaders,
-							 room);
+	transfer = begin_request(made, webhook, NULL,
+							 webhook->nheaders + step->nheaders, room);
 	transfer->request.url = step_url(transfer, webhook, step);
 	/* without a body, libcurl would make up a type */
 	cwh_transfer_add_line(transfer, body ? "Content-Type: application/json" :
@@ -416,7 +419,6 @@ step_request(const CwhWebhook *webhook, const CwhStep *step, const char *token)
 	transfer->request.body = body;
 	transfer->request.body_len = body ? strlen(body) : 0;
 	transfer->request.min_response_size = MIN_REPLY_SIZE;
-	return transfer;
 }
 
 /*
@@ -424,12 +426,12 @@ step_request(const CwhWebhook *webhook, const CwhStep *step, const char *token)
  */
 
 /* Make a request for an access token (RFC 6749, 4.4). */
-static CwhTransfer *
-token_request(const CwhWebhook *webhook)
+static void
+token_request(CwhTransfer **made, const CwhWebhook *webhook)
 {
 	CwhTransfer *transfer;
 
-	transfer = begin_request(webhook, webhook->token_url, 0, 0);
+	transfer = begin_request(made, webhook, webhook->token_url, 0, 0);
 	cwh_transfer_add_line(transfer, "Content-Type: application/x-www-form-urlencoded");
 	cwh_transfer_add_line(transfer, "Accept: application/json");
 	add_common_lines(transfer);
@@ -438,36 +440,36 @@ token_request(const CwhWebhook *webhook)
 	transfer->request.body = webhook->token_request;
 	transfer->request.body_len = strlen(webhook->token_request);
 	transfer->request.min_response_size = MIN_REPLY_SIZE;
-	return transfer;
 }
 
 /*
  * Make a transfer, ready to be started: of the connector's request (step), or of
- * events (message), or with neither of the request for an access token.  Returns
- * null if it may not be sent, and says why.  What the arguments point to must
- * stay as it is until the transfer has been reaped or freed.
+ * events (message), or with neither of the request for an access token.  False
+ * if it may not be sent; *problem says why, and *made is null.  What the
+ * arguments point to must stay as it is until the transfer has been reaped or
+ * freed.
  */
-CwhTransfer *
-cwh_make_request(const CwhWebhook *webhook, const CwhStep *step,
-				 const CwhMessage *message, const char *token,
-				 const char **problem)
+bool
+cwh_make_request(CwhTransfer **made, const CwhWebhook *webhook,
+				 const CwhStep *step, const CwhMessage *message,
+				 const char *token, const char **problem)
 {
-	CwhTransfer *transfer;
-
+	*made = NULL;
 	*problem = webhook->problem ? webhook->problem : url_problem(webhook->url);
 	if (*problem)
-		return NULL;
+		return false;
 	if (step)
-		transfer = step_request(webhook, step, token);
+		step_request(made, webhook, step, token);
 	else if (message)
-		transfer = events_request(webhook, message, token);
+		events_request(made, webhook, message, token);
 	else
-		transfer = token_request(webhook);
-	*problem = url_problem(transfer->request.url);
+		token_request(made, webhook);
+	*problem = url_problem((*made)->request.url);
 	if (*problem == NULL)
-		return transfer;
-	cwh_transfer_free(transfer);
-	return NULL;
+		return true;
+	cwh_transfer_free(*made);
+	*made = NULL;
+	return false;
 }
 
 /*

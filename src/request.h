@@ -43,10 +43,9 @@ typedef struct CwhMessage
 
 extern const char *cwh_header_problem(Jsonb *headers);
 
-extern CwhTransfer *cwh_make_request(const CwhWebhook *webhook,
-									 const CwhStep *step,
-									 const CwhMessage *message,
-									 const char *token, const char **problem);
+extern bool cwh_make_request(CwhTransfer **made, const CwhWebhook *webhook,
+							 const CwhStep *step, const CwhMessage *message,
+							 const char *token, const char **problem);
 extern char *cwh_reply_text(const CwhBytes *bytes);
 
 /* The transport's options as the settings now say. */

@@ -64,7 +64,14 @@ take_results(Settle *work)
 			break;
 		work->deliveries[work->n++] = delivery;
 		/* it is in the future only if the clock was set back */
-		delivery->started_at = Min(delivery->started_at, now);
+		if (delivery->started_at > now)
+		{
+			Account    *account = delivery->account;
+
+			/* erase_error() compares these */
+			account->failed_attempt = Min(account->failed_attempt, now);
+			delivery->started_at = now;
+		}
 		result->id = delivery->id;
 		result->outcome = delivery->outcome;
 		result->webhook_name = delivery->endpoint->webhook ?
