@@ -66,11 +66,7 @@ on_problem(void *context, const pg_uuid_t *webhook_id, TimestampTz first_due)
 static void
 on_next_due(void *context, const pg_uuid_t *webhook_id, TimestampTz due)
 {
-	Endpoint   *endpoint = cwh_endpoint(webhook_id);
-
-	/* there may be more behind it, even if it is due by now */
-	endpoint->later = true;
-	cwh_expect(endpoint, due, 0, 0);
+	cwh_expect_more(cwh_endpoint(webhook_id), due);
 }
 
 /*

@@ -190,6 +190,17 @@ cwh_reclaim(Endpoint *endpoint)
 	cwh_expect(endpoint, DT_NOBEGIN, 0, 0);
 }
 
+/*
+ * Its next delivery is due then.  There may be more behind it, even if that is
+ * by now.
+ */
+static inline void
+cwh_expect_more(Endpoint *endpoint, TimestampTz due)
+{
+	endpoint->later = true;
+	cwh_expect(endpoint, due, 0, 0);
+}
+
 /* Claim nothing before then, unless there is something new. */
 static inline void
 cwh_postpone(Endpoint *endpoint, TimestampTz until)

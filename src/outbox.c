@@ -384,19 +384,13 @@ cwh_outbox_sweep(int64 ncatch_up, CwhOnPending on_pending,
 {
 	int64		ncaught_up = 0;
 	uint64		n;
-	SPITupleTable *rows;
 
 	if (ncatch_up > 0)
 		ncaught_up = catch_up(GetCurrentTimestamp(), ncatch_up);
 	n = cwh_run(&sweep_st, NULL);
-	rows = SPI_tuptable;
 	for (uint64 i = 0; i < n; i++)
-	{
-		/* on_pending() may run SQL */
-		SPI_tuptable = rows;
 		on_pending(context, DatumGetUUIDP(cwh_field(i, DUE_WEBHOOK_ID, NULL)),
 				   DatumGetTimestampTz(cwh_field(i, DUE_AT, NULL)));
-	}
 	n = cwh_run(&problems_st, NULL);
 	for (uint64 i = 0; i < n; i++)
 		on_problem(context, DatumGetUUIDP(cwh_field(i, DUE_WEBHOOK_ID, NULL)),
