@@ -6,6 +6,7 @@ DISTVERSION = $(shell sed -n 's/^   "version": "\(.*\)",/\1/p' META.json)
 
 MODULE_big = chatwebhook
 OBJS = \
+	src/access.o \
 	src/attempt.o \
 	src/chatwebhook.o \
 	src/claim.o \
@@ -57,10 +58,10 @@ SQL_PARTS = \
 	sql/webhook.sql \
 	sql/vault.sql \
 	sql/queue.sql \
-	sql/access.sql \
 	sql/delivery.sql \
 	sql/health.sql \
 	sql/alert.sql \
+	sql/access.sql \
 	sql/signature.sql \
 	sql/metrics.sql \
 	sql/dashboard.sql \

@@ -28,11 +28,6 @@ COMMENT ON COLUMN chatwebhook.alert.opened_at IS 'When it was opened.';
 COMMENT ON COLUMN chatwebhook.alert.closed_at IS 'When it was closed; null while it is open.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.alert', '');
 
-ALTER TABLE chatwebhook.alert ENABLE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON chatwebhook.alert USING (
-    (SELECT chatwebhook._chatbots()) IS NULL
-    OR chatbot_id OPERATOR(pg_catalog.=) ANY ((SELECT chatwebhook._chatbots())::text[]));
-
 CREATE FUNCTION chatwebhook._log_alert(webhook_name text, message text, has_ended boolean) RETURNS void
     AS 'MODULE_PATHNAME', 'chatwebhook_log_alert'
     LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;

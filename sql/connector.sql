@@ -136,6 +136,8 @@ INSERT INTO chatwebhook.connector (name, description, shipped) VALUES
 CREATE FUNCTION chatwebhook._find_connector() RETURNS trigger
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     AS $$
+DECLARE
+    owner pg_catalog.oid;
 BEGIN
     -- the function is looked up in the caller's search_path, so none is pinned here
     NEW.function := COALESCE(
@@ -147,11 +149,20 @@ BEGIN
                      ELSE pg_catalog.concat(NEW.function, '(jsonb,jsonb,jsonb)') END)
             AND p.proargtypes OPERATOR(pg_catalog.=) '3802 3802 3802'::pg_catalog.oidvector),
         NEW.function);
+    -- it would run as its owner
+    SELECT p.proowner INTO owner FROM pg_catalog.pg_proc p
+     WHERE p.oid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure(NEW.function);
+    IF NOT pg_catalog.pg_has_role(owner, 'USAGE') THEN
+        RAISE EXCEPTION 'cannot use function "%" as connector "%": it runs with the rights of its owner, which this role does not have',
+                pg_catalog.left(NEW.function, 200), NEW.name
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = 'Have the owner of the function register it.';
+    END IF;
     RETURN NEW;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._find_connector() IS
-    'Trigger: qualifies the name of a connector''s function.';
+    'Trigger, with the rights of whoever changes a connector: qualifies the name of its function, and checks whose it is.';
 
 CREATE FUNCTION chatwebhook._check_connector() RETURNS trigger
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -193,7 +204,7 @@ BEGIN
                 USING ERRCODE = 'check_violation', HINT = 'Register your function under another name.';
         END IF;
     ELSE
-        SELECT p.provolatile, l.lanname, p.prorettype, p.proowner, p.proretset INTO f
+        SELECT p.provolatile, l.lanname, p.prorettype, p.proretset INTO f
           FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
          WHERE p.oid = to_regprocedure(NEW.function)
            AND p.proargtypes = '3802 3802 3802'::oidvector;
@@ -202,7 +213,6 @@ BEGIN
             WHEN f.prorettype <> 'chatwebhook.request'::regtype OR f.proretset THEN 'it does not return chatwebhook.request'
             WHEN f.provolatile = 'v' THEN 'it is VOLATILE, but must be STABLE or IMMUTABLE'
             WHEN f.lanname NOT IN ('sql', 'plpgsql') THEN format('its language is %s, but must be sql or plpgsql', f.lanname)
-            WHEN NOT pg_has_role(chatwebhook._invoker(), f.proowner, 'USAGE') THEN 'it runs with the rights of its owner, which this role does not have'
         END;
         IF problem IS NOT NULL THEN
             RAISE EXCEPTION 'cannot use function "%" as connector "%": %', left(NEW.function, 200), NEW.name, problem
@@ -266,14 +276,14 @@ ALTER TABLE chatwebhook.connector ENABLE ALWAYS TRIGGER emptied;
 
 CREATE FUNCTION chatwebhook._check_connector_access(connector text) RETURNS void
     LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     signature text := (SELECT c.function FROM chatwebhook.connector c WHERE c.name = connector);
 BEGIN
     -- the connector runs as its owner, so the role that uses it must be allowed to call it
     IF to_regprocedure(signature) IS NOT NULL
-       AND NOT has_function_privilege(chatwebhook._invoker(), to_regprocedure(signature), 'EXECUTE') THEN
+       AND NOT has_function_privilege(to_regprocedure(signature), 'EXECUTE') THEN
         RAISE EXCEPTION 'permission denied for connector "%"', connector
             USING ERRCODE = 'insufficient_privilege',
                   HINT = format('The function''s owner can GRANT EXECUTE ON FUNCTION %s.', signature);
@@ -281,4 +291,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._check_connector_access(text) IS
-    'Raises an error unless the invoking role may execute this connector''s function.';
+    'Raises an error unless the caller may execute this connector''s function.';

@@ -1,12 +1,10 @@
 /*
  * Deliveries, pending and finished, as people see and manage them.
  *
- * The views are security barriers, so that a function in a query does not see
- * rows before they are filtered out; a UNION ALL at the top of a view would not
- * be one.  Functions find deliveries through the views, so that a role acts on
- * what it sees and on nothing else.
+ * Functions that act on many find them through the views, with the rights of
+ * their caller, so that a role acts on what it sees and on nothing else.
  */
-CREATE VIEW chatwebhook.delivery WITH (security_barrier) AS
+CREATE VIEW chatwebhook.delivery WITH (security_invoker) AS
     SELECT u.id, u.event_id, e.type AS event_type, u.chatbot_id,
            COALESCE(u.conversation_id, e.conversation_id) AS conversation_id,
            u.webhook_id, COALESCE(u.webhook_name, w.name) AS webhook_name, u.status, u.attempts,
@@ -34,10 +32,7 @@ CREATE VIEW chatwebhook.delivery WITH (security_barrier) AS
     ) u
       LEFT JOIN chatwebhook.event e ON e.id = u.event_id
       LEFT JOIN chatwebhook.webhook w ON w.id = u.webhook_id
-     WHERE (SELECT chatwebhook._chatbots()) IS NULL
-        OR u.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[])
-           AND u.webhook_id = ANY ((SELECT chatwebhook._webhooks())::uuid[])
-     -- an ORDER BY outside does not reach into a security barrier; indexes give this one
+     -- indexes give this order
      ORDER BY u.id DESC;
 COMMENT ON VIEW chatwebhook.delivery IS
     'Deliveries of events to webhooks, and what became of them, newest first.';
@@ -61,7 +56,7 @@ COMMENT ON COLUMN chatwebhook.delivery.last_status_code IS
 COMMENT ON COLUMN chatwebhook.delivery.last_error IS 'Why the last attempt failed; null if it did not.';
 COMMENT ON COLUMN chatwebhook.delivery.latency_ms IS 'Duration of the last attempt, in milliseconds.';
 
-CREATE VIEW chatwebhook.dead_letter WITH (security_barrier) AS
+CREATE VIEW chatwebhook.dead_letter WITH (security_invoker) AS
     SELECT d.id, d.webhook_id, d.webhook_name, d.event_id, e.type AS event_type,
            d.chatbot_id, e.conversation_id,
            CASE WHEN e.id IS NOT NULL THEN pg_catalog.jsonb_build_object(
@@ -73,10 +68,7 @@ CREATE VIEW chatwebhook.dead_letter WITH (security_barrier) AS
            d.attempts, d.last_status_code, d.last_error, d.created_at,
            d.last_attempt_at, d.completed_at
       FROM chatwebhook.dead d
-      LEFT JOIN chatwebhook.event e ON e.id = d.event_id
-     WHERE (SELECT chatwebhook._chatbots()) IS NULL
-        OR d.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[])
-           AND d.webhook_id = ANY ((SELECT chatwebhook._webhooks())::uuid[]);
+      LEFT JOIN chatwebhook.event e ON e.id = d.event_id;
 COMMENT ON VIEW chatwebhook.dead_letter IS
     'Deliveries that were given up, with their events. retry() and retry_dead() try them again.';
 COMMENT ON COLUMN chatwebhook.dead_letter.id IS 'Identifies the delivery, for retry().';
@@ -96,35 +88,198 @@ COMMENT ON COLUMN chatwebhook.dead_letter.last_attempt_at IS 'When the last atte
 COMMENT ON COLUMN chatwebhook.dead_letter.completed_at IS 'When it was given up.';
 
 /*
- * One delivery
+ * Moves between the tables.  A worker's settle moves a finished delivery from
+ * the queue to history or dead (src/outbox.c); whatever a session moves, these
+ * functions move.  The guarded ones (see access.sql) leave out what their caller
+ * does not see.
  */
-CREATE FUNCTION chatwebhook.retry(delivery_id bigint) RETURNS boolean
+CREATE FUNCTION chatwebhook._do_cancel(delivery_ids bigint[], reason text DEFAULT NULL, webhook_name text DEFAULT NULL)
+    RETURNS bigint
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
 DECLARE
+    moved bigint;
+BEGIN
+    WITH gone AS (
+        DELETE FROM chatwebhook.queue q WHERE q.id = ANY (delivery_ids) RETURNING *
+    ), canceled AS (
+        INSERT INTO chatwebhook.history (id, webhook_id, event_id, created_at, completed_at,
+               last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id,
+               webhook_name, status, last_error, replies)
+        SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
+               g.last_attempt_at, g.attempts, g.latency_ms, g.last_status_code, g.chatbot_id,
+               coalesce(_do_cancel.webhook_name, w.name), 'canceled', coalesce(reason, g.last_error), g.replies
+          FROM gone g LEFT JOIN chatwebhook.webhook w ON w.id = g.webhook_id
+        RETURNING webhook_id
+    ), per_webhook AS (
+        SELECT c.webhook_id, count(*) AS n FROM canceled c GROUP BY c.webhook_id
+    )
+    -- later deliveries of a conversation may have waited for one of these
+    SELECT coalesce(sum(p.n), 0) INTO moved
+      FROM per_webhook p, LATERAL chatwebhook._wake(p.webhook_id);
+    RETURN moved;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._do_cancel(bigint[], text, text) IS
+    'Moves pending deliveries to the history, as canceled, and returns how many. The name is for a webhook that is gone.';
+
+CREATE FUNCTION chatwebhook._cancel(delivery_ids bigint[], reason text DEFAULT NULL, webhook_name text DEFAULT NULL)
+    RETURNS bigint
+    AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
+    LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._cancel(bigint[], text, text) IS
+    'Does that with those of them that the caller sees.';
+
+CREATE FUNCTION chatwebhook._do_requeue(delivery_ids bigint[]) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+DECLARE
+    moved bigint;
+BEGIN
+    WITH pending AS (
+        UPDATE chatwebhook.queue q
+           SET next_attempt_at = clock_timestamp(), first_attempt = attempts, last_wait_ms = 0
+         WHERE q.id = ANY (delivery_ids)
+        RETURNING q.webhook_id
+    ), dead AS (
+        DELETE FROM chatwebhook.dead d USING chatwebhook.event e, chatwebhook.webhook w
+         WHERE d.id = ANY (delivery_ids) AND e.id = d.event_id AND w.id = d.webhook_id
+        RETURNING d.*, e.conversation_id, w.ordered
+    ), finished AS (
+        DELETE FROM chatwebhook.history h USING chatwebhook.event e, chatwebhook.webhook w
+         WHERE h.id = ANY (delivery_ids) AND e.id = h.event_id AND w.id = h.webhook_id
+        RETURNING h.*, e.conversation_id, w.ordered
+    ), queued AS (
+        INSERT INTO chatwebhook.queue AS q (id, webhook_id, event_id, created_at, next_attempt_at,
+               last_attempt_at, attempts, first_attempt, latency_ms, last_status_code,
+               chatbot_id, conversation_id, ordered, last_error, replies)
+        SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
+               g.last_attempt_at, g.attempts, g.attempts, g.latency_ms, g.last_status_code,
+               g.chatbot_id, g.conversation_id, g.ordered AND g.conversation_id IS NOT NULL,
+               g.last_error, g.replies
+          FROM (SELECT * FROM dead UNION ALL SELECT * FROM finished) AS g
+        RETURNING q.webhook_id
+    ), per_webhook AS (
+        SELECT q.webhook_id, count(*) AS n
+          FROM (SELECT p.webhook_id FROM pending p UNION ALL SELECT q.webhook_id FROM queued q) AS q
+         GROUP BY q.webhook_id
+    )
+    SELECT coalesce(sum(p.n), 0) INTO moved
+      FROM per_webhook p, LATERAL chatwebhook._wake(p.webhook_id);
+    RETURN moved;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._do_requeue(bigint[]) IS
+    'Makes deliveries due now, with all their retries; finished ones move back to the queue. Returns how many. Those whose event or webhook is gone stay.';
+
+CREATE FUNCTION chatwebhook._requeue(delivery_ids bigint[]) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
+    LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._requeue(bigint[]) IS
+    'Does that with those of them that the caller sees.';
+
+CREATE FUNCTION chatwebhook._do_purge(delivery_ids bigint[]) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+DECLARE
+    purged bigint;
+BEGIN
+    WITH gone AS (
+        DELETE FROM chatwebhook.dead d WHERE d.id = ANY (delivery_ids) RETURNING d.id
+    ), tries AS (
+        DELETE FROM chatwebhook.attempt a USING gone WHERE a.delivery_id = gone.id
+    )
+    SELECT count(*) INTO purged FROM gone;
+    RETURN purged;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._do_purge(bigint[]) IS
+    'Removes dead letters, with their attempts, and returns how many.';
+
+CREATE FUNCTION chatwebhook._purge(delivery_ids bigint[]) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
+    LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._purge(bigint[]) IS
+    'Does that with those of them that the caller sees.';
+
+CREATE FUNCTION chatwebhook._do_erase(event_ids uuid[]) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+DECLARE
+    reason     constant text := 'the conversation was erased';
+    deliveries bigint[];
+    hooks      uuid[];
+    erased     bigint;
+BEGIN
+    -- a request that is under way is not stopped, but leaves nothing behind
+    PERFORM chatwebhook._do_cancel(ARRAY(SELECT q.id FROM chatwebhook.queue q
+                                          WHERE q.event_id IN (SELECT unnest(event_ids))), reason);
+    -- replies of the services may be about the person, too
+    WITH finished AS (
+        UPDATE chatwebhook.history h
+           SET replies = NULL, last_error = CASE WHEN h.status = 'canceled' THEN reason END
+         WHERE h.event_id = ANY (event_ids)
+        RETURNING h.id, h.webhook_id
+    ), dead AS (
+        DELETE FROM chatwebhook.dead d WHERE d.event_id = ANY (event_ids)
+        RETURNING d.id, d.webhook_id
+    )
+    SELECT array_agg(f.id), array_agg(DISTINCT f.webhook_id) INTO deliveries, hooks
+      FROM (SELECT * FROM finished UNION ALL SELECT * FROM dead) f;
+    -- the reply to a batch is stored with its first delivery only
+    WITH gone AS (
+        DELETE FROM chatwebhook.attempt a WHERE a.delivery_id = ANY (deliveries)
+        RETURNING a.webhook_id, a.started_at, a.status_code, a.response_headers
+    )
+    UPDATE chatwebhook.attempt a SET response_headers = NULL, response_body = NULL
+      FROM (SELECT DISTINCT g.webhook_id, g.started_at FROM gone g
+             WHERE g.status_code IS NOT NULL AND g.response_headers IS NULL) AS b
+     WHERE a.webhook_id = b.webhook_id AND a.started_at = b.started_at
+       AND a.response_headers IS NOT NULL;
+    -- the delivery that caused a last error may be gone already
+    UPDATE chatwebhook.health h SET last_error = NULL
+      FROM chatwebhook.webhook w
+     WHERE w.id = h.webhook_id
+       AND (w.chatbot_id IS NULL OR w.id = ANY (hooks)
+            OR w.chatbot_id IN (SELECT e.chatbot_id FROM chatwebhook.event e WHERE e.id = ANY (event_ids)))
+       AND h.last_error !~ E'^(request \\d+: )?HTTP status \\d+$';
+    DELETE FROM chatwebhook.event e WHERE e.id = ANY (event_ids);
+    GET DIAGNOSTICS erased = ROW_COUNT;
+    RETURN erased;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._do_erase(uuid[]) IS
+    'Removes events, and what was stored of their deliveries.';
+
+CREATE FUNCTION chatwebhook._erase(event_ids uuid[]) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
+    LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._erase(uuid[]) IS
+    'Does that with those of them that the caller sees.';
+
+/*
+ * One delivery
+ */
+CREATE FUNCTION chatwebhook.retry(delivery_id bigint) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
     webhook uuid;
 BEGIN
-    UPDATE chatwebhook.queue q
-       SET next_attempt_at = clock_timestamp(), first_attempt = attempts, last_wait_ms = 0
-     WHERE q.id = (SELECT d.id FROM chatwebhook.delivery d WHERE d.id = delivery_id)
-    RETURNING webhook_id INTO webhook;
-    IF FOUND THEN
-        PERFORM chatwebhook._wake(webhook);
-        RETURN true;
-    END IF;
-
     SELECT d.webhook_id INTO webhook
       FROM chatwebhook.delivery d
-     WHERE d.id = delivery_id AND d.status IN ('dead', 'canceled') AND d.event_type IS NOT NULL;
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
-    IF NOT EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = webhook) THEN
+     WHERE d.id = delivery_id
+       AND (d.status = 'pending' OR d.status IN ('dead', 'canceled') AND d.event_type IS NOT NULL);
+    IF FOUND AND NOT EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = webhook) THEN
         RAISE EXCEPTION 'the webhook of delivery % was deleted', delivery_id
             USING ERRCODE = 'no_data_found';
     END IF;
-    RETURN chatwebhook._requeue(ARRAY[delivery_id]) > 0;
+    RETURN chatwebhook._requeue(CASE WHEN FOUND THEN ARRAY[delivery_id] ELSE '{}' END) > 0;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.retry(bigint) IS
@@ -132,20 +287,10 @@ COMMENT ON FUNCTION chatwebhook.retry(bigint) IS
 
 CREATE FUNCTION chatwebhook.cancel(delivery_id bigint) RETURNS boolean
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    SET search_path = pg_catalog, pg_temp
     AS $$
-DECLARE
-    webhook uuid;
 BEGIN
-    SELECT d.webhook_id INTO webhook
-      FROM chatwebhook.delivery d WHERE d.id = delivery_id AND d.status = 'pending';
-    -- called in any case, so that a standby says that it cannot do this
-    IF chatwebhook._cancel(CASE WHEN FOUND THEN ARRAY[delivery_id] ELSE '{}' END) = 0 THEN
-        RETURN false;
-    END IF;
-    -- later deliveries of its conversation may have waited for it
-    PERFORM chatwebhook._wake(webhook);
-    RETURN true;
+    RETURN chatwebhook._cancel(ARRAY[delivery_id]) > 0;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.cancel(bigint) IS
@@ -154,6 +299,21 @@ COMMENT ON FUNCTION chatwebhook.cancel(bigint) IS
 /*
  * Many deliveries
  */
+CREATE FUNCTION chatwebhook._check_webhook_access(webhook_id uuid) RETURNS void
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+#variable_conflict use_variable
+BEGIN
+    IF NOT EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = webhook_id) THEN
+        RAISE EXCEPTION 'webhook "%" does not exist', webhook_id
+            USING ERRCODE = 'no_data_found';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._check_webhook_access(uuid) IS
+    'Raises an error unless the caller sees the webhook.';
+
 CREATE FUNCTION chatwebhook.retry_dead(
     webhook_id uuid DEFAULT NULL,
     since      timestamptz DEFAULT '-infinity',
@@ -161,7 +321,7 @@ CREATE FUNCTION chatwebhook.retry_dead(
     dry_run    boolean DEFAULT false)
     RETURNS bigint
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    SET search_path = pg_catalog, pg_temp
     AS $$
 #variable_conflict use_variable
 DECLARE
@@ -189,7 +349,7 @@ CREATE FUNCTION chatwebhook.replay(
     dry_run    boolean DEFAULT false)
     RETURNS bigint
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    SET search_path = pg_catalog, pg_temp
     AS $$
 #variable_conflict use_variable
 DECLARE
@@ -213,27 +373,17 @@ CREATE FUNCTION chatwebhook.purge_dead_letters(
     dry_run    boolean DEFAULT false)
     RETURNS bigint
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    SET search_path = pg_catalog, pg_temp
     AS $$
 #variable_conflict use_variable
 DECLARE
-    found  bigint[];
-    purged bigint;
+    found bigint[];
 BEGIN
     found := ARRAY(SELECT d.id
                      FROM chatwebhook.dead_letter d
                     WHERE (webhook_id IS NULL OR d.webhook_id = webhook_id)
                       AND d.completed_at < before);
-    IF dry_run THEN
-        RETURN cardinality(found);
-    END IF;
-    WITH gone AS (
-        DELETE FROM chatwebhook.dead d WHERE d.id = ANY (found) RETURNING d.id
-    ), tries AS (
-        DELETE FROM chatwebhook.attempt a USING gone WHERE a.delivery_id = gone.id
-    )
-    SELECT count(*) INTO purged FROM gone;
-    RETURN purged;
+    RETURN CASE WHEN dry_run THEN cardinality(found) ELSE chatwebhook._purge(found) END;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.purge_dead_letters(uuid, timestamptz, boolean) IS
@@ -245,63 +395,24 @@ CREATE FUNCTION chatwebhook.erase_conversation(
     dry_run         boolean DEFAULT false)
     RETURNS bigint
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    SET search_path = pg_catalog, pg_temp
     AS $$
 #variable_conflict use_variable
 DECLARE
-    reason     constant text := 'the conversation was erased';
-    events     uuid[];
-    deliveries bigint[];
-    hooks      uuid[];
+    found uuid[];
 BEGIN
     IF conversation_id IS NULL THEN
         RAISE EXCEPTION 'erase_conversation() needs a conversation'
             USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    PERFORM chatwebhook._check_chatbot(chatbot_id);
-    events := ARRAY(SELECT e.id FROM chatwebhook.event e
-                     WHERE e.conversation_id = conversation_id
-                       AND e.chatbot_id IS NOT DISTINCT FROM chatbot_id);
-    IF dry_run THEN
-        RETURN cardinality(events);
-    END IF;
-    -- a request that is under way is not stopped, but leaves nothing behind
-    PERFORM chatwebhook._cancel(ARRAY(SELECT q.id FROM chatwebhook.queue q
-                                       WHERE q.event_id IN (SELECT unnest(events))), reason);
-    -- replies of the services may be about the person, too
-    WITH finished AS (
-        UPDATE chatwebhook.history h
-           SET replies = NULL, last_error = CASE WHEN h.status = 'canceled' THEN reason END
-         WHERE h.event_id = ANY (events)
-        RETURNING h.id, h.webhook_id
-    ), dead AS (
-        DELETE FROM chatwebhook.dead d WHERE d.event_id = ANY (events)
-        RETURNING d.id, d.webhook_id
-    )
-    SELECT array_agg(f.id), array_agg(DISTINCT f.webhook_id) INTO deliveries, hooks
-      FROM (SELECT * FROM finished UNION ALL SELECT * FROM dead) f;
-    -- the reply to a batch is stored with its first delivery only
-    WITH gone AS (
-        DELETE FROM chatwebhook.attempt a WHERE a.delivery_id = ANY (deliveries)
-        RETURNING a.webhook_id, a.started_at, a.status_code, a.response_headers
-    )
-    UPDATE chatwebhook.attempt a SET response_headers = NULL, response_body = NULL
-      FROM (SELECT DISTINCT g.webhook_id, g.started_at FROM gone g
-             WHERE g.status_code IS NOT NULL AND g.response_headers IS NULL) AS b
-     WHERE a.webhook_id = b.webhook_id AND a.started_at = b.started_at
-       AND a.response_headers IS NOT NULL;
-    -- the delivery that caused a last error may be gone already
-    UPDATE chatwebhook.health h SET last_error = NULL
-      FROM chatwebhook.webhook w
-     WHERE w.id = h.webhook_id
-       AND (w.chatbot_id IS NULL OR w.chatbot_id = chatbot_id OR w.id = ANY (hooks))
-       AND h.last_error !~ E'^(request \\d+: )?HTTP status \\d+$';
-    DELETE FROM chatwebhook.event e WHERE e.id = ANY (events);
-    RETURN cardinality(events);
+    found := ARRAY(SELECT e.id FROM chatwebhook.event e
+                    WHERE e.conversation_id = conversation_id
+                      AND e.chatbot_id IS NOT DISTINCT FROM chatbot_id);
+    RETURN CASE WHEN dry_run THEN cardinality(found) ELSE chatwebhook._erase(found) END;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.erase_conversation(text, text, boolean) IS
-    'Removes the events of a conversation, with all replies, errors, attempts and dead letters. Pending deliveries are canceled; bare records of deliveries remain. Returns the number of events. With dry_run, it only counts them.';
+    'Removes the events of a conversation, with all replies, errors, attempts and dead letters, those of webhooks that the caller does not see included. Pending deliveries are canceled; bare records of deliveries remain. Returns the number of events. With dry_run, it only counts them.';
 
 CREATE FUNCTION chatwebhook.wait_until_idle(timeout interval DEFAULT '1 minute') RETURNS boolean
     AS 'MODULE_PATHNAME', 'chatwebhook_wait_until_idle'

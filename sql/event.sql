@@ -114,8 +114,7 @@ COMMENT ON FUNCTION chatwebhook.emit(text, text, text, jsonb) IS
 CREATE FUNCTION chatwebhook._emit_to(webhook_id uuid, type text, chatbot_id text, conversation_id text, data jsonb)
     RETURNS uuid
     AS 'MODULE_PATHNAME', 'chatwebhook_emit_to'
-    LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+    LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._emit_to(uuid, text, text, text, jsonb) IS
     'Emits an event to one webhook, regardless of its subscription.';
 

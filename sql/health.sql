@@ -72,8 +72,9 @@ SELECT pg_catalog.pg_extension_config_dump('chatwebhook.activity', '');
 
 /*
  * Figures from shared memory.  A view calls functions with the rights of the role
- * that reads it, so the functions that views call are granted to PUBLIC, and
- * return only rows that the role may see.
+ * that reads it, whoever owns the view, so the functions that views call are
+ * granted to PUBLIC: they say nothing of a webhook to those who do not have its
+ * id, and nothing of the workers to those who may not read worker_status.
  */
 CREATE FUNCTION chatwebhook._all_in_flight(OUT webhook_id uuid, OUT in_flight bigint)
     RETURNS SETOF record
@@ -89,7 +90,7 @@ CREATE FUNCTION chatwebhook._all_gates(OUT webhook_id uuid, OUT paused_until tim
 COMMENT ON FUNCTION chatwebhook._all_gates() IS
     'Returns the paused webhooks, and when each will be sent to again.';
 
-CREATE FUNCTION chatwebhook._sending(OUT webhook_id uuid, OUT in_flight bigint, OUT paused_until timestamptz)
+CREATE FUNCTION chatwebhook._sending(webhook_ids uuid[], OUT webhook_id uuid, OUT in_flight bigint, OUT paused_until timestamptz)
     RETURNS SETOF record
     LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE ROWS 100
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -97,35 +98,21 @@ CREATE FUNCTION chatwebhook._sending(OUT webhook_id uuid, OUT in_flight bigint, 
     SELECT webhook_id, f.in_flight, g.paused_until
       FROM chatwebhook._all_in_flight() f
       FULL JOIN chatwebhook._all_gates() g USING (webhook_id)
-     CROSS JOIN chatwebhook._webhooks() AS own
-     WHERE own IS NULL OR webhook_id = ANY (own)
+     WHERE webhook_id IN (SELECT unnest(webhook_ids))
 $$;
-COMMENT ON FUNCTION chatwebhook._sending() IS
-    'Returns the webhooks of the invoking role that have deliveries in flight, or are paused.';
-
-CREATE FUNCTION chatwebhook._all_workers(
-    OUT pid integer, OUT started_at timestamptz, OUT in_flight integer, OUT claimed bigint,
-    OUT delivered bigint, OUT failed bigint, OUT last_error text, OUT last_activity_at timestamptz)
-    RETURNS SETOF record
-    AS 'MODULE_PATHNAME', 'chatwebhook_workers'
-    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 10;
-COMMENT ON FUNCTION chatwebhook._all_workers() IS 'Returns the workers of this database.';
+COMMENT ON FUNCTION chatwebhook._sending(uuid[]) IS
+    'Returns those of these webhooks that have deliveries in flight, or are paused.';
 
 CREATE FUNCTION chatwebhook._workers(
     OUT pid integer, OUT started_at timestamptz, OUT in_flight integer, OUT claimed bigint,
     OUT delivered bigint, OUT failed bigint, OUT last_error text, OUT last_activity_at timestamptz)
     RETURNS SETOF record
-    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE ROWS 10
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$
-    SELECT * FROM chatwebhook._all_workers()
-     WHERE chatwebhook._chatbots() IS NULL
-        OR has_table_privilege(chatwebhook._invoker(), 'chatwebhook.worker_status', 'SELECT')
-$$;
+    AS 'MODULE_PATHNAME', 'chatwebhook_workers'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 10;
 COMMENT ON FUNCTION chatwebhook._workers() IS
-    'Returns the same; to a tenant''s role, only if it may read worker_status.';
+    'Returns the workers of this database; nothing to a role that may not read worker_status.';
 
-CREATE VIEW chatwebhook.worker_status AS
+CREATE VIEW chatwebhook.worker_status WITH (security_invoker) AS
     SELECT pid, started_at, in_flight, claimed, delivered, failed, last_error, last_activity_at,
            chatwebhook._encrypts() AS secrets_encrypted
       FROM chatwebhook._workers();
@@ -143,8 +130,8 @@ COMMENT ON COLUMN chatwebhook.worker_status.last_activity_at IS 'When its last a
 COMMENT ON COLUMN chatwebhook.worker_status.secrets_encrypted IS
     'True if secrets are encrypted at rest (chatwebhook.secret_key_file). Null if the key file cannot be used.';
 
-CREATE VIEW chatwebhook.webhook_health WITH (security_barrier) AS
-    SELECT w.id AS webhook_id, w.name, chatwebhook._redact(w.url) AS url,
+CREATE VIEW chatwebhook.webhook_health WITH (security_invoker) AS
+    SELECT w.id AS webhook_id, w.name, w.public_url AS url,
            CASE WHEN NOT w.enabled THEN 'disabled'
                 WHEN h.problem IS NOT NULL OR s.paused_until IS NOT NULL THEN 'paused'
                 WHEN h.total = 0 THEN 'idle'
@@ -158,7 +145,7 @@ CREATE VIEW chatwebhook.webhook_health WITH (security_barrier) AS
            q.pending, coalesce(s.in_flight, 0) AS in_flight, q.oldest_pending_at, d.dead
       FROM chatwebhook.webhook w
       JOIN chatwebhook.health h ON h.webhook_id = w.id
-      LEFT JOIN chatwebhook._sending() s ON s.webhook_id = w.id
+      LEFT JOIN chatwebhook._sending(ARRAY(SELECT id FROM chatwebhook.webhook)) s ON s.webhook_id = w.id
       CROSS JOIN (
           -- with that alert disabled, five failures make a webhook failing
           SELECT coalesce(nullif(chatwebhook._setting('chatwebhook.alert_failures')::integer, 0), 5) AS failures,
@@ -179,9 +166,7 @@ CREATE VIEW chatwebhook.webhook_health WITH (security_barrier) AS
       CROSS JOIN LATERAL (
           SELECT pg_catalog.count(*) AS dead
             FROM chatwebhook.dead p WHERE p.webhook_id = w.id
-           ) d
-     WHERE (SELECT chatwebhook._chatbots()) IS NULL
-        OR w.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[]);
+           ) d;
 COMMENT ON VIEW chatwebhook.webhook_health IS
     'Health of each webhook, up to date after every settle. Totals are over all time, rate and latencies over the last 100 attempts.';
 COMMENT ON COLUMN chatwebhook.webhook_health.webhook_id IS 'Identifies the webhook.';

@@ -9,7 +9,7 @@
  * a long queue, the planner would compile the whole view, which takes longer than
  * counting does.
  */
-CREATE FUNCTION chatwebhook._count_deliveries(status text, OUT webhook_id uuid, OUT deliveries bigint)
+CREATE FUNCTION chatwebhook._count_deliveries(webhook_ids uuid[], status text, OUT webhook_id uuid, OUT deliveries bigint)
     RETURNS SETOF record
     LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE ROWS 100
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
@@ -17,22 +17,18 @@ CREATE FUNCTION chatwebhook._count_deliveries(status text, OUT webhook_id uuid, 
     SELECT w.id, CASE status
                  WHEN 'pending' THEN (SELECT count(*) FROM chatwebhook.queue q WHERE q.webhook_id = w.id)
                  WHEN 'dead' THEN (SELECT count(*) FROM chatwebhook.dead d WHERE d.webhook_id = w.id) END
-      FROM chatwebhook.webhook w
-     WHERE (SELECT chatwebhook._chatbots()) IS NULL
-        OR w.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[])
+      FROM unnest(webhook_ids) AS w(id)
 $$;
-COMMENT ON FUNCTION chatwebhook._count_deliveries(text) IS
-    'Returns the number of pending or dead deliveries of each webhook of the invoking role.';
+COMMENT ON FUNCTION chatwebhook._count_deliveries(uuid[], text) IS
+    'Returns the number of pending or dead deliveries of each of these webhooks.';
 
-CREATE VIEW chatwebhook.metrics WITH (security_barrier) AS
+CREATE VIEW chatwebhook.metrics WITH (security_invoker) AS
     WITH w AS (
         SELECT w.id, h.successes, h.failures, h.consecutive_failures, h.last_success_at,
                h.latency_sum_ms, h.latency_counts, h.given_up,
                pg_catalog.jsonb_build_object('webhook_id', w.id, 'webhook', w.name) AS labels
           FROM chatwebhook.webhook w
           JOIN chatwebhook.health h ON h.webhook_id = w.id
-         WHERE (SELECT chatwebhook._chatbots()) IS NULL
-            OR w.chatbot_id = ANY ((SELECT chatwebhook._chatbots())::text[])
     )
     SELECT u.name, u.type, u.help, u.labels, u.value FROM (
         SELECT 'chatwebhook_attempts_total'::text AS name, 'counter'::text AS type,
@@ -81,18 +77,18 @@ CREATE VIEW chatwebhook.metrics WITH (security_barrier) AS
         SELECT 'chatwebhook_deliveries_pending', 'gauge', 'Unfinished deliveries.',
                w.labels, c.deliveries
           FROM w
-          JOIN chatwebhook._count_deliveries('pending') c ON c.webhook_id = w.id
+          JOIN chatwebhook._count_deliveries(ARRAY(SELECT id FROM w), 'pending') c ON c.webhook_id = w.id
         UNION ALL
         SELECT 'chatwebhook_deliveries_in_flight', 'gauge',
                'Pending deliveries that a worker is sending or about to send.',
                w.labels, coalesce(s.in_flight, 0)
           FROM w
-          LEFT JOIN chatwebhook._sending() s ON s.webhook_id = w.id
+          LEFT JOIN chatwebhook._sending(ARRAY(SELECT id FROM w)) s ON s.webhook_id = w.id
         UNION ALL
         SELECT 'chatwebhook_deliveries_dead', 'gauge', 'Dead letters in the table.',
                w.labels, c.deliveries
           FROM w
-          JOIN chatwebhook._count_deliveries('dead') c ON c.webhook_id = w.id
+          JOIN chatwebhook._count_deliveries(ARRAY(SELECT id FROM w), 'dead') c ON c.webhook_id = w.id
         UNION ALL
         SELECT 'chatwebhook_oldest_due_age_seconds', 'gauge',
                'How long the oldest due delivery has been due; 0 if none is.', w.labels,
@@ -116,12 +112,12 @@ CREATE VIEW chatwebhook.metrics WITH (security_barrier) AS
         SELECT 'chatwebhook_workers_running', 'gauge',
                'Running workers of this database.', '{}',
                (SELECT pg_catalog.count(*) FROM chatwebhook._workers())
-         WHERE (SELECT chatwebhook._chatbots()) IS NULL
+         WHERE pg_catalog.has_table_privilege('chatwebhook.worker_status', 'SELECT')
         UNION ALL
         SELECT 'chatwebhook_sending_enabled', 'gauge',
                'Whether the setting chatwebhook.enabled is on: 1 or 0.', '{}',
                chatwebhook._setting('chatwebhook.enabled')::boolean::integer
-         WHERE (SELECT chatwebhook._chatbots()) IS NULL
+         WHERE pg_catalog.has_table_privilege('chatwebhook.worker_status', 'SELECT')
     ) u;
 COMMENT ON VIEW chatwebhook.metrics IS
     'Metrics for Prometheus, a row for each sample. Counters never decrease; a webhook''s series end when it is deleted.';

@@ -3,153 +3,238 @@
  */
 
 /*
- * The grants for a kind of role.  The caller must be allowed to grant, as the
- * extension's owner is.
+ * Who was granted what.  The triggers grant, create the policies (see
+ * access.sql), and take both back; pg_dump dumps the rows, and with them the
+ * policies.
  */
-CREATE FUNCTION chatwebhook.grant_admin(role name) RETURNS void
+CREATE TABLE chatwebhook.grantee (
+    role   regrole NOT NULL,
+    access text NOT NULL CHECK (access OPERATOR(pg_catalog.=) ANY ('{admin,reader,app}'::pg_catalog.text[])),
+    PRIMARY KEY (role, access)
+);
+COMMENT ON TABLE chatwebhook.grantee IS
+    'Roles with access. grant_admin(), grant_reader(), grant_app() and revoke_access() write it.';
+COMMENT ON COLUMN chatwebhook.grantee.role IS 'The role, even if it is renamed.';
+COMMENT ON COLUMN chatwebhook.grantee.access IS 'admin, reader or app.';
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.grantee', '');
+
+CREATE FUNCTION chatwebhook._privileges(access text) RETURNS SETOF text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT p.privilege
+      FROM (VALUES
+        ('USAGE ON SCHEMA chatwebhook', '{admin,reader,app}'::text[]),
+        ('SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook', '{admin,app}'),
+        ('SELECT (id, name, chatbot_id, public_url, connector, events, enabled, disabled_at, disabled_reason, created_at, updated_at) ON chatwebhook.webhook', '{reader}'),
+        ('SELECT, INSERT, UPDATE, DELETE ON chatwebhook.event_type', '{admin}'),
+        ('SELECT ON chatwebhook.event_type', '{app}'),
+        ('SELECT, INSERT, UPDATE, DELETE ON chatwebhook.connector', '{admin}'),
+        ('SELECT ON chatwebhook.connector', '{app}'),
+        ('SELECT ON chatwebhook.event', '{admin,app}'),
+        ('SELECT (id, type, chatbot_id, conversation_id, created_at) ON chatwebhook.event', '{reader}'),
+        ('SELECT (id, webhook_id, event_id, created_at, next_attempt_at, last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id, conversation_id, last_error) ON chatwebhook.queue', '{admin,reader,app}'),
+        ('SELECT (id, webhook_id, event_id, created_at, completed_at, last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id, webhook_name, status, last_error) ON chatwebhook.history', '{admin,reader,app}'),
+        ('SELECT (id, webhook_id, event_id, created_at, completed_at, last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id, webhook_name, status, last_error) ON chatwebhook.dead', '{admin,reader,app}'),
+        ('SELECT ON chatwebhook.delivery', '{admin,reader,app}'),
+        ('SELECT ON chatwebhook.dead_letter', '{admin,app}'),
+        ('SELECT ON chatwebhook.attempt', '{admin,app}'),
+        ('SELECT ON chatwebhook.health', '{admin,reader,app}'),
+        ('SELECT ON chatwebhook.webhook_health', '{admin,reader,app}'),
+        ('SELECT ON chatwebhook.alert', '{admin,reader,app}'),
+        ('SELECT ON chatwebhook.metrics', '{admin,reader,app}'),
+        ('SELECT ON chatwebhook.activity', '{admin,reader}'),
+        ('SELECT ON chatwebhook.worker_status', '{admin,reader}'),
+        ('SELECT ON chatwebhook.grantee', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.metrics_text', '{admin,reader,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.dashboard', '{admin,reader,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.uuidv7', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.emit()', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.emit(text, text, text, jsonb)', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.watch', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.unwatch', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.backfill', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook._emit_to', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.wait_until_idle', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.sign(text, text)', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.sign(text, timestamptz, text, text)', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.verify(text, text, text)', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.verify(jsonb, text, text, interval)', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.grant_admin', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.grant_reader', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.grant_app', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.revoke_access', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.create_webhook', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook._set_signing_secret', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.test_webhook', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.preview', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook._preview', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.secret', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.public_key', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.rotate_secret', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.set_credential', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.retry', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.cancel', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.retry_dead', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.replay', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.purge_dead_letters', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.erase_conversation', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook._requeue', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook._cancel', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook._purge', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook._erase', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.discord', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.hubspot', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.pagerduty', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.salesforce', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.slack', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.zendesk', '{admin,app}')
+           ) AS p (privilege, accesses)
+     WHERE access = ANY (p.accesses)
+$$;
+COMMENT ON FUNCTION chatwebhook._privileges(text) IS
+    'Returns what GRANT and REVOKE name for a kind of access.';
+
+CREATE FUNCTION chatwebhook._create_policy(policy text, role name, access text) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    privilege text;
+    -- in a subquery, so that it is computed once
+    chatbot constant text := $condition$chatbot_id = (SELECT NULLIF(pg_catalog.current_setting('chatwebhook.chatbot', true), ''))$condition$;
+    webhook constant text := 'webhook_id IN (SELECT w.id FROM chatwebhook.webhook w)';
+    part    record;
 BEGIN
-    FOREACH privilege IN ARRAY ARRAY[
-        'USAGE ON SCHEMA chatwebhook',
-        'SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook',
-        'SELECT, INSERT, UPDATE, DELETE ON chatwebhook.event_type',
-        'SELECT, INSERT, UPDATE, DELETE ON chatwebhook.connector',
-        'SELECT ON chatwebhook.event',
-        'SELECT ON chatwebhook.delivery',
-        'SELECT ON chatwebhook.dead_letter',
-        'SELECT ON chatwebhook.attempt',
-        'SELECT ON chatwebhook.webhook_health',
-        'SELECT ON chatwebhook.alert',
-        'SELECT ON chatwebhook.activity',
-        'SELECT ON chatwebhook.metrics',
-        'SELECT ON chatwebhook.worker_status',
-        'SELECT ON chatwebhook.tenant',
-        'EXECUTE ON FUNCTION chatwebhook.uuidv7',
-        'EXECUTE ON FUNCTION chatwebhook.emit()',
-        'EXECUTE ON FUNCTION chatwebhook.emit(text, text, text, jsonb)',
-        'EXECUTE ON FUNCTION chatwebhook.watch',
-        'EXECUTE ON FUNCTION chatwebhook.unwatch',
-        'EXECUTE ON FUNCTION chatwebhook.backfill',
-        'EXECUTE ON FUNCTION chatwebhook._emit_to',
-        'EXECUTE ON FUNCTION chatwebhook.create_webhook',
-        'EXECUTE ON FUNCTION chatwebhook.test_webhook',
-        'EXECUTE ON FUNCTION chatwebhook.preview',
-        'EXECUTE ON FUNCTION chatwebhook.secret',
-        'EXECUTE ON FUNCTION chatwebhook.public_key',
-        'EXECUTE ON FUNCTION chatwebhook.rotate_secret',
-        'EXECUTE ON FUNCTION chatwebhook.set_credential',
-        'EXECUTE ON FUNCTION chatwebhook.retry',
-        'EXECUTE ON FUNCTION chatwebhook.cancel',
-        'EXECUTE ON FUNCTION chatwebhook.retry_dead',
-        'EXECUTE ON FUNCTION chatwebhook.replay',
-        'EXECUTE ON FUNCTION chatwebhook.purge_dead_letters',
-        'EXECUTE ON FUNCTION chatwebhook.erase_conversation',
-        'EXECUTE ON FUNCTION chatwebhook.wait_until_idle',
-        'EXECUTE ON FUNCTION chatwebhook.sign(text, text)',
-        'EXECUTE ON FUNCTION chatwebhook.sign(text, timestamptz, text, text)',
-        'EXECUTE ON FUNCTION chatwebhook.verify(text, text, text)',
-        'EXECUTE ON FUNCTION chatwebhook.verify(jsonb, text, text, interval)',
-        'EXECUTE ON FUNCTION chatwebhook.metrics_text',
-        'EXECUTE ON FUNCTION chatwebhook.dashboard',
-        'EXECUTE ON FUNCTION chatwebhook.discord',
-        'EXECUTE ON FUNCTION chatwebhook.hubspot',
-        'EXECUTE ON FUNCTION chatwebhook.pagerduty',
-        'EXECUTE ON FUNCTION chatwebhook.salesforce',
-        'EXECUTE ON FUNCTION chatwebhook.slack',
-        'EXECUTE ON FUNCTION chatwebhook.zendesk'
-    ] LOOP
-        EXECUTE format('GRANT %s TO %I', privilege, role);
+    FOR part IN SELECT relation, condition
+                  FROM (VALUES ('webhook', chatbot),
+                               ('event', chatbot),
+                               ('alert', chatbot),
+                               ('queue', chatbot || ' AND ' || webhook),
+                               ('history', chatbot || ' AND ' || webhook),
+                               ('dead', chatbot || ' AND ' || webhook),
+                               ('attempt', chatbot || ' AND ' || webhook),
+                               ('health', webhook)) AS p (relation, condition) LOOP
+        EXECUTE format('CREATE POLICY %I ON chatwebhook.%I TO %I USING (%s)', policy, part.relation, role,
+                       CASE access WHEN 'app' THEN part.condition ELSE 'true' END);
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION chatwebhook.grant_admin(name) IS
-    'Lets a role manage webhooks, event types and connectors, watch tables, read events and deliveries, and see signing secrets.';
+COMMENT ON FUNCTION chatwebhook._create_policy(text, name, text) IS
+    'Creates the policies by which a role with this access sees rows.';
 
-CREATE FUNCTION chatwebhook.grant_reader(role name) RETURNS void
+CREATE FUNCTION chatwebhook._grant() RETURNS trigger
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
+    who       name;
+    policy    text;
     privilege text;
+    relation  name;
 BEGIN
-    FOREACH privilege IN ARRAY ARRAY[
-        'USAGE ON SCHEMA chatwebhook',
-        'SELECT ON chatwebhook.delivery',
-        'SELECT ON chatwebhook.webhook_health',
-        'SELECT ON chatwebhook.alert',
-        'SELECT ON chatwebhook.activity',
-        'SELECT ON chatwebhook.metrics',
-        'SELECT ON chatwebhook.worker_status',
-        'EXECUTE ON FUNCTION chatwebhook.metrics_text',
-        'EXECUTE ON FUNCTION chatwebhook.dashboard'
-    ] LOOP
-        EXECUTE format('GRANT %s TO %I', privilege, role);
+    IF TG_OP <> 'DELETE' THEN
+        SELECT r.rolname INTO who FROM pg_roles r WHERE r.oid = NEW.role;
+        IF NOT FOUND THEN
+            -- a dump can have a role that was dropped
+            RAISE WARNING 'role % does not exist and was granted nothing', NEW.role::oid;
+            RETURN NULL;
+        END IF;
+        FOR privilege IN SELECT p FROM chatwebhook._privileges(NEW.access) AS p LOOP
+            EXECUTE format('GRANT %s TO %I', privilege, who);
+        END LOOP;
+        policy := format('%s_%s', NEW.access, NEW.role::oid);
+        -- pg_upgrade brings the policies as well
+        IF NOT EXISTS (SELECT FROM pg_policy p WHERE p.polname = policy AND p.polrelid = 'chatwebhook.webhook'::regclass) THEN
+            PERFORM chatwebhook._create_policy(policy, who, NEW.access);
+        END IF;
+        RETURN NEW;
+    END IF;
+
+    policy := format('%s_%s', OLD.access, OLD.role::oid);
+    FOR relation IN SELECT c.relname FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid
+                     WHERE p.polname = policy AND c.relnamespace = 'chatwebhook'::regnamespace LOOP
+        EXECUTE format('DROP POLICY %I ON chatwebhook.%I', policy, relation);
     END LOOP;
+    SELECT r.rolname INTO who FROM pg_roles r WHERE r.oid = OLD.role;
+    IF FOUND THEN
+        -- another kind of access may include the same privilege
+        FOR privilege IN SELECT p FROM chatwebhook._privileges(OLD.access) AS p
+                         EXCEPT
+                         SELECT p FROM chatwebhook.grantee g, chatwebhook._privileges(g.access) AS p
+                          WHERE g.role = OLD.role LOOP
+            EXECUTE format('REVOKE %s FROM %I', privilege, who);
+        END LOOP;
+    END IF;
+    RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION chatwebhook.grant_reader(name) IS
-    'Lets a role see deliveries, health and workers, for monitoring, but no chats or secrets.';
+COMMENT ON FUNCTION chatwebhook._grant() IS
+    'Trigger: grants a role what the row says, or revokes it.';
 
-CREATE FUNCTION chatwebhook.add_tenant(role name, chatbot_id text) RETURNS void
+CREATE TRIGGER granted BEFORE INSERT ON chatwebhook.grantee
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._grant();
+CREATE TRIGGER revoked AFTER DELETE ON chatwebhook.grantee
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._grant();
+
+CREATE FUNCTION chatwebhook._add_grantee(role name, access text) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
     AS $$
 #variable_conflict use_variable
 DECLARE
-    privilege text;
+    id oid;
 BEGIN
-    -- listed before anything is granted, so that the role never sees more
-    INSERT INTO chatwebhook.tenant (role, chatbot_id)
-    SELECT r.oid, chatbot_id FROM pg_roles r WHERE r.rolname = role
-    ON CONFLICT DO NOTHING;
-    IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = role) THEN
+    SELECT r.oid INTO id FROM pg_roles r WHERE r.rolname = role;
+    IF NOT FOUND THEN
         RAISE EXCEPTION 'role "%" does not exist', role
             USING ERRCODE = 'undefined_object';
     END IF;
-    FOREACH privilege IN ARRAY ARRAY[
-        'USAGE ON SCHEMA chatwebhook',
-        'SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook',
-        'SELECT ON chatwebhook.event_type',
-        'SELECT ON chatwebhook.connector',
-        'SELECT ON chatwebhook.event',
-        'SELECT ON chatwebhook.delivery',
-        'SELECT ON chatwebhook.dead_letter',
-        'SELECT ON chatwebhook.attempt',
-        'SELECT ON chatwebhook.webhook_health',
-        'SELECT ON chatwebhook.alert',
-        'SELECT ON chatwebhook.metrics',
-        'EXECUTE ON FUNCTION chatwebhook.create_webhook',
-        'EXECUTE ON FUNCTION chatwebhook.test_webhook',
-        'EXECUTE ON FUNCTION chatwebhook.preview',
-        'EXECUTE ON FUNCTION chatwebhook.secret',
-        'EXECUTE ON FUNCTION chatwebhook.public_key',
-        'EXECUTE ON FUNCTION chatwebhook.rotate_secret',
-        'EXECUTE ON FUNCTION chatwebhook.set_credential',
-        'EXECUTE ON FUNCTION chatwebhook.retry',
-        'EXECUTE ON FUNCTION chatwebhook.cancel',
-        'EXECUTE ON FUNCTION chatwebhook.retry_dead',
-        'EXECUTE ON FUNCTION chatwebhook.replay',
-        'EXECUTE ON FUNCTION chatwebhook.purge_dead_letters',
-        'EXECUTE ON FUNCTION chatwebhook.erase_conversation',
-        'EXECUTE ON FUNCTION chatwebhook.metrics_text',
-        'EXECUTE ON FUNCTION chatwebhook.dashboard',
-        'EXECUTE ON FUNCTION chatwebhook.discord',
-        'EXECUTE ON FUNCTION chatwebhook.hubspot',
-        'EXECUTE ON FUNCTION chatwebhook.pagerduty',
-        'EXECUTE ON FUNCTION chatwebhook.salesforce',
-        'EXECUTE ON FUNCTION chatwebhook.slack',
-        'EXECUTE ON FUNCTION chatwebhook.zendesk'
-    ] LOOP
-        EXECUTE format('GRANT %s TO %I', privilege, role);
-    END LOOP;
+    -- anew, so that privileges and policies are there even if they were dropped
+    DELETE FROM chatwebhook.grantee g
+     WHERE g.role = id AND g.access = access
+        OR NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = g.role);
+    INSERT INTO chatwebhook.grantee (role, access) VALUES (id, access);
 END
 $$;
-COMMENT ON FUNCTION chatwebhook.add_tenant(name, text) IS
-    'Lets a role manage the webhooks of this chatbot, and see its events, deliveries and signing secrets, and those of no other.';
+COMMENT ON FUNCTION chatwebhook._add_grantee(name, text) IS
+    'Grants a role a kind of access, and forgets roles that were dropped.';
+
+CREATE FUNCTION chatwebhook.grant_admin(role name) RETURNS void
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT chatwebhook._add_grantee(role, 'admin')
+$$;
+COMMENT ON FUNCTION chatwebhook.grant_admin(name) IS
+    'Lets a role manage all webhooks, event types and connectors, watch tables, read events and deliveries, see signing secrets, and grant access to others.';
+
+CREATE FUNCTION chatwebhook.grant_reader(role name) RETURNS void
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT chatwebhook._add_grantee(role, 'reader')
+$$;
+COMMENT ON FUNCTION chatwebhook.grant_reader(name) IS
+    'Lets a role see deliveries, health and workers, for monitoring, but no chats or secrets.';
+
+CREATE FUNCTION chatwebhook.grant_app(role name) RETURNS void
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT chatwebhook._add_grantee(role, 'app')
+$$;
+COMMENT ON FUNCTION chatwebhook.grant_app(name) IS
+    'Lets a role, which an application''s server shares among its customers, manage the webhooks of the chatbot that the setting chatwebhook.chatbot names, and see its events, deliveries and signing secrets. While that is not set, it sees nothing.';
+
+CREATE FUNCTION chatwebhook.revoke_access(role name) RETURNS void
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    DELETE FROM chatwebhook.grantee g USING pg_roles r
+     WHERE r.rolname = revoke_access.role AND g.role = r.oid
+$$;
+COMMENT ON FUNCTION chatwebhook.revoke_access(name) IS
+    'Takes back what grant_admin(), grant_reader() and grant_app() granted a role. Do that before you drop the role, or use DROP OWNED.';
 
 /*
  * Revoke what PUBLIC has by default: functions here read other people's chats,
@@ -160,16 +245,31 @@ REVOKE ALL ON ALL TABLES IN SCHEMA chatwebhook FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA chatwebhook FROM PUBLIC;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chatwebhook FROM PUBLIC;
 
-/* Views, policies and watch() call these with the rights of the role that uses them. */
+/*
+ * Views, defaults and triggers call these with the rights of the role that uses
+ * them.
+ */
 GRANT EXECUTE ON FUNCTION chatwebhook._setting(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._mapping(regclass, text, jsonb) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._redact(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._encrypts() TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook._chatbots() TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook._webhooks() TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook._sending() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._sending(uuid[]) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._workers() TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook._count_deliveries(text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._count_deliveries(uuid[], text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._check_connector_access(text) TO PUBLIC;
+
+/* So do functions that run with the rights of their caller. */
+GRANT EXECUTE ON FUNCTION chatwebhook._check_webhook_access(uuid) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._secret_problem(text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._public_key(text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._dashboard_age(timestamptz) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._dashboard_head() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._dashboard_notices(chatwebhook.webhook_health[]) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._dashboard_number(numeric, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._dashboard_text(text, integer) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._dashboard_throughput() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._dashboard_webhooks(chatwebhook.webhook_health[], uuid[]) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook.uuidv7() TO PUBLIC;
 
 /* Authors of connectors call these. */
 GRANT EXECUTE ON FUNCTION chatwebhook.cut(text, integer) TO PUBLIC;
@@ -177,6 +277,10 @@ GRANT EXECUTE ON FUNCTION chatwebhook.url_encode(text) TO PUBLIC;
 
 /* Monitoring sees figures, and no chats. */
 GRANT USAGE ON SCHEMA chatwebhook TO pg_monitor;
+GRANT SELECT (id, name, chatbot_id, public_url, enabled, disabled_at, disabled_reason) ON chatwebhook.webhook TO pg_monitor;
+GRANT SELECT (id, webhook_id, created_at, next_attempt_at) ON chatwebhook.queue TO pg_monitor;
+GRANT SELECT (id, webhook_id, webhook_name, last_error, completed_at) ON chatwebhook.dead TO pg_monitor;
+GRANT SELECT ON chatwebhook.health TO pg_monitor;
 GRANT SELECT ON chatwebhook.webhook_health TO pg_monitor;
 GRANT SELECT ON chatwebhook.worker_status TO pg_monitor;
 GRANT SELECT ON chatwebhook.alert TO pg_monitor;
@@ -184,6 +288,7 @@ GRANT SELECT ON chatwebhook.activity TO pg_monitor;
 GRANT SELECT ON chatwebhook.metrics TO pg_monitor;
 GRANT EXECUTE ON FUNCTION chatwebhook.metrics_text() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION chatwebhook.dashboard() TO pg_monitor;
+SELECT chatwebhook._create_policy('monitor', 'pg_monitor', 'monitor');
 
 /* Warn now if the server has not loaded the library in advance. */
 CREATE FUNCTION chatwebhook._check_preload() RETURNS void

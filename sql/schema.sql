@@ -2,7 +2,7 @@
  * chatwebhook: the extension's script, joined by the Makefile from sql/
  *
  * The files follow the way of an event: event, watch, connector, webhook, vault,
- * queue, access, delivery, health, alert, signature, metrics, dashboard, the
+ * queue, delivery, health, alert, access, signature, metrics, dashboard, the
  * connectors that ship, privileges.
  */
 

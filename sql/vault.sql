@@ -98,41 +98,63 @@ $$;
 COMMENT ON FUNCTION chatwebhook._set_secret(uuid, text, bytea, timestamptz) IS
     'Puts a sealed secret into the vault.';
 
+CREATE FUNCTION chatwebhook._do_set_signing_secret(webhook_id uuid, secret text) RETURNS void
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT chatwebhook._set_secret(webhook_id, 'signing_secret', chatwebhook._seal(webhook_id, 'signing_secret', secret))
+$$;
+COMMENT ON FUNCTION chatwebhook._do_set_signing_secret(uuid, text) IS
+    'Stores a signing secret that create_webhook() was given.';
+
+CREATE FUNCTION chatwebhook._set_signing_secret(webhook_id uuid, secret text) RETURNS void
+    AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
+    LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._set_signing_secret(uuid, text) IS
+    'Does that if the caller sees the webhook.';
+
 /*
  * Functions
  */
-CREATE FUNCTION chatwebhook.secret(webhook_id uuid) RETURNS text
+CREATE FUNCTION chatwebhook._do_secret(webhook_id uuid) RETURNS text
     LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 #variable_conflict use_variable
 BEGIN
-    PERFORM chatwebhook._check_webhook_access(webhook_id);
     RETURN (SELECT chatwebhook._open(v.webhook_id, v.name, v.value)
               FROM chatwebhook.vault v
              WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret');
 END
 $$;
+COMMENT ON FUNCTION chatwebhook._do_secret(uuid) IS 'Does what secret() is for.';
+
+CREATE FUNCTION chatwebhook.secret(webhook_id uuid) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
+    LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.secret(uuid) IS 'Returns the webhook''s signing secret.';
 
-CREATE FUNCTION chatwebhook.public_key(webhook_id uuid) RETURNS text
+CREATE FUNCTION chatwebhook._do_public_key(webhook_id uuid) RETURNS text
     LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 #variable_conflict use_variable
 BEGIN
-    PERFORM chatwebhook._check_webhook_access(webhook_id);
     RETURN (SELECT chatwebhook._public_key(chatwebhook._open(v.webhook_id, v.name, v.value))
               FROM chatwebhook.vault v
               JOIN chatwebhook.webhook w ON w.id = v.webhook_id
              WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret' AND w.signing = 'v1a');
 END
 $$;
+COMMENT ON FUNCTION chatwebhook._do_public_key(uuid) IS 'Does what public_key() is for.';
+
+CREATE FUNCTION chatwebhook.public_key(webhook_id uuid) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
+    LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.public_key(uuid) IS
     'Returns the key that receivers verify signatures of a v1a webhook with: whpk_ and base64. Null for any other webhook.';
 
-CREATE FUNCTION chatwebhook.rotate_secret(webhook_id uuid, overlap interval DEFAULT '24 hours')
-    RETURNS text
+CREATE FUNCTION chatwebhook._do_rotate_secret(webhook_id uuid, overlap interval) RETURNS text
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
@@ -145,7 +167,6 @@ BEGIN
         RAISE EXCEPTION 'rotate_secret() needs a webhook and an overlap that is not negative'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    PERFORM chatwebhook._check_webhook_access(webhook_id);
     -- one rotation at a time
     SELECT w.signing INTO signing
       FROM chatwebhook.webhook w WHERE w.id = webhook_id FOR NO KEY UPDATE;
@@ -154,7 +175,7 @@ BEGIN
     DELETE FROM chatwebhook.vault v
      WHERE v.webhook_id = webhook_id AND v.name = 'previous_signing_secret';
     IF overlap > '0' THEN
-        outgoing := chatwebhook.secret(webhook_id);
+        outgoing := chatwebhook._do_secret(webhook_id);
     END IF;
     IF outgoing IS NOT NULL THEN
         PERFORM chatwebhook._set_secret(webhook_id, 'previous_signing_secret',
@@ -164,13 +185,19 @@ BEGIN
     PERFORM chatwebhook._set_secret(webhook_id, 'signing_secret',
                                     chatwebhook._seal_new(webhook_id, 'signing_secret', signing));
     PERFORM chatwebhook._wake(webhook_id);
-    RETURN chatwebhook.secret(webhook_id);
+    RETURN chatwebhook._do_secret(webhook_id);
 END
 $$;
+COMMENT ON FUNCTION chatwebhook._do_rotate_secret(uuid, interval) IS 'Does what rotate_secret() is for.';
+
+CREATE FUNCTION chatwebhook.rotate_secret(webhook_id uuid, overlap interval DEFAULT '24 hours')
+    RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
+    LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.rotate_secret(uuid, interval) IS
     'Gives the webhook a new signing secret, and returns it. Until the overlap ends, requests carry signatures with both secrets.';
 
-CREATE FUNCTION chatwebhook.set_credential(webhook_id uuid, name text, value text)
+CREATE FUNCTION chatwebhook._do_set_credential(webhook_id uuid, name text, value text)
     RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
@@ -183,7 +210,6 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Use at most 63 lower-case letters, digits and _, such as api_token. For signing secrets, use rotate_secret().';
     END IF;
-    PERFORM chatwebhook._check_webhook_access(webhook_id);
     -- keep the webhook from being deleted; it may have been while we waited
     PERFORM FROM chatwebhook.webhook w WHERE w.id = webhook_id FOR KEY SHARE;
     PERFORM chatwebhook._check_webhook_access(webhook_id);
@@ -201,6 +227,12 @@ BEGIN
     PERFORM chatwebhook._wake(webhook_id);
 END
 $$;
+COMMENT ON FUNCTION chatwebhook._do_set_credential(uuid, text, text) IS 'Does what set_credential() is for.';
+
+CREATE FUNCTION chatwebhook.set_credential(webhook_id uuid, name text, value text)
+    RETURNS void
+    AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
+    LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.set_credential(uuid, text, text) IS
     'Stores a secret for a webhook. A {{name}} in its URL, headers or auth stands for it. The credentials client_certificate and client_key (PEM) are presented to the receiver in TLS. Null removes the credential. It cannot be read back.';
 

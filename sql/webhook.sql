@@ -1,11 +1,24 @@
 /*
  * Webhooks: where, and how, events are to be delivered.
  */
+
+/* URLs of Slack, Discord and others are secrets. */
+CREATE FUNCTION chatwebhook._redact(url text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT regexp_replace(regexp_replace(url, E'\\?.*$', '?...'),
+                          E'(?<!^[A-Za-z]+:/)/(?!\\{\\{)[^/?]{16,}(?=[/?]|$)', '/...', 'g')
+$$;
+COMMENT ON FUNCTION chatwebhook._redact(text) IS
+    'Returns a URL without its query and without long path segments, which may be tokens.';
+
 CREATE TABLE chatwebhook.webhook (
     id                 uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
     name               text NOT NULL,
-    chatbot_id         text,
+    chatbot_id         text DEFAULT NULLIF(pg_catalog.current_setting('chatwebhook.chatbot', true), ''),
     url                text NOT NULL,
+    public_url         text GENERATED ALWAYS AS (chatwebhook._redact(url)) STORED,
     connector          text NOT NULL DEFAULT 'webhook',
     events             text[] NOT NULL DEFAULT '{*}',
     filter             jsonpath,
@@ -39,9 +52,11 @@ COMMENT ON TABLE chatwebhook.webhook IS
 COMMENT ON COLUMN chatwebhook.webhook.id IS 'Identifies the webhook. It cannot be changed.';
 COMMENT ON COLUMN chatwebhook.webhook.name IS 'Name for people and views.';
 COMMENT ON COLUMN chatwebhook.webhook.chatbot_id IS
-    'Chatbot whose events are delivered. Null means every chatbot.';
+    'Chatbot whose events are delivered. Null means every chatbot. The default is the setting chatwebhook.chatbot.';
 COMMENT ON COLUMN chatwebhook.webhook.url IS
     'URL to send requests to: https, unless chatwebhook.allow_http is on. A {{name}} in its path or query, or in place of the whole URL, stands for the credential of that name.';
+COMMENT ON COLUMN chatwebhook.webhook.public_url IS
+    'The URL without its query and without long path segments, which may be tokens.';
 COMMENT ON COLUMN chatwebhook.webhook.connector IS
     'Kind of service: a name from the table connector. webhook sends the event itself, signed.';
 COMMENT ON COLUMN chatwebhook.webhook.events IS
@@ -212,7 +227,6 @@ BEGIN
                 USING ERRCODE = 'check_violation',
                       HINT = 'See the table chatwebhook.connector.';
         END IF;
-        PERFORM chatwebhook._check_connector_access(NEW.connector);
     END IF;
     IF jsonb_typeof(NEW.settings) <> 'object' THEN
         RAISE EXCEPTION 'settings of webhook "%" are not an object', NEW.name
@@ -325,7 +339,7 @@ BEGIN
                      FROM (SELECT id, (row_number() OVER () - 1) / 1000000 AS part
                              FROM chatwebhook.queue WHERE webhook_id = OLD.id) q
                     GROUP BY q.part LOOP
-            PERFORM chatwebhook._cancel(ids, 'the webhook was deleted', OLD.name);
+            PERFORM chatwebhook._do_cancel(ids, 'the webhook was deleted', OLD.name);
         END LOOP;
     END IF;
     RETURN NULL;
@@ -334,8 +348,23 @@ $$;
 COMMENT ON FUNCTION chatwebhook._webhook_follow() IS
     'Trigger: gives a new webhook its secret and its health, and cancels the pending deliveries of a deleted one.';
 
+CREATE FUNCTION chatwebhook._check_connector_use() RETURNS trigger
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM chatwebhook._check_connector_access(NEW.connector);
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._check_connector_use() IS
+    'Trigger, with the rights of whoever changes a webhook: may that role use the connector?';
+
 CREATE TRIGGER check_webhook BEFORE INSERT OR UPDATE ON chatwebhook.webhook
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._check_webhook();
+CREATE TRIGGER connector_use BEFORE INSERT OR UPDATE OF connector ON chatwebhook.webhook
+    FOR EACH ROW WHEN (NEW.connector OPERATOR(pg_catalog.<>) 'webhook')
+    EXECUTE FUNCTION chatwebhook._check_connector_use();
 CREATE TRIGGER follow AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.webhook
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._webhook_follow();
 CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.webhook
@@ -352,7 +381,7 @@ CREATE FUNCTION chatwebhook.create_webhook(
     name               text,
     url                text,
     events             text[] DEFAULT '{*}',
-    chatbot_id         text DEFAULT NULL,
+    chatbot_id         text DEFAULT NULLIF(pg_catalog.current_setting('chatwebhook.chatbot', true), ''),
     filter             jsonpath DEFAULT NULL,
     enabled            boolean DEFAULT true,
     headers            jsonb DEFAULT '{}',
@@ -373,13 +402,12 @@ CREATE FUNCTION chatwebhook.create_webhook(
     OUT id             uuid,
     INOUT secret       text DEFAULT NULL)
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp
     AS $$
 #variable_conflict use_variable
 DECLARE
     problem text;
 BEGIN
-    PERFORM chatwebhook._check_chatbot(chatbot_id);
     problem := CASE WHEN signing = 'v1' THEN chatwebhook._secret_problem(secret)
                     WHEN secret IS NOT NULL AND chatwebhook._public_key(secret) IS NULL
                     THEN 'it is not an Ed25519 private key' END;
@@ -398,14 +426,14 @@ BEGIN
     IF secret IS NULL THEN
         secret := chatwebhook.secret(id);
     ELSE
-        PERFORM chatwebhook._set_secret(id, 'signing_secret', chatwebhook._seal(id, 'signing_secret', secret));
+        PERFORM chatwebhook._set_signing_secret(id, secret);
     END IF;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text, text, jsonb, jsonb, double precision, boolean, integer, interval, text) IS
     'Creates a webhook, and returns its id and its signing secret. The arguments are columns of the table webhook.';
 
-CREATE FUNCTION chatwebhook.test_webhook(
+CREATE FUNCTION chatwebhook._do_test_webhook(
     webhook_id        uuid,
     OUT success       boolean,
     OUT status_code   integer,
@@ -415,31 +443,39 @@ CREATE FUNCTION chatwebhook.test_webhook(
     AS 'MODULE_PATHNAME', 'chatwebhook_test_webhook'
     LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION chatwebhook._do_test_webhook(uuid) IS 'Does what test_webhook() is for.';
+
+CREATE FUNCTION chatwebhook.test_webhook(
+    webhook_id        uuid,
+    OUT success       boolean,
+    OUT status_code   integer,
+    OUT error         text,
+    OUT latency_ms    integer,
+    OUT response_body text)
+    AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.test_webhook(uuid) IS
     'Sends a webhook.test event now, with all requests of a connector, and returns the last reply. Nothing is queued or counted.';
 
-/* URLs of Slack, Discord and others are secrets. */
-CREATE FUNCTION chatwebhook._redact(url text) RETURNS text
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    SET search_path = pg_catalog, pg_temp
-    AS $$
-    SELECT regexp_replace(regexp_replace(url, E'\\?.*$', '?...'),
-                          E'(?<!^[A-Za-z]+:/)/(?!\\{\\{)[^/?]{16,}(?=[/?]|$)', '/...', 'g')
-$$;
-COMMENT ON FUNCTION chatwebhook._redact(text) IS
-    'Returns a URL without its query and without long path segments, which may be tokens.';
+CREATE FUNCTION chatwebhook._do_preview(webhook_id uuid, event jsonb, replies jsonb)
+    RETURNS chatwebhook.request
+    AS 'MODULE_PATHNAME', 'chatwebhook_preview'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
+COMMENT ON FUNCTION chatwebhook._do_preview(uuid, jsonb, jsonb) IS
+    'Returns the request that the webhook''s connector makes; null if it makes none.';
 
 CREATE FUNCTION chatwebhook._preview(webhook_id uuid, event jsonb, replies jsonb)
     RETURNS chatwebhook.request
-    AS 'MODULE_PATHNAME', 'chatwebhook_preview'
-    LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+    AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._preview(uuid, jsonb, jsonb) IS
-    'Returns the request that the webhook''s connector makes; null if it makes none.';
+    'Does that if the caller sees the webhook.';
 
 CREATE FUNCTION chatwebhook.preview(webhook_id uuid, event jsonb, replies jsonb DEFAULT '[]')
     RETURNS chatwebhook.request
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp
     AS $$
 #variable_conflict use_variable
 DECLARE

@@ -37,7 +37,6 @@ PG_FUNCTION_INFO_V1(chatwebhook_open);
 PG_FUNCTION_INFO_V1(chatwebhook_is_current);
 PG_FUNCTION_INFO_V1(chatwebhook_encrypts);
 PG_FUNCTION_INFO_V1(chatwebhook_public_key);
-PG_FUNCTION_INFO_V1(chatwebhook_invoker);
 
 #define MAX_KEYS		16
 #define MAX_KEY_FILE	(16 * 1024)
@@ -303,23 +302,4 @@ chatwebhook_public_key(PG_FUNCTION_ARGS)
 	if (!cwh_public_key(VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret), public))
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(public));
-}
-
-/*
- * SQL: the role in effect outside of any SECURITY DEFINER function.
- *
- * ANALYZE, REFRESH MATERIALIZED VIEW and CREATE INDEX run functions of a
- * table's owner, in a security-restricted operation.  There, this role is the
- * one that runs the command, often a superuser, and the owner's function would
- * see all that the superuser may see.  Therefore it is an error.
- */
-Datum
-chatwebhook_invoker(PG_FUNCTION_ARGS)
-{
-	if (InSecurityRestrictedOperation())
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("cannot determine the calling role within a security-restricted operation"),
-				 errhint("Copy the rows into a table, and create the materialized view or index on that.")));
-	PG_RETURN_OID(GetOuterUserId());
 }

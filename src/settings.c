@@ -46,6 +46,7 @@ char	   *cwh_user_agent = NULL;
 char	   *cwh_secret_key_file = NULL;
 
 /* read by SQL alone */
+static char *chatbot = NULL;
 static int	disable_after = 5 * SECS_PER_DAY;
 static int	alert_failures = 5;
 static double alert_success_rate = 0.9;
@@ -310,6 +311,12 @@ define_request_settings(void)
 static void
 define_data_settings(void)
 {
+	/* An application's server sets it for each customer's request. */
+	DefineCustomStringVariable("chatwebhook.chatbot",
+							   "Sets the chatbot whose rows roles see that were granted access by grant_app().",
+							   "It is also the default of webhook.chatbot_id. If empty, they see none.",
+							   &chatbot, "", PGC_USERSET, 0, NULL, NULL, NULL);
+
 	/* An application may emit events that event_type does not know yet. */
 	DefineCustomEnumVariable("chatwebhook.validation",
 							 "Sets how events of an unknown type, or without a required key, are handled.",

@@ -29,6 +29,7 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/namespace.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/execnodes.h"
@@ -38,8 +39,10 @@
 #include "storage/lwlock.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
+#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
@@ -908,6 +911,17 @@ chatwebhook_in_flight(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/* May the current user read the view of the workers? */
+static bool
+may_see_workers(void)
+{
+	Oid			view = get_relname_relid("worker_status",
+										 get_namespace_oid("chatwebhook", false));
+
+	return OidIsValid(view) &&
+		pg_class_aclcheck(view, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
+}
+
 /* SQL: the workers of this database, with their figures. */
 Datum
 chatwebhook_workers(PG_FUNCTION_ARGS)
@@ -915,6 +929,8 @@ chatwebhook_workers(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	cwh_init_materialized(fcinfo);
+	if (!may_see_workers())
+		return (Datum) 0;
 	for (int i = 0; shared && i < shared->nslots; i++)
 	{
 		WorkerSlot *slot = &shared->slots[i];
