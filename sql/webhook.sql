@@ -42,6 +42,8 @@ CREATE TABLE chatwebhook.webhook (
     created_at         timestamptz NOT NULL DEFAULT pg_catalog.now(),
     updated_at         timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
+-- sessions that emit read the webhooks of one chatbot by it (src/subscription.c)
+CREATE INDEX webhook_chatbot_idx ON chatwebhook.webhook (pg_catalog.hashtextextended(chatbot_id, 0));
 ALTER TABLE chatwebhook.webhook
     ALTER url SET STATISTICS 0,
     ALTER headers SET STATISTICS 0,

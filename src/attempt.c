@@ -331,7 +331,7 @@ start_attempt(Endpoint *endpoint, Delivery *delivery)
 	if (delivery->started_at == 0)
 		delivery->started_at = GetCurrentTimestamp();
 	(void) forget_other_connector(delivery);
-	if (delivery->generation != endpoint->generation)
+	if (delivery->version != endpoint->version)
 		delivery->exchange.step = NULL;
 	if (endpoint->webhook->connector && delivery->exchange.step == NULL)
 	{

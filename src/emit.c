@@ -39,6 +39,7 @@
 #include "utils/tuplestore.h"
 #include "utils/uuid.h"
 
+#include "changes.h"
 #include "compat.h"
 #include "envelope.h"
 #include "rows.h"
@@ -546,7 +547,6 @@ static void
 emit_row(Writer *writer, TriggerPlan *plan, TupleTableSlot *slot)
 {
 	const CwhEventType *type = check_type(plan->type);
-	uint64		generation = cwh_config_generation();
 	List	   *subscriptions;
 	CwhEvent	event;
 
@@ -563,10 +563,10 @@ emit_row(Writer *writer, TriggerPlan *plan, TupleTableSlot *slot)
 
 	/*
 	 * row_data() may have called a user's function, such as a type's output
-	 * function.  If that changed a webhook, our list may have been freed.
+	 * function.  If that emitted an event or changed a webhook, our list may
+	 * have been freed.
 	 */
-	if (generation != cwh_config_generation())
-		subscriptions = cwh_subscriptions(plan->type, event.chatbot_id);
+	subscriptions = cwh_subscriptions(plan->type, event.chatbot_id);
 	if (subscriptions == NIL)
 		return;
 	(void) emit_event(writer, &event, subscriptions);

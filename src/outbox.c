@@ -43,12 +43,12 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
+#include "changes.h"
 #include "compat.h"
 #include "outbox.h"
 #include "rows.h"
 #include "shared.h"
 #include "statement.h"
-#include "subscription.h"
 /* INDENT OFF */
 /* Columns of sweep_sql and next_due_sql; problems_sql has only the first. */
 enum

@@ -33,6 +33,7 @@
 
 #include "attempt.h"
 #include "claim.h"
+#include "changes.h"
 #include "compat.h"
 #include "connector.h"
 #include "endpoint.h"
@@ -46,7 +47,6 @@
 #include "shared.h"
 #include "statement.h"
 #include "state.h"
-#include "subscription.h"
 #include "transport.h"
 #include "upkeep.h"
 
