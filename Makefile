@@ -7,6 +7,7 @@ DISTVERSION = $(shell sed -n 's/^   "version": "\(.*\)",/\1/p' META.json)
 MODULE_big = chatwebhook
 OBJS = \
 	src/attempt.o \
+	src/bounds.o \
 	src/chatwebhook.o \
 	src/claim.o \
 	src/connector.o \

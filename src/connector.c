@@ -44,6 +44,7 @@
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
+#include "bounds.h"
 #include "compat.h"
 #include "connector.h"
 #include "envelope.h"

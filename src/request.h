@@ -41,7 +41,6 @@ typedef struct CwhMessage
 	TimestampTz now;			/* signed as of then */
 } CwhMessage;
 
-extern const char *cwh_header_problem(Jsonb *headers);
 
 extern CwhTransfer *cwh_make_request(const CwhWebhook *webhook,
 									 const CwhStep *step,
