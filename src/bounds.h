@@ -22,6 +22,10 @@
 /* Bytes of a name, a chatbot's id, and the like. */
 #define CWH_MAX_NAME			1024
 
+/* Patterns in events, each of 255 characters at most, and bytes of that array. */
+#define CWH_MAX_EVENTS			100
+#define CWH_MAX_EVENTS_SIZE		(64 * 1024)
+
 /* Bytes of a URL as it is stored; libcurl gets CWH_MAX_URL_LEN at most. */
 #define CWH_MAX_URL				(16 * 1024)
 

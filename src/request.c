@@ -54,6 +54,7 @@ begin_request(const CwhWebhook *webhook, const char *url, int lines, size_t room
 				 errmsg("out of memory")));
 	transfer->request.url = url;
 	transfer->request.timeout_ms = webhook->timeout_ms;
+	transfer->request.discreet = webhook->of_customer;
 	return transfer;
 }
 
@@ -334,7 +335,22 @@ step_request(const CwhWebhook *webhook, const CwhStep *step, const char *token)
  * Tokens
  */
 
-/* Make a request for an access token (RFC 6749, 4.4). */
+/* Do two URLs lead to the same host and port? */
+static bool
+is_same_host(const char *a, const char *b)
+{
+	CwhTarget	left;
+	CwhTarget	right;
+
+	return cwh_target_check_url(cwh_target_policy(), a, strlen(a), &left) == NULL &&
+		cwh_target_check_url(cwh_target_policy(), b, strlen(b), &right) == NULL &&
+		left.port == right.port && strcmp(left.host, right.host) == 0;
+}
+
+/*
+ * Make a request for an access token (RFC 6749, 4.4).  The certificate is for
+ * the webhook's own host, and is shown to no other.
+ */
 static CwhTransfer *
 token_request(const CwhWebhook *webhook)
 {
@@ -344,8 +360,11 @@ token_request(const CwhWebhook *webhook)
 	cwh_transfer_add_line(transfer, "Content-Type: application/x-www-form-urlencoded");
 	cwh_transfer_add_line(transfer, "Accept: application/json");
 	add_common_lines(transfer);
-	transfer->request.client_certificate = webhook->client_certificate;
-	transfer->request.client_key = webhook->client_key;
+	if (is_same_host(webhook->url, webhook->token_url))
+	{
+		transfer->request.client_certificate = webhook->client_certificate;
+		transfer->request.client_key = webhook->client_key;
+	}
 	transfer->request.body = webhook->token_request;
 	transfer->request.body_len = strlen(webhook->token_request);
 	transfer->request.min_response_size = MIN_REPLY_SIZE;

@@ -17,6 +17,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/namespace.h"
@@ -36,6 +37,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "bounds.h"
 #include "compat.h"
 #include "subscription.h"
 
@@ -268,6 +270,33 @@ load_event_type(TupleTableSlot *slot)
 								&type->nrequired);
 }
 
+/*
+ * Can this row of webhook be added to the cache?  One that came past the checks
+ * of SQL can hold anything; the worker shows its problem.
+ */
+static bool
+is_loadable(TupleTableSlot *slot)
+{
+	static const struct
+	{
+		const char *column;
+		Size		most;
+	}			values[] = {
+		{"chatbot_id", CWH_MAX_NAME}, {"events", CWH_MAX_EVENTS_SIZE}
+	};
+
+	for (int i = 0; i < lengthof(values); i++)
+	{
+		bool		isnull;
+		Datum		datum = column(slot, values[i].column, &isnull);
+
+		/* measured without decompressing it */
+		if (!isnull && toast_raw_datum_size(datum) - VARHDRSZ > values[i].most)
+			return false;
+	}
+	return true;
+}
+
 /* Add a row of webhook to the cache if it is enabled. */
 static void
 load_webhook(TupleTableSlot *slot)
@@ -276,7 +305,7 @@ load_webhook(TupleTableSlot *slot)
 	Datum		datum;
 	bool		isnull;
 
-	if (!DatumGetBool(column(slot, "enabled", &isnull)))
+	if (!DatumGetBool(column(slot, "enabled", &isnull)) || !is_loadable(slot))
 		return;
 	subscriber = palloc0(sizeof(Subscriber));
 	subscriber->subscription.webhook_id =

@@ -98,12 +98,7 @@ static const char find_sql[] =
 	"SELECT w.id FROM chatwebhook.webhook w WHERE w.id" EQ "ANY ($1)";
 
 static const char disable_sql[] =
-	"UPDATE chatwebhook.webhook w"
-	"   SET enabled = false, disabled_at = pg_catalog.clock_timestamp(),"
-	"       disabled_reason = $2, updated_at = pg_catalog.clock_timestamp()"
-	" WHERE w.id" EQ "(SELECT x.id FROM chatwebhook.webhook x"
-	"                   WHERE x.id" EQ "$1 FOR NO KEY UPDATE SKIP LOCKED)"
-	" RETURNING w.id";
+	"SELECT chatwebhook._disable($1, $2)";
 
 /*
  * Other workers find the same problem.  No attempt is made while there is one,
@@ -689,7 +684,8 @@ load_policy(CwhWebhook *webhook, uint64 row)
 	Datum		datum;
 
 	(void) cwh_field(row, CHATBOT_ID, &isnull);
-	if (!isnull)
+	webhook->of_customer = !isnull;
+	if (webhook->of_customer)
 	{
 		retries = cwh_max_customer_retries;
 		timeout_ms = cwh_max_customer_timeout;
@@ -993,7 +989,8 @@ disable(const pg_uuid_t *id, const char *reason)
 
 	args[0] = UUIDPGetDatum(id);
 	args[1] = CStringGetTextDatum(reason);
-	return cwh_run(&disable_st, args) > 0;
+	(void) cwh_run(&disable_st, args);
+	return DatumGetBool(cwh_field(0, 0, NULL));
 }
 
 /*
