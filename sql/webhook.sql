@@ -344,7 +344,7 @@ BEGIN
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION 'invalid webhook "%": %', NEW.name, problem
             USING ERRCODE = 'check_violation',
-                  HINT = 'Use a lower value, or have an administrator raise the setting.';
+                  HINT = 'Stay within that, or have an administrator raise the setting.';
     END IF;
 
     IF TG_OP = 'UPDATE' THEN

@@ -142,7 +142,10 @@ depth(Jsonb *value)
 		   (token = JsonbIteratorNext(&iterator, &part, false)) != WJB_DONE)
 	{
 		if (token == WJB_BEGIN_OBJECT || token == WJB_BEGIN_ARRAY)
-			most = Max(most, ++now);
+		{
+			now++;
+			most = Max(most, now);
+		}
 		else if (token == WJB_END_OBJECT || token == WJB_END_ARRAY)
 			now--;
 	}
