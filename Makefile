@@ -8,6 +8,7 @@ MODULE_big = chatwebhook
 OBJS = \
 	src/access.o \
 	src/attempt.o \
+	src/bounds.o \
 	src/changes.o \
 	src/chatwebhook.o \
 	src/claim.o \

@@ -133,6 +133,31 @@ $$;
 COMMENT ON FUNCTION chatwebhook._check_alerts(uuid[]) IS
     'Opens and closes alerts according to the health of these webhooks, and disables those that have failed for too long.';
 
+/*
+ * A worker must be able to disable a webhook whatever its row holds, so no trigger
+ * checks that again.
+ */
+CREATE FUNCTION chatwebhook._disable(webhook_id uuid, reason text) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+BEGIN
+    PERFORM FROM chatwebhook.webhook w WHERE w.id = webhook_id FOR NO KEY UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE chatwebhook.webhook w
+       SET enabled = false, disabled_at = clock_timestamp(), disabled_reason = reason,
+           updated_at = clock_timestamp()
+     WHERE w.id = webhook_id;
+    PERFORM chatwebhook._check_alerts(ARRAY[webhook_id]);
+    PERFORM chatwebhook._wake(webhook_id);
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._disable(uuid, text) IS
+    'Disables a webhook and opens its alert. False if the webhook does not exist, or another transaction has locked it.';
+
 CREATE FUNCTION chatwebhook._check_backlog(webhook_ids uuid[], dues timestamptz[]) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -54,7 +54,7 @@ COMMENT ON TABLE chatwebhook.webhook IS
 COMMENT ON COLUMN chatwebhook.webhook.id IS 'Identifies the webhook. It cannot be changed.';
 COMMENT ON COLUMN chatwebhook.webhook.name IS 'Name for people and views.';
 COMMENT ON COLUMN chatwebhook.webhook.chatbot_id IS
-    'Chatbot whose events are delivered. Null means every chatbot. The default is the setting chatwebhook.chatbot.';
+    'Chatbot whose events are delivered, by default that of the setting chatwebhook.chatbot. Null means every chatbot. The settings chatwebhook.max_customer_... bound webhooks that have one.';
 COMMENT ON COLUMN chatwebhook.webhook.url IS
     'URL to send requests to: https, unless chatwebhook.allow_http is on. A {{name}} in its path or query, or in place of the whole URL, stands for the credential of that name.';
 COMMENT ON COLUMN chatwebhook.webhook.public_url IS
@@ -62,29 +62,29 @@ COMMENT ON COLUMN chatwebhook.webhook.public_url IS
 COMMENT ON COLUMN chatwebhook.webhook.connector IS
     'Kind of service: a name from the table connector. webhook sends the event itself, signed.';
 COMMENT ON COLUMN chatwebhook.webhook.events IS
-    'Event types to deliver: exact names, or patterns such as message.* and *.';
+    'Event types to deliver, at most 100: exact names, or patterns such as message.* and *.';
 COMMENT ON COLUMN chatwebhook.webhook.filter IS
     'Delivers only events whose envelope matches this jsonpath predicate, as with the operator @@, such as $.data.score < 0.2. A path that is not a predicate, or that fails, matches nothing. Null means no filter.';
 COMMENT ON COLUMN chatwebhook.webhook.enabled IS
     'If false, no new events are queued, and pending deliveries wait.';
 COMMENT ON COLUMN chatwebhook.webhook.headers IS
-    'Request headers to add, an object of strings. They cannot replace the extension''s own headers. A {{name}} stands for the credential of that name.';
+    'Request headers to add, an object of at most 50 strings and 64 kB. They cannot replace the extension''s own headers. A {{name}} stands for the credential of that name.';
 COMMENT ON COLUMN chatwebhook.webhook.settings IS
-    'Settings of the connector, an object. The comment on the connector''s function lists them.';
+    'Settings of the connector, an object of at most 64 kB. The comment on the connector''s function lists them.';
 COMMENT ON COLUMN chatwebhook.webhook.auth IS
     'How requests authenticate, with credentials as {{name}}: {"type":"bearer","token":"{{name}}"}, {"type":"basic","username":"...","password":"{{name}}"}, {"type":"header","name":"...","value":"{{name}}"}, {"type":"body","name":"...","value":"{{name}}"} (a member of the body) or {"type":"oauth2","token_url":"...","client_id":"...","scope":"..."} (client credentials grant, with the credential client_secret). Null means none of these.';
 COMMENT ON COLUMN chatwebhook.webhook.max_retries IS
-    'Retries after the first attempt, 0 to 100. After the last, the delivery is dead.';
+    'Retries after the first attempt, 0 to 100; with a chatbot_id, at most chatwebhook.max_customer_retries. After the last, the delivery is dead.';
 COMMENT ON COLUMN chatwebhook.webhook.backoff IS 'Wait before the first retry.';
 COMMENT ON COLUMN chatwebhook.webhook.backoff_multiplier IS
     'Factor from one wait to the next, 1 to 10. Each wait is also multiplied by a random 0.5 to 1.5.';
 COMMENT ON COLUMN chatwebhook.webhook.max_backoff IS 'Maximum wait, unless a Retry-After is longer.';
 COMMENT ON COLUMN chatwebhook.webhook.timeout IS
-    'Maximum time for a request, from resolving the host name to the last byte of the reply: 100 ms to 5 minutes. An attempt of a connector can take several requests.';
+    'Maximum time for a request, from resolving the host name to the last byte of the reply: 100 ms to 5 minutes; with a chatbot_id, at most chatwebhook.max_customer_timeout. An attempt of a connector can take several requests.';
 COMMENT ON COLUMN chatwebhook.webhook.rate_limit IS
     'Maximum deliveries per second, over all workers: 0.001 to 100000. Null means no limit.';
 COMMENT ON COLUMN chatwebhook.webhook.max_in_flight IS
-    'Maximum concurrent requests to this webhook from each worker: 1 to 1024. Workers use fewer until the webhook has proved to respond.';
+    'Maximum concurrent requests to this webhook from each worker: 1 to 1024; with a chatbot_id, at most chatwebhook.max_customer_in_flight. Workers use fewer until the webhook has proved to respond.';
 COMMENT ON COLUMN chatwebhook.webhook.ordered IS
     'If true, deliveries of one conversation are sent one after another, in the order of the events. A retry holds back the deliveries after it; a dead delivery does not.';
 COMMENT ON COLUMN chatwebhook.webhook.batch_size IS
@@ -115,6 +115,12 @@ CREATE FUNCTION chatwebhook._header_problem(headers jsonb) RETURNS text
 COMMENT ON FUNCTION chatwebhook._header_problem(jsonb) IS
     'Returns why this object cannot be sent as request headers, or null.';
 
+CREATE FUNCTION chatwebhook._json_problem(value jsonb) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_json_problem'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._json_problem(jsonb) IS
+    'Returns what a webhook''s settings or auth have too much of, or null.';
+
 CREATE FUNCTION chatwebhook._auth_problem(auth jsonb) RETURNS text
     LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
@@ -126,6 +132,9 @@ DECLARE
     secret  text;
     key     text;
 BEGIN
+    IF chatwebhook._json_problem(auth) IS NOT NULL THEN
+        RETURN 'it is ' || chatwebhook._json_problem(auth);
+    END IF;
     IF jsonb_typeof(auth) <> 'object' OR jsonb_typeof(auth->'type') IS DISTINCT FROM 'string' THEN
         RETURN 'it is not an object with a type';
     END IF;
@@ -169,6 +178,46 @@ $$;
 COMMENT ON FUNCTION chatwebhook._auth_problem(jsonb) IS
     'Returns why a webhook cannot have this auth, or null.';
 
+/*
+ * Only what is new or changes is checked: an administrator may have lowered a
+ * bound since.  Transactions at the same time do not see each other's webhooks,
+ * so that together they can exceed the number.
+ */
+CREATE FUNCTION chatwebhook._customer_problem(hook chatwebhook.webhook, was chatwebhook.webhook) RETURNS text
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    moved         constant boolean := hook.chatbot_id IS DISTINCT FROM was.chatbot_id;
+    max_retries   constant integer := chatwebhook._setting('chatwebhook.max_customer_retries');
+    max_in_flight constant integer := chatwebhook._setting('chatwebhook.max_customer_in_flight');
+    max_timeout   constant text := chatwebhook._setting('chatwebhook.max_customer_timeout');
+    max_webhooks  constant integer := chatwebhook._setting('chatwebhook.max_customer_webhooks');
+BEGIN
+    IF hook.chatbot_id IS NULL THEN
+        RETURN NULL;
+    END IF;
+    RETURN CASE
+        WHEN (moved OR hook.max_retries IS DISTINCT FROM was.max_retries) AND hook.max_retries > max_retries
+            THEN format('max_retries is %s, more than chatwebhook.max_customer_retries (%s) allows with a chatbot_id',
+                        hook.max_retries, max_retries)
+        WHEN (moved OR hook.max_in_flight IS DISTINCT FROM was.max_in_flight) AND hook.max_in_flight > max_in_flight
+            THEN format('max_in_flight is %s, more than chatwebhook.max_customer_in_flight (%s) allows with a chatbot_id',
+                        hook.max_in_flight, max_in_flight)
+        WHEN (moved OR hook.timeout IS DISTINCT FROM was.timeout) AND hook.timeout > max_timeout::interval
+            THEN format('timeout is %s, more than chatwebhook.max_customer_timeout (%s) allows with a chatbot_id',
+                        hook.timeout, max_timeout)
+        WHEN moved AND max_webhooks >= 0
+             AND (SELECT count(*) FROM chatwebhook.webhook w
+                   WHERE hashtextextended(w.chatbot_id, 0) = hashtextextended(hook.chatbot_id, 0)
+                     AND w.chatbot_id = hook.chatbot_id) >= max_webhooks
+            THEN format('its chatbot has as many webhooks as chatwebhook.max_customer_webhooks (%s) allows', max_webhooks)
+    END;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._customer_problem(chatwebhook.webhook, chatwebhook.webhook) IS
+    'Returns which of the administrator''s bounds for webhooks with a chatbot_id this one exceeds, or null.';
+
 CREATE FUNCTION chatwebhook._check_webhook() RETURNS trigger
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -188,6 +237,22 @@ BEGIN
             USING ERRCODE = 'check_violation',
                   HINT = 'Use 1 to 255 characters, without control characters.';
     END IF;
+    IF octet_length(NEW.chatbot_id) > 1024 THEN
+        RAISE EXCEPTION 'chatbot_id of webhook "%" is too long: "%..."', NEW.name, left(NEW.chatbot_id, 100)
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Use the chatbot''s id, of at most 1024 bytes.';
+    END IF;
+    IF octet_length(NEW.url) > 16384 THEN
+        RAISE EXCEPTION 'cannot deliver to the URL of webhook "%": the URL is too long', NEW.name
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Use at most 4096 characters, with all credentials filled in.';
+    END IF;
+    -- these have line breaks, and are for TLS
+    IF concat(NEW.url, NEW.headers, NEW.auth) ~ E'\\{\\{client_(certificate|key)\\}\\}' THEN
+        RAISE EXCEPTION 'webhook "%" cannot send client_certificate or client_key', NEW.name
+            USING ERRCODE = 'check_violation',
+                  HINT = 'They are used in TLS by themselves. Use a credential of another name.';
+    END IF;
     IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.url <> OLD.url) THEN
         problem := CASE WHEN NEW.url !~ E'^\\{\\{[a-z0-9_]+\\}\\}$' THEN chatwebhook._url_problem(NEW.url) END;
         IF problem IS NOT NULL THEN
@@ -203,6 +268,11 @@ BEGIN
             RAISE EXCEPTION 'webhook "%" lists no events', NEW.name
                 USING ERRCODE = 'check_violation',
                       HINT = 'List event types or patterns, such as ''{lead.captured,message.*}'', or ''{*}'' for all.';
+        END IF;
+        IF cardinality(NEW.events) > 100 THEN
+            RAISE EXCEPTION 'webhook "%" lists % events, more than 100', NEW.name, cardinality(NEW.events)
+                USING ERRCODE = 'check_violation',
+                      HINT = 'Use patterns, such as message.*, or several webhooks.';
         END IF;
         FOREACH pattern IN ARRAY NEW.events LOOP
             IF pattern IS NULL OR length(pattern) > 255
@@ -229,6 +299,12 @@ BEGIN
                 USING ERRCODE = 'check_violation',
                       HINT = 'See the table chatwebhook.connector.';
         END IF;
+    END IF;
+    problem := chatwebhook._json_problem(NEW.settings);
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'settings of webhook "%" are %', NEW.name, problem
+            USING ERRCODE = 'program_limit_exceeded',
+                  HINT = 'Use what the comment on the connector''s function lists, and leave out the rest.';
     END IF;
     IF jsonb_typeof(NEW.settings) <> 'object' THEN
         RAISE EXCEPTION 'settings of webhook "%" are not an object', NEW.name
@@ -279,6 +355,12 @@ BEGIN
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION 'invalid webhook "%": %', NEW.name, problem
             USING ERRCODE = 'check_violation';
+    END IF;
+    problem := CASE WHEN NOT restoring THEN chatwebhook._customer_problem(NEW, OLD) END;
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'invalid webhook "%": %', NEW.name, problem
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Stay within that, or have an administrator raise the setting.';
     END IF;
 
     IF TG_OP = 'UPDATE' THEN

@@ -665,10 +665,13 @@ cwh_refresh_endpoints(bool swept)
 	{
 		hash_seq_init(&status, table);
 		while ((endpoint = hash_seq_search(&status)) != NULL)
+		{
+			endpoint->changed = endpoint->changed || cwh_worker.new_settings;
 			if (is_stale(endpoint))
 				mark_stale(endpoint);
+		}
 	}
-	cwh_worker.reread_webhooks = false;
+	cwh_worker.reread_webhooks = cwh_worker.new_settings = false;
 	ids = palloc(Max(1, nstale) * sizeof(pg_uuid_t));
 	stamps = palloc(Max(1, nstale) * sizeof(uint64));
 	while (nstale > 0)

@@ -416,6 +416,9 @@ record_claims(uint64 found, CwhOnClaimed each, void *context)
 		claimed.last_wait_ms = DatumGetInt64(cwh_field(i, CLAIMED_LAST_WAIT_MS, NULL));
 		datum = cwh_field(i, CLAIMED_REPLIES, &isnull);
 		claimed.replies = isnull ? NULL : DatumGetJsonbP(datum);
+		/* what is no array of replies is none of ours */
+		if (claimed.replies && !JB_ROOT_IS_ARRAY(claimed.replies))
+			claimed.replies = NULL;
 		claimed.ordered = DatumGetBool(cwh_field(i, CLAIMED_ORDERED, NULL));
 		datum = cwh_field(i, CLAIMED_EVENT_ID, &isnull);
 		claimed.has_event = !isnull;

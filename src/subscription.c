@@ -17,6 +17,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/genam.h"
 #include "access/skey.h"
 #include "access/stratnum.h"
@@ -36,6 +37,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "bounds.h"
 #include "changes.h"
 #include "compat.h"
 #include "subscription.h"
@@ -154,6 +156,33 @@ load_event_type(TupleTableSlot *slot)
 }
 
 /*
+ * Can this row of webhook be added to the cache?  One that came past the checks
+ * of SQL can hold anything; the worker shows its problem.
+ */
+static bool
+is_loadable(TupleTableSlot *slot)
+{
+	static const struct
+	{
+		const char *column;
+		Size		most;
+	}			values[] = {
+		{"chatbot_id", CWH_MAX_NAME}, {"events", CWH_MAX_EVENTS_SIZE}
+	};
+
+	for (int i = 0; i < lengthof(values); i++)
+	{
+		bool		isnull;
+		Datum		datum = column(slot, values[i].column, &isnull);
+
+		/* measured without decompressing it */
+		if (!isnull && toast_raw_datum_size(datum) - VARHDRSZ > values[i].most)
+			return false;
+	}
+	return true;
+}
+
+/*
  * Add a row of webhook to an entry of the cache if it is enabled, and the
  * chatbot's: the index has found it by a hash.
  */
@@ -164,7 +193,7 @@ load_webhook(Entry *entry, TupleTableSlot *slot)
 	Datum		datum;
 	bool		isnull;
 
-	if (!DatumGetBool(column(slot, "enabled", &isnull)))
+	if (!DatumGetBool(column(slot, "enabled", &isnull)) || !is_loadable(slot))
 		return;
 	if (entry->chatbot_id &&
 		strcmp(TextDatumGetCString(column(slot, "chatbot_id", &isnull)),

@@ -438,6 +438,8 @@ reload(void)
 	(void) configure_transport();
 	/* the key file may be another, and open more secrets */
 	next_sweep = 0;
+	/* the bounds for customers' webhooks may be others */
+	cwh_worker.reread_webhooks = cwh_worker.new_settings = true;
 	cwh_upkeep.next_retention = 0;
 	cwh_worker.state.halted = !cwh_enabled;
 	report_state();

@@ -53,10 +53,10 @@ INSERT INTO chatwebhook.webhook (name, url, chatbot_id) VALUES
     ('Bot 1', 'https://example.com/', 'Bot_1'),
     ('empty', 'https://example.com/', ''),
     ('odd', 'https://example.com/', E'%_\n''ä'),
-    ('long', 'https://example.com/', repeat('b', 10000));
+    ('long', 'https://example.com/', repeat('b', 1024));
 SELECT chatbot, owed('conversation.ended', chatbot)
   FROM unnest(ARRAY['bot_1', 'Bot_1', 'bot_2', 'bot_', '', NULL, E'%_\n''ä']) AS chatbot;
-SELECT owed('conversation.ended', repeat('b', 10000)), owed('conversation.ended', repeat('b', 9999));
+SELECT owed('conversation.ended', repeat('b', 1024)), owed('conversation.ended', repeat('b', 1023));
 -- many chatbots
 INSERT INTO chatwebhook.webhook (name, url, chatbot_id, events)
 SELECT 'tenant ' || n, 'https://example.com/', 'tenant_' || n, '{lead.captured}' FROM generate_series(1, 1000) AS n;
