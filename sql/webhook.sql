@@ -98,6 +98,12 @@ CREATE FUNCTION chatwebhook._header_problem(headers jsonb) RETURNS text
 COMMENT ON FUNCTION chatwebhook._header_problem(jsonb) IS
     'Returns why this object cannot be sent as request headers, or null.';
 
+CREATE FUNCTION chatwebhook._filter_problem(filter jsonpath) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_filter_problem'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION chatwebhook._filter_problem(jsonpath) IS
+    'Returns why a webhook cannot have this filter, or null.';
+
 CREATE FUNCTION chatwebhook._auth_problem(auth jsonb) RETURNS text
     LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
@@ -204,6 +210,16 @@ BEGIN
                           HINT = 'See the table chatwebhook.event_type, or add the type there first.';
             END IF;
         END LOOP;
+    END IF;
+
+    -- one that came without this check can stay: it is checked again when it is loaded
+    IF NOT restoring AND (TG_OP = 'INSERT' OR chatwebhook._filter_problem(OLD.filter) IS NULL) THEN
+        problem := chatwebhook._filter_problem(NEW.filter);
+        IF problem IS NOT NULL THEN
+            RAISE EXCEPTION 'invalid filter of webhook "%": %', NEW.name, problem
+                USING ERRCODE = 'check_violation',
+                      HINT = 'A filter is evaluated while the chat waits, so its cost must be small. Use comparisons such as $.data.score < 0.2, joined by && and ||.';
+        END IF;
     END IF;
 
     IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.connector <> OLD.connector) THEN

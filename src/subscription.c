@@ -37,6 +37,7 @@
 #include "utils/syscache.h"
 
 #include "compat.h"
+#include "filter.h"
 #include "subscription.h"
 
 PG_FUNCTION_INFO_V1(chatwebhook_changed);
@@ -268,25 +269,45 @@ load_event_type(TupleTableSlot *slot)
 								&type->nrequired);
 }
 
+/*
+ * Take the filter of a webhook, or 0 if it has none.  Returns false if the filter
+ * may not be evaluated, and so matches nothing: the trigger refuses it, but a
+ * restore, replication or a superuser can get past that.
+ */
+static bool
+load_filter(TupleTableSlot *slot, Datum *filter)
+{
+	bool		isnull;
+	Datum		datum = column(slot, "filter", &isnull);
+
+	*filter = 0;
+	if (isnull)
+		return true;
+	/* before it is detoasted, since it may be huge */
+	if (cwh_filter_problem(datum) != NULL)
+		return false;
+	*filter = PointerGetDatum(PG_DETOAST_DATUM_COPY(datum));
+	return true;
+}
+
 /* Add a row of webhook to the cache if it is enabled. */
 static void
 load_webhook(TupleTableSlot *slot)
 {
 	Subscriber *subscriber;
+	Datum		filter;
 	Datum		datum;
 	bool		isnull;
 
-	if (!DatumGetBool(column(slot, "enabled", &isnull)))
+	if (!DatumGetBool(column(slot, "enabled", &isnull)) ||
+		!load_filter(slot, &filter))
 		return;
 	subscriber = palloc0(sizeof(Subscriber));
 	subscriber->subscription.webhook_id =
 		*DatumGetUUIDP(column(slot, "id", &isnull));
 	subscriber->subscription.ordered =
 		DatumGetBool(column(slot, "ordered", &isnull));
-	datum = column(slot, "filter", &isnull);
-	if (!isnull)
-		subscriber->subscription.filter =
-			PointerGetDatum(PG_DETOAST_DATUM_COPY(datum));
+	subscriber->subscription.filter = filter;
 	subscriber->patterns = text_array(column(slot, "events", &isnull),
 									  &subscriber->npatterns);
 
