@@ -165,6 +165,7 @@ GRANT EXECUTE ON FUNCTION chatwebhook._setting(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._mapping(regclass, text, jsonb) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._redact(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._encrypts() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._filter_problem(jsonpath) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._chatbots() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._webhooks() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._sending() TO PUBLIC;

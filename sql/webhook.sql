@@ -47,7 +47,7 @@ COMMENT ON COLUMN chatwebhook.webhook.connector IS
 COMMENT ON COLUMN chatwebhook.webhook.events IS
     'Event types to deliver: exact names, or patterns such as message.* and *.';
 COMMENT ON COLUMN chatwebhook.webhook.filter IS
-    'Delivers only events whose envelope matches this jsonpath predicate, as with the operator @@, such as $.data.score < 0.2. A path that is not a predicate, or that fails, matches nothing. Null means no filter.';
+    'Delivers only events whose envelope matches this jsonpath predicate, as with the operator @@, such as $.data.score < 0.2. A path that is not a predicate, or that fails, matches nothing. What could take long is refused, such as comparing two lists, and all filters of an event together have 100 ms. Null means no filter.';
 COMMENT ON COLUMN chatwebhook.webhook.enabled IS
     'If false, no new events are queued, and pending deliveries wait.';
 COMMENT ON COLUMN chatwebhook.webhook.headers IS

@@ -49,6 +49,7 @@ PG_FUNCTION_INFO_V1(chatwebhook_filter_problem);
 #define MAX_WILDCARDS	8
 #define MAX_PATTERNS	8
 #define MAX_PATTERN		256		/* bytes */
+#define MAX_REPEATS		128		/* of the bounds in a pattern, such as {2,4} */
 
 /*
  * The work of an evaluation is estimated as the product of both sizes, in units
@@ -113,14 +114,36 @@ skip_brackets(const char *c, const char *end)
 }
 
 /*
+ * Skip a bound, such as {2,4}, from its { to its }, and add the larger number to
+ * *repeats; null if it is malformed or makes that too large.
+ */
+static const char *
+skip_bound(const char *c, const char *end, int *repeats)
+{
+	int			number = 0;
+	int			most = 0;
+
+	for (c++; c < end && (isdigit((unsigned char) *c) || *c == ','); c++)
+	{
+		number = *c == ',' ? 0 : number * 10 + (*c - '0');
+		most = Max(most, number);
+		if (most > MAX_REPEATS)
+			return NULL;
+	}
+	*repeats += most;
+	return c < end && *c == '}' && *repeats <= MAX_REPEATS ? c : NULL;
+}
+
+/*
  * Is this a regular expression that is matched in one pass, and quickly
- * compiled?  Literals, classes, alternatives, and groups are; also *, + and ?
- * after a single character.
+ * compiled?  Literals, classes, alternatives, and groups are; also *, +, ?, and
+ * small bounds after a single character.
  */
 static bool
 is_plain_pattern(const char *pattern, int len)
 {
 	const char *end = pattern + len;
+	int			repeats = 0;
 
 	if (len > 0 && *pattern == '*')
 		return false;			/* a director, such as ***: */
@@ -141,7 +164,10 @@ is_plain_pattern(const char *pattern, int len)
 					return false;
 				break;
 			case '{':
-				return false;
+				c = skip_bound(c, end, &repeats);
+				if (c == NULL)
+					return false;
+				break;
 			case '(':
 				/* options and lookaround */
 				if (c + 1 < end && c[1] == '?' && (c + 2 == end || c[2] != ':'))
@@ -174,7 +200,7 @@ check_pattern(Check *check, const JsonPathItem *item)
 							   len, MAX_PATTERN));
 	else if (!(item->content.like_regex.flags & JSP_REGEX_QUOTE) &&
 			 !is_plain_pattern(item->content.like_regex.pattern, len))
-		refuse(check, "a pattern of like_regex has {}, a back reference, a lookahead or lookbehind, an option, or a repeated group; spell it out, or use flag \"q\" for a literal");
+		refuse(check, "a pattern of like_regex has a back reference, a lookahead or lookbehind, an option, a repeated group, or a large bound; spell it out, or use flag \"q\" for a literal");
 }
 
 /*
