@@ -21,6 +21,7 @@ OBJS = \
 	src/envelope.o \
 	src/exchange.o \
 	src/failure.o \
+	src/filter.o \
 	src/gate.o \
 	src/health.o \
 	src/json.o \

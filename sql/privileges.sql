@@ -254,6 +254,7 @@ GRANT EXECUTE ON FUNCTION chatwebhook._mapping(regclass, text, jsonb) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._redact(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._encrypts() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._sending(uuid[]) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._filter_problem(jsonpath) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._workers() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._count_deliveries(uuid[], text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._check_connector_access(text) TO PUBLIC;

@@ -64,7 +64,7 @@ COMMENT ON COLUMN chatwebhook.webhook.connector IS
 COMMENT ON COLUMN chatwebhook.webhook.events IS
     'Event types to deliver, at most 100: exact names, or patterns such as message.* and *.';
 COMMENT ON COLUMN chatwebhook.webhook.filter IS
-    'Delivers only events whose envelope matches this jsonpath predicate, as with the operator @@, such as $.data.score < 0.2. A path that is not a predicate, or that fails, matches nothing. Null means no filter.';
+    'Delivers only events whose envelope matches this jsonpath predicate, as with the operator @@, such as $.data.score < 0.2. A path that is not a predicate, or that fails, matches nothing. What could take long is refused, such as comparing two lists, and all filters of an event together have 100 ms. Null means no filter.';
 COMMENT ON COLUMN chatwebhook.webhook.enabled IS
     'If false, no new events are queued, and pending deliveries wait.';
 COMMENT ON COLUMN chatwebhook.webhook.headers IS
@@ -120,6 +120,12 @@ CREATE FUNCTION chatwebhook._json_problem(value jsonb) RETURNS text
     LANGUAGE C IMMUTABLE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._json_problem(jsonb) IS
     'Returns what a webhook''s settings or auth have too much of, or null.';
+
+CREATE FUNCTION chatwebhook._filter_problem(filter jsonpath) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_filter_problem'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION chatwebhook._filter_problem(jsonpath) IS
+    'Returns why a webhook cannot have this filter, or null.';
 
 CREATE FUNCTION chatwebhook._auth_problem(auth jsonb) RETURNS text
     LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
@@ -291,6 +297,16 @@ BEGIN
                           HINT = 'See the table chatwebhook.event_type, or add the type there first.';
             END IF;
         END LOOP;
+    END IF;
+
+    -- one that came without this check can stay: it is checked again when it is loaded
+    IF NOT restoring AND (TG_OP = 'INSERT' OR chatwebhook._filter_problem(OLD.filter) IS NULL) THEN
+        problem := chatwebhook._filter_problem(NEW.filter);
+        IF problem IS NOT NULL THEN
+            RAISE EXCEPTION 'invalid filter of webhook "%": %', NEW.name, problem
+                USING ERRCODE = 'check_violation',
+                      HINT = 'A filter is evaluated while the chat waits, so its cost must be small. Use comparisons such as $.data.score < 0.2, joined by && and ||.';
+        END IF;
     END IF;
 
     IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.connector <> OLD.connector) THEN

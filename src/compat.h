@@ -32,6 +32,7 @@
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/jsonb.h"
+#include "utils/jsonpath.h"
 #include "utils/lsyscache.h"	/* since 19 with get_database_name() */
 #include "utils/memutils.h"
 #include "utils/tuplestore.h"
@@ -245,6 +246,19 @@ cwh_push_jsonb(CwhJsonbState *state, JsonbIteratorToken token,
 	state->result = pushJsonbValue(&state->stack, token, value);
 }
 #endif
+
+/* Is this one of jsonpath's methods without arguments that 17 has added? */
+static inline bool
+cwh_is_plain_method(JsonPathItemType type)
+{
+#if PG_VERSION_NUM >= 170000
+	return type == jpiBigint || type == jpiBoolean || type == jpiDate ||
+		type == jpiInteger || type == jpiNumber || type == jpiStringFunc;
+#else
+	(void) type;
+	return false;
+#endif
+}
 
 /* Create a set of wait events that lives as long as the process. */
 static inline WaitEventSet *

@@ -42,6 +42,7 @@
 #include "changes.h"
 #include "compat.h"
 #include "envelope.h"
+#include "filter.h"
 #include "rows.h"
 #include "settings.h"
 #include "shared.h"
@@ -312,10 +313,24 @@ check_size(const CwhEvent *event)
 			 errhint("Emit less, such as a reference to the row, or increase chatwebhook.max_payload_size.")));
 }
 
+/* Report that there was no time to evaluate some filters of an event. */
+static void
+report_left_out(const CwhEvent *event, int n)
+{
+	ereport(WARNING,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("event \"%s\" is not sent to %d of its webhooks",
+					event->type, n),
+			 errdetail("Evaluating all filters took longer than %d ms; those that were not evaluated match nothing.",
+					   CWH_FILTERS_MS),
+			 errhint("Emit less data, or use simpler filters.")));
+}
+
 /* The webhooks of this list whose filters match the event. */
 static List *
 apply_filters(List *subscriptions, const CwhEvent *event)
 {
+	CwhFilterBudget budget = {0};
 	Jsonb	   *envelope = NULL;
 	List	   *result = NIL;
 	ListCell   *cell;
@@ -326,32 +341,15 @@ apply_filters(List *subscriptions, const CwhEvent *event)
 
 		if (subscription->filter)
 		{
-			LOCAL_FCINFO(call, 4);
-			Datum		match;
-
 			if (envelope == NULL)
 				envelope = cwh_envelope_jsonb(event);
-			InitFunctionCallInfoData(*call, NULL, 4, InvalidOid, NULL, NULL);
-			call->args[0].value = JsonbPGetDatum(envelope);
-			call->args[1].value = subscription->filter;
-			call->args[2].value = DirectFunctionCall1(jsonb_in,
-													  CStringGetDatum("{}"));
-			call->args[3].value = BoolGetDatum(true);
-			for (int i = 0; i < 4; i++)
-				call->args[i].isnull = false;
-
-			/*
-			 * This is the operator @@, which returns null if the path fails
-			 * or its result is not boolean, but with time zones.  Without
-			 * them, comparing a timestamp with a timestamptz is an error that
-			 * @@ does not suppress, and it would fail the chat's INSERT.
-			 */
-			match = jsonb_path_match_tz(call);
-			if (call->isnull || !DatumGetBool(match))
+			if (!cwh_filter_matches(subscription->filter, envelope, &budget))
 				continue;
 		}
 		result = lappend(result, subscription);
 	}
+	if (budget.left_out > 0)
+		report_left_out(event, budget.left_out);
 	return result;
 }
 

@@ -40,6 +40,7 @@
 #include "bounds.h"
 #include "changes.h"
 #include "compat.h"
+#include "filter.h"
 #include "subscription.h"
 
 /* Forget all chatbots when their webhooks take more memory than this. */
@@ -183,6 +184,27 @@ is_loadable(TupleTableSlot *slot)
 }
 
 /*
+ * Take the filter of a webhook, or 0 if it has none.  Returns false if the filter
+ * may not be evaluated, and so matches nothing: the trigger refuses it, but a
+ * restore, replication or a superuser can get past that.
+ */
+static bool
+load_filter(TupleTableSlot *slot, Datum *filter)
+{
+	bool		isnull;
+	Datum		datum = column(slot, "filter", &isnull);
+
+	*filter = 0;
+	if (isnull)
+		return true;
+	/* before it is detoasted, since it may be huge */
+	if (cwh_filter_problem(datum) != NULL)
+		return false;
+	*filter = PointerGetDatum(PG_DETOAST_DATUM_COPY(datum));
+	return true;
+}
+
+/*
  * Add a row of webhook to an entry of the cache if it is enabled, and the
  * chatbot's: the index has found it by a hash.
  */
@@ -190,10 +212,11 @@ static void
 load_webhook(Entry *entry, TupleTableSlot *slot)
 {
 	Subscriber *subscriber;
-	Datum		datum;
+	Datum		filter;
 	bool		isnull;
 
-	if (!DatumGetBool(column(slot, "enabled", &isnull)) || !is_loadable(slot))
+	if (!DatumGetBool(column(slot, "enabled", &isnull)) ||
+		!is_loadable(slot) || !load_filter(slot, &filter))
 		return;
 	if (entry->chatbot_id &&
 		strcmp(TextDatumGetCString(column(slot, "chatbot_id", &isnull)),
@@ -204,10 +227,7 @@ load_webhook(Entry *entry, TupleTableSlot *slot)
 		*DatumGetUUIDP(column(slot, "id", &isnull));
 	subscriber->subscription.ordered =
 		DatumGetBool(column(slot, "ordered", &isnull));
-	datum = column(slot, "filter", &isnull);
-	if (!isnull)
-		subscriber->subscription.filter =
-			PointerGetDatum(PG_DETOAST_DATUM_COPY(datum));
+	subscriber->subscription.filter = filter;
 	subscriber->patterns = text_array(column(slot, "events", &isnull),
 									  &subscriber->npatterns);
 	entry->subscribers = lappend(entry->subscribers, subscriber);
