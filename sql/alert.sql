@@ -142,6 +142,12 @@ CREATE FUNCTION chatwebhook._disable(webhook_id uuid, reason text) RETURNS boole
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
 BEGIN
+    BEGIN
+        LOCK TABLE chatwebhook.webhook IN ROW EXCLUSIVE MODE NOWAIT;
+    EXCEPTION
+        WHEN lock_not_available THEN
+            RETURN false;
+    END;
     PERFORM FROM chatwebhook.webhook w WHERE w.id = webhook_id FOR NO KEY UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
         RETURN false;

@@ -101,6 +101,45 @@ COMMENT ON COLUMN chatwebhook.webhook.updated_at IS 'When it was last changed.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.webhook', '');
 
 /*
+ * Roles that may change webhooks can also lock the table, as long as they like.
+ * Sessions that emit, and workers, do not wait for them: meanwhile they read this
+ * copy, which only the owner can lock.
+ */
+CREATE TABLE chatwebhook._webhook (
+    LIKE chatwebhook.webhook,
+    PRIMARY KEY (id)
+);
+CREATE INDEX _webhook_chatbot_idx ON chatwebhook._webhook (pg_catalog.hashtextextended(chatbot_id, 0));
+ALTER TABLE chatwebhook._webhook
+    ALTER url SET STATISTICS 0,
+    ALTER headers SET STATISTICS 0,
+    ALTER settings SET STATISTICS 0,
+    ALTER auth SET STATISTICS 0;
+COMMENT ON TABLE chatwebhook._webhook IS
+    'A copy of the table webhook, which its trigger keeps.';
+
+CREATE FUNCTION chatwebhook._copy_webhook() RETURNS trigger
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        DELETE FROM chatwebhook._webhook;
+        RETURN NULL;
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+        DELETE FROM chatwebhook._webhook c WHERE c.id = OLD.id;
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        INSERT INTO chatwebhook._webhook SELECT NEW.*;
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._copy_webhook() IS
+    'Trigger: keeps the copy of the table webhook.';
+
+/*
  * Checks.  Each error names the value, the reason and the way out.
  */
 CREATE FUNCTION chatwebhook._url_problem(url text) RETURNS text
@@ -471,8 +510,14 @@ CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.webhook
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
 CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.webhook
     FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
+CREATE TRIGGER copied AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.webhook
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._copy_webhook();
+CREATE TRIGGER copied_empty AFTER TRUNCATE ON chatwebhook.webhook
+    FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._copy_webhook();
 ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER changed;
 ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER emptied;
+ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER copied;
+ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER copied_empty;
 
 /*
  * Functions

@@ -37,6 +37,7 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -65,6 +66,8 @@ static const char *const relation_names[CWH_RELATIONS] = {
 	[CWH_REL_WEBHOOK_PKEY] = "webhook_pkey",
 	[CWH_REL_VAULT_PKEY] = "vault_pkey",
 	[CWH_REL_WEBHOOK_CHATBOT] = "webhook_chatbot_idx",
+	[CWH_REL_WEBHOOK_COPY] = "_webhook",
+	[CWH_REL_WEBHOOK_COPY_CHATBOT] = "_webhook_chatbot_idx",
 	[CWH_REL_EVENT] = "event",
 	[CWH_REL_QUEUE] = "queue",
 	[CWH_REL_QUEUE_PKEY] = "queue_pkey",
@@ -182,6 +185,19 @@ cwh_relation(CwhRelation which)
 						relation_names[which]),
 				 errhint("Use CREATE EXTENSION chatwebhook.")));
 	return relation;
+}
+
+/*
+ * Lock a table of the configuration for reading, without waiting; false if
+ * somebody holds or awaits a lock that keeps readers out.
+ *
+ * Roles that may write a table can lock it, and chats are not to wait for them.
+ * Webhooks have a copy to be read meanwhile.
+ */
+bool
+cwh_lock_unless_locked(CwhRelation table)
+{
+	return ConditionalLockRelationOid(cwh_relation(table), AccessShareLock);
 }
 
 /*

@@ -25,6 +25,9 @@ typedef enum CwhRelation
 	CWH_REL_WEBHOOK_PKEY,
 	CWH_REL_VAULT_PKEY,
 	CWH_REL_WEBHOOK_CHATBOT,
+	/* a copy of webhook, for while somebody locks that */
+	CWH_REL_WEBHOOK_COPY,
+	CWH_REL_WEBHOOK_COPY_CHATBOT,
 	/* events and deliveries */
 	CWH_REL_EVENT,
 	CWH_REL_QUEUE,
@@ -50,6 +53,7 @@ typedef struct CwhChanges
 extern CwhChanges cwh_changes;
 
 extern Oid	cwh_relation(CwhRelation which);
+extern bool cwh_lock_unless_locked(CwhRelation table);
 extern uint64 cwh_config_generation(void);
 
 /* The bucket of a webhook's id, or of a chatbot's. */

@@ -79,7 +79,7 @@ static const char sweep_sql[] =
  */
 static const char catch_up_sql[] =
 	"UPDATE chatwebhook.queue q SET next_attempt_at = $1"
-	"  FROM (SELECT a.id FROM chatwebhook.webhook w"
+	"  FROM (SELECT a.id FROM chatwebhook._webhook w"
 	"         CROSS JOIN LATERAL ("
 	"               SELECT p.id FROM chatwebhook.queue p"
 	"                WHERE p.webhook_id" EQ "w.id AND p.next_attempt_at" GT "$1"

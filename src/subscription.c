@@ -10,7 +10,7 @@
  *
  * The tables are read with the table access method, not through SQL, since the
  * role that emits has no privileges on them and needs none.  They are locked in
- * AccessShareLock mode while they are read.  Functions here run in the caller's
+ * AccessShareLock mode while they are read, but no lock is waited for.  Functions here run in the caller's
  * transaction, and begin or end none.
  *
  * Copyright (c) 2026, chatwebhook contributors
@@ -245,7 +245,10 @@ take_snapshot(void)
 	return RegisterSnapshot(GetLatestSnapshot());
 }
 
-/* Read the event types. */
+/*
+ * Read the event types.  While somebody locks the table, those that were read
+ * before stay.
+ */
 static void
 load_types(void)
 {
@@ -259,6 +262,8 @@ load_types(void)
 
 	/* no change of what is not known yet would be noticed */
 	(void) cwh_config_generation();
+	if (!cwh_lock_unless_locked(CWH_REL_EVENT_TYPE))
+		return;
 	resets = cwh_changes.resets;
 	types_resets = 0;
 	last_type = NULL;
@@ -276,7 +281,7 @@ load_types(void)
 						HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 
 	oldcontext = MemoryContextSwitchTo(types_context);
-	relation = table_open(cwh_relation(CWH_REL_EVENT_TYPE), AccessShareLock);
+	relation = table_open(cwh_relation(CWH_REL_EVENT_TYPE), NoLock);
 	snapshot = take_snapshot();
 	slot = table_slot_create(relation, NULL);
 	scan = cwh_begin_scan(relation, snapshot);
@@ -296,13 +301,18 @@ load_types(void)
 /*
  * Read the rows of webhook that a key on the hash of chatbot_id finds into an
  * entry; without an entry, stop at the first.  Returns whether there is any.
+ * While somebody locks webhook, its copy is read.
  */
 static bool
 scan_webhooks(ScanKey key, Entry *entry)
 {
-	Relation	relation = table_open(cwh_relation(CWH_REL_WEBHOOK),
-									  AccessShareLock);
-	Relation	index = index_open(cwh_relation(CWH_REL_WEBHOOK_CHATBOT),
+	bool		original = cwh_lock_unless_locked(CWH_REL_WEBHOOK);
+	Relation	relation = table_open(cwh_relation(original ? CWH_REL_WEBHOOK :
+												   CWH_REL_WEBHOOK_COPY),
+									  original ? NoLock : AccessShareLock);
+	Relation	index = index_open(cwh_relation(original ?
+												CWH_REL_WEBHOOK_CHATBOT :
+												CWH_REL_WEBHOOK_COPY_CHATBOT),
 								   AccessShareLock);
 	Snapshot	snapshot = take_snapshot();
 	TupleTableSlot *slot = table_slot_create(relation, NULL);
@@ -521,6 +531,8 @@ find_type(const char *name)
 {
 	if (types_resets != cwh_changes.resets)
 		load_types();
+	if (types == NULL)
+		return NULL;
 	/* a trigger that fires for many rows asks for the same type each time */
 	if (last_type == NULL || strcmp(last_type->name, name) != 0)
 		last_type = hash_search(types, name, HASH_FIND, NULL);
@@ -543,6 +555,8 @@ cwh_event_type(const char *name)
 	{
 		/* not cached, since a session can ask for any number of them */
 		memset(&unknown, 0, sizeof(unknown));
+		/* as long as none could be read, any may be one */
+		unknown.known = types == NULL;
 		strlcpy(unknown.name, name, sizeof(unknown.name));
 		type = &unknown;
 		context = CurrentMemoryContext;

@@ -36,6 +36,7 @@
 #include "utils/timestamp.h"
 
 #include "bounds.h"
+#include "changes.h"
 #include "compat.h"
 #include "envelope.h"
 #include "secrets.h"
@@ -65,37 +66,37 @@ enum
  * Nothing large is decompressed here, but for the secrets, and those only if
  * together they are as small as they should be.  LIMIT bounds the counting.
  */
-static const char load_sql[] =
-	"SELECT w.id, w.name, w.chatbot_id, w.url, w.enabled, w.headers,"
-	"       w.max_retries, w.backoff, w.backoff_multiplier, w.max_backoff,"
-	"       w.timeout, w.max_in_flight, held.fit, v.names, v.vals,"
-	"       v.previous_until, w.auth, w.connector, c.function, c.replies,"
-	"       w.settings,"
-	"       COALESCE(h.consecutive_failures" EQ "0"
-	"                AND h.last_success_at IS NOT NULL, false),"
-	"       w.updated_at, w.rate_limit, w.batch_size, w.batch_window, h.problem"
-	"  FROM chatwebhook.webhook w"
-	"  LEFT JOIN chatwebhook.health h ON h.webhook_id" EQ "w.id"
-	"  LEFT JOIN chatwebhook.connector c"
-	"    ON c.name" EQ "CASE WHEN pg_catalog.octet_length(w.connector)" LE "63"
-	"                        THEN w.connector END"
-	" CROSS JOIN LATERAL ("
-	"       SELECT pg_catalog.count(*)" LE MAX_SECRETS " AND COALESCE(pg_catalog.sum("
-	"              pg_catalog.octet_length(s.name)" ADD
-	"              pg_catalog.octet_length(s.value)), 0)" LE
-	"              " CppAsString2(CWH_MAX_SECRETS) " AS fit"
-	"         FROM (SELECT x.name, x.value FROM chatwebhook.vault x"
-	"                WHERE x.webhook_id" EQ "w.id LIMIT 100) s) held"
-	" CROSS JOIN LATERAL ("
-	"       SELECT pg_catalog.array_agg(s.name) AS names,"
-	"              pg_catalog.array_agg(s.value) AS vals,"
-	"              pg_catalog.max(s.expires_at) AS previous_until"
-	"         FROM chatwebhook.vault s"
-	"        WHERE s.webhook_id" EQ "w.id AND held.fit) v"
-	" WHERE w.id" EQ "ANY ($1)";
+#define LOAD_SQL(table) \
+	"SELECT w.id, w.name, w.chatbot_id, w.url, w.enabled, w.headers," \
+	"       w.max_retries, w.backoff, w.backoff_multiplier, w.max_backoff," \
+	"       w.timeout, w.max_in_flight, held.fit, v.names, v.vals," \
+	"       v.previous_until, w.auth, w.connector, c.function, c.replies," \
+	"       w.settings," \
+	"       COALESCE(h.consecutive_failures" EQ "0" \
+	"                AND h.last_success_at IS NOT NULL, false)," \
+	"       w.updated_at, w.rate_limit, w.batch_size, w.batch_window, h.problem" \
+	"  FROM chatwebhook." table " w" \
+	"  LEFT JOIN chatwebhook.health h ON h.webhook_id" EQ "w.id" \
+	"  LEFT JOIN chatwebhook.connector c" \
+	"    ON c.name" EQ "CASE WHEN pg_catalog.octet_length(w.connector)" LE "63" \
+	"                        THEN w.connector END" \
+	" CROSS JOIN LATERAL (" \
+	"       SELECT pg_catalog.count(*)" LE MAX_SECRETS " AND COALESCE(pg_catalog.sum(" \
+	"              pg_catalog.octet_length(s.name)" ADD \
+	"              pg_catalog.octet_length(s.value)), 0)" LE \
+	"              " CppAsString2(CWH_MAX_SECRETS) " AS fit" \
+	"         FROM (SELECT x.name, x.value FROM chatwebhook.vault x" \
+	"                WHERE x.webhook_id" EQ "w.id LIMIT 100) s) held" \
+	" CROSS JOIN LATERAL (" \
+	"       SELECT pg_catalog.array_agg(s.name) AS names," \
+	"              pg_catalog.array_agg(s.value) AS vals," \
+	"              pg_catalog.max(s.expires_at) AS previous_until" \
+	"         FROM chatwebhook.vault s" \
+	"        WHERE s.webhook_id" EQ "w.id AND held.fit) v" \
+	" WHERE w.id" EQ "ANY ($1)"
 
-static const char find_sql[] =
-	"SELECT w.id FROM chatwebhook.webhook w WHERE w.id" EQ "ANY ($1)";
+#define FIND_SQL(table) \
+	"SELECT w.id FROM chatwebhook." table " w WHERE w.id" EQ "ANY ($1)"
 
 static const char disable_sql[] =
 	"SELECT chatwebhook._disable($1, $2)";
@@ -118,8 +119,15 @@ static const char note_problem_sql[] =
 	") SELECT EXISTS (SELECT FROM changed) FROM mine";
 
 
-static CwhStatement load_st = {load_sql, 1, {UUIDARRAYOID}, NULL};
-static CwhStatement find_st = {find_sql, 1, {UUIDARRAYOID}, NULL};
+/* from the table, or from its copy while somebody locks that */
+static CwhStatement load_st[] = {
+	{LOAD_SQL("webhook"), 1, {UUIDARRAYOID}, NULL},
+	{LOAD_SQL("_webhook"), 1, {UUIDARRAYOID}, NULL}
+};
+static CwhStatement find_st[] = {
+	{FIND_SQL("webhook"), 1, {UUIDARRAYOID}, NULL},
+	{FIND_SQL("_webhook"), 1, {UUIDARRAYOID}, NULL}
+};
 static CwhStatement disable_st = {disable_sql, 2, {UUIDOID, TEXTOID}, NULL};
 static CwhStatement note_problem_st = {note_problem_sql, 2, {UUIDOID, TEXTOID}, NULL};
 /* INDENT ON */
@@ -872,7 +880,8 @@ try_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 	PG_TRY();
 	{
 		Datum		arg = cwh_uuid_array(ids, n);
-		uint64		found = cwh_run(&load_st, &arg);
+		uint64		found = cwh_run(&load_st[!cwh_lock_unless_locked(CWH_REL_WEBHOOK)],
+									&arg);
 		SPITupleTable *rows = SPI_tuptable;
 
 		for (uint64 i = 0; i < found; i++)
@@ -958,7 +967,8 @@ cwh_webhook_find(const pg_uuid_t *ids, int n,
 				 void *context)
 {
 	Datum		arg = cwh_uuid_array(ids, n);
-	uint64		found = cwh_run(&find_st, &arg);
+	uint64		found = cwh_run(&find_st[!cwh_lock_unless_locked(CWH_REL_WEBHOOK)],
+									&arg);
 
 	for (uint64 i = 0; i < found; i++)
 		each(context, DatumGetUUIDP(cwh_field(i, 0, NULL)));
