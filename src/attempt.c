@@ -15,6 +15,7 @@
  */
 #include "postgres.h"
 
+#include "common/pg_prng.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -181,7 +182,7 @@ apply_ending(Delivery *delivery, bool unsent, CwhEnding *ending)
 {
 	Endpoint   *endpoint = delivery->endpoint;
 	TimestampTz now = GetCurrentTimestamp();
-	double		random01 = cwh_random01();
+	double		random01 = pg_prng_double(&pg_global_prng_state);
 	CwhAttempt	attempt;
 	CwhDecision decision;
 	MemoryContext oldcontext;

@@ -453,5 +453,5 @@ cwh_define_settings(void)
 	define_request_settings();
 	define_data_settings();
 	define_alert_settings();
-	cwh_reserve_settings("chatwebhook");
+	MarkGUCPrefixReserved("chatwebhook");
 }

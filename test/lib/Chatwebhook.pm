@@ -22,9 +22,8 @@ Chatwebhook - what the TAP tests share
 
 =head1 DESCRIPTION
 
-Nodes are those of PostgreSQL::Test::Cluster (14's newer minor releases have that
-name too), receivers are receiver.py and receiver.js beside this file, which
-explain their paths, logs and options.  Both are stopped when the test ends,
+Nodes are those of PostgreSQL::Test::Cluster, receivers are receiver.py and
+receiver.js beside this file, which explain their paths, logs and options.  Both are stopped when the test ends,
 however it ends.
 
 The environment variable PG_TEST_TIMEOUT_DEFAULT says how long to wait for
