@@ -16,7 +16,7 @@ CREATE TABLE chatwebhook.alert (
 CREATE UNIQUE INDEX alert_open_idx ON chatwebhook.alert (webhook_id, kind) WHERE closed_at IS NULL;
 CREATE INDEX alert_webhook_idx ON chatwebhook.alert (webhook_id, kind, closed_at);
 COMMENT ON TABLE chatwebhook.alert IS
-    'Alerts about webhooks, open and closed. At most one of each kind is open for a webhook. Opening or closing an alert emits webhook.alert to the other webhooks.';
+    'Alerts about webhooks, open and closed. At most one of each kind is open for a webhook. Opening or closing an alert emits webhook.alert to the other webhooks that subscribe to webhook.alert or webhook.*, except to those that are failing themselves.';
 COMMENT ON COLUMN chatwebhook.alert.id IS 'Identifies the alert. Its webhook.alert events have it as alertId.';
 COMMENT ON COLUMN chatwebhook.alert.webhook_id IS 'Webhook that the alert is about.';
 COMMENT ON COLUMN chatwebhook.alert.chatbot_id IS 'Chatbot of that webhook; null if it serves every chatbot.';
@@ -38,6 +38,24 @@ CREATE FUNCTION chatwebhook._log_alert(webhook_name text, message text, has_ende
     LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._log_alert(text, text, boolean) IS
     'Logs an alert: a WARNING when it opens, a LOG message when it closes.';
+
+CREATE FUNCTION chatwebhook._deaf(webhook_ids uuid[]) RETURNS uuid[]
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT coalesce(array_agg(h.webhook_id), '{}')
+      FROM chatwebhook.health h
+     WHERE h.webhook_id = ANY (webhook_ids)
+       AND (h.problem IS NOT NULL
+            OR (h.consecutive_failures >= coalesce(nullif(chatwebhook._setting('chatwebhook.alert_failures')::integer, 0), 5)
+                OR h.last_success_at IS NULL AND h.failures > 0
+                OR EXISTS (SELECT FROM chatwebhook._all_gates() g WHERE g.webhook_id = h.webhook_id))
+               -- one that gets nothing but alerts could not show otherwise that it works again
+               AND (h.last_failure_at > clock_timestamp() - interval '1 minute'
+                    OR EXISTS (SELECT FROM chatwebhook.queue q WHERE q.webhook_id = h.webhook_id)))
+$$;
+COMMENT ON FUNCTION chatwebhook._deaf(uuid[]) IS
+    'Returns those of these webhooks that are failing themselves, or cannot be sent to. An alert would not arrive there, and its failure would lead to more alerts.';
 
 CREATE FUNCTION chatwebhook._set_alert(hook uuid, kind text, wanted boolean, message text) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -70,7 +88,8 @@ BEGIN
     PERFORM chatwebhook._log_alert(changed.webhook_name, changed.message, NOT wanted);
     -- if this fails, keep the alert, and what the transaction was doing
     BEGIN
-        PERFORM chatwebhook._emit_but(hook, 'webhook.alert', changed.chatbot_id, NULL, jsonb_build_object(
+        PERFORM chatwebhook._emit_but(chatwebhook._deaf(chatwebhook._subscribers('webhook.alert', changed.chatbot_id)) || hook,
+            'webhook.alert', changed.chatbot_id, NULL, jsonb_build_object(
             'state', CASE WHEN wanted THEN 'opened' ELSE 'closed' END,
             'alertId', changed.id, 'kind', kind, 'message', changed.message,
             'webhookId', hook, 'webhookName', changed.webhook_name,

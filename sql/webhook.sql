@@ -45,7 +45,7 @@ COMMENT ON COLUMN chatwebhook.webhook.url IS
 COMMENT ON COLUMN chatwebhook.webhook.connector IS
     'Kind of service: a name from the table connector. webhook sends the event itself, signed.';
 COMMENT ON COLUMN chatwebhook.webhook.events IS
-    'Event types to deliver: exact names, or patterns such as message.* and *.';
+    'Event types to deliver: exact names, or patterns such as message.* and *. The pattern * does not include events about webhooks, which webhook.* does.';
 COMMENT ON COLUMN chatwebhook.webhook.filter IS
     'Delivers only events whose envelope matches this jsonpath predicate, as with the operator @@, such as $.data.score < 0.2. A path that is not a predicate, or that fails, matches nothing. What could take long is refused, such as comparing two lists, and all filters of an event together have 100 ms. Null means no filter.';
 COMMENT ON COLUMN chatwebhook.webhook.enabled IS
@@ -191,7 +191,7 @@ BEGIN
         IF coalesce(array_ndims(NEW.events), 0) <> 1 THEN
             RAISE EXCEPTION 'webhook "%" lists no events', NEW.name
                 USING ERRCODE = 'check_violation',
-                      HINT = 'List event types or patterns, such as ''{lead.captured,message.*}'', or ''{*}'' for all.';
+                      HINT = 'List event types or patterns, such as ''{lead.captured,message.*}'', or ''{*}'' for all but webhook.*.';
         END IF;
         FOREACH pattern IN ARRAY NEW.events LOOP
             IF pattern IS NULL OR length(pattern) > 255

@@ -25,6 +25,7 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/optimizer.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
@@ -51,6 +52,7 @@ PG_FUNCTION_INFO_V1(chatwebhook_emit);
 PG_FUNCTION_INFO_V1(chatwebhook_emit_trigger);
 PG_FUNCTION_INFO_V1(chatwebhook_emit_to);
 PG_FUNCTION_INFO_V1(chatwebhook_emit_but);
+PG_FUNCTION_INFO_V1(chatwebhook_subscribers);
 
 /* Inserts events and their deliveries; opened when there is one to insert. */
 typedef struct Writer
@@ -852,18 +854,28 @@ check_keys(const CwhEventType *type, Jsonb *data)
 	}
 }
 
-/* A list of webhooks without one of them. */
+/* A list of webhooks without those in an array. */
 static List *
-leave_out(List *subscriptions, const pg_uuid_t *webhook_id)
+leave_out(List *subscriptions, ArrayType *webhook_ids)
 {
+	Datum	   *ids;
+	bool	   *nulls;
+	int			n;
 	List	   *result = NIL;
 	ListCell   *cell;
 
+	deconstruct_array(webhook_ids, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR,
+					  &ids, &nulls, &n);
 	foreach(cell, subscriptions)
 	{
 		CwhSubscription *subscription = lfirst(cell);
+		bool		found = false;
 
-		if (memcmp(&subscription->webhook_id, webhook_id, UUID_LEN) != 0)
+		for (int i = 0; i < n && !found; i++)
+			found = !nulls[i] &&
+				memcmp(&subscription->webhook_id, DatumGetUUIDP(ids[i]),
+					   UUID_LEN) == 0;
+		if (!found)
 			result = lappend(result, subscription);
 	}
 	return result;
@@ -872,11 +884,11 @@ leave_out(List *subscriptions, const pg_uuid_t *webhook_id)
 /*
  * Emit the event that four arguments of a call, beginning with "first",
  * describe.  It goes to all webhooks that want it; or if "only" is given, to
- * that one whether it wants it or not; or if "but" is given, not to that one.
+ * that one whether it wants it or not; or if "but" is given, not to those.
  */
 static Datum
 emit_arguments(FunctionCallInfo fcinfo, int first, const pg_uuid_t *only,
-			   const pg_uuid_t *but)
+			   ArrayType *but)
 {
 	NullableDatum *args = &fcinfo->args[first];
 	const CwhEventType *type;
@@ -946,11 +958,40 @@ chatwebhook_emit_to(PG_FUNCTION_ARGS)
 	return emit_arguments(fcinfo, 1, PG_GETARG_UUID_P(0), NULL);
 }
 
-/* SQL: emit an event to all webhooks that want it, except one. */
+/* SQL: emit an event to all webhooks that want it, except some. */
 Datum
 chatwebhook_emit_but(PG_FUNCTION_ARGS)
 {
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	return emit_arguments(fcinfo, 1, NULL, PG_GETARG_UUID_P(0));
+	return emit_arguments(fcinfo, 1, NULL, PG_GETARG_ARRAYTYPE_P(0));
+}
+
+/* SQL: the webhooks that want an event, if their filters match it. */
+Datum
+chatwebhook_subscribers(PG_FUNCTION_ARGS)
+{
+	const CwhEventType *type;
+	List	   *subscriptions = NIL;
+	ListCell   *cell;
+	Datum	   *ids;
+	int			n = 0;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	AcceptInvalidationMessages();
+	type = check_type(TextDatumGetCString(PG_GETARG_DATUM(0)));
+	if (type->wanted)
+		subscriptions = cwh_subscriptions(TextDatumGetCString(PG_GETARG_DATUM(0)),
+										  PG_ARGISNULL(1) ? NULL :
+										  TextDatumGetCString(PG_GETARG_DATUM(1)));
+	ids = palloc((list_length(subscriptions) + 1) * sizeof(Datum));
+	foreach(cell, subscriptions)
+	{
+		CwhSubscription *subscription = lfirst(cell);
+
+		ids[n++] = UUIDPGetDatum(&subscription->webhook_id);
+	}
+	PG_RETURN_ARRAYTYPE_P(construct_array(ids, n, UUIDOID, UUID_LEN, false,
+										  TYPALIGN_CHAR));
 }
