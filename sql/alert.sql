@@ -69,7 +69,7 @@ BEGIN
         -- an alert that comes and goes opens at most once a minute; not so a
         -- disabled webhook's, which nothing would check again
         INSERT INTO chatwebhook.alert AS a (id, webhook_id, chatbot_id, webhook_name, kind, message, opened_at)
-        SELECT chatwebhook.uuidv7(), w.id, w.chatbot_id, w.name, kind, message, clock_timestamp()
+        SELECT chatwebhook.uuidv7(), w.id, w.chatbot_id, w.name, kind, coalesce(message, kind), clock_timestamp()
           FROM chatwebhook.webhook w
          WHERE w.id = hook
            AND NOT EXISTS (SELECT FROM chatwebhook.alert a
@@ -104,7 +104,7 @@ $$;
 COMMENT ON FUNCTION chatwebhook._set_alert(uuid, text, boolean, text) IS
     'Opens or closes an alert of this kind, unless it is open or closed already; logs that, and emits webhook.alert.';
 
-CREATE FUNCTION chatwebhook._check_alerts(webhook_ids uuid[]) RETURNS void
+CREATE FUNCTION chatwebhook._check_alerts_together(webhook_ids uuid[]) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
@@ -144,7 +144,7 @@ BEGIN
                           AND EXISTS (SELECT FROM chatwebhook.queue q WHERE q.webhook_id = w.id)
                      ELSE w.disabled_at IS NOT NULL END,
                 CASE WHEN w.enabled THEN 'nothing can be sent: ' || h.problem
-                     ELSE 'it was disabled: ' || w.disabled_reason END)) AS k (kind, wanted, message)
+                     ELSE 'it was disabled: ' || coalesce(w.disabled_reason, 'no reason is known') END)) AS k (kind, wanted, message)
          WHERE w.id = ANY (webhook_ids)
            AND k.wanted <> EXISTS (SELECT FROM chatwebhook.alert a
                                     WHERE a.webhook_id = w.id AND a.kind = k.kind AND a.closed_at IS NULL)
@@ -154,8 +154,41 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION chatwebhook._check_alerts(uuid[]) IS
+COMMENT ON FUNCTION chatwebhook._check_alerts_together(uuid[]) IS
     'Opens and closes alerts according to the health of these webhooks, and disables those that have failed for too long.';
+
+CREATE FUNCTION chatwebhook._check_alerts(webhook_ids uuid[]) RETURNS uuid[]
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+DECLARE
+    hook   uuid;
+    locked uuid[] := '{}';
+BEGIN
+    BEGIN
+        PERFORM chatwebhook._check_alerts_together(webhook_ids);
+        RETURN locked;
+    EXCEPTION
+        WHEN OTHERS THEN
+            -- find out which one it is
+    END;
+    FOREACH hook IN ARRAY webhook_ids LOOP
+        BEGIN
+            PERFORM chatwebhook._check_alerts_together(ARRAY[hook]);
+        EXCEPTION
+            WHEN OTHERS THEN
+                RAISE WARNING 'could not check the alerts of webhook "%": %',
+                              coalesce((SELECT w.name FROM chatwebhook.webhook w WHERE w.id = hook), hook::text), SQLERRM;
+                IF SQLSTATE IN ('55P03', '40P01', '40001') THEN
+                    locked := locked || hook;
+                END IF;
+        END;
+    END LOOP;
+    RETURN locked;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._check_alerts(uuid[]) IS
+    'Does the same, and if that fails, one by one, so that one failure spoils one check. Returns those to try again, because another transaction has locked their rows.';
 
 CREATE FUNCTION chatwebhook._check_backlog(webhook_ids uuid[], dues timestamptz[]) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE

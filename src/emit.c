@@ -47,12 +47,19 @@
 #include "settings.h"
 #include "shared.h"
 #include "subscription.h"
+#include "value.h"
 
 PG_FUNCTION_INFO_V1(chatwebhook_emit);
 PG_FUNCTION_INFO_V1(chatwebhook_emit_trigger);
 PG_FUNCTION_INFO_V1(chatwebhook_emit_to);
 PG_FUNCTION_INFO_V1(chatwebhook_emit_but);
 PG_FUNCTION_INFO_V1(chatwebhook_subscribers);
+
+/* The longest chatbotId or conversationId, in bytes. */
+#define MAX_ID			16384
+
+/* The longest conversationId of an ordered delivery; sql/ has it, too. */
+#define MAX_ORDERED_ID	2000
 
 /* Inserts events and their deliveries; opened when there is one to insert. */
 typedef struct Writer
@@ -98,6 +105,7 @@ typedef struct TriggerPlan
 	Source	   *conversation;	/* null: none */
 	Source	   *data;
 	int			ndata;
+	bool		by_settings;	/* a value's text depends on the session */
 } TriggerPlan;
 
 static HTAB *plans = NULL;		/* of TriggerPlan */
@@ -208,6 +216,17 @@ write_delivery_like_last(CwhRows *rows, const pg_uuid_t *webhook_id, int64 id)
 	return true;
 }
 
+/*
+ * Can the deliveries of an event be ordered?  The index that finds those of a
+ * conversation cannot hold a longer id; an id proper is much shorter.
+ */
+static bool
+may_be_ordered(const CwhEvent *event)
+{
+	return event->conversation_id &&
+		strlen(event->conversation_id) <= MAX_ORDERED_ID;
+}
+
 /* Write an event, and its deliveries to these webhooks. */
 static void
 write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
@@ -230,8 +249,7 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 									  &subscription->webhook_id, id))
 			write_delivery(&writer->deliveries, event,
 						   &subscription->webhook_id, id,
-						   subscription->ordered &&
-						   event->conversation_id != NULL);
+						   subscription->ordered && may_be_ordered(event));
 		last = subscription;
 		cwh_hint(&subscription->webhook_id, event->created_at, id, 1);
 	}
@@ -300,6 +318,43 @@ report_missing_key(const char *type, const char *key)
 				   errhint("Add the key to data, with a value that is not null, or change the column \"required\" of chatwebhook.event_type."));
 }
 
+/* A text of an event that is being checked. */
+typedef struct CheckedText
+{
+	const CwhEvent *event;
+	const char *column;
+} CheckedText;
+
+/* Name the text that an error of a conversion is about. */
+static void
+name_column(void *arg)
+{
+	const CheckedText *checked = arg;
+
+	errcontext("%s of event \"%s\", which is sent in UTF-8", checked->column,
+			   checked->event->type);
+}
+
+/* Check an id of an event; null is none. */
+static void
+check_id(const CwhEvent *event, const char *column, const char *id)
+{
+	size_t		len;
+
+	if (id == NULL)
+		return;
+	len = strlen(id);
+	if (len > MAX_ID)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("%s of event \"%s\" is too long", column, event->type),
+				 errdetail("It has %zu bytes, more than %d.", len, MAX_ID),
+				 errhint("Pass an id, and texts in the data.")));
+	if (GetDatabaseEncoding() != PG_UTF8)
+		(void) pg_do_encoding_conversion((unsigned char *) unconstify(char *, id),
+										 len, GetDatabaseEncoding(), PG_UTF8);
+}
+
 /* Raise an error if an event's data is too large as JSON. */
 static void
 check_size(const CwhEvent *event)
@@ -312,6 +367,31 @@ check_size(const CwhEvent *event)
 			 errdetail("As JSON it has more than %d bytes.",
 					   cwh_max_payload_size),
 			 errhint("Emit less, such as a reference to the row, or increase chatwebhook.max_payload_size.")));
+}
+
+/*
+ * Check that an event can be sent: that its texts are not too long, and valid in
+ * UTF-8.  In a database whose encoding is SQL_ASCII, they can be anything.
+ */
+static void
+check_event(const CwhEvent *event)
+{
+	CheckedText checked;
+	ErrorContextCallback callback;
+
+	checked.event = event;
+	callback.callback = name_column;
+	callback.arg = &checked;
+	callback.previous = error_context_stack;
+	if (GetDatabaseEncoding() != PG_UTF8)
+		error_context_stack = &callback;
+	checked.column = "chatbot_id";
+	check_id(event, "chatbot_id", event->chatbot_id);
+	checked.column = "conversation_id";
+	check_id(event, "conversation_id", event->conversation_id);
+	checked.column = "data";
+	check_size(event);
+	error_context_stack = callback.previous;
 }
 
 /* Report that there was no time to evaluate some filters of an event. */
@@ -363,7 +443,7 @@ emit_event(Writer *writer, CwhEvent *event, List *subscriptions)
 {
 	event->created_at = GetCurrentTimestamp();
 	cwh_uuidv7(&event->id, event->created_at);
-	check_size(event);
+	check_event(event);
 	subscriptions = apply_filters(subscriptions, event);
 	if (subscriptions == NIL)
 		return false;
@@ -549,23 +629,26 @@ emit_row(Writer *writer, TriggerPlan *plan, TupleTableSlot *slot)
 	uint64		generation = cwh_config_generation();
 	List	   *subscriptions;
 	CwhEvent	event;
+	int			level;
 
 	check_row_keys(plan, type, slot);
 	if (!type->wanted)
 		return;
+	level = plan->by_settings ? cwh_fix_settings() : 0;
 	event.type = plan->type;
 	event.chatbot_id = row_text(plan->chatbot, slot);
 	event.conversation_id = row_text(plan->conversation, slot);
 	subscriptions = cwh_subscriptions(plan->type, event.chatbot_id);
-	if (subscriptions == NIL)
-		return;
-	event.data = row_data(plan, slot);
+	if (subscriptions != NIL)
+		event.data = row_data(plan, slot);
+	if (level > 0)
+		AtEOXact_GUC(true, level);
 
 	/*
 	 * row_data() may have called a user's function, such as a type's output
 	 * function.  If that changed a webhook, our list may have been freed.
 	 */
-	if (generation != cwh_config_generation())
+	if (subscriptions != NIL && generation != cwh_config_generation())
 		subscriptions = cwh_subscriptions(plan->type, event.chatbot_id);
 	if (subscriptions == NIL)
 		return;
@@ -696,6 +779,12 @@ make_plan(TriggerPlan *plan, Trigger *trigger, Relation relation)
 		set_source(&plan->data[plan->ndata++], desc, relation,
 				   NameStr(attribute->attname), NameStr(attribute->attname));
 	}
+
+	plan->by_settings =
+		(plan->chatbot && cwh_by_settings(plan->chatbot->type)) ||
+		(plan->conversation && cwh_by_settings(plan->conversation->type));
+	for (int i = 0; i < plan->ndata && !plan->by_settings; i++)
+		plan->by_settings = cwh_by_settings(plan->data[i].type);
 }
 
 /* Get the plan of a trigger. */
