@@ -47,6 +47,7 @@ OBJS = \
 	src/transport.o \
 	src/trial.o \
 	src/upkeep.o \
+	src/value.o \
 	src/vault.o \
 	src/wait.o \
 	src/webhook.o \

@@ -157,7 +157,7 @@ BEGIN
                chatbot_id, conversation_id, ordered, last_error, replies)
         SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
                g.last_attempt_at, g.attempts, g.attempts, g.latency_ms, g.last_status_code,
-               g.chatbot_id, g.conversation_id, g.ordered AND g.conversation_id IS NOT NULL,
+               g.chatbot_id, g.conversation_id, g.ordered AND coalesce(octet_length(g.conversation_id) <= 2000, false),
                g.last_error, g.replies
           FROM (SELECT * FROM dead UNION ALL SELECT * FROM finished) AS g
         RETURNING q.webhook_id
@@ -279,7 +279,12 @@ BEGIN
         RAISE EXCEPTION 'the webhook of delivery % was deleted', delivery_id
             USING ERRCODE = 'no_data_found';
     END IF;
-    RETURN chatwebhook._requeue(CASE WHEN FOUND THEN ARRAY[delivery_id] ELSE '{}' END) > 0;
+    IF NOT FOUND THEN
+        -- called in any case, so that a standby says that it cannot do this
+        RETURN chatwebhook._requeue('{}') > 0;
+    END IF;
+    -- again, because it may have been given up or canceled while we waited for it
+    RETURN chatwebhook._requeue(ARRAY[delivery_id]) > 0 OR chatwebhook._requeue(ARRAY[delivery_id]) > 0;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.retry(bigint) IS

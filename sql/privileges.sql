@@ -251,6 +251,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chatwebhook FROM PUBLIC;
  */
 GRANT EXECUTE ON FUNCTION chatwebhook._setting(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._mapping(regclass, text, jsonb) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._to_jsonb(anyelement) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._redact(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._encrypts() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._sending(uuid[]) TO PUBLIC;

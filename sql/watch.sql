@@ -149,6 +149,12 @@ $$;
 COMMENT ON FUNCTION chatwebhook.unwatch(regclass, text, text) IS
     'Drops the trigger that watch() created. Returns false if there is none.';
 
+CREATE FUNCTION chatwebhook._to_jsonb(value anyelement) RETURNS jsonb
+    AS 'MODULE_PATHNAME', 'chatwebhook_to_jsonb'
+    LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._to_jsonb(anyelement) IS
+    'Does what to_jsonb() does, but as emit() does it: whatever the TimeZone, DateStyle, IntervalStyle, bytea_output and extra_float_digits of the session.';
+
 CREATE FUNCTION chatwebhook.backfill(
     webhook_id uuid,
     relation   regclass,
@@ -191,11 +197,13 @@ BEGIN
             in_envelope := pg_catalog.array_append(in_envelope, pair.origin);
         ELSE
             data := pg_catalog.concat(data, CASE WHEN data OPERATOR(pg_catalog.<>) '' THEN ', ' END,
-                                      pg_catalog.quote_literal(pair.key), ', ', expression);
+                                      pg_catalog.quote_literal(pair.key), ', ',
+                                      CASE WHEN pg_catalog.left(pair.origin, 1) OPERATOR(pg_catalog.=) '@' THEN expression
+                                           ELSE pg_catalog.format('chatwebhook._to_jsonb(%s)', expression) END);
         END IF;
     END LOOP;
     data := CASE WHEN data OPERATOR(pg_catalog.=) ''
-                 THEN pg_catalog.format('pg_catalog.to_jsonb(t) OPERATOR(pg_catalog.-) %L::pg_catalog.text[]', in_envelope)
+                 THEN pg_catalog.format('chatwebhook._to_jsonb(t) OPERATOR(pg_catalog.-) %L::pg_catalog.text[]', in_envelope)
                  ELSE pg_catalog.format('pg_catalog.jsonb_build_object(%s)', data) END;
     EXECUTE pg_catalog.format(
         'SELECT pg_catalog.count(%s) FROM %s t WHERE %s AND (%s)',

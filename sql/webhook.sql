@@ -62,7 +62,7 @@ COMMENT ON COLUMN chatwebhook.webhook.public_url IS
 COMMENT ON COLUMN chatwebhook.webhook.connector IS
     'Kind of service: a name from the table connector. webhook sends the event itself, signed.';
 COMMENT ON COLUMN chatwebhook.webhook.events IS
-    'Event types to deliver, at most 100: exact names, or patterns such as message.* and *.';
+    'Event types to deliver, at most 100: exact names, or patterns such as message.* and *. The pattern * does not include events about webhooks, which webhook.* does.';
 COMMENT ON COLUMN chatwebhook.webhook.filter IS
     'Delivers only events whose envelope matches this jsonpath predicate, as with the operator @@, such as $.data.score < 0.2. A path that is not a predicate, or that fails, matches nothing. What could take long is refused, such as comparing two lists, and all filters of an event together have 100 ms. Null means no filter.';
 COMMENT ON COLUMN chatwebhook.webhook.enabled IS
@@ -86,7 +86,7 @@ COMMENT ON COLUMN chatwebhook.webhook.rate_limit IS
 COMMENT ON COLUMN chatwebhook.webhook.max_in_flight IS
     'Maximum concurrent requests to this webhook from each worker: 1 to 1024; with a chatbot_id, at most chatwebhook.max_customer_in_flight. Workers use fewer until the webhook has proved to respond.';
 COMMENT ON COLUMN chatwebhook.webhook.ordered IS
-    'If true, deliveries of one conversation are sent one after another, in the order of the events. A retry holds back the deliveries after it; a dead delivery does not.';
+    'If true, deliveries of one conversation are sent one after another, in the order of the events. A retry holds back the deliveries after it; a dead delivery does not. Ids of conversations over 2000 bytes are not ordered.';
 COMMENT ON COLUMN chatwebhook.webhook.batch_size IS
     'Maximum events in one request, 1 to 100. Above 1, the body is an array of events, and the connector must be webhook. Events that arrive faster than requests complete are sent together.';
 COMMENT ON COLUMN chatwebhook.webhook.batch_window IS
@@ -277,6 +277,33 @@ BEGIN
             USING ERRCODE = 'check_violation',
                   HINT = 'Create another webhook, and delete this one.';
     END IF;
+    -- our own functions, which write these, do not fire this trigger; nor does replication
+    problem := CASE
+        WHEN TG_OP <> 'UPDATE' THEN NULL
+        WHEN NEW.disabled_at IS DISTINCT FROM OLD.disabled_at THEN 'disabled_at'
+        WHEN NEW.disabled_reason IS DISTINCT FROM OLD.disabled_reason THEN 'disabled_reason'
+        WHEN NEW.created_at <> OLD.created_at THEN 'created_at'
+        WHEN NEW.updated_at <> OLD.updated_at THEN 'updated_at'
+    END;
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'cannot change % of webhook "%"', problem, OLD.name
+            USING ERRCODE = 'check_violation',
+                  HINT = 'The extension sets it. To disable the webhook or enable it again, change the column enabled.';
+    END IF;
+    IF TG_OP = 'INSERT' AND NOT restoring THEN
+        NEW.disabled_at := NULL;
+        NEW.disabled_reason := NULL;
+        NEW.created_at := now();
+        NEW.updated_at := NEW.created_at;
+        -- its deliveries would become the new one's, which can be another chatbot's
+        IF EXISTS (SELECT FROM chatwebhook.queue q WHERE q.webhook_id = NEW.id)
+           OR EXISTS (SELECT FROM chatwebhook.dead d WHERE d.webhook_id = NEW.id)
+           OR EXISTS (SELECT FROM chatwebhook.history h WHERE h.webhook_id = NEW.id) THEN
+            RAISE EXCEPTION 'cannot create webhook "%" with the id of another webhook', left(NEW.name, 100)
+                USING ERRCODE = 'check_violation',
+                      HINT = 'Omit the id to have one generated.';
+        END IF;
+    END IF;
     IF btrim(NEW.name) = '' OR length(NEW.name) > 255 OR NEW.name ~ '[[:cntrl:]]' THEN
         RAISE EXCEPTION 'invalid webhook name: "%"', left(NEW.name, 100)
             USING ERRCODE = 'check_violation',
@@ -312,7 +339,7 @@ BEGIN
         IF coalesce(array_ndims(NEW.events), 0) <> 1 THEN
             RAISE EXCEPTION 'webhook "%" lists no events', NEW.name
                 USING ERRCODE = 'check_violation',
-                      HINT = 'List event types or patterns, such as ''{lead.captured,message.*}'', or ''{*}'' for all.';
+                      HINT = 'List event types or patterns, such as ''{lead.captured,message.*}'', or ''{*}'' for all but webhook.*.';
         END IF;
         IF cardinality(NEW.events) > 100 THEN
             RAISE EXCEPTION 'webhook "%" lists % events, more than 100', NEW.name, cardinality(NEW.events)
@@ -452,7 +479,7 @@ BEGIN
         END IF;
         IF NEW.ordered <> OLD.ordered THEN
             UPDATE chatwebhook.queue q SET ordered = NEW.ordered
-             WHERE q.webhook_id = NEW.id AND q.conversation_id IS NOT NULL;
+             WHERE q.webhook_id = NEW.id AND octet_length(q.conversation_id) <= 2000;
         END IF;
         IF NEW.connector <> OLD.connector THEN
             -- replies to another connector's requests mean nothing to this one

@@ -492,15 +492,23 @@ has_any_chatbot(void)
 	return any_chatbot;
 }
 
-/* Does one of a webhook's patterns match this event type? */
+/*
+ * Does one of a webhook's patterns match this event type?  The pattern * does not
+ * match the events about webhooks themselves, which only those get that ask for
+ * them.
+ */
 static bool
 matches(const Subscriber *subscriber, const char *type)
 {
+	bool		about_webhooks = strncmp(type, "webhook.", 8) == 0;
+
 	for (int i = 0; i < subscriber->npatterns; i++)
 	{
 		const char *pattern = subscriber->patterns[i];
 		size_t		len = strlen(pattern);
 
+		if (about_webhooks && strcmp(pattern, "*") == 0)
+			continue;
 		if (len > 0 && pattern[len - 1] == '*' ?
 			strncmp(pattern, type, len - 1) == 0 :
 			strcmp(pattern, type) == 0)

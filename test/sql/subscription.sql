@@ -42,6 +42,12 @@ SELECT type, owed(type)
   FROM unnest(ARRAY['message.sent', 'message.received', 'message', 'messages.sent', 'message.sent.again',
                     'Message.sent', 'lead.captured', 'lead.captured2', 'lead', 'unknown']) AS type;
 DELETE FROM chatwebhook.webhook;
+-- events about webhooks are for those only that ask for them
+INSERT INTO chatwebhook.webhook (name, url, events) VALUES
+    ('everything', 'https://example.com/', '{*}'), ('alerts', 'https://example.com/', '{webhook.alert}'),
+    ('all', 'https://example.com/', '{*,webhook.*}'), ('others', 'https://example.com/', '{message.*,*}');
+SELECT type, owed(type) FROM unnest(ARRAY['webhook.alert', 'webhook.test', 'webhooks.a', 'lead.captured']) AS type;
+DELETE FROM chatwebhook.webhook;
 
 --
 -- Chatbots
