@@ -270,16 +270,25 @@ CREATE FUNCTION chatwebhook.retry(delivery_id bigint) RETURNS boolean
     AS $$
 DECLARE
     webhook uuid;
+    status  text;
 BEGIN
-    SELECT d.webhook_id INTO webhook
-      FROM chatwebhook.delivery d
-     WHERE d.id = delivery_id
-       AND (d.status = 'pending' OR d.status IN ('dead', 'canceled') AND d.event_type IS NOT NULL);
-    IF FOUND AND NOT EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = webhook) THEN
-        RAISE EXCEPTION 'the webhook of delivery % was deleted', delivery_id
-            USING ERRCODE = 'no_data_found';
-    END IF;
-    RETURN chatwebhook._requeue(CASE WHEN FOUND THEN ARRAY[delivery_id] ELSE '{}' END) > 0;
+    -- twice, because a pending one may be canceled or given up while _requeue() waits for it
+    FOR i IN 1 .. 2 LOOP
+        SELECT d.webhook_id, d.status INTO webhook, status
+          FROM chatwebhook.delivery d
+         WHERE d.id = delivery_id
+           AND (d.status = 'pending' OR d.status IN ('dead', 'canceled') AND d.event_type IS NOT NULL);
+        IF FOUND AND NOT EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = webhook) THEN
+            RAISE EXCEPTION 'the webhook of delivery % was deleted', delivery_id
+                USING ERRCODE = 'no_data_found';
+        END IF;
+        -- also for none, so that it is always an error on a standby
+        IF chatwebhook._requeue(CASE WHEN webhook IS NOT NULL THEN ARRAY[delivery_id] ELSE '{}' END) > 0 THEN
+            RETURN true;
+        END IF;
+        EXIT WHEN status IS DISTINCT FROM 'pending';
+    END LOOP;
+    RETURN false;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.retry(bigint) IS
