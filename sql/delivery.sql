@@ -270,21 +270,25 @@ CREATE FUNCTION chatwebhook.retry(delivery_id bigint) RETURNS boolean
     AS $$
 DECLARE
     webhook uuid;
+    status  text;
 BEGIN
-    SELECT d.webhook_id INTO webhook
-      FROM chatwebhook.delivery d
-     WHERE d.id = delivery_id
-       AND (d.status = 'pending' OR d.status IN ('dead', 'canceled') AND d.event_type IS NOT NULL);
-    IF FOUND AND NOT EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = webhook) THEN
-        RAISE EXCEPTION 'the webhook of delivery % was deleted', delivery_id
-            USING ERRCODE = 'no_data_found';
-    END IF;
-    IF NOT FOUND THEN
-        -- called in any case, so that a standby says that it cannot do this
-        RETURN chatwebhook._requeue('{}') > 0;
-    END IF;
-    -- again, because it may have been given up or canceled while we waited for it
-    RETURN chatwebhook._requeue(ARRAY[delivery_id]) > 0 OR chatwebhook._requeue(ARRAY[delivery_id]) > 0;
+    -- twice, because a pending one may be canceled or given up while _requeue() waits for it
+    FOR i IN 1 .. 2 LOOP
+        SELECT d.webhook_id, d.status INTO webhook, status
+          FROM chatwebhook.delivery d
+         WHERE d.id = delivery_id
+           AND (d.status = 'pending' OR d.status IN ('dead', 'canceled') AND d.event_type IS NOT NULL);
+        IF FOUND AND NOT EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = webhook) THEN
+            RAISE EXCEPTION 'the webhook of delivery % was deleted', delivery_id
+                USING ERRCODE = 'no_data_found';
+        END IF;
+        -- also for none, so that it is always an error on a standby
+        IF chatwebhook._requeue(CASE WHEN webhook IS NOT NULL THEN ARRAY[delivery_id] ELSE '{}' END) > 0 THEN
+            RETURN true;
+        END IF;
+        EXIT WHEN status IS DISTINCT FROM 'pending';
+    END LOOP;
+    RETURN false;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.retry(bigint) IS

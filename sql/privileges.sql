@@ -16,7 +16,15 @@ COMMENT ON TABLE chatwebhook.grantee IS
     'Roles with access. grant_admin(), grant_reader(), grant_app() and revoke_access() write it.';
 COMMENT ON COLUMN chatwebhook.grantee.role IS 'The role, even if it is renamed.';
 COMMENT ON COLUMN chatwebhook.grantee.access IS 'admin, reader or app.';
-SELECT pg_catalog.pg_extension_config_dump('chatwebhook.grantee', '');
+/*
+ * Not dumped: a role whose policies were dropped, by DROP OWNED, as before DROP
+ * ROLE.  In the dump it would be a number, which may be another role's where the
+ * dump is restored.
+ */
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.grantee', $where$WHERE EXISTS (
+    SELECT FROM pg_catalog.pg_policy p
+     WHERE p.polrelid = 'chatwebhook.webhook'::pg_catalog.regclass
+       AND p.polname = pg_catalog.concat(access, '_', role::pg_catalog.oid))$where$);
 
 CREATE FUNCTION chatwebhook._privileges(access text) RETURNS SETOF text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -114,7 +122,8 @@ BEGIN
                                ('dead', chatbot || ' AND ' || webhook),
                                ('attempt', chatbot || ' AND ' || webhook),
                                ('health', webhook)) AS p (relation, condition) LOOP
-        EXECUTE format('CREATE POLICY %I ON chatwebhook.%I TO %I USING (%s)', policy, part.relation, role,
+        EXECUTE format('CREATE POLICY %I ON chatwebhook.%I FOR %s TO %I USING (%s)', policy, part.relation,
+                       CASE WHEN access IN ('admin', 'app') THEN 'ALL' ELSE 'SELECT' END, role,
                        CASE access WHEN 'app' THEN part.condition ELSE 'true' END);
     END LOOP;
 END

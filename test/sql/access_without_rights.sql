@@ -92,8 +92,43 @@ SET ROLE regress_chatwebhook_app;
 SELECT chatwebhook.emit('conversation.ended', NULL, NULL, '{}') IS NOT NULL AS emitted;
 SELECT * FROM chatwebhook.event;
 RESET ROLE;
--- one who may write webhooks needs no right on secrets and health, nor on the checks
+-- privileges alone show no rows, and let none be written
 GRANT SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook TO regress_chatwebhook_app;
+GRANT SELECT ON chatwebhook.event TO regress_chatwebhook_app;
+SET ROLE regress_chatwebhook_app;
+SELECT name FROM chatwebhook.webhook;
+SELECT type FROM chatwebhook.event;
+INSERT INTO chatwebhook.webhook (name, url) VALUES ('mine', 'https://example.com/');
+UPDATE chatwebhook.webhook SET enabled = false RETURNING name;
+DELETE FROM chatwebhook.webhook RETURNING name;
+RESET ROLE;
+-- nor do privileges on a view or a function give any on what it reads
+GRANT SELECT ON chatwebhook.delivery, chatwebhook.dead_letter, chatwebhook.webhook_health, chatwebhook.metrics TO regress_chatwebhook_app;
+GRANT EXECUTE ON FUNCTION chatwebhook.retry, chatwebhook.cancel, chatwebhook.create_webhook, chatwebhook.rotate_secret, chatwebhook.secret,
+    chatwebhook.test_webhook, chatwebhook._cancel, chatwebhook._erase TO regress_chatwebhook_app;
+SELECT id AS all FROM chatwebhook.webhook WHERE name = 'all' \gset
+SELECT id AS delivery, event_id AS event FROM chatwebhook.delivery LIMIT 1 \gset
+SET ROLE regress_chatwebhook_app;
+\set VERBOSITY sqlstate
+SELECT * FROM chatwebhook.delivery;
+SELECT * FROM chatwebhook.dead_letter;
+SELECT * FROM chatwebhook.webhook_health;
+SELECT * FROM chatwebhook.metrics;
+SELECT chatwebhook.cancel(:delivery);
+SELECT chatwebhook.retry(:delivery);
+SELECT chatwebhook._cancel(ARRAY[:delivery]);
+SELECT chatwebhook._erase(ARRAY[:'event'::uuid]);
+SELECT chatwebhook.secret(:'all');
+SELECT chatwebhook.rotate_secret(:'all');
+SELECT chatwebhook.test_webhook(:'all');
+SELECT chatwebhook.create_webhook('mine', 'https://example.com/');
+\set VERBOSITY default
+RESET ROLE;
+SELECT count(*) AS events FROM chatwebhook.event;
+REVOKE ALL ON ALL TABLES IN SCHEMA chatwebhook FROM regress_chatwebhook_app;
+
+-- one who may write webhooks needs no right on secrets and health, nor on the checks
+SELECT chatwebhook.grant_admin('regress_chatwebhook_app');
 SET ROLE regress_chatwebhook_app;
 INSERT INTO chatwebhook.webhook (name, url) VALUES ('mine', 'https://example.com/');
 UPDATE chatwebhook.webhook SET enabled = false WHERE name = 'mine';
@@ -104,20 +139,11 @@ INSERT INTO chatwebhook.webhook (name, url) VALUES ('mine', 'https://10.0.0.1/')
 RESET check_function_bodies;
 DELETE FROM chatwebhook.webhook WHERE name = 'mine';
 SELECT * FROM chatwebhook.vault;
-RESET ROLE;
 -- event types likewise
-GRANT SELECT, INSERT, UPDATE, DELETE ON chatwebhook.event_type TO regress_chatwebhook_app;
-SET ROLE regress_chatwebhook_app;
 INSERT INTO chatwebhook.event_type (name) VALUES ('order.placed');
 UPDATE chatwebhook.event_type SET required = '{number}' WHERE name = 'order.placed';
 DELETE FROM chatwebhook.event_type WHERE name = 'order.placed';
-RESET ROLE;
--- the views and functions work for those who may use them and nothing below
-GRANT SELECT ON chatwebhook.delivery, chatwebhook.dead_letter, chatwebhook.webhook_health, chatwebhook.worker_status TO regress_chatwebhook_app;
-GRANT EXECUTE ON FUNCTION chatwebhook.retry, chatwebhook.cancel, chatwebhook.create_webhook, chatwebhook.rotate_secret, chatwebhook.secret,
-    chatwebhook.test_webhook, chatwebhook.wait_until_idle TO regress_chatwebhook_app;
-REVOKE ALL ON chatwebhook.webhook, chatwebhook.event_type FROM regress_chatwebhook_app;
-SET ROLE regress_chatwebhook_app;
+-- the views and functions work
 SELECT count(*) > 0 AS deliveries FROM chatwebhook.delivery;
 SELECT count(*) AS dead FROM chatwebhook.dead_letter;
 SELECT name, pending > 0 AS pending FROM chatwebhook.webhook_health ORDER BY 1;

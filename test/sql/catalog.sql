@@ -34,7 +34,7 @@ SELECT c.relname AS relation, a.attname AS "column",
   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
   LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
  WHERE c.relname IN ('webhook', 'event_type', 'event', 'attempt', 'delivery',
-                     'dead_letter', 'webhook_health', 'worker_status', 'tenant')
+                     'dead_letter', 'webhook_health', 'worker_status', 'grantee')
  ORDER BY c.relname, a.attnum;
 
 -- and call
@@ -67,8 +67,9 @@ SELECT signature FROM functions p
 SELECT obj_description(oid, 'pg_namespace') IS NOT NULL AS commented
   FROM pg_namespace WHERE nspname = 'chatwebhook';
 
--- granted to PUBLIC: nothing but the functions that views, policies and watch()
--- call for their users
+-- granted to PUBLIC: nothing but the functions that views, defaults, triggers and
+-- functions call with the rights of their users, and those for authors of
+-- connectors
 SELECT 'schema' AS kind, n.nspname::text AS object, a.privilege_type
   FROM pg_namespace n, aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
  WHERE n.nspname = 'chatwebhook' AND a.grantee = 0
@@ -107,6 +108,21 @@ SELECT p.signature, l.lanname, p.prosecdef, p.proconfig
          WHERE p.proname IN (c.name, '_line', '_text', '_history', '_score', '_amount')
             OR starts_with(p.proname::text, '_' || c.name || '_')))
  ORDER BY 1;
+
+-- a guarded function runs with the rights of its caller, and has a twin with the
+-- owner's that takes the same, and that nobody else may call: the C function
+-- looks at nothing of that
+SELECT p.signature, p.prosecdef, t.signature AS twin, t.prosecdef, t.proacl
+  FROM functions p
+  LEFT JOIN functions t
+    ON t.proname = '_do_' || ltrim(p.proname, '_') AND t.proargtypes = p.proargtypes
+   AND t.prorettype = p.prorettype AND t.proallargtypes IS NOT DISTINCT FROM p.proallargtypes
+   AND t.provolatile = p.provolatile AND t.proisstrict = p.proisstrict AND t.proretset = p.proretset
+ WHERE p.prosrc = 'chatwebhook_guarded'
+   AND (p.prosecdef OR t.prosecdef IS NOT TRUE
+        OR EXISTS (SELECT FROM aclexplode(coalesce(t.proacl, acldefault('f', t.proowner))) a
+                    WHERE a.grantee <> t.proowner));
+SELECT count(*) > 10 AS guarded FROM functions p WHERE p.prosrc = 'chatwebhook_guarded';
 
 -- tables are logged, and pg_dump takes all of them and the sequence
 SELECT relname FROM relations WHERE relpersistence <> 'p';
