@@ -296,10 +296,11 @@ BEGIN
         NEW.created_at := now();
         NEW.updated_at := NEW.created_at;
         -- its deliveries would become the new one's, which can be another chatbot's
-        IF EXISTS (SELECT FROM chatwebhook.queue q WHERE q.webhook_id = NEW.id)
-           OR EXISTS (SELECT FROM chatwebhook.dead d WHERE d.webhook_id = NEW.id)
-           OR EXISTS (SELECT FROM chatwebhook.history h WHERE h.webhook_id = NEW.id) THEN
-            RAISE EXCEPTION 'cannot create webhook "%" with the id of another webhook', left(NEW.name, 100)
+        IF NOT EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = NEW.id)
+           AND (EXISTS (SELECT FROM chatwebhook.queue q WHERE q.webhook_id = NEW.id)
+                OR EXISTS (SELECT FROM chatwebhook.dead d WHERE d.webhook_id = NEW.id)
+                OR EXISTS (SELECT FROM chatwebhook.history h WHERE h.webhook_id = NEW.id)) THEN
+            RAISE EXCEPTION 'cannot create webhook "%" with the id of a deleted webhook', left(NEW.name, 100)
                 USING ERRCODE = 'check_violation',
                       HINT = 'Omit the id to have one generated.';
         END IF;

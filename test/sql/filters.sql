@@ -81,7 +81,7 @@ RESET session_replication_role;
 SELECT chatwebhook.emit('message.sent', 'bot', 'c',
                         jsonb_build_object('a', 1, 'text', repeat('a', 5000), 'deep', (repeat('[', 100) || repeat(']', 100))::jsonb)) IS NOT NULL AS emitted;
 SELECT w.name FROM chatwebhook.queue q JOIN chatwebhook.webhook w ON w.id = q.webhook_id;
-SELECT name, state, problem FROM chatwebhook.webhook_health ORDER BY name COLLATE "C";
+SELECT name, state, problem FROM chatwebhook.webhook_health WHERE name <> 'fine' ORDER BY name COLLATE "C";
 -- they can be mended, and changed otherwise
 UPDATE chatwebhook.webhook SET max_retries = 1;
 UPDATE chatwebhook.webhook SET filter = '$.data.a == 1' WHERE name = 'long';
