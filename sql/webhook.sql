@@ -106,7 +106,7 @@ SELECT pg_catalog.pg_extension_config_dump('chatwebhook.webhook', '');
  * copy, which only the owner can lock.
  */
 CREATE TABLE chatwebhook._webhook (
-    LIKE chatwebhook.webhook,
+    LIKE chatwebhook.webhook INCLUDING COMMENTS,
     PRIMARY KEY (id)
 );
 CREATE INDEX _webhook_chatbot_idx ON chatwebhook._webhook (pg_catalog.hashtextextended(chatbot_id, 0));

@@ -354,7 +354,7 @@ sub create_webhook
 	my $label;
 
 	$columns{name} //= 'webhook';
-	$columns{events} //= ['*'];
+	$columns{events} //= [ '*', 'webhook.*' ];
 	# the default of 10 seconds, as this machine needs it
 	$columns{timeout} //= min(scaled(10), 300) . ' s' if $slowness > 1;
 	if (!defined $columns{url})

@@ -26,19 +26,19 @@ my $busy = 20;
 my $cycles = 10;
 create_webhook($node, name => "busy $_", chatbot_id => 'rival', path => '/hang', timeout => '5 minutes') foreach 1 .. $busy;
 my ($toggled) = create_webhook($node, name => 'toggled', chatbot_id => 'other');
-sql("SELECT chatwebhook.emit('webhook.test', 'rival', NULL, '{}')");
+sql("SELECT chatwebhook.emit('conversation.ended', 'rival', NULL, '{}')");
 becomes_true("SELECT in_flight = $busy FROM chatwebhook.worker_status", 'a rival\'s webhooks have requests under way');
 foreach my $i (0 .. $cycles)
 {
 	sql("UPDATE chatwebhook.webhook SET headers = '{\"X-Version\": \"$i\"}' WHERE id = '$toggled'");
-	sql("SELECT chatwebhook.emit('webhook.test', 'other', NULL, '{}')");
+	sql("SELECT chatwebhook.emit('conversation.ended', 'other', NULL, '{}')");
 	$receiver->wait_for($i + 1, 'toggled') or last;
 	becomes_true("SELECT count(*) = $i + 1 FROM chatwebhook.history", "change $i is known") or last;
 }
 is(join(' ', map { $_->{headers}{'x-version'} } $receiver->log('toggled')), join(' ', 0 .. $cycles), 'each change counts');
 # its statistics come with one of its next transactions
 my $reads = "(SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'vault_pkey')";
-becomes_true("SELECT chatwebhook.emit('webhook.test', 'other', NULL, '{}') IS NOT NULL AND $reads > $cycles",
+becomes_true("SELECT chatwebhook.emit('conversation.ended', 'other', NULL, '{}') IS NOT NULL AND $reads > $cycles",
 	'the worker has read webhooks');
 cmp_ok(sql("SELECT $reads"), '<', 3 * ($busy + $cycles), 'but not each of them after each change');
 $node->stop('immediate');
@@ -49,7 +49,7 @@ $node->start;
 sub emitted
 {
 	my ($session, $chatbot, $type) = @_;
-	$type //= 'webhook.test';
+	$type //= 'conversation.ended';
 
 	my $answer = $session->query(
 		"SELECT chatwebhook.emit('$type', '$chatbot', NULL, '{}') AS id");
@@ -113,7 +113,7 @@ script('ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER changed');
 # and its own, while they are not committed, and after
 $session->query('BEGIN');
 $session->query("UPDATE chatwebhook.webhook SET enabled = false WHERE name = 'w2'");
-my $answer = $session->query("SELECT chatwebhook.emit('webhook.test', 'bot_2', NULL, '{}') IS NULL");
+my $answer = $session->query("SELECT chatwebhook.emit('conversation.ended', 'bot_2', NULL, '{}') IS NULL");
 is($answer->{rows}, "t\n", 'its own change counts at once');
 $session->query('ROLLBACK');
 is(emitted($session, 'bot_2'), 1, 'and not after a rollback');
