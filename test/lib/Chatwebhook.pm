@@ -407,7 +407,7 @@ sub seen_by
 		'dead_letter' => 'id || event::text', 'attempt' => 'delivery_id || attempt::text', 'alert' => 'message',
 		'metrics' => 'name || labels', 
 		# of roles that were dropped, no dump has rows
-		'grantee' => q(CASE WHEN role::text !~ '^\d' AND role::text <> 'revoked' THEN role || access END), 'vault' => 'name', 'worker_status' => q('workers'),
+		'grantee' => q(CASE WHEN role::text !~ '^\d' AND role::text <> 'revoked' THEN role || access END), 'vault' => 'name', 'worker_status' => 'NULL',
 		'event_type' => 'name', 'connector' => 'name',
 		'webhook.secret' => 'chatwebhook.secret(id)',
 		'delivery.cancel' => 'chatwebhook.cancel(id)', 'webhook.delete' => 'name');
