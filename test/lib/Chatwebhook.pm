@@ -51,7 +51,7 @@ use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(new_node scaled sql script sql_in becomes_true becomes_true_in
   wait_until wait_until_in end_sessions while_stopped literal start_receiver start_services
-  create_webhook wait_idle server_major);
+  create_webhook wait_idle server_major seen_by);
 
 our $lib = dirname(abs_path(__FILE__));
 
@@ -393,6 +393,46 @@ sub _output_of
 	my $output = qx(@command 2>/dev/null) // '';
 	chomp $output;
 	return $output;
+}
+
+=item seen_by($node, $role, chatbot => $chatbot, dbname => $dbname)
+
+What a role sees of each table and view, and whether it gets at secrets and
+deliveries: a line for each, or the error, to be compared with another database's.
+Without a chatbot, the setting is unset.  Grants to a role C<revoked> do not count.
+
+=cut
+
+sub seen_by
+{
+	my ($node, $role, %options) = @_;
+	my %list = (
+		'webhook.name' => 'name', 'webhook.url' => 'name || url', 'webhook_health' => 'name || state',
+		'event' => q(type || coalesce(chatbot_id, '')), 'event.data' => 'id || data::text', 'delivery' => 'webhook_name || status',
+		'dead_letter' => 'id || event::text', 'attempt' => 'delivery_id || attempt::text', 'alert' => 'message',
+		'metrics' => 'name || labels', 
+		# of roles that were dropped, no dump has rows
+		'grantee' => q(CASE WHEN role::text !~ '^\d' AND role::text <> 'revoked' THEN role || access END), 'vault' => 'name', 'worker_status' => 'NULL',
+		'event_type' => 'name', 'connector' => 'name',
+		'webhook.secret' => 'chatwebhook.secret(id)',
+		'delivery.cancel' => 'chatwebhook.cancel(id)', 'webhook.delete' => 'name');
+	my @seen;
+
+	foreach my $what (sort keys %list)
+	{
+		my ($relation) = $what =~ /^(\w+)/;
+		my $query = "SELECT md5(string_agg(x, ' ' ORDER BY x COLLATE \"C\")) || ' ' || count(x)
+		               FROM (SELECT ($list{$what})::text AS x FROM chatwebhook.$relation) AS s";
+		$query = 'WITH gone AS (DELETE FROM chatwebhook.webhook RETURNING name)
+			SELECT count(*) FROM gone' if $what eq 'webhook.delete';
+		my ($rc, $stdout, $stderr) = $node->psql($options{dbname} // 'postgres',
+			'BEGIN; SET ROLE ' . qq{"$role"; }
+			  . (defined $options{chatbot} ? 'SET LOCAL chatwebhook.chatbot = ' . literal($options{chatbot}) . '; ' : '')
+			  . "$query; ROLLBACK",
+			on_error_stop => 1);
+		push @seen, "$role: $what: " . ($rc == 0 ? $stdout : $stderr =~ s/.*?(ERROR:[^\n]*).*/$1/sr);
+	}
+	return join "\n", @seen;
 }
 
 =item wait_idle($node, timeout => $seconds, dbname => $dbname)

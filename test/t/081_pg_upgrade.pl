@@ -46,6 +46,9 @@ sub contents
 	  split /\n/, $node->safe_psql('postgres', q{
 			SELECT unnest(extconfig)::regclass FROM pg_extension
 			 WHERE extname = 'chatwebhook'});
+	$contents{"what $_ sees"} = seen_by($node, $_, chatbot => 'bot-1')
+	  foreach 'shop', 'boss', 'watcher', 'mon', 'nobody';
+	$contents{'what shop sees without a chatbot'} = seen_by($node, 'shop');
 	return \%contents;
 }
 
@@ -73,8 +76,8 @@ sub switch_off
 # Something of everything
 #
 $old->safe_psql('postgres', q{
-	CREATE ROLE shop LOGIN;
-	SELECT chatwebhook.add_tenant('shop', 'bot-1');
+	CREATE ROLE shop LOGIN; CREATE ROLE boss; CREATE ROLE watcher; CREATE ROLE mon IN ROLE pg_monitor; CREATE ROLE nobody;
+	SELECT chatwebhook.grant_app('shop'), chatwebhook.grant_admin('boss'), chatwebhook.grant_reader('watcher');
 	CREATE TABLE message (n integer, bot text);
 	CREATE TRIGGER emit AFTER INSERT ON message
 		FOR EACH ROW EXECUTE FUNCTION
@@ -152,8 +155,15 @@ is( join("\n",
 is($new->safe_psql('postgres', "SELECT chatwebhook.secret('$later')"), $secret,
 	'a secret can be read');
 is( $new->safe_psql('postgres', q{
-		SET ROLE shop; SELECT string_agg(name, ' ' ORDER BY name) FROM chatwebhook.webhook}),
-	'gone later', 'a tenant sees its own');
+		SET ROLE shop; SET chatwebhook.chatbot = 'bot-1';
+		SELECT string_agg(name, ' ' ORDER BY name) FROM chatwebhook.webhook}),
+	'gone later', 'an app sees its own');
+# granting again, and taking back, finds what the upgrade has brought
+$new->safe_psql('postgres', q{
+	SET ROLE boss; SELECT chatwebhook.grant_app('shop'), chatwebhook.revoke_access('watcher')});
+is(seen_by($new, 'shop', chatbot => 'bot-1'), $before->{'what shop sees'}, 'and it does when it is granted that again');
+is(seen_by($new, 'watcher') =~ s/watcher/nobody/gr, $before->{'what nobody sees'}, 'another one no more when its access is revoked');
+is($new->safe_psql('postgres', q{SELECT count(*) FROM pg_policies WHERE roles = '{watcher}'}), 0, 'and has no policies');
 ok($new->poll_query_until('postgres',
 		'SELECT count(*) = 1 FROM chatwebhook.worker_status'),
 	'a worker is there');

@@ -4,7 +4,8 @@
 # back whole, beside what CREATE EXTENSION and the tables' triggers have put there
 # in the meantime, and that deliveries go on from there: with the secrets that the
 # receivers know, under ids that do not collide with earlier ones, and even if a
-# worker is at work during the restore.
+# worker is at work during the restore.  Roles see what they saw: pg_dump leaves out
+# the policies of an extension's tables, so the rows of grantee must bring them.
 
 use strict;
 use warnings;
@@ -22,6 +23,9 @@ my $json = JSON::PP->new->canonical->allow_nonref;
 my $receiver = start_receiver();
 my $node = new_node('main', 'chatwebhook.log_attempts' => 'all');
 my $dumps = PostgreSQL::Test::Utils::tempdir('dumps');
+my @roles = ('shop', 'shop user', 'boss', 'watcher', 'mon', 'twice', 'revoked', 'nobody');
+my $catalog = slurp_file("$Chatwebhook::lib/catalog.sql")
+  . q{ WHERE line ~ '^(policy|privilege|initial) ' ORDER BY line COLLATE "C"};
 
 # Change settings by a reload.
 sub set
@@ -81,12 +85,20 @@ sub contents
 
 	foreach my $table (
 		qw(activity alert attempt connector dead event event_type health history
-		queue tenant vault webhook))
+		queue vault webhook))
 	{
 		$contents{$table} = sql_in($dbname,
 			qq{SELECT to_jsonb(t) FROM chatwebhook.$table t
 			    ORDER BY to_jsonb(t)::text COLLATE "C"});
 	}
+	$contents{grantee} = sql_in($dbname,
+		q{SELECT role, access FROM chatwebhook.grantee WHERE role::text NOT IN ('revoked') AND role::text !~ '^\d'
+		   ORDER BY role::text COLLATE "C", access});
+	$contents{'what the catalog says of policies and privileges'} = sql_in($dbname,
+		"SET search_path = pg_catalog; $catalog");
+	$contents{"what $_ sees"} = seen_by($node, $_, dbname => $dbname, chatbot => 'bot-1')
+	  foreach @roles;
+	$contents{'what shop sees without a chatbot'} = seen_by($node, 'shop', dbname => $dbname);
 	return \%contents;
 }
 
@@ -136,8 +148,15 @@ script(q{
 		chatwebhook.emit('order.placed', 'chatbotId=bot', 'n');
 	INSERT INTO chatwebhook.event_type (name, description, required) VALUES
 		('order.placed', 'An order', '{n}'), ('order.paid', NULL, '{}');
-	CREATE ROLE shop;
-	SELECT chatwebhook.add_tenant('shop', 'bot-1');
+	CREATE ROLE shop; CREATE ROLE "shop user" IN ROLE shop; CREATE ROLE boss; CREATE ROLE watcher;
+	CREATE ROLE mon IN ROLE pg_monitor; CREATE ROLE twice; CREATE ROLE revoked; CREATE ROLE nobody;
+	SELECT chatwebhook.grant_app('shop'), chatwebhook.grant_admin('boss'), chatwebhook.grant_reader('watcher'),
+	       chatwebhook.grant_app('twice'), chatwebhook.grant_reader('twice');
+	-- one that had access, and one that is no more: both leave their rows
+	CREATE ROLE dropped;
+	SELECT chatwebhook.grant_admin('dropped'), chatwebhook.grant_admin('revoked');
+	DROP OWNED BY dropped, revoked;
+	DROP ROLE dropped;
 	CREATE FUNCTION note(event jsonb, webhook jsonb, replies jsonb)
 		RETURNS chatwebhook.request LANGUAGE sql STABLE
 		RETURN NULL::chatwebhook.request; -- which the catalog has parsed
@@ -197,6 +216,13 @@ my $before = contents('postgres');
 is(join(' ', grep { $before->{$_} eq '' } sort keys %$before), '',
 	'there is something in every table');
 my $newest = sql('SELECT max(id) FROM chatwebhook.queue');
+unlike($before->{"what $_ sees"}, qr/ERROR: .*: webhook.name/, "$_ sees webhooks") foreach 'shop', 'boss', 'watcher', 'twice';
+is(scalar(() = $before->{"what $_ sees"} =~ /ERROR:  permission denied/g), 18, "$_ sees nothing") foreach 'revoked', 'nobody';
+like($before->{'what shop sees'}, qr/webhook.name: \w{32} 1$/m, 'the shop sees its own webhook');
+like($before->{'what boss sees'}, qr/webhook.name: \w{32} 5$/m, 'and an administrator all');
+like($before->{'what shop sees without a chatbot'}, qr/webhook.name:  *$/m, 'without a chatbot, the shop sees none');
+is(sql(q{SELECT count(*) FROM chatwebhook.grantee WHERE role::text = 'revoked' OR role::text ~ '^\d'}), 2,
+	'roles whose access was dropped are still in the table');
 
 #
 # As SQL
@@ -204,6 +230,8 @@ my $newest = sql('SELECT max(id) FROM chatwebhook.queue');
 dump_database('postgres', 'plain.sql');
 restore_sql('plain.sql', 'plain');
 same_contents($before, 'plain');
+is(sql_in('plain', q{SELECT count(*) FROM chatwebhook.grantee WHERE role::text = 'revoked' OR role::text ~ '^\d'}), 0,
+	'but not in the dump');
 is(sql_in('plain', "SELECT chatwebhook.secret('$later')"), $secret,
 	'a webhook has the secret that it had');
 is(sql_in('plain', "SELECT chatwebhook.secret('$ok')"), $rotated,
