@@ -228,7 +228,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.set_credential(uuid, text, text) IS
-    'Stores a secret for a webhook. A {{name}} in its URL, headers or auth stands for it. The credentials client_certificate and client_key (PEM) are presented to the webhooks own host in TLS, and to no other. A webhook has at most 50, of 8 kB each (PEM: 32 kB) and 88 kB together. Null removes the credential. It cannot be read back.';
+    'Stores a secret for a webhook. A {{name}} in its URL, headers or auth stands for it. The credentials client_certificate and client_key (PEM) are presented to the webhook''s own host in TLS, and to no other. A webhook has at most 50, of 8 kB each (PEM: 32 kB) and 88 kB together. Null removes the credential. It cannot be read back.';
 
 CREATE FUNCTION chatwebhook.rekey() RETURNS bigint
     LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
