@@ -25,8 +25,9 @@
 /* Deliveries that must wait longer than this are given back. */
 #define LONG_BLOCK_MS		1000
 
-/* More idle endpoints than this are forgotten at the next sweep. */
+/* More idle endpoints, or more memory for them, are forgotten at a sweep. */
 #define MAX_IDLE_ENDPOINTS	2000
+#define MAX_IDLE_BYTES		(16 * 1024 * 1024)
 
 Endpoints	cwh_endpoints = {
 	.ready = {DLIST_STATIC_INIT(cwh_endpoints.ready[0]),
@@ -622,6 +623,23 @@ find_deleted(void)
 	deleted_generation = cwh_worker.seen_generation;
 }
 
+/* Do idle endpoints take more than they may? */
+static bool
+too_many_idle(void)
+{
+	HASH_SEQ_STATUS status;
+	Endpoint   *endpoint;
+	Size		bytes = 0;
+
+	if (hash_get_num_entries(table) >= MAX_IDLE_ENDPOINTS)
+		return true;
+	hash_seq_init(&status, table);
+	while ((endpoint = hash_seq_search(&status)) != NULL)
+		if (endpoint->webhook && is_idle(endpoint))
+			bytes += MemoryContextMemAllocated(endpoint->webhook->context, true);
+	return bytes > MAX_IDLE_BYTES;
+}
+
 /*
  * Forget endpoints that have nothing to do: those whose webhook is gone, and all
  * of them if there are many.
@@ -631,7 +649,7 @@ forget_idle(void)
 {
 	HASH_SEQ_STATUS status;
 	Endpoint   *endpoint;
-	bool		many = hash_get_num_entries(table) >= MAX_IDLE_ENDPOINTS;
+	bool		many = too_many_idle();
 
 	hash_seq_init(&status, table);
 	while ((endpoint = hash_seq_search(&status)) != NULL)
