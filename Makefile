@@ -8,6 +8,8 @@ MODULE_big = chatwebhook
 OBJS = \
 	src/access.o \
 	src/attempt.o \
+	src/bounds.o \
+	src/changes.o \
 	src/chatwebhook.o \
 	src/claim.o \
 	src/connector.o \
@@ -19,6 +21,7 @@ OBJS = \
 	src/envelope.o \
 	src/exchange.o \
 	src/failure.o \
+	src/filter.o \
 	src/gate.o \
 	src/health.o \
 	src/json.o \
@@ -44,6 +47,7 @@ OBJS = \
 	src/transport.o \
 	src/trial.o \
 	src/upkeep.o \
+	src/value.o \
 	src/vault.o \
 	src/wait.o \
 	src/webhook.o \

@@ -2,6 +2,8 @@
  * Alerts: what an operator should attend to.  Workers check for them after
  * settling and when they read the whole queue; a session does when it enables,
  * disables or deletes a webhook.
+ *
+ * They read _webhook, so as not to wait for somebody who locks webhook.
  */
 CREATE TABLE chatwebhook.alert (
     id           uuid PRIMARY KEY,
@@ -16,7 +18,7 @@ CREATE TABLE chatwebhook.alert (
 CREATE UNIQUE INDEX alert_open_idx ON chatwebhook.alert (webhook_id, kind) WHERE closed_at IS NULL;
 CREATE INDEX alert_webhook_idx ON chatwebhook.alert (webhook_id, kind, closed_at);
 COMMENT ON TABLE chatwebhook.alert IS
-    'Alerts about webhooks, open and closed. At most one of each kind is open for a webhook. Opening or closing an alert emits webhook.alert to the other webhooks.';
+    'Alerts about webhooks, open and closed. At most one of each kind is open for a webhook. Opening or closing an alert emits webhook.alert to the other webhooks that subscribe to webhook.alert or webhook.*, except to those that are failing themselves.';
 COMMENT ON COLUMN chatwebhook.alert.id IS 'Identifies the alert. Its webhook.alert events have it as alertId.';
 COMMENT ON COLUMN chatwebhook.alert.webhook_id IS 'Webhook that the alert is about.';
 COMMENT ON COLUMN chatwebhook.alert.chatbot_id IS 'Chatbot of that webhook; null if it serves every chatbot.';
@@ -34,6 +36,24 @@ CREATE FUNCTION chatwebhook._log_alert(webhook_name text, message text, has_ende
 COMMENT ON FUNCTION chatwebhook._log_alert(text, text, boolean) IS
     'Logs an alert: a WARNING when it opens, a LOG message when it closes.';
 
+CREATE FUNCTION chatwebhook._deaf(webhook_ids uuid[]) RETURNS uuid[]
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT coalesce(array_agg(h.webhook_id), '{}')
+      FROM chatwebhook.health h
+     WHERE h.webhook_id = ANY (webhook_ids)
+       AND (h.problem IS NOT NULL
+            OR (h.consecutive_failures >= coalesce(nullif(chatwebhook._setting('chatwebhook.alert_failures')::integer, 0), 5)
+                OR h.last_success_at IS NULL AND h.failures > 0
+                OR EXISTS (SELECT FROM chatwebhook._all_gates() g WHERE g.webhook_id = h.webhook_id))
+               -- one that gets nothing but alerts could not show otherwise that it works again
+               AND (h.last_failure_at > clock_timestamp() - interval '1 minute'
+                    OR EXISTS (SELECT FROM chatwebhook.queue q WHERE q.webhook_id = h.webhook_id)))
+$$;
+COMMENT ON FUNCTION chatwebhook._deaf(uuid[]) IS
+    'Returns those of these webhooks that are failing themselves, or cannot be sent to. An alert would not arrive there, and its failure would lead to more alerts.';
+
 CREATE FUNCTION chatwebhook._set_alert(hook uuid, kind text, wanted boolean, message text) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
@@ -46,8 +66,8 @@ BEGIN
         -- an alert that comes and goes opens at most once a minute; not so a
         -- disabled webhook's, which nothing would check again
         INSERT INTO chatwebhook.alert AS a (id, webhook_id, chatbot_id, webhook_name, kind, message, opened_at)
-        SELECT chatwebhook.uuidv7(), w.id, w.chatbot_id, w.name, kind, message, clock_timestamp()
-          FROM chatwebhook.webhook w
+        SELECT chatwebhook.uuidv7(), w.id, w.chatbot_id, w.name, kind, coalesce(message, kind), clock_timestamp()
+          FROM chatwebhook._webhook w
          WHERE w.id = hook
            AND NOT EXISTS (SELECT FROM chatwebhook.alert a
                             WHERE a.webhook_id = hook AND a.kind = kind AND kind <> 'webhook_disabled'
@@ -65,7 +85,8 @@ BEGIN
     PERFORM chatwebhook._log_alert(changed.webhook_name, changed.message, NOT wanted);
     -- if this fails, keep the alert, and what the transaction was doing
     BEGIN
-        PERFORM chatwebhook._emit_but(hook, 'webhook.alert', changed.chatbot_id, NULL, jsonb_build_object(
+        PERFORM chatwebhook._emit_but(chatwebhook._deaf(chatwebhook._subscribers('webhook.alert', changed.chatbot_id)) || hook,
+            'webhook.alert', changed.chatbot_id, NULL, jsonb_build_object(
             'state', CASE WHEN wanted THEN 'opened' ELSE 'closed' END,
             'alertId', changed.id, 'kind', kind, 'message', changed.message,
             'webhookId', hook, 'webhookName', changed.webhook_name,
@@ -80,7 +101,7 @@ $$;
 COMMENT ON FUNCTION chatwebhook._set_alert(uuid, text, boolean, text) IS
     'Opens or closes an alert of this kind, unless it is open or closed already; logs that, and emits webhook.alert.';
 
-CREATE FUNCTION chatwebhook._check_alerts(webhook_ids uuid[]) RETURNS void
+CREATE FUNCTION chatwebhook._check_alerts_together(webhook_ids uuid[]) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
@@ -91,18 +112,17 @@ DECLARE
     change        record;
 BEGIN
     IF disable_after <> '-1' THEN
-        UPDATE chatwebhook.webhook w
-           SET enabled = false, disabled_at = clock_timestamp(), updated_at = clock_timestamp(),
-               disabled_reason = format('every attempt failed for %s', disable_after)
-          FROM chatwebhook.health h
-         WHERE w.id = ANY (webhook_ids) AND h.webhook_id = w.id AND w.enabled
-           AND h.consecutive_failures >= greatest(max_failures, 1)
-           AND clock_timestamp() - h.failing_since > disable_after::interval;
+        PERFORM chatwebhook._disable(w.id, format('every attempt failed for %s', disable_after))
+           FROM chatwebhook._webhook w
+           JOIN chatwebhook.health h ON h.webhook_id = w.id
+          WHERE w.id = ANY (webhook_ids) AND w.enabled
+            AND h.consecutive_failures >= greatest(max_failures, 1)
+            AND clock_timestamp() - h.failing_since > disable_after::interval;
     END IF;
 
     FOR change IN
         SELECT w.id, k.kind, k.wanted, k.message
-          FROM chatwebhook.webhook w
+          FROM chatwebhook._webhook w
           JOIN chatwebhook.health h ON h.webhook_id = w.id
          CROSS JOIN LATERAL (
                SELECT count(*) AS n, avg((latency >= 0)::integer) AS rate FROM unnest(h.recent) AS latency) r
@@ -120,7 +140,7 @@ BEGIN
                           AND EXISTS (SELECT FROM chatwebhook.queue q WHERE q.webhook_id = w.id)
                      ELSE w.disabled_at IS NOT NULL END,
                 CASE WHEN w.enabled THEN 'nothing can be sent: ' || h.problem
-                     ELSE 'it was disabled: ' || w.disabled_reason END)) AS k (kind, wanted, message)
+                     ELSE 'it was disabled: ' || coalesce(w.disabled_reason, 'no reason is known') END)) AS k (kind, wanted, message)
          WHERE w.id = ANY (webhook_ids)
            AND k.wanted <> EXISTS (SELECT FROM chatwebhook.alert a
                                     WHERE a.webhook_id = w.id AND a.kind = k.kind AND a.closed_at IS NULL)
@@ -130,8 +150,72 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION chatwebhook._check_alerts(uuid[]) IS
+COMMENT ON FUNCTION chatwebhook._check_alerts_together(uuid[]) IS
     'Opens and closes alerts according to the health of these webhooks, and disables those that have failed for too long.';
+
+CREATE FUNCTION chatwebhook._check_alerts(webhook_ids uuid[]) RETURNS uuid[]
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+DECLARE
+    hook   uuid;
+    locked uuid[] := '{}';
+BEGIN
+    BEGIN
+        PERFORM chatwebhook._check_alerts_together(webhook_ids);
+        RETURN locked;
+    EXCEPTION
+        WHEN OTHERS THEN
+            -- find out which one it is
+    END;
+    FOREACH hook IN ARRAY webhook_ids LOOP
+        BEGIN
+            PERFORM chatwebhook._check_alerts_together(ARRAY[hook]);
+        EXCEPTION
+            WHEN OTHERS THEN
+                RAISE WARNING 'could not check the alerts of webhook "%": %',
+                              coalesce((SELECT w.name FROM chatwebhook._webhook w WHERE w.id = hook), hook::text), SQLERRM;
+                IF SQLSTATE IN ('55P03', '40P01', '40001') THEN
+                    locked := locked || hook;
+                END IF;
+        END;
+    END LOOP;
+    RETURN locked;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._check_alerts(uuid[]) IS
+    'Does the same, and if that fails, one by one, so that one failure spoils one check. Returns those to try again, because another transaction has locked their rows.';
+
+/*
+ * A worker must be able to disable a webhook whatever its row holds, so no trigger
+ * checks that again.
+ */
+CREATE FUNCTION chatwebhook._disable(webhook_id uuid, reason text) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+BEGIN
+    BEGIN
+        LOCK TABLE chatwebhook.webhook IN ROW EXCLUSIVE MODE NOWAIT;
+    EXCEPTION
+        WHEN lock_not_available THEN
+            RETURN false;
+    END;
+    PERFORM FROM chatwebhook.webhook w WHERE w.id = webhook_id FOR NO KEY UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE chatwebhook.webhook w
+       SET enabled = false, disabled_at = clock_timestamp(), disabled_reason = reason,
+           updated_at = clock_timestamp()
+     WHERE w.id = webhook_id;
+    PERFORM chatwebhook._check_alerts(ARRAY[webhook_id]);
+    PERFORM chatwebhook._wake(webhook_id);
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._disable(uuid, text) IS
+    'Disables a webhook and opens its alert. False if the webhook does not exist, or another transaction has locked it.';
 
 CREATE FUNCTION chatwebhook._check_backlog(webhook_ids uuid[], dues timestamptz[]) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -145,14 +229,14 @@ BEGIN
                format('a delivery has been due for %s s',
                       round(extract(epoch FROM clock_timestamp() - b.due))) AS message
           FROM unnest(webhook_ids, dues) AS b (id, due)
-          JOIN chatwebhook.webhook w ON w.id = b.id AND w.enabled
+          JOIN chatwebhook._webhook w ON w.id = b.id AND w.enabled
          WHERE NOT EXISTS (SELECT FROM chatwebhook.alert a
                             WHERE a.webhook_id = b.id AND a.kind = 'backlog' AND a.closed_at IS NULL)
         UNION ALL
         SELECT a.webhook_id, false, NULL
           FROM chatwebhook.alert a
          WHERE a.kind = 'backlog' AND a.closed_at IS NULL
-           AND NOT EXISTS (SELECT FROM chatwebhook.webhook w
+           AND NOT EXISTS (SELECT FROM chatwebhook._webhook w
                             WHERE w.id = a.webhook_id AND w.enabled AND w.id = ANY (webhook_ids))
          ORDER BY 1
     LOOP

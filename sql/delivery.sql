@@ -157,7 +157,7 @@ BEGIN
                chatbot_id, conversation_id, ordered, last_error, replies)
         SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
                g.last_attempt_at, g.attempts, g.attempts, g.latency_ms, g.last_status_code,
-               g.chatbot_id, g.conversation_id, g.ordered AND g.conversation_id IS NOT NULL,
+               g.chatbot_id, g.conversation_id, g.ordered AND coalesce(octet_length(g.conversation_id) <= 2000, false),
                g.last_error, g.replies
           FROM (SELECT * FROM dead UNION ALL SELECT * FROM finished) AS g
         RETURNING q.webhook_id

@@ -118,9 +118,15 @@ CREATE FUNCTION chatwebhook._emit_to(webhook_id uuid, type text, chatbot_id text
 COMMENT ON FUNCTION chatwebhook._emit_to(uuid, text, text, text, jsonb) IS
     'Emits an event to one webhook, regardless of its subscription.';
 
-CREATE FUNCTION chatwebhook._emit_but(webhook_id uuid, type text, chatbot_id text, conversation_id text, data jsonb)
+CREATE FUNCTION chatwebhook._subscribers(type text, chatbot_id text) RETURNS uuid[]
+    AS 'MODULE_PATHNAME', 'chatwebhook_subscribers'
+    LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._subscribers(text, text) IS
+    'Returns the webhooks that subscribe to this type of event, whatever their filters.';
+
+CREATE FUNCTION chatwebhook._emit_but(webhook_ids uuid[], type text, chatbot_id text, conversation_id text, data jsonb)
     RETURNS uuid
     AS 'MODULE_PATHNAME', 'chatwebhook_emit_but'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
-COMMENT ON FUNCTION chatwebhook._emit_but(uuid, text, text, text, jsonb) IS
-    'Emits an event to every subscribed webhook except this one.';
+COMMENT ON FUNCTION chatwebhook._emit_but(uuid[], text, text, text, jsonb) IS
+    'Emits an event to every subscribed webhook except these.';

@@ -133,12 +133,12 @@ COMMENT ON COLUMN chatwebhook.worker_status.secrets_encrypted IS
 CREATE VIEW chatwebhook.webhook_health WITH (security_invoker) AS
     SELECT w.id AS webhook_id, w.name, w.public_url AS url,
            CASE WHEN NOT w.enabled THEN 'disabled'
-                WHEN h.problem IS NOT NULL OR s.paused_until IS NOT NULL THEN 'paused'
+                WHEN p.problem IS NOT NULL OR s.paused_until IS NOT NULL THEN 'paused'
                 WHEN h.total = 0 THEN 'idle'
                 WHEN h.consecutive_failures >= l.failures THEN 'failing'
                 WHEN r.success_rate < l.success_rate OR h.consecutive_failures > 0 THEN 'degraded'
                 ELSE 'healthy'
-           END AS state, h.problem,
+           END AS state, p.problem,
            h.total, h.successes, h.failures,
            r.success_rate, r.avg_latency_ms, r.p95_latency_ms,
            h.last_success_at, h.last_failure_at, h.last_error, h.consecutive_failures,
@@ -152,6 +152,10 @@ CREATE VIEW chatwebhook.webhook_health WITH (security_invoker) AS
                  chatwebhook._setting('chatwebhook.alert_success_rate')::double precision AS success_rate
           OFFSET 0
            ) l
+      CROSS JOIN LATERAL (
+          -- it can only have come past the trigger
+          SELECT coalesce(h.problem, 'nothing matches its filter: ' || chatwebhook._filter_problem(w.filter))
+           ) AS p(problem)
       CROSS JOIN LATERAL (
           SELECT pg_catalog.round(pg_catalog.avg((latency >= 0)::integer), 4) AS success_rate,
                  pg_catalog.round(pg_catalog.avg(ms), 1) AS avg_latency_ms,

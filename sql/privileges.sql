@@ -34,7 +34,7 @@ CREATE FUNCTION chatwebhook._privileges(access text) RETURNS SETOF text
       FROM (VALUES
         ('USAGE ON SCHEMA chatwebhook', '{admin,reader,app}'::text[]),
         ('SELECT, INSERT, UPDATE, DELETE ON chatwebhook.webhook', '{admin,app}'),
-        ('SELECT (id, name, chatbot_id, public_url, connector, events, enabled, disabled_at, disabled_reason, created_at, updated_at) ON chatwebhook.webhook', '{reader}'),
+        ('SELECT (id, name, chatbot_id, public_url, connector, events, filter, enabled, disabled_at, disabled_reason, created_at, updated_at) ON chatwebhook.webhook', '{reader}'),
         ('SELECT, INSERT, UPDATE, DELETE ON chatwebhook.event_type', '{admin}'),
         ('SELECT ON chatwebhook.event_type', '{app}'),
         ('SELECT, INSERT, UPDATE, DELETE ON chatwebhook.connector', '{admin}'),
@@ -260,9 +260,11 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chatwebhook FROM PUBLIC;
  */
 GRANT EXECUTE ON FUNCTION chatwebhook._setting(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._mapping(regclass, text, jsonb) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._to_jsonb(anyelement) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._redact(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._encrypts() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._sending(uuid[]) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._filter_problem(jsonpath) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._workers() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._count_deliveries(uuid[], text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._check_connector_access(text) TO PUBLIC;
@@ -286,7 +288,7 @@ GRANT EXECUTE ON FUNCTION chatwebhook.url_encode(text) TO PUBLIC;
 
 /* Monitoring sees figures, and no chats. */
 GRANT USAGE ON SCHEMA chatwebhook TO pg_monitor;
-GRANT SELECT (id, name, chatbot_id, public_url, enabled, disabled_at, disabled_reason) ON chatwebhook.webhook TO pg_monitor;
+GRANT SELECT (id, name, chatbot_id, public_url, filter, enabled, disabled_at, disabled_reason) ON chatwebhook.webhook TO pg_monitor;
 GRANT SELECT (id, webhook_id, created_at, next_attempt_at) ON chatwebhook.queue TO pg_monitor;
 GRANT SELECT (id, webhook_id, webhook_name, last_error, completed_at) ON chatwebhook.dead TO pg_monitor;
 GRANT SELECT ON chatwebhook.health TO pg_monitor;

@@ -14,6 +14,8 @@ CREATE TABLE chatwebhook.vault (
     PRIMARY KEY (webhook_id, name)
 );
 ALTER TABLE chatwebhook.vault ALTER value SET STATISTICS 0;
+-- the workers remove those that have expired
+CREATE INDEX vault_expires_at_idx ON chatwebhook.vault (expires_at) WHERE expires_at IS NOT NULL;
 COMMENT ON TABLE chatwebhook.vault IS
     'Secrets of webhooks. Use secret(), rotate_secret(), set_credential() and create_webhook() instead of this table.';
 COMMENT ON COLUMN chatwebhook.vault.webhook_id IS 'Webhook that the secret belongs to.';
@@ -23,7 +25,7 @@ COMMENT ON COLUMN chatwebhook.vault.value IS
     'The secret, encrypted for this row if chatwebhook.secret_key_file is set.';
 COMMENT ON COLUMN chatwebhook.vault.created_at IS 'When it was set.';
 COMMENT ON COLUMN chatwebhook.vault.expires_at IS
-    'When it ceases to be used; null if never.';
+    'When it ceases to be used; null if never. A worker removes it some minutes later.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.vault', '');
 
 CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.vault
@@ -197,12 +199,21 @@ CREATE FUNCTION chatwebhook.rotate_secret(webhook_id uuid, overlap interval DEFA
 COMMENT ON FUNCTION chatwebhook.rotate_secret(uuid, interval) IS
     'Gives the webhook a new signing secret, and returns it. Until the overlap ends, requests carry signatures with both secrets.';
 
+CREATE FUNCTION chatwebhook._credential_problem(name text, value text) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_credential_problem'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._credential_problem(text, text) IS
+    'Returns why the credential of this name cannot have this value, or null.';
+
 CREATE FUNCTION chatwebhook._do_set_credential(webhook_id uuid, name text, value text)
     RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
 #variable_conflict use_variable
+DECLARE
+    problem text;
+    held    record;
 BEGIN
     IF webhook_id IS NULL OR name IS NULL OR name !~ '^[a-z][a-z0-9_]{0,62}$'
        OR name IN ('signing_secret', 'previous_signing_secret') THEN
@@ -210,18 +221,33 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Use at most 63 lower-case letters, digits and _, such as api_token. For signing secrets, use rotate_secret().';
     END IF;
-    -- keep the webhook from being deleted; it may have been while we waited
-    PERFORM FROM chatwebhook.webhook w WHERE w.id = webhook_id FOR KEY SHARE;
+    -- one credential at a time; the webhook may have been deleted while we waited
+    PERFORM FROM chatwebhook.webhook w WHERE w.id = webhook_id FOR NO KEY UPDATE;
     PERFORM chatwebhook._check_webhook_access(webhook_id);
     IF value IS NULL THEN
         DELETE FROM chatwebhook.vault v WHERE v.webhook_id = webhook_id AND v.name = name;
-    ELSIF value = '' OR length(value) > 65536
-          OR name NOT IN ('client_certificate', 'client_key') AND value !~ E'^[\\x21-\\x7e]([\\x20-\\x7e]*[\\x21-\\x7e])?$' THEN
-        -- the message does not show the value
-        RAISE EXCEPTION 'invalid value for credential "%"', name
-            USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Use one line of printable ASCII, without blanks at either end; for a certificate or key, PEM.';
     ELSE
+        problem := chatwebhook._credential_problem(name, value);
+        IF problem IS NOT NULL THEN
+            -- the message does not show the value
+            RAISE EXCEPTION 'invalid value for credential "%": %', name, problem
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT = CASE WHEN name IN ('client_certificate', 'client_key')
+                                  THEN 'Use PEM of at most 32 kB: certificates, the client''s own first, or a private key without a password.'
+                                  ELSE 'Use one line of printable ASCII, without blanks at either end, of at most 8 kB.' END;
+        END IF;
+        SELECT count(*) AS n, coalesce(sum(octet_length(v.name) + octet_length(v.value)), 0) AS size INTO held
+          FROM chatwebhook.vault v
+         WHERE v.webhook_id = webhook_id
+           AND v.name NOT IN (name, 'signing_secret', 'previous_signing_secret');
+        -- less than the workers load: encryption adds to each, and two secrets sign
+        IF held.n >= 50 OR held.size + length(value) > 88 * 1024 THEN
+            RAISE EXCEPTION 'cannot store credential "%": %', name,
+                    CASE WHEN held.n >= 50 THEN 'the webhook has 50 already'
+                         ELSE 'those of the webhook would take more than 88 kB together' END
+                USING ERRCODE = 'program_limit_exceeded',
+                      HINT = 'Remove one that is not needed: set_credential(webhook_id, name, NULL).';
+        END IF;
         PERFORM chatwebhook._set_secret(webhook_id, name, chatwebhook._seal(webhook_id, name, value));
     END IF;
     PERFORM chatwebhook._wake(webhook_id);
@@ -234,7 +260,7 @@ CREATE FUNCTION chatwebhook.set_credential(webhook_id uuid, name text, value tex
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.set_credential(uuid, text, text) IS
-    'Stores a secret for a webhook. A {{name}} in its URL, headers or auth stands for it. The credentials client_certificate and client_key (PEM) are presented to the receiver in TLS. Null removes the credential. It cannot be read back.';
+    'Stores a secret for a webhook. A {{name}} in its URL, headers or auth stands for it. The credentials client_certificate and client_key (PEM) are presented to the webhook''s own host in TLS, and to no other. A webhook has at most 50, of 8 kB each (PEM: 32 kB) and 88 kB together. Null removes the credential. It cannot be read back.';
 
 CREATE FUNCTION chatwebhook.rekey() RETURNS bigint
     LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE

@@ -2,7 +2,9 @@
  * From a chat row to an event: the trigger, and functions that write it.
  *
  * watch(), unwatch() and backfill() run with the rights and the search_path of
- * their caller, because the condition is the caller's SQL.
+ * their caller, because the condition is the caller's SQL.  So they qualify
+ * every function, operator and type: the caller may be a superuser, and whoever
+ * can create objects in a schema of the search_path may be anybody.
  */
 CREATE FUNCTION chatwebhook.emit() RETURNS trigger
     AS 'MODULE_PATHNAME', 'chatwebhook_emit_trigger'
@@ -94,8 +96,8 @@ CREATE FUNCTION chatwebhook.watch(
     AS $$
 #variable_conflict use_variable
 DECLARE
-    trigger_name text := pg_catalog.format('chatwebhook_%s_%s', event_type, pg_catalog.lower(operation));
-    arguments    text;
+    trigger_name pg_catalog.text := pg_catalog.format('chatwebhook_%s_%s', event_type, pg_catalog.lower(operation));
+    arguments    pg_catalog.text;
 BEGIN
     IF relation IS NULL OR event_type IS NULL OR operation IS NULL THEN
         RAISE EXCEPTION 'watch() needs a relation, an event type and an operation'
@@ -133,7 +135,7 @@ CREATE FUNCTION chatwebhook.unwatch(
     AS $$
 #variable_conflict use_variable
 DECLARE
-    trigger_name text := pg_catalog.format('chatwebhook_%s_%s', event_type, pg_catalog.lower(operation));
+    trigger_name pg_catalog.text := pg_catalog.format('chatwebhook_%s_%s', event_type, pg_catalog.lower(operation));
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t
                     WHERE t.tgrelid OPERATOR(pg_catalog.=) relation::pg_catalog.oid
@@ -146,6 +148,12 @@ END
 $$;
 COMMENT ON FUNCTION chatwebhook.unwatch(regclass, text, text) IS
     'Drops the trigger that watch() created. Returns false if there is none.';
+
+CREATE FUNCTION chatwebhook._to_jsonb(value anyelement) RETURNS jsonb
+    AS 'MODULE_PATHNAME', 'chatwebhook_to_jsonb'
+    LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._to_jsonb(anyelement) IS
+    'Does what to_jsonb() does, but as emit() does it: whatever the TimeZone, DateStyle, IntervalStyle, bytea_output and extra_float_digits of the session.';
 
 CREATE FUNCTION chatwebhook.backfill(
     webhook_id uuid,
@@ -160,13 +168,13 @@ CREATE FUNCTION chatwebhook.backfill(
 #variable_conflict use_variable
 DECLARE
     pair         record;
-    expression   text;
-    data         text := '';
-    in_envelope  text[] := '{}';
-    chatbot      text := 'NULL::text';
-    conversation text := 'NULL::text';
-    owner        text;
-    result       bigint;
+    expression   pg_catalog.text;
+    data         pg_catalog.text := '';
+    in_envelope  pg_catalog.text[] := '{}';
+    chatbot      pg_catalog.text := 'NULL::pg_catalog.text';
+    conversation pg_catalog.text := 'NULL::pg_catalog.text';
+    owner        pg_catalog.text;
+    result       pg_catalog.int8;
 BEGIN
     IF webhook_id IS NULL OR relation IS NULL OR event_type IS NULL THEN
         RAISE EXCEPTION 'backfill() needs a webhook, a relation and an event type'
@@ -182,18 +190,20 @@ BEGIN
                            THEN pg_catalog.quote_literal(pg_catalog.substr(pair.origin, 2))
                            ELSE pg_catalog.format('t.%I', pair.origin) END;
         IF pair.key OPERATOR(pg_catalog.=) 'chatbotId' THEN
-            chatbot := pg_catalog.concat(expression, '::text');
+            chatbot := pg_catalog.concat(expression, '::pg_catalog.text');
             in_envelope := pg_catalog.array_append(in_envelope, pair.origin);
         ELSIF pair.key OPERATOR(pg_catalog.=) 'conversationId' THEN
-            conversation := pg_catalog.concat(expression, '::text');
+            conversation := pg_catalog.concat(expression, '::pg_catalog.text');
             in_envelope := pg_catalog.array_append(in_envelope, pair.origin);
         ELSE
             data := pg_catalog.concat(data, CASE WHEN data OPERATOR(pg_catalog.<>) '' THEN ', ' END,
-                                      pg_catalog.quote_literal(pair.key), ', ', expression);
+                                      pg_catalog.quote_literal(pair.key), ', ',
+                                      CASE WHEN pg_catalog.left(pair.origin, 1) OPERATOR(pg_catalog.=) '@' THEN expression
+                                           ELSE pg_catalog.format('chatwebhook._to_jsonb(%s)', expression) END);
         END IF;
     END LOOP;
     data := CASE WHEN data OPERATOR(pg_catalog.=) ''
-                 THEN pg_catalog.format('pg_catalog.to_jsonb(t) OPERATOR(pg_catalog.-) %L::pg_catalog.text[]', in_envelope)
+                 THEN pg_catalog.format('chatwebhook._to_jsonb(t) OPERATOR(pg_catalog.-) %L::pg_catalog.text[]', in_envelope)
                  ELSE pg_catalog.format('pg_catalog.jsonb_build_object(%s)', data) END;
     EXECUTE pg_catalog.format(
         'SELECT pg_catalog.count(%s) FROM %s t WHERE %s AND (%s)',

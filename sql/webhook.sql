@@ -42,6 +42,8 @@ CREATE TABLE chatwebhook.webhook (
     created_at         timestamptz NOT NULL DEFAULT pg_catalog.now(),
     updated_at         timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
+-- sessions that emit read the webhooks of one chatbot by it (src/subscription.c)
+CREATE INDEX webhook_chatbot_idx ON chatwebhook.webhook (pg_catalog.hashtextextended(chatbot_id, 0));
 ALTER TABLE chatwebhook.webhook
     ALTER url SET STATISTICS 0,
     ALTER headers SET STATISTICS 0,
@@ -52,7 +54,7 @@ COMMENT ON TABLE chatwebhook.webhook IS
 COMMENT ON COLUMN chatwebhook.webhook.id IS 'Identifies the webhook. It cannot be changed.';
 COMMENT ON COLUMN chatwebhook.webhook.name IS 'Name for people and views.';
 COMMENT ON COLUMN chatwebhook.webhook.chatbot_id IS
-    'Chatbot whose events are delivered. Null means every chatbot. The default is the setting chatwebhook.chatbot.';
+    'Chatbot whose events are delivered, by default that of the setting chatwebhook.chatbot. Null means every chatbot. The settings chatwebhook.max_customer_... bound webhooks that have one.';
 COMMENT ON COLUMN chatwebhook.webhook.url IS
     'URL to send requests to: https, unless chatwebhook.allow_http is on. A {{name}} in its path or query, or in place of the whole URL, stands for the credential of that name.';
 COMMENT ON COLUMN chatwebhook.webhook.public_url IS
@@ -60,31 +62,31 @@ COMMENT ON COLUMN chatwebhook.webhook.public_url IS
 COMMENT ON COLUMN chatwebhook.webhook.connector IS
     'Kind of service: a name from the table connector. webhook sends the event itself, signed.';
 COMMENT ON COLUMN chatwebhook.webhook.events IS
-    'Event types to deliver: exact names, or patterns such as message.* and *.';
+    'Event types to deliver, at most 100: exact names, or patterns such as message.* and *. The pattern * does not include events about webhooks, which webhook.* does.';
 COMMENT ON COLUMN chatwebhook.webhook.filter IS
-    'Delivers only events whose envelope matches this jsonpath predicate, as with the operator @@, such as $.data.score < 0.2. A path that is not a predicate, or that fails, matches nothing. Null means no filter.';
+    'Delivers only events whose envelope matches this jsonpath predicate, as with the operator @@, such as $.data.score < 0.2. A path that is not a predicate, or that fails, matches nothing. What could take long is refused, such as comparing two lists, and all filters of an event together have 100 ms. Null means no filter.';
 COMMENT ON COLUMN chatwebhook.webhook.enabled IS
     'If false, no new events are queued, and pending deliveries wait.';
 COMMENT ON COLUMN chatwebhook.webhook.headers IS
-    'Request headers to add, an object of strings. They cannot replace the extension''s own headers. A {{name}} stands for the credential of that name.';
+    'Request headers to add, an object of at most 50 strings and 64 kB. They cannot replace the extension''s own headers. A {{name}} stands for the credential of that name.';
 COMMENT ON COLUMN chatwebhook.webhook.settings IS
-    'Settings of the connector, an object. The comment on the connector''s function lists them.';
+    'Settings of the connector, an object of at most 64 kB. The comment on the connector''s function lists them.';
 COMMENT ON COLUMN chatwebhook.webhook.auth IS
     'How requests authenticate, with credentials as {{name}}: {"type":"bearer","token":"{{name}}"}, {"type":"basic","username":"...","password":"{{name}}"}, {"type":"header","name":"...","value":"{{name}}"}, {"type":"body","name":"...","value":"{{name}}"} (a member of the body) or {"type":"oauth2","token_url":"...","client_id":"...","scope":"..."} (client credentials grant, with the credential client_secret). Null means none of these.';
 COMMENT ON COLUMN chatwebhook.webhook.max_retries IS
-    'Retries after the first attempt, 0 to 100. After the last, the delivery is dead.';
+    'Retries after the first attempt, 0 to 100; with a chatbot_id, at most chatwebhook.max_customer_retries. After the last, the delivery is dead.';
 COMMENT ON COLUMN chatwebhook.webhook.backoff IS 'Wait before the first retry.';
 COMMENT ON COLUMN chatwebhook.webhook.backoff_multiplier IS
     'Factor from one wait to the next, 1 to 10. Each wait is also multiplied by a random 0.5 to 1.5.';
 COMMENT ON COLUMN chatwebhook.webhook.max_backoff IS 'Maximum wait, unless a Retry-After is longer.';
 COMMENT ON COLUMN chatwebhook.webhook.timeout IS
-    'Maximum time for a request, from resolving the host name to the last byte of the reply: 100 ms to 5 minutes. An attempt of a connector can take several requests.';
+    'Maximum time for a request, from resolving the host name to the last byte of the reply: 100 ms to 5 minutes; with a chatbot_id, at most chatwebhook.max_customer_timeout. An attempt of a connector can take several requests.';
 COMMENT ON COLUMN chatwebhook.webhook.rate_limit IS
     'Maximum deliveries per second, over all workers: 0.001 to 100000. Null means no limit.';
 COMMENT ON COLUMN chatwebhook.webhook.max_in_flight IS
-    'Maximum concurrent requests to this webhook from each worker: 1 to 1024. Workers use fewer until the webhook has proved to respond.';
+    'Maximum concurrent requests to this webhook from each worker: 1 to 1024; with a chatbot_id, at most chatwebhook.max_customer_in_flight. Workers use fewer until the webhook has proved to respond.';
 COMMENT ON COLUMN chatwebhook.webhook.ordered IS
-    'If true, deliveries of one conversation are sent one after another, in the order of the events. A retry holds back the deliveries after it; a dead delivery does not.';
+    'If true, deliveries of one conversation are sent one after another, in the order of the events. A retry holds back the deliveries after it; a dead delivery does not. Ids of conversations over 2000 bytes are not ordered.';
 COMMENT ON COLUMN chatwebhook.webhook.batch_size IS
     'Maximum events in one request, 1 to 100. Above 1, the body is an array of events, and the connector must be webhook. Events that arrive faster than requests complete are sent together.';
 COMMENT ON COLUMN chatwebhook.webhook.batch_window IS
@@ -97,6 +99,45 @@ COMMENT ON COLUMN chatwebhook.webhook.disabled_reason IS 'Why the extension disa
 COMMENT ON COLUMN chatwebhook.webhook.created_at IS 'When it was created.';
 COMMENT ON COLUMN chatwebhook.webhook.updated_at IS 'When it was last changed.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.webhook', '');
+
+/*
+ * Roles that may change webhooks can also lock the table, as long as they like.
+ * Sessions that emit, and workers, do not wait for them: meanwhile they read this
+ * copy, which only the owner can lock.
+ */
+CREATE TABLE chatwebhook._webhook (
+    LIKE chatwebhook.webhook INCLUDING COMMENTS,
+    PRIMARY KEY (id)
+);
+CREATE INDEX _webhook_chatbot_idx ON chatwebhook._webhook (pg_catalog.hashtextextended(chatbot_id, 0));
+ALTER TABLE chatwebhook._webhook
+    ALTER url SET STATISTICS 0,
+    ALTER headers SET STATISTICS 0,
+    ALTER settings SET STATISTICS 0,
+    ALTER auth SET STATISTICS 0;
+COMMENT ON TABLE chatwebhook._webhook IS
+    'A copy of the table webhook, which its trigger keeps.';
+
+CREATE FUNCTION chatwebhook._copy_webhook() RETURNS trigger
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        DELETE FROM chatwebhook._webhook;
+        RETURN NULL;
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+        DELETE FROM chatwebhook._webhook c WHERE c.id = OLD.id;
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        INSERT INTO chatwebhook._webhook SELECT NEW.*;
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._copy_webhook() IS
+    'Trigger: keeps the copy of the table webhook.';
 
 /*
  * Checks.  Each error names the value, the reason and the way out.
@@ -113,6 +154,18 @@ CREATE FUNCTION chatwebhook._header_problem(headers jsonb) RETURNS text
 COMMENT ON FUNCTION chatwebhook._header_problem(jsonb) IS
     'Returns why this object cannot be sent as request headers, or null.';
 
+CREATE FUNCTION chatwebhook._json_problem(value jsonb) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_json_problem'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._json_problem(jsonb) IS
+    'Returns what a webhook''s settings or auth have too much of, or null.';
+
+CREATE FUNCTION chatwebhook._filter_problem(filter jsonpath) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_filter_problem'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION chatwebhook._filter_problem(jsonpath) IS
+    'Returns why a webhook cannot have this filter, or null.';
+
 CREATE FUNCTION chatwebhook._auth_problem(auth jsonb) RETURNS text
     LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
@@ -124,6 +177,9 @@ DECLARE
     secret  text;
     key     text;
 BEGIN
+    IF chatwebhook._json_problem(auth) IS NOT NULL THEN
+        RETURN 'it is ' || chatwebhook._json_problem(auth);
+    END IF;
     IF jsonb_typeof(auth) <> 'object' OR jsonb_typeof(auth->'type') IS DISTINCT FROM 'string' THEN
         RETURN 'it is not an object with a type';
     END IF;
@@ -167,6 +223,46 @@ $$;
 COMMENT ON FUNCTION chatwebhook._auth_problem(jsonb) IS
     'Returns why a webhook cannot have this auth, or null.';
 
+/*
+ * Only what is new or changes is checked: an administrator may have lowered a
+ * bound since.  Transactions at the same time do not see each other's webhooks,
+ * so that together they can exceed the number.
+ */
+CREATE FUNCTION chatwebhook._customer_problem(hook chatwebhook.webhook, was chatwebhook.webhook) RETURNS text
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    moved         constant boolean := hook.chatbot_id IS DISTINCT FROM was.chatbot_id;
+    max_retries   constant integer := chatwebhook._setting('chatwebhook.max_customer_retries');
+    max_in_flight constant integer := chatwebhook._setting('chatwebhook.max_customer_in_flight');
+    max_timeout   constant text := chatwebhook._setting('chatwebhook.max_customer_timeout');
+    max_webhooks  constant integer := chatwebhook._setting('chatwebhook.max_customer_webhooks');
+BEGIN
+    IF hook.chatbot_id IS NULL THEN
+        RETURN NULL;
+    END IF;
+    RETURN CASE
+        WHEN (moved OR hook.max_retries IS DISTINCT FROM was.max_retries) AND hook.max_retries > max_retries
+            THEN format('max_retries is %s, more than chatwebhook.max_customer_retries (%s) allows with a chatbot_id',
+                        hook.max_retries, max_retries)
+        WHEN (moved OR hook.max_in_flight IS DISTINCT FROM was.max_in_flight) AND hook.max_in_flight > max_in_flight
+            THEN format('max_in_flight is %s, more than chatwebhook.max_customer_in_flight (%s) allows with a chatbot_id',
+                        hook.max_in_flight, max_in_flight)
+        WHEN (moved OR hook.timeout IS DISTINCT FROM was.timeout) AND hook.timeout > max_timeout::interval
+            THEN format('timeout is %s, more than chatwebhook.max_customer_timeout (%s) allows with a chatbot_id',
+                        hook.timeout, max_timeout)
+        WHEN moved AND max_webhooks >= 0
+             AND (SELECT count(*) FROM chatwebhook.webhook w
+                   WHERE hashtextextended(w.chatbot_id, 0) = hashtextextended(hook.chatbot_id, 0)
+                     AND w.chatbot_id = hook.chatbot_id) >= max_webhooks
+            THEN format('its chatbot has as many webhooks as chatwebhook.max_customer_webhooks (%s) allows', max_webhooks)
+    END;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._customer_problem(chatwebhook.webhook, chatwebhook.webhook) IS
+    'Returns which of the administrator''s bounds for webhooks with a chatbot_id this one exceeds, or null.';
+
 CREATE FUNCTION chatwebhook._check_webhook() RETURNS trigger
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -181,10 +277,54 @@ BEGIN
             USING ERRCODE = 'check_violation',
                   HINT = 'Create another webhook, and delete this one.';
     END IF;
+    -- our own functions, which write these, do not fire this trigger; nor does replication
+    problem := CASE
+        WHEN TG_OP <> 'UPDATE' THEN NULL
+        WHEN NEW.disabled_at IS DISTINCT FROM OLD.disabled_at THEN 'disabled_at'
+        WHEN NEW.disabled_reason IS DISTINCT FROM OLD.disabled_reason THEN 'disabled_reason'
+        WHEN NEW.created_at <> OLD.created_at THEN 'created_at'
+        WHEN NEW.updated_at <> OLD.updated_at THEN 'updated_at'
+    END;
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'cannot change % of webhook "%"', problem, OLD.name
+            USING ERRCODE = 'check_violation',
+                  HINT = 'The extension sets it. To disable the webhook or enable it again, change the column enabled.';
+    END IF;
+    IF TG_OP = 'INSERT' AND NOT restoring THEN
+        NEW.disabled_at := NULL;
+        NEW.disabled_reason := NULL;
+        NEW.created_at := now();
+        NEW.updated_at := NEW.created_at;
+        -- its deliveries would become the new one's, which can be another chatbot's
+        IF NOT EXISTS (SELECT FROM chatwebhook.webhook w WHERE w.id = NEW.id)
+           AND (EXISTS (SELECT FROM chatwebhook.queue q WHERE q.webhook_id = NEW.id)
+                OR EXISTS (SELECT FROM chatwebhook.dead d WHERE d.webhook_id = NEW.id)
+                OR EXISTS (SELECT FROM chatwebhook.history h WHERE h.webhook_id = NEW.id)) THEN
+            RAISE EXCEPTION 'cannot create webhook "%" with the id of a deleted webhook', left(NEW.name, 100)
+                USING ERRCODE = 'check_violation',
+                      HINT = 'Omit the id to have one generated.';
+        END IF;
+    END IF;
     IF btrim(NEW.name) = '' OR length(NEW.name) > 255 OR NEW.name ~ '[[:cntrl:]]' THEN
         RAISE EXCEPTION 'invalid webhook name: "%"', left(NEW.name, 100)
             USING ERRCODE = 'check_violation',
                   HINT = 'Use 1 to 255 characters, without control characters.';
+    END IF;
+    IF octet_length(NEW.chatbot_id) > 1024 THEN
+        RAISE EXCEPTION 'chatbot_id of webhook "%" is too long: "%..."', NEW.name, left(NEW.chatbot_id, 100)
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Use the chatbot''s id, of at most 1024 bytes.';
+    END IF;
+    IF octet_length(NEW.url) > 16384 THEN
+        RAISE EXCEPTION 'cannot deliver to the URL of webhook "%": the URL is too long', NEW.name
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Use at most 4096 characters, with all credentials filled in.';
+    END IF;
+    -- these have line breaks, and are for TLS
+    IF concat(NEW.url, NEW.headers, NEW.auth) ~ E'\\{\\{client_(certificate|key)\\}\\}' THEN
+        RAISE EXCEPTION 'webhook "%" cannot send client_certificate or client_key', NEW.name
+            USING ERRCODE = 'check_violation',
+                  HINT = 'They are used in TLS by themselves. Use a credential of another name.';
     END IF;
     IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.url <> OLD.url) THEN
         problem := CASE WHEN NEW.url !~ E'^\\{\\{[a-z0-9_]+\\}\\}$' THEN chatwebhook._url_problem(NEW.url) END;
@@ -200,7 +340,12 @@ BEGIN
         IF coalesce(array_ndims(NEW.events), 0) <> 1 THEN
             RAISE EXCEPTION 'webhook "%" lists no events', NEW.name
                 USING ERRCODE = 'check_violation',
-                      HINT = 'List event types or patterns, such as ''{lead.captured,message.*}'', or ''{*}'' for all.';
+                      HINT = 'List event types or patterns, such as ''{lead.captured,message.*}'', or ''{*}'' for all but webhook.*.';
+        END IF;
+        IF cardinality(NEW.events) > 100 THEN
+            RAISE EXCEPTION 'webhook "%" lists % events, more than 100', NEW.name, cardinality(NEW.events)
+                USING ERRCODE = 'check_violation',
+                      HINT = 'Use patterns, such as message.*, or several webhooks.';
         END IF;
         FOREACH pattern IN ARRAY NEW.events LOOP
             IF pattern IS NULL OR length(pattern) > 255
@@ -221,12 +366,28 @@ BEGIN
         END LOOP;
     END IF;
 
+    -- one that came without this check can stay: it is checked again when it is loaded
+    IF NOT restoring AND (TG_OP = 'INSERT' OR chatwebhook._filter_problem(OLD.filter) IS NULL) THEN
+        problem := chatwebhook._filter_problem(NEW.filter);
+        IF problem IS NOT NULL THEN
+            RAISE EXCEPTION 'invalid filter of webhook "%": %', NEW.name, problem
+                USING ERRCODE = 'check_violation',
+                      HINT = 'A filter is evaluated while the chat waits, so its cost must be small. Use comparisons such as $.data.score < 0.2, joined by && and ||.';
+        END IF;
+    END IF;
+
     IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.connector <> OLD.connector) THEN
         IF NOT EXISTS (SELECT FROM chatwebhook.connector c WHERE c.name = NEW.connector) THEN
             RAISE EXCEPTION 'connector "%" of webhook "%" does not exist', left(NEW.connector, 100), NEW.name
                 USING ERRCODE = 'check_violation',
                       HINT = 'See the table chatwebhook.connector.';
         END IF;
+    END IF;
+    problem := chatwebhook._json_problem(NEW.settings);
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'settings of webhook "%" are %', NEW.name, problem
+            USING ERRCODE = 'program_limit_exceeded',
+                  HINT = 'Use what the comment on the connector''s function lists, and leave out the rest.';
     END IF;
     IF jsonb_typeof(NEW.settings) <> 'object' THEN
         RAISE EXCEPTION 'settings of webhook "%" are not an object', NEW.name
@@ -278,6 +439,12 @@ BEGIN
         RAISE EXCEPTION 'invalid webhook "%": %', NEW.name, problem
             USING ERRCODE = 'check_violation';
     END IF;
+    problem := CASE WHEN NOT restoring THEN chatwebhook._customer_problem(NEW, OLD) END;
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'invalid webhook "%": %', NEW.name, problem
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Stay within that, or have an administrator raise the setting.';
+    END IF;
 
     IF TG_OP = 'UPDATE' THEN
         NEW.updated_at := now();
@@ -313,7 +480,7 @@ BEGIN
         END IF;
         IF NEW.ordered <> OLD.ordered THEN
             UPDATE chatwebhook.queue q SET ordered = NEW.ordered
-             WHERE q.webhook_id = NEW.id AND q.conversation_id IS NOT NULL;
+             WHERE q.webhook_id = NEW.id AND octet_length(q.conversation_id) <= 2000;
         END IF;
         IF NEW.connector <> OLD.connector THEN
             -- replies to another connector's requests mean nothing to this one
@@ -371,8 +538,14 @@ CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.webhook
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
 CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.webhook
     FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
+CREATE TRIGGER copied AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.webhook
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._copy_webhook();
+CREATE TRIGGER copied_empty AFTER TRUNCATE ON chatwebhook.webhook
+    FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._copy_webhook();
 ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER changed;
 ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER emptied;
+ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER copied;
+ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER copied_empty;
 
 /*
  * Functions

@@ -15,6 +15,7 @@
  */
 #include "postgres.h"
 
+#include "common/pg_prng.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -181,7 +182,7 @@ apply_ending(Delivery *delivery, bool unsent, CwhEnding *ending)
 {
 	Endpoint   *endpoint = delivery->endpoint;
 	TimestampTz now = GetCurrentTimestamp();
-	double		random01 = cwh_random01();
+	double		random01 = pg_prng_double(&pg_global_prng_state);
 	CwhAttempt	attempt;
 	CwhDecision decision;
 	MemoryContext oldcontext;
@@ -331,7 +332,7 @@ start_attempt(Endpoint *endpoint, Delivery *delivery)
 	if (delivery->started_at == 0)
 		delivery->started_at = GetCurrentTimestamp();
 	(void) forget_other_connector(delivery);
-	if (delivery->generation != endpoint->generation)
+	if (delivery->version != endpoint->version)
 		delivery->exchange.step = NULL;
 	if (endpoint->webhook->connector && delivery->exchange.step == NULL)
 	{

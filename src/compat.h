@@ -1,6 +1,6 @@
 /*
  * compat.h
- *		All code that depends on the version of PostgreSQL (14 to 19), as
+ *		All code that depends on the version of PostgreSQL (15 to 19), as
  *		functions with one signature.  See compat_curl.h for libcurl.
  *
  * Copyright (c) 2026, chatwebhook contributors
@@ -8,8 +8,8 @@
 #ifndef CWH_COMPAT_H
 #define CWH_COMPAT_H
 
-#if PG_VERSION_NUM < 140000
-#error "chatwebhook needs PostgreSQL 14 or later"
+#if PG_VERSION_NUM < 150000
+#error "chatwebhook needs PostgreSQL 15 or later"
 #endif
 
 #include "access/genam.h"
@@ -17,9 +17,6 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_proc.h"
 #include "common/base64.h"
-#if PG_VERSION_NUM >= 150000
-#include "common/pg_prng.h"
-#endif
 #include "executor/executor.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -32,6 +29,7 @@
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/jsonb.h"
+#include "utils/jsonpath.h"
 #include "utils/lsyscache.h"	/* since 19 with get_database_name() */
 #include "utils/memutils.h"
 #include "utils/tuplestore.h"
@@ -44,27 +42,6 @@
 #ifndef Abs
 #define Abs(x) ((x) >= 0 ? (x) : -(x))
 #endif
-
-/*
- * Have a function called that requests shared memory.  Version 15 introduced a
- * hook for it; before, libraries requested memory while they were loaded.
- */
-#if PG_VERSION_NUM < 150000
-typedef void (*shmem_request_hook_type) (void);
-#endif
-
-static inline void
-cwh_install_request_hook(shmem_request_hook_type hook,
-						 shmem_request_hook_type *previous)
-{
-#if PG_VERSION_NUM >= 150000
-	*previous = shmem_request_hook;
-	shmem_request_hook = hook;
-#else
-	*previous = NULL;
-	hook();
-#endif
-}
 
 /* Does the current user own this database?  A superuser owns all. */
 static inline bool
@@ -109,17 +86,6 @@ cwh_may_execute(Oid function, Oid role)
 						   ACL_EXECUTE) == ACLCHECK_OK;
 #else
 	return pg_proc_aclcheck(function, role, ACL_EXECUTE) == ACLCHECK_OK;
-#endif
-}
-
-/* Reserve a prefix of settings, so that unknown settings are reported. */
-static inline void
-cwh_reserve_settings(const char *prefix)
-{
-#if PG_VERSION_NUM >= 150000
-	MarkGUCPrefixReserved(prefix);
-#else
-	EmitWarningsOnPlaceholders(prefix);
 #endif
 }
 
@@ -246,6 +212,19 @@ cwh_push_jsonb(CwhJsonbState *state, JsonbIteratorToken token,
 }
 #endif
 
+/* Is this one of jsonpath's methods without arguments that 17 has added? */
+static inline bool
+cwh_is_plain_method(JsonPathItemType type)
+{
+#if PG_VERSION_NUM >= 170000
+	return type == jpiBigint || type == jpiBoolean || type == jpiDate ||
+		type == jpiInteger || type == jpiNumber || type == jpiStringFunc;
+#else
+	(void) type;
+	return false;
+#endif
+}
+
 /* Create a set of wait events that lives as long as the process. */
 static inline WaitEventSet *
 cwh_create_wait_event_set(int nevents)
@@ -269,42 +248,14 @@ cwh_wait_event(const char *name)
 #endif
 }
 
-/* A random number from 0 (inclusive) to 1 (exclusive). */
-static inline double
-cwh_random01(void)
-{
-#if PG_VERSION_NUM >= 150000
-	return pg_prng_double(&pg_global_prng_state);
-#else
-	return random() / (MAX_RANDOM_VALUE + 1.0);
-#endif
-}
-
 /* Set up a set-returning function to fill a tuplestore. */
 static inline void
 cwh_init_materialized(FunctionCallInfo fcinfo)
 {
 #if PG_VERSION_NUM >= 160000
 	InitMaterializedSRF(fcinfo, 0);
-#elif PG_VERSION_NUM >= 150000
-	SetSingleFuncCall(fcinfo, 0);
 #else
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	MemoryContext oldcontext;
-	TupleDesc	tupdesc;
-
-	if (rsinfo == NULL || !IsA(rsinfo, ReturnSetInfo) ||
-		(rsinfo->allowedModes & SFRM_Materialize) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("set-valued function called in context that cannot accept a set")));
-	oldcontext = MemoryContextSwitchTo(rsinfo->econtext->ecxt_per_query_memory);
-	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
-	rsinfo->returnMode = SFRM_Materialize;
-	rsinfo->setResult = tuplestore_begin_heap(true, false, work_mem);
-	rsinfo->setDesc = tupdesc;
-	MemoryContextSwitchTo(oldcontext);
+	SetSingleFuncCall(fcinfo, 0);
 #endif
 }
 

@@ -37,6 +37,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/jsonb.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/syscache.h"
@@ -44,6 +45,7 @@
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
+#include "bounds.h"
 #include "compat.h"
 #include "connector.h"
 #include "envelope.h"
@@ -117,6 +119,7 @@ find_function(const CwhWebhook *webhook, Oid *owner)
 	Oid			function;
 	HeapTuple	tuple;
 	Form_pg_proc form;
+	const char *language;
 
 	if (webhook->function == NULL)
 		ereport(ERROR,
@@ -129,6 +132,13 @@ find_function(const CwhWebhook *webhook, Oid *owner)
 		elog(ERROR, "cache lookup failed for function %u", function);
 	form = (Form_pg_proc) GETSTRUCT(tuple);
 	*owner = form->proowner;
+	/* it may have been replaced since the table connector's trigger looked */
+	language = get_language_name(form->prolang, false);
+	if (strcmp(language, "sql") != 0 && strcmp(language, "plpgsql") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("function %s is written in %s, but a connector must be in sql or plpgsql",
+						webhook->function, language)));
 	if (form->pronargs != 3 || form->proargtypes.values[0] != JSONBOID ||
 		form->proargtypes.values[1] != JSONBOID ||
 		form->proargtypes.values[2] != JSONBOID || form->proretset ||

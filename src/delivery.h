@@ -40,7 +40,7 @@ typedef struct Delivery
 	CwhExchange exchange;
 	CwhWebhook *webhook;		/* that the request points into, or null */
 	uint64		connector_number;	/* the connector that asked for the replies */
-	uint64		generation;		/* of the webhook that the step was made for */
+	uint64		version;		/* of the webhook that the step was made for */
 
 	/* for the first of a batch: the others, which share its request */
 	slist_head	others;

@@ -25,6 +25,7 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/optimizer.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
@@ -39,17 +40,27 @@
 #include "utils/tuplestore.h"
 #include "utils/uuid.h"
 
+#include "changes.h"
 #include "compat.h"
 #include "envelope.h"
+#include "filter.h"
 #include "rows.h"
 #include "settings.h"
 #include "shared.h"
 #include "subscription.h"
+#include "value.h"
 
 PG_FUNCTION_INFO_V1(chatwebhook_emit);
 PG_FUNCTION_INFO_V1(chatwebhook_emit_trigger);
 PG_FUNCTION_INFO_V1(chatwebhook_emit_to);
 PG_FUNCTION_INFO_V1(chatwebhook_emit_but);
+PG_FUNCTION_INFO_V1(chatwebhook_subscribers);
+
+/* The longest chatbotId or conversationId, in bytes. */
+#define MAX_ID			16384
+
+/* The longest conversationId of an ordered delivery; sql/ has it, too. */
+#define MAX_ORDERED_ID	2000
 
 /* Inserts events and their deliveries; opened when there is one to insert. */
 typedef struct Writer
@@ -95,6 +106,7 @@ typedef struct TriggerPlan
 	Source	   *conversation;	/* null: none */
 	Source	   *data;
 	int			ndata;
+	bool		by_settings;	/* a value's text depends on the session */
 } TriggerPlan;
 
 static HTAB *plans = NULL;		/* of TriggerPlan */
@@ -205,6 +217,17 @@ write_delivery_like_last(CwhRows *rows, const pg_uuid_t *webhook_id, int64 id)
 	return true;
 }
 
+/*
+ * Can the deliveries of an event be ordered?  The index that finds those of a
+ * conversation cannot hold a longer id; an id proper is much shorter.
+ */
+static bool
+may_be_ordered(const CwhEvent *event)
+{
+	return event->conversation_id &&
+		strlen(event->conversation_id) <= MAX_ORDERED_ID;
+}
+
 /* Write an event, and its deliveries to these webhooks. */
 static void
 write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
@@ -227,8 +250,7 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 									  &subscription->webhook_id, id))
 			write_delivery(&writer->deliveries, event,
 						   &subscription->webhook_id, id,
-						   subscription->ordered &&
-						   event->conversation_id != NULL);
+						   subscription->ordered && may_be_ordered(event));
 		last = subscription;
 		cwh_hint(&subscription->webhook_id, event->created_at, id, 1);
 	}
@@ -297,6 +319,43 @@ report_missing_key(const char *type, const char *key)
 				   errhint("Add the key to data, with a value that is not null, or change the column \"required\" of chatwebhook.event_type."));
 }
 
+/* A text of an event that is being checked. */
+typedef struct CheckedText
+{
+	const CwhEvent *event;
+	const char *column;
+} CheckedText;
+
+/* Name the text that an error of a conversion is about. */
+static void
+name_column(void *arg)
+{
+	const CheckedText *checked = arg;
+
+	errcontext("%s of event \"%s\", which is sent in UTF-8", checked->column,
+			   checked->event->type);
+}
+
+/* Check an id of an event; null is none. */
+static void
+check_id(const CwhEvent *event, const char *column, const char *id)
+{
+	size_t		len;
+
+	if (id == NULL)
+		return;
+	len = strlen(id);
+	if (len > MAX_ID)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("%s of event \"%s\" is too long", column, event->type),
+				 errdetail("It has %zu bytes, more than %d.", len, MAX_ID),
+				 errhint("Pass an id, and texts in the data.")));
+	if (GetDatabaseEncoding() != PG_UTF8)
+		(void) pg_do_encoding_conversion((unsigned char *) unconstify(char *, id),
+										 len, GetDatabaseEncoding(), PG_UTF8);
+}
+
 /* Raise an error if an event's data is too large as JSON. */
 static void
 check_size(const CwhEvent *event)
@@ -311,10 +370,49 @@ check_size(const CwhEvent *event)
 			 errhint("Emit less, such as a reference to the row, or increase chatwebhook.max_payload_size.")));
 }
 
+/*
+ * Check that an event can be sent: that its texts are not too long, and valid in
+ * UTF-8.  In a database whose encoding is SQL_ASCII, they can be anything.
+ */
+static void
+check_event(const CwhEvent *event)
+{
+	CheckedText checked;
+	ErrorContextCallback callback;
+
+	checked.event = event;
+	callback.callback = name_column;
+	callback.arg = &checked;
+	callback.previous = error_context_stack;
+	if (GetDatabaseEncoding() != PG_UTF8)
+		error_context_stack = &callback;
+	checked.column = "chatbot_id";
+	check_id(event, "chatbot_id", event->chatbot_id);
+	checked.column = "conversation_id";
+	check_id(event, "conversation_id", event->conversation_id);
+	checked.column = "data";
+	check_size(event);
+	error_context_stack = callback.previous;
+}
+
+/* Report that there was no time to evaluate some filters of an event. */
+static void
+report_left_out(const CwhEvent *event, int n)
+{
+	ereport(WARNING,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("event \"%s\" is not sent to %d of its webhooks",
+					event->type, n),
+			 errdetail("Evaluating all filters took longer than %d ms; those that were not evaluated match nothing.",
+					   CWH_FILTERS_MS),
+			 errhint("Emit less data, or use simpler filters.")));
+}
+
 /* The webhooks of this list whose filters match the event. */
 static List *
 apply_filters(List *subscriptions, const CwhEvent *event)
 {
+	CwhFilterBudget budget = {0};
 	Jsonb	   *envelope = NULL;
 	List	   *result = NIL;
 	ListCell   *cell;
@@ -325,32 +423,15 @@ apply_filters(List *subscriptions, const CwhEvent *event)
 
 		if (subscription->filter)
 		{
-			LOCAL_FCINFO(call, 4);
-			Datum		match;
-
 			if (envelope == NULL)
 				envelope = cwh_envelope_jsonb(event);
-			InitFunctionCallInfoData(*call, NULL, 4, InvalidOid, NULL, NULL);
-			call->args[0].value = JsonbPGetDatum(envelope);
-			call->args[1].value = subscription->filter;
-			call->args[2].value = DirectFunctionCall1(jsonb_in,
-													  CStringGetDatum("{}"));
-			call->args[3].value = BoolGetDatum(true);
-			for (int i = 0; i < 4; i++)
-				call->args[i].isnull = false;
-
-			/*
-			 * This is the operator @@, which returns null if the path fails
-			 * or its result is not boolean, but with time zones.  Without
-			 * them, comparing a timestamp with a timestamptz is an error that
-			 * @@ does not suppress, and it would fail the chat's INSERT.
-			 */
-			match = jsonb_path_match_tz(call);
-			if (call->isnull || !DatumGetBool(match))
+			if (!cwh_filter_matches(subscription->filter, envelope, &budget))
 				continue;
 		}
 		result = lappend(result, subscription);
 	}
+	if (budget.left_out > 0)
+		report_left_out(event, budget.left_out);
 	return result;
 }
 
@@ -363,7 +444,7 @@ emit_event(Writer *writer, CwhEvent *event, List *subscriptions)
 {
 	event->created_at = GetCurrentTimestamp();
 	cwh_uuidv7(&event->id, event->created_at);
-	check_size(event);
+	check_event(event);
 	subscriptions = apply_filters(subscriptions, event);
 	if (subscriptions == NIL)
 		return false;
@@ -546,27 +627,29 @@ static void
 emit_row(Writer *writer, TriggerPlan *plan, TupleTableSlot *slot)
 {
 	const CwhEventType *type = check_type(plan->type);
-	uint64		generation = cwh_config_generation();
 	List	   *subscriptions;
 	CwhEvent	event;
+	int			level;
 
 	check_row_keys(plan, type, slot);
 	if (!type->wanted)
 		return;
+	level = plan->by_settings ? cwh_fix_settings() : 0;
 	event.type = plan->type;
 	event.chatbot_id = row_text(plan->chatbot, slot);
 	event.conversation_id = row_text(plan->conversation, slot);
 	subscriptions = cwh_subscriptions(plan->type, event.chatbot_id);
-	if (subscriptions == NIL)
-		return;
-	event.data = row_data(plan, slot);
+	if (subscriptions != NIL)
+		event.data = row_data(plan, slot);
+	if (level > 0)
+		AtEOXact_GUC(true, level);
 
 	/*
 	 * row_data() may have called a user's function, such as a type's output
-	 * function.  If that changed a webhook, our list may have been freed.
+	 * function.  If that emitted an event or changed a webhook, our list may
+	 * have been freed.
 	 */
-	if (generation != cwh_config_generation())
-		subscriptions = cwh_subscriptions(plan->type, event.chatbot_id);
+	subscriptions = cwh_subscriptions(plan->type, event.chatbot_id);
 	if (subscriptions == NIL)
 		return;
 	(void) emit_event(writer, &event, subscriptions);
@@ -696,6 +779,12 @@ make_plan(TriggerPlan *plan, Trigger *trigger, Relation relation)
 		set_source(&plan->data[plan->ndata++], desc, relation,
 				   NameStr(attribute->attname), NameStr(attribute->attname));
 	}
+
+	plan->by_settings =
+		(plan->chatbot && cwh_by_settings(plan->chatbot->type)) ||
+		(plan->conversation && cwh_by_settings(plan->conversation->type));
+	for (int i = 0; i < plan->ndata && !plan->by_settings; i++)
+		plan->by_settings = cwh_by_settings(plan->data[i].type);
 }
 
 /* Get the plan of a trigger. */
@@ -854,18 +943,28 @@ check_keys(const CwhEventType *type, Jsonb *data)
 	}
 }
 
-/* A list of webhooks without one of them. */
+/* A list of webhooks without those in an array. */
 static List *
-leave_out(List *subscriptions, const pg_uuid_t *webhook_id)
+leave_out(List *subscriptions, ArrayType *webhook_ids)
 {
+	Datum	   *ids;
+	bool	   *nulls;
+	int			n;
 	List	   *result = NIL;
 	ListCell   *cell;
 
+	deconstruct_array(webhook_ids, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR,
+					  &ids, &nulls, &n);
 	foreach(cell, subscriptions)
 	{
 		CwhSubscription *subscription = lfirst(cell);
+		bool		found = false;
 
-		if (memcmp(&subscription->webhook_id, webhook_id, UUID_LEN) != 0)
+		for (int i = 0; i < n && !found; i++)
+			found = !nulls[i] &&
+				memcmp(&subscription->webhook_id, DatumGetUUIDP(ids[i]),
+					   UUID_LEN) == 0;
+		if (!found)
 			result = lappend(result, subscription);
 	}
 	return result;
@@ -874,11 +973,11 @@ leave_out(List *subscriptions, const pg_uuid_t *webhook_id)
 /*
  * Emit the event that four arguments of a call, beginning with "first",
  * describe.  It goes to all webhooks that want it; or if "only" is given, to
- * that one whether it wants it or not; or if "but" is given, not to that one.
+ * that one whether it wants it or not; or if "but" is given, not to those.
  */
 static Datum
 emit_arguments(FunctionCallInfo fcinfo, int first, const pg_uuid_t *only,
-			   const pg_uuid_t *but)
+			   ArrayType *but)
 {
 	NullableDatum *args = &fcinfo->args[first];
 	const CwhEventType *type;
@@ -948,11 +1047,40 @@ chatwebhook_emit_to(PG_FUNCTION_ARGS)
 	return emit_arguments(fcinfo, 1, PG_GETARG_UUID_P(0), NULL);
 }
 
-/* SQL: emit an event to all webhooks that want it, except one. */
+/* SQL: emit an event to all webhooks that want it, except some. */
 Datum
 chatwebhook_emit_but(PG_FUNCTION_ARGS)
 {
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	return emit_arguments(fcinfo, 1, NULL, PG_GETARG_UUID_P(0));
+	return emit_arguments(fcinfo, 1, NULL, PG_GETARG_ARRAYTYPE_P(0));
+}
+
+/* SQL: the webhooks that want an event, if their filters match it. */
+Datum
+chatwebhook_subscribers(PG_FUNCTION_ARGS)
+{
+	const CwhEventType *type;
+	List	   *subscriptions = NIL;
+	ListCell   *cell;
+	Datum	   *ids;
+	int			n = 0;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	AcceptInvalidationMessages();
+	type = check_type(TextDatumGetCString(PG_GETARG_DATUM(0)));
+	if (type->wanted)
+		subscriptions = cwh_subscriptions(TextDatumGetCString(PG_GETARG_DATUM(0)),
+										  PG_ARGISNULL(1) ? NULL :
+										  TextDatumGetCString(PG_GETARG_DATUM(1)));
+	ids = palloc((list_length(subscriptions) + 1) * sizeof(Datum));
+	foreach(cell, subscriptions)
+	{
+		CwhSubscription *subscription = lfirst(cell);
+
+		ids[n++] = UUIDPGetDatum(&subscription->webhook_id);
+	}
+	PG_RETURN_ARRAYTYPE_P(construct_array(ids, n, UUIDOID, UUID_LEN, false,
+										  TYPALIGN_CHAR));
 }

@@ -83,6 +83,7 @@ cwh_endpoint(const pg_uuid_t *id)
 	{
 		memset((char *) endpoint + sizeof(pg_uuid_t), 0,
 			   sizeof(Endpoint) - sizeof(pg_uuid_t));
+		endpoint->bucket = cwh_bucket(id->data, UUID_LEN);
 		endpoint->window = FIRST_WINDOW;
 		endpoint->after.due = DT_NOBEGIN;
 		endpoint->token.context = cwh_worker.context;
@@ -193,7 +194,7 @@ static bool
 is_stale(const Endpoint *endpoint)
 {
 	return endpoint->changed ||
-		endpoint->generation != cwh_worker.seen_generation;
+		!cwh_stamp_holds(endpoint->bucket, endpoint->stamp);
 }
 
 /* Have the next transaction see whether its webhook must be read again. */
@@ -538,7 +539,7 @@ on_webhook(void *context, CwhWebhook *webhook)
 	if (endpoint->webhook)
 		replace_webhook(endpoint, webhook);
 	endpoint->webhook = webhook;
-	endpoint->generation = cwh_worker.seen_generation;
+	endpoint->version++;
 	endpoint->gone = false;
 	endpoint->changed = false;
 	cwh_limit_window(endpoint, webhook->max_in_flight);
@@ -567,7 +568,6 @@ on_missing(Endpoint *endpoint)
 		endpoint->gone_since = GetCurrentTimestamp();
 	endpoint->gone = true;
 	endpoint->changed = false;
-	endpoint->generation = cwh_worker.seen_generation;
 	cwh_release_waiting(endpoint);
 	if (cwh_is_missed(endpoint))
 		set_timer(endpoint,
@@ -611,8 +611,7 @@ find_deleted(void)
 	hash_seq_init(&status, table);
 	while ((endpoint = hash_seq_search(&status)) != NULL)
 	{
-		if (endpoint->gone || !is_idle(endpoint) ||
-			endpoint->generation == cwh_worker.seen_generation)
+		if (endpoint->gone || !is_idle(endpoint) || !is_stale(endpoint))
 			continue;
 		endpoint->gone = true;	/* until it is found */
 		endpoint->gone_since = GetCurrentTimestamp();
@@ -657,6 +656,7 @@ cwh_refresh_endpoints(bool swept)
 	HASH_SEQ_STATUS status;
 	Endpoint   *endpoint;
 	pg_uuid_t  *ids;
+	uint64	   *stamps;
 	int			n = 0;
 
 	if (table == NULL)
@@ -665,11 +665,15 @@ cwh_refresh_endpoints(bool swept)
 	{
 		hash_seq_init(&status, table);
 		while ((endpoint = hash_seq_search(&status)) != NULL)
+		{
+			endpoint->changed = endpoint->changed || cwh_worker.new_settings;
 			if (is_stale(endpoint))
 				mark_stale(endpoint);
+		}
 	}
-	cwh_worker.reread_webhooks = false;
+	cwh_worker.reread_webhooks = cwh_worker.new_settings = false;
 	ids = palloc(Max(1, nstale) * sizeof(pg_uuid_t));
+	stamps = palloc(Max(1, nstale) * sizeof(uint64));
 	while (nstale > 0)
 	{
 		endpoint = dlist_container(Endpoint, stale_node,
@@ -679,14 +683,19 @@ cwh_refresh_endpoints(bool swept)
 		if (is_stale(endpoint) &&
 			(endpoint->ready || endpoint->nwaiting > 0 ||
 			 endpoint->in_flight > 0 || endpoint->account.listed))
+		{
+			endpoint->changed = true;	/* until it has been read */
+			stamps[n] = cwh_stamp(endpoint->bucket);
 			ids[n++] = endpoint->id;
+		}
 	}
 	if (n > 0)
 		cwh_webhook_load(ids, n, cwh_worker.context, on_webhook, NULL);
 	for (int i = 0; i < n; i++)
 	{
 		endpoint = cwh_endpoint(&ids[i]);
-		if (is_stale(endpoint))
+		endpoint->stamp = stamps[i];
+		if (endpoint->changed)
 			on_missing(endpoint);
 		else if (!endpoint->webhook->enabled)
 			cwh_release_waiting(endpoint);

@@ -23,6 +23,7 @@
 #include "lib/pairingheap.h"
 #include "utils/timestamp.h"
 
+#include "changes.h"
 #include "delivery.h"
 #include "ledger.h"
 #include "state.h"
@@ -74,7 +75,9 @@ struct Endpoint
 
 	/* the webhook, as it was read */
 	CwhWebhook *webhook;		/* null: not read, or it does not exist */
-	uint64		generation;		/* of the configuration when it was read */
+	CwhBucket	bucket;			/* of its id */
+	uint64		stamp;			/* when it was read: see cwh_stamp() */
+	uint64		version;		/* counts how often it was read */
 	uint64		connector_number;	/* counts its connectors */
 	bool		changed;		/* it must be read again */
 	bool		gone;			/* it does not exist (any more) */

@@ -149,7 +149,8 @@ cwh_gate_install(void)
 {
 	if (!process_shared_preload_libraries_in_progress)
 		return;
-	cwh_install_request_hook(request_memory, &prev_shmem_request_hook);
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = request_memory;
 	prev_shmem_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = create_memory;
 }

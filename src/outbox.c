@@ -43,12 +43,12 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
+#include "changes.h"
 #include "compat.h"
 #include "outbox.h"
 #include "rows.h"
 #include "shared.h"
 #include "statement.h"
-#include "subscription.h"
 /* INDENT OFF */
 /* Columns of sweep_sql and next_due_sql; problems_sql has only the first. */
 enum
@@ -79,7 +79,7 @@ static const char sweep_sql[] =
  */
 static const char catch_up_sql[] =
 	"UPDATE chatwebhook.queue q SET next_attempt_at = $1"
-	"  FROM (SELECT a.id FROM chatwebhook.webhook w"
+	"  FROM (SELECT a.id FROM chatwebhook._webhook w"
 	"         CROSS JOIN LATERAL ("
 	"               SELECT p.id FROM chatwebhook.queue p"
 	"                WHERE p.webhook_id" EQ "w.id AND p.next_attempt_at" GT "$1"
@@ -416,6 +416,9 @@ record_claims(uint64 found, CwhOnClaimed each, void *context)
 		claimed.last_wait_ms = DatumGetInt64(cwh_field(i, CLAIMED_LAST_WAIT_MS, NULL));
 		datum = cwh_field(i, CLAIMED_REPLIES, &isnull);
 		claimed.replies = isnull ? NULL : DatumGetJsonbP(datum);
+		/* what is no array of replies is none of ours */
+		if (claimed.replies && !JB_ROOT_IS_ARRAY(claimed.replies))
+			claimed.replies = NULL;
 		claimed.ordered = DatumGetBool(cwh_field(i, CLAIMED_ORDERED, NULL));
 		datum = cwh_field(i, CLAIMED_EVENT_ID, &isnull);
 		claimed.has_event = !isnull;

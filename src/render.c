@@ -211,7 +211,7 @@ cwh_render(CwhOnRendered each)
 		{
 			note_time(delivery->endpoint, renders[i].took_ms, now);
 			delivery->exchange.step = renders[i].step;
-			delivery->generation = delivery->endpoint->generation;
+			delivery->version = delivery->endpoint->version;
 			each(delivery, renders[i].error);
 		}
 		else

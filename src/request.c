@@ -24,97 +24,8 @@
 #include "request.h"
 #include "settings.h"
 
-#define MAX_CUSTOM_HEADERS		50
-#define MAX_HEADER_NAME			256
-#define MAX_HEADER_VALUE		4096
-
 /* A connector's next request may depend on all of a reply. */
 #define MIN_REPLY_SIZE			(256 * 1024)
-
-/* Headers of HTTP itself and of ours, which nobody else may set. */
-static const char *const reserved_headers[] = {
-	"connection", "content-encoding", "content-length", "content-type",
-	"expect", "host", "keep-alive", "te", "trailer", "transfer-encoding",
-	"upgrade", "user-agent"
-};
-static const char *const reserved_prefixes[] = {
-	"proxy-", "webhook-", "x-webhook-"
-};
-
-/* Is this header's name one that we keep to ourselves? */
-static bool
-is_reserved(const char *name)
-{
-	for (int i = 0; i < lengthof(reserved_headers); i++)
-		if (pg_strcasecmp(name, reserved_headers[i]) == 0)
-			return true;
-	for (int i = 0; i < lengthof(reserved_prefixes); i++)
-		if (pg_strncasecmp(name, reserved_prefixes[i],
-						   strlen(reserved_prefixes[i])) == 0)
-			return true;
-	return false;
-}
-
-/* Is this a header's name, a token of RFC 9110? */
-static bool
-is_token(const char *name)
-{
-	if (name[0] == '\0' || strlen(name) > MAX_HEADER_NAME)
-		return false;
-	return name[strspn(name, "!#$%&'*+-.^_`|~0123456789"
-					   "abcdefghijklmnopqrstuvwxyz"
-					   "ABCDEFGHIJKLMNOPQRSTUVWXYZ")] == '\0';
-}
-
-/* Can this be a header's value: printable ASCII, no blanks at its ends? */
-static bool
-is_value(const char *value, int len)
-{
-	if (len == 0 || len > MAX_HEADER_VALUE ||
-		value[0] == ' ' || value[len - 1] == ' ')
-		return false;
-	for (int i = 0; i < len; i++)
-		if (value[i] < ' ' || value[i] > '~')
-			return false;
-	return true;
-}
-
-/* Why these cannot be sent as request headers; null if they can. */
-const char *
-cwh_header_problem(Jsonb *headers)
-{
-	JsonbIterator *iterator;
-	JsonbIteratorToken token;
-	JsonbValue	value;
-	char	   *name = NULL;
-
-	if (!JB_ROOT_IS_OBJECT(headers))
-		return "they are not an object";
-	if (JB_ROOT_COUNT(headers) > MAX_CUSTOM_HEADERS)
-		return psprintf("there are more than %d", MAX_CUSTOM_HEADERS);
-	iterator = JsonbIteratorInit(&headers->root);
-	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
-	{
-		if (token == WJB_KEY)
-		{
-			name = pnstrdup(value.val.string.val, value.val.string.len);
-			if (!is_token(name))
-				return psprintf("\"%.*s\" is not a header's name",
-								pg_mbcliplen(name, strlen(name), 100), name);
-			if (is_reserved(name))
-				return psprintf("\"%s\" is set by the extension or by HTTP", name);
-		}
-		else if (token == WJB_VALUE)
-		{
-			if (value.type != jbvString)
-				return psprintf("the value of \"%s\" is not a string", name);
-			if (!is_value(value.val.string.val, value.val.string.len))
-				return psprintf("the value of \"%s\" is not 1 to %d printable ASCII characters in one line, without blanks at its ends",
-								name, MAX_HEADER_VALUE);
-		}
-	}
-	return NULL;
-}
 
 /*
  * Building requests
@@ -146,6 +57,7 @@ begin_request(CwhTransfer **made, const CwhWebhook *webhook, const char *url,
 				 errmsg("out of memory")));
 	transfer->request.url = url;
 	transfer->request.timeout_ms = webhook->timeout_ms;
+	transfer->request.discreet = webhook->of_customer;
 	return transfer;
 }
 
@@ -425,7 +337,22 @@ step_request(CwhTransfer **made, const CwhWebhook *webhook,
  * Tokens
  */
 
-/* Make a request for an access token (RFC 6749, 4.4). */
+/* Do two URLs lead to the same host and port? */
+static bool
+is_same_host(const char *a, const char *b)
+{
+	CwhTarget	left;
+	CwhTarget	right;
+
+	return cwh_target_check_url(cwh_target_policy(), a, strlen(a), &left) == NULL &&
+		cwh_target_check_url(cwh_target_policy(), b, strlen(b), &right) == NULL &&
+		left.port == right.port && strcmp(left.host, right.host) == 0;
+}
+
+/*
+ * Make a request for an access token (RFC 6749, 4.4).  The certificate is for
+ * the webhook's own host, and is shown to no other.
+ */
 static void
 token_request(CwhTransfer **made, const CwhWebhook *webhook)
 {
@@ -435,8 +362,11 @@ token_request(CwhTransfer **made, const CwhWebhook *webhook)
 	cwh_transfer_add_line(transfer, "Content-Type: application/x-www-form-urlencoded");
 	cwh_transfer_add_line(transfer, "Accept: application/json");
 	add_common_lines(transfer);
-	transfer->request.client_certificate = webhook->client_certificate;
-	transfer->request.client_key = webhook->client_key;
+	if (is_same_host(webhook->url, webhook->token_url))
+	{
+		transfer->request.client_certificate = webhook->client_certificate;
+		transfer->request.client_key = webhook->client_key;
+	}
 	transfer->request.body = webhook->token_request;
 	transfer->request.body_len = strlen(webhook->token_request);
 	transfer->request.min_response_size = MIN_REPLY_SIZE;

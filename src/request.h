@@ -41,7 +41,6 @@ typedef struct CwhMessage
 	TimestampTz now;			/* signed as of then */
 } CwhMessage;
 
-extern const char *cwh_header_problem(Jsonb *headers);
 
 extern bool cwh_make_request(CwhTransfer **made, const CwhWebhook *webhook,
 							 const CwhStep *step, const CwhMessage *message,

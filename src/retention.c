@@ -7,8 +7,9 @@
  * milliseconds.  It walks over the events from the oldest on, since their ids
  * ascend with time, and removes their finished deliveries where those are old
  * enough; an event goes with its last delivery.  Attempts are walked over
- * likewise, by the ids of their deliveries.  At the end of a pass the walk begins
- * anew, for rows that were not old enough yet.
+ * likewise, by the ids of their deliveries.  At the end of a pass, webhooks with
+ * too much pending are disabled, and expired secrets are removed; then the walk
+ * begins anew, for rows that were not old enough yet.
  *
  * Rows are removed by plain DELETEs, whose locks block nobody; their space is
  * used again after a vacuum.
@@ -27,6 +28,9 @@
 
 /* Events, or attempts, that a step looks at. */
 #define STEP	200
+
+/* Webhooks that a step looks at: each may have many deliveries to count. */
+#define WEBHOOKS_STEP	20
 
 /* INDENT OFF */
 
@@ -80,6 +84,30 @@ static const char attempts_sql[] =
 	") SELECT (SELECT pg_catalog.count(*) FROM batch),"
 	"         (SELECT pg_catalog.max(b.delivery_id) FROM batch b)";
 
+/* Secrets that have expired are of no use but to a thief. */
+static const char secrets_sql[] =
+	"DELETE FROM chatwebhook.vault v"
+	" WHERE v.expires_at" LT "pg_catalog.clock_timestamp()";
+
+/*
+ * The next webhooks.  Those of customers with more deliveries pending than the
+ * administrator allows are disabled.  OFFSET has the counting end there.
+ */
+static const char excess_sql[] =
+	"WITH batch AS MATERIALIZED ("
+	"   SELECT w.id FROM chatwebhook.webhook w"
+	"    WHERE w.id" GT "$1 ORDER BY w.id LIMIT 20"
+	"), excess AS MATERIALIZED ("
+	"   SELECT w.id FROM chatwebhook.webhook w JOIN batch b ON b.id" EQ "w.id"
+	"    WHERE w.enabled AND w.chatbot_id IS NOT NULL"
+	"      AND EXISTS (SELECT FROM chatwebhook.queue q"
+	"                   WHERE q.webhook_id" EQ "w.id OFFSET $2 LIMIT 1)"
+	") SELECT (SELECT pg_catalog.count(*) FROM batch),"
+	"         (SELECT b.id FROM batch b ORDER BY b.id DESC LIMIT 1),"
+	"         (SELECT pg_catalog.count(chatwebhook._disable(e.id, pg_catalog.format("
+	"              'more than %s deliveries are pending (chatwebhook.max_customer_pending)', $2)))"
+	"            FROM excess e)";
+
 static const char rest_sql[] =
 	"WITH closed AS ("
 	"   DELETE FROM chatwebhook.alert a WHERE a.closed_at" LT "$1 RETURNING 1"
@@ -91,6 +119,8 @@ static CwhStatement events_st = {events_sql, 4,
 	{UUIDOID, UUIDOID, TIMESTAMPTZOID, TIMESTAMPTZOID}, NULL};
 static CwhStatement attempts_st = {attempts_sql, 3,
 	{INT8OID, INT8OID, TIMESTAMPTZOID}, NULL};
+static CwhStatement secrets_st = {secrets_sql, 0, {0}, NULL};
+static CwhStatement excess_st = {excess_sql, 2, {UUIDOID, INT8OID}, NULL};
 static CwhStatement rest_st = {rest_sql, 1, {TIMESTAMPTZOID}, NULL};
 /* INDENT ON */
 
@@ -103,10 +133,12 @@ enum
 /* Where the walks have got to. */
 static pg_uuid_t last_event;
 static int64 last_attempt;
+static pg_uuid_t last_webhook;
 static enum
 {
 	EVENTS,
 	ATTEMPTS,
+	WEBHOOKS,
 	REST
 }			walk = EVENTS;
 
@@ -175,10 +207,30 @@ walk_attempts(TimestampTz now)
 	args[2] = TimestampTzGetDatum(old);
 	(void) cwh_run(&attempts_st, args);
 	if (number(SEEN) < STEP)
-		walk = REST;
+		walk = WEBHOOKS;
 	else
 		/* there may be more of the last delivery's */
 		last_attempt = Max(last_attempt + 1, number(LAST) - 1);
+}
+
+/* The next webhooks: disable those with too much pending. */
+static void
+walk_webhooks(void)
+{
+	Datum		args[2];
+
+	if (cwh_max_customer_pending < 0)
+	{
+		walk = REST;
+		return;
+	}
+	args[0] = UUIDPGetDatum(&last_webhook);
+	args[1] = Int64GetDatum(cwh_max_customer_pending);
+	(void) cwh_run(&excess_st, args);
+	if (number(SEEN) < WEBHOOKS_STEP)
+		walk = REST;
+	else
+		last_webhook = *DatumGetUUIDP(cwh_field(0, LAST, NULL));
 }
 
 /* Tables that are small. */
@@ -188,6 +240,7 @@ remove_rest(TimestampTz now)
 	Datum		arg = TimestampTzGetDatum(cutoff(now, cwh_retention));
 
 	(void) cwh_run(&rest_st, &arg);
+	(void) cwh_run(&secrets_st, NULL);
 }
 
 /*
@@ -207,9 +260,13 @@ cwh_retention_step(TimestampTz now, bool *pass_done)
 		case ATTEMPTS:
 			walk_attempts(now);
 			break;
+		case WEBHOOKS:
+			walk_webhooks();
+			break;
 		case REST:
 			remove_rest(now);
 			memset(&last_event, 0, sizeof(last_event));
+			memset(&last_webhook, 0, sizeof(last_webhook));
 			last_attempt = 0;
 			walk = EVENTS;
 			*pass_done = true;

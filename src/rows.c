@@ -29,9 +29,9 @@
 #include "utils/rel.h"
 #include "utils/relcache.h"
 
+#include "changes.h"
 #include "compat.h"
 #include "rows.h"
-#include "subscription.h"
 
 /* The indexes of a table. */
 typedef struct Indexes

@@ -13,7 +13,7 @@
 #include "utils/builtins.h"
 #include "utils/relcache.h"
 
-#include "subscription.h"
+#include "changes.h"
 
 /*
  * The columns of the tables, in the order in which sql/ creates them, from 0.

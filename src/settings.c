@@ -38,6 +38,10 @@ int			cwh_attempt_retention = 30 * SECS_PER_DAY;
 int			cwh_dead_letter_retention = 90 * SECS_PER_DAY;
 int			cwh_alert_backlog = 300;
 int			cwh_breaker_threshold = 10;
+int			cwh_max_customer_in_flight = 64;
+int			cwh_max_customer_timeout = 30000;
+int			cwh_max_customer_retries = 20;
+int			cwh_max_customer_pending = 100000;
 char	   *cwh_ca_file = NULL;
 char	   *cwh_proxy = NULL;
 int			cwh_log_attempts = CWH_LOG_FAILURES;
@@ -48,6 +52,7 @@ char	   *cwh_secret_key_file = NULL;
 /* read by SQL alone */
 static char *chatbot = NULL;
 static int	disable_after = 5 * SECS_PER_DAY;
+static int	max_customer_webhooks = 100;
 static int	alert_failures = 5;
 static double alert_success_rate = 0.9;
 
@@ -246,6 +251,50 @@ define_worker_settings(void)
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 }
 
+/*
+ * Bounds for the webhooks of one chatbot, that is, with a chatbot_id: customers
+ * write those.  SQL checks them when a row is stored; what is stored already is
+ * lowered when a worker loads it.
+ */
+static void
+define_customer_settings(void)
+{
+	/* One customer's webhook must leave slots for the others. */
+	DefineCustomIntVariable("chatwebhook.max_customer_in_flight",
+							"Sets the maximum of max_in_flight for webhooks with a chatbot_id.",
+							"A worker uses no more for those that already have more.",
+							&cwh_max_customer_in_flight, 64, 1, CWH_MAX_WINDOW,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	/* A receiver that hangs holds its slots for as long. */
+	DefineCustomIntVariable("chatwebhook.max_customer_timeout",
+							"Sets the maximum of timeout for webhooks with a chatbot_id.",
+							"A worker waits no longer for those that already have more.",
+							&cwh_max_customer_timeout, 30000, 100, CWH_MAX_TIMEOUT_MS,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+
+	/* Deliveries that cannot succeed should come to an end. */
+	DefineCustomIntVariable("chatwebhook.max_customer_retries",
+							"Sets the maximum of max_retries for webhooks with a chatbot_id.",
+							"A worker makes no more for those that already have more.",
+							&cwh_max_customer_retries, 20, 0, CWH_MAX_RETRIES,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	/* Each webhook multiplies what an event costs. */
+	DefineCustomIntVariable("chatwebhook.max_customer_webhooks",
+							"Sets the maximum number of webhooks with the same chatbot_id.",
+							"Those that exist already stay. -1 means no limit.",
+							&max_customer_webhooks, 100, -1, INT_MAX, PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
+	/* The queue should not fill the disk for a receiver that is too slow. */
+	DefineCustomIntVariable("chatwebhook.max_customer_pending",
+							"Sets the number of pending deliveries above which a webhook with a chatbot_id is disabled.",
+							"A worker counts them every few minutes, so that emitting costs no more. What is pending stays, to be delivered once the webhook is enabled again. -1 means no limit.",
+							&cwh_max_customer_pending, 100000, -1, INT_MAX,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+}
+
 /* Where requests go, and what they look like. */
 static void
 define_request_settings(void)
@@ -400,8 +449,9 @@ void
 cwh_define_settings(void)
 {
 	define_worker_settings();
+	define_customer_settings();
 	define_request_settings();
 	define_data_settings();
 	define_alert_settings();
-	cwh_reserve_settings("chatwebhook");
+	MarkGUCPrefixReserved("chatwebhook");
 }

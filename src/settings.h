@@ -15,6 +15,11 @@
 /* The upper bound of chatwebhook.workers. */
 #define CWH_MAX_WORKERS	16
 
+/* The upper bounds of columns of webhook, for all. */
+#define CWH_MAX_RETRIES		100
+#define CWH_MAX_WINDOW		1024
+#define CWH_MAX_TIMEOUT_MS	300000
+
 typedef enum CwhLogAttempts
 {
 	CWH_LOG_NONE,
@@ -42,6 +47,10 @@ extern int	cwh_attempt_retention;	/* likewise */
 extern int	cwh_dead_letter_retention;	/* likewise */
 extern int	cwh_alert_backlog;	/* seconds; 0: never */
 extern int	cwh_breaker_threshold;	/* 0: never */
+extern int	cwh_max_customer_in_flight;
+extern int	cwh_max_customer_timeout;	/* ms */
+extern int	cwh_max_customer_retries;
+extern int	cwh_max_customer_pending;	/* -1: no limit */
 extern char *cwh_ca_file;
 extern char *cwh_proxy;
 extern int	cwh_log_attempts;

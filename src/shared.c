@@ -108,6 +108,7 @@ typedef struct Shared
 	pg_atomic_uint64 last_id;	/* of deliveries; see cwh_next_id() */
 	pg_atomic_uint64 flush_upto;	/* the launcher is to flush the WAL up to
 									 * here */
+	pg_atomic_uint64 bumps[CWH_BUCKETS];	/* see changes.c */
 
 	int			nslots;			/* constant */
 	WorkerSlot	slots[FLEXIBLE_ARRAY_MEMBER];
@@ -135,6 +136,7 @@ PG_FUNCTION_INFO_V1(chatwebhook_wake);
 
 bool		cwh_preloaded = false;
 ConditionVariable *cwh_settled = NULL;
+pg_atomic_uint64 *cwh_bumps = NULL;
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
@@ -200,6 +202,8 @@ create_memory(void)
 		shared->check_all = true;
 		pg_atomic_init_u64(&shared->last_id, 0);
 		pg_atomic_init_u64(&shared->flush_upto, 0);
+		for (int i = 0; i < CWH_BUCKETS; i++)
+			pg_atomic_init_u64(&shared->bumps[i], 0);
 		ConditionVariableInit(&shared->left);
 		ConditionVariableInit(&shared->settled);
 	}
@@ -212,6 +216,7 @@ create_memory(void)
 	LWLockRelease(AddinShmemInitLock);
 
 	cwh_settled = &shared->settled;
+	cwh_bumps = shared->bumps;
 	cwh_preloaded = true;
 }
 
@@ -976,7 +981,8 @@ cwh_shared_install(void)
 	RegisterXactCallback(at_transaction_end, NULL);
 	if (!process_shared_preload_libraries_in_progress)
 		return;
-	cwh_install_request_hook(request_memory, &prev_shmem_request_hook);
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = request_memory;
 	prev_shmem_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = create_memory;
 }

@@ -11,6 +11,7 @@
 #include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
+#include "port/atomics.h"
 #include "storage/condition_variable.h"
 #include "utils/uuid.h"
 
@@ -21,6 +22,11 @@ extern bool cwh_preloaded;
 
 /* Broadcast when deliveries have been settled; null if not preloaded. */
 extern ConditionVariable *cwh_settled;
+
+/* A counter for each bucket, for changes.c; null if not preloaded. */
+typedef uint16 CwhBucket;
+#define CWH_BUCKETS		1024
+extern pg_atomic_uint64 *cwh_bumps;
 
 extern void cwh_shared_install(void);
 

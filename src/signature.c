@@ -15,8 +15,8 @@
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
+#include "bounds.h"
 #include "compat.h"
-#include "request.h"
 #include "sign.h"
 #include "vault.h"
 

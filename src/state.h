@@ -26,6 +26,7 @@ typedef struct Worker
 										 * holds what precedes the next one */
 	uint64		seen_generation;	/* of the configuration; 0: none yet */
 	bool		reread_webhooks;	/* any webhook may have changed */
+	bool		new_settings;	/* and must be read again if it has not */
 	CwhWorkerState state;		/* what worker_status shows */
 	bool		state_changed;	/* since it was last reported */
 

@@ -2,44 +2,49 @@
  * subscription.c
  *		Which webhooks want an event: a cache in each process.
  *
- * A process fills its cache from the tables event_type and webhook when it
- * first emits, and again after either of them has changed.  Statement triggers
- * on these tables send a relcache invalidation for the table.  It reaches the
- * changing session at once, and other processes when the change commits.
- * Workers learn of changes in the same way: see cwh_config_generation().
+ * The cache has an entry for each chatbot that the process has emitted an event
+ * of, and one for the webhooks without a chatbot_id.  An entry is read from the
+ * table webhook when it is first needed, and again after one of its webhooks
+ * has changed, as changes.c finds out: what one customer changes, others need
+ * not read again.  The event types, which are few, are read all at once.
  *
  * The tables are read with the table access method, not through SQL, since the
  * role that emits has no privileges on them and needs none.  They are locked in
- * AccessShareLock mode while they are read.  Functions here run in the caller's
+ * AccessShareLock mode while they are read, but no lock is waited for.  Functions here run in the caller's
  * transaction, and begin or end none.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
+#include "access/genam.h"
+#include "access/skey.h"
+#include "access/stratnum.h"
 #include "access/table.h"
 #include "access/tableam.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_extension.h"
+#include "access/xlog.h"
+#include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
-#include "fmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
 #include "utils/hsearch.h"
-#include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
+#include "bounds.h"
+#include "changes.h"
 #include "compat.h"
+#include "filter.h"
 #include "subscription.h"
 
-PG_FUNCTION_INFO_V1(chatwebhook_changed);
+/* Forget all chatbots when their webhooks take more memory than this. */
+#define MAX_CACHE_BYTES		(8 * 1024 * 1024)
 
 /* An enabled webhook. */
 typedef struct Subscriber
@@ -56,154 +61,37 @@ typedef struct ChatbotKey
 	uint64		len;
 } ChatbotKey;
 
-/* The webhooks of a chatbot. */
-typedef struct Chatbot
+/* The webhooks of a chatbot, or those without a chatbot_id. */
+typedef struct Entry
 {
 	ChatbotKey	key;			/* hash key */
-	List	   *subscribers;	/* of Subscriber: the webhooks of all chatbots
-								 * with this key */
-} Chatbot;
+	char	   *chatbot_id;		/* ids can have the same key: the last one */
+	CwhBucket	bucket;
+	uint64		stamp;			/* see cwh_stamp(); 0: not read */
+	uint64		checked;		/* it was valid at this generation */
+	MemoryContext context;		/* of the subscribers; null if there are none */
+	List	   *subscribers;	/* of Subscriber */
+	Size		size;			/* bytes, to be counted */
+} Entry;
 
-/* A relation of the extension. */
-typedef struct RelationEntry
-{
-	Oid			oid;			/* kept while invalid, to notice more changes */
-	bool		valid;			/* neither it nor its schema has changed since
-								 * it was looked up */
-} RelationEntry;
-
-static const char *const relation_names[CWH_RELATIONS] = {
-	[CWH_REL_EVENT_TYPE] = "event_type",
-	[CWH_REL_WEBHOOK] = "webhook",
-	[CWH_REL_VAULT] = "vault",
-	[CWH_REL_EVENT] = "event",
-	[CWH_REL_QUEUE] = "queue",
-	[CWH_REL_QUEUE_PKEY] = "queue_pkey",
-	[CWH_REL_HISTORY] = "history",
-	[CWH_REL_DEAD] = "dead",
-	[CWH_REL_DELIVERY_ID_SEQ] = "delivery_id_seq"
-};
-static RelationEntry relations[CWH_RELATIONS];
-
-static uint64 generation = 1;	/* counts changes of the configuration */
-
-static MemoryContext cache_context = NULL;	/* of everything below */
-static bool valid = false;		/* the cache is filled and up to date */
+static MemoryContext types_context = NULL;
 static HTAB *types = NULL;		/* of CwhEventType */
+static uint64 types_resets = 0; /* see CwhChanges; when they were read */
 static CwhEventType *last_type = NULL;	/* the last one looked up, or null */
-static HTAB *chatbots = NULL;	/* of Chatbot */
-static List *everywhere = NIL;	/* of Subscriber: webhooks without chatbot_id */
 
-/* Relcache callback: a relation has changed, or all if relid is invalid. */
-static void
-on_relation_change(Datum arg, Oid relid)
-{
-	/* chatwebhook.c invalidates pg_extension when an extension has changed */
-	bool		configuration = relid == ExtensionRelationId;
+static Entry everywhere;		/* the webhooks without chatbot_id */
+static uint64 everywhere_loads = 0; /* how often they were read */
 
-	for (int i = 0; i < CWH_RELATIONS; i++)
-	{
-		if (relid != InvalidOid && relid != relations[i].oid)
-			continue;
-		relations[i].valid = false;
-		if (i < CWH_CONFIG_RELATIONS)
-			configuration = true;
-	}
-	if (configuration)
-	{
-		valid = false;
-		generation++;
-	}
-}
-
-/* Syscache callback: a schema was created, renamed or dropped. */
-static void
-on_schema_change(Datum arg, int cacheid, uint32 hashvalue)
-{
-	memset(relations, 0, sizeof(relations));
-	valid = false;
-	generation++;
-}
-
-/* Register the callbacks, once in each process. */
-static void
-register_callbacks(void)
-{
-	static bool registered = false;
-
-	if (registered)
-		return;
-	CacheRegisterRelcacheCallback(on_relation_change, (Datum) 0);
-	CacheRegisterSyscacheCallback(NAMESPACEOID, on_schema_change, (Datum) 0);
-	registered = true;
-}
-
-/* The OID of a relation; invalid if it does not exist. */
-static Oid
-find_relation(CwhRelation which)
-{
-	RelationEntry *entry = &relations[which];
-	Oid			namespace;
-	Oid			relation;
-	uint64		started;
-
-	if (entry->valid)
-		return entry->oid;
-	register_callbacks();
-	started = generation;
-	namespace = get_namespace_oid("chatwebhook", true);
-	if (!OidIsValid(namespace))
-		return InvalidOid;
-	relation = get_relname_relid(relation_names[which], namespace);
-	/* do not keep it if something changed during the lookup */
-	if (OidIsValid(relation) && started == generation)
-	{
-		entry->oid = relation;
-		entry->valid = true;
-	}
-	return relation;
-}
-
-/* The OID of a relation; an error if it does not exist. */
-Oid
-cwh_relation(CwhRelation which)
-{
-	Oid			relation = find_relation(which);
-
-	if (!OidIsValid(relation))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation \"chatwebhook.%s\" does not exist",
-						relation_names[which]),
-				 errhint("Use CREATE EXTENSION chatwebhook.")));
-	return relation;
-}
+static MemoryContext cache_context = NULL;	/* of the chatbots */
+static HTAB *chatbots = NULL;	/* of Entry */
+static Size cache_size = 0;		/* the sum of their sizes */
 
 /*
- * A number that increases when webhooks, event types or secrets may have
- * changed, or the extension has.  It counts changes that this process has been
- * informed of, that is, those before its last AcceptInvalidationMessages().
+ * Has any webhook a chatbot_id?  Once one has, that is not looked up again
+ * before a reset, for it only saves time where there are none.
  */
-uint64
-cwh_config_generation(void)
-{
-	/* only changes of relations with a known OID are noticed */
-	for (int i = 0; i < CWH_CONFIG_RELATIONS; i++)
-		(void) find_relation(i);
-	return generation;
-}
-
-/* SQL trigger: invalidate what every session has cached of this table. */
-Datum
-chatwebhook_changed(PG_FUNCTION_ARGS)
-{
-	if (!CALLED_AS_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function \"_changed\" was not called by a trigger")));
-	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
-	return PointerGetDatum(NULL);
-}
+static bool any_chatbot = false;
+static uint64 any_chatbot_checked = 0;	/* at this generation */
 
 /* Convert an array of texts to C strings; nulls are left out. */
 static char **
@@ -263,123 +151,364 @@ load_event_type(TupleTableSlot *slot)
 	strlcpy(key, name, sizeof(key));
 	type = hash_search(types, key, HASH_ENTER, NULL);
 	type->known = true;
-	type->checked = false;
+	type->loads = 0;
 	type->required = text_array(column(slot, "required", &isnull),
 								&type->nrequired);
 }
 
-/* Add a row of webhook to the cache if it is enabled. */
+/*
+ * Can this row of webhook be added to the cache?  One that came past the checks
+ * of SQL can hold anything; the worker shows its problem.
+ */
+static bool
+is_loadable(TupleTableSlot *slot)
+{
+	static const struct
+	{
+		const char *column;
+		Size		most;
+	}			values[] = {
+		{"chatbot_id", CWH_MAX_NAME}, {"events", CWH_MAX_EVENTS_SIZE}
+	};
+
+	for (int i = 0; i < lengthof(values); i++)
+	{
+		bool		isnull;
+		Datum		datum = column(slot, values[i].column, &isnull);
+
+		/* measured without decompressing it */
+		if (!isnull && toast_raw_datum_size(datum) - VARHDRSZ > values[i].most)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Take the filter of a webhook, or 0 if it has none.  Returns false if the filter
+ * may not be evaluated, and so matches nothing: the trigger refuses it, but a
+ * restore, replication or a superuser can get past that.
+ */
+static bool
+load_filter(TupleTableSlot *slot, Datum *filter)
+{
+	bool		isnull;
+	Datum		datum = column(slot, "filter", &isnull);
+
+	*filter = 0;
+	if (isnull)
+		return true;
+	/* before it is detoasted, since it may be huge */
+	if (cwh_filter_problem(datum) != NULL)
+		return false;
+	*filter = PointerGetDatum(PG_DETOAST_DATUM_COPY(datum));
+	return true;
+}
+
+/*
+ * Add a row of webhook to an entry of the cache if it is enabled, and the
+ * chatbot's: the index has found it by a hash.
+ */
 static void
-load_webhook(TupleTableSlot *slot)
+load_webhook(Entry *entry, TupleTableSlot *slot)
 {
 	Subscriber *subscriber;
-	Datum		datum;
+	Datum		filter;
 	bool		isnull;
 
-	if (!DatumGetBool(column(slot, "enabled", &isnull)))
+	if (!DatumGetBool(column(slot, "enabled", &isnull)) ||
+		!is_loadable(slot) || !load_filter(slot, &filter))
+		return;
+	if (entry->chatbot_id &&
+		strcmp(TextDatumGetCString(column(slot, "chatbot_id", &isnull)),
+			   entry->chatbot_id) != 0)
 		return;
 	subscriber = palloc0(sizeof(Subscriber));
 	subscriber->subscription.webhook_id =
 		*DatumGetUUIDP(column(slot, "id", &isnull));
 	subscriber->subscription.ordered =
 		DatumGetBool(column(slot, "ordered", &isnull));
-	datum = column(slot, "filter", &isnull);
-	if (!isnull)
-		subscriber->subscription.filter =
-			PointerGetDatum(PG_DETOAST_DATUM_COPY(datum));
+	subscriber->subscription.filter = filter;
 	subscriber->patterns = text_array(column(slot, "events", &isnull),
 									  &subscriber->npatterns);
-
-	datum = column(slot, "chatbot_id", &isnull);
-	if (isnull)
-		everywhere = lappend(everywhere, subscriber);
-	else
-	{
-		Chatbot    *chatbot;
-		char	   *id = TextDatumGetCString(datum);
-		ChatbotKey	key = chatbot_key(id);
-		bool		found;
-
-		chatbot = hash_search(chatbots, &key, HASH_ENTER, &found);
-		if (!found)
-			chatbot->subscribers = NIL;
-		subscriber->subscription.chatbot_id = id;
-		chatbot->subscribers = lappend(chatbot->subscribers, subscriber);
-	}
+	entry->subscribers = lappend(entry->subscribers, subscriber);
 }
 
-/* Pass every row of a table to a function. */
-static void
-load_table(CwhRelation which, void (*load) (TupleTableSlot *slot))
+/*
+ * Take a snapshot to read the tables with.  What is read outlives this
+ * transaction, and each invalidation is received only once.  So it must have
+ * everything that is committed by now: take the latest snapshot instead of the
+ * transaction's, and only after any wait for the lock.
+ */
+static Snapshot
+take_snapshot(void)
 {
-	Relation	relation = table_open(cwh_relation(which), AccessShareLock);
+	return RegisterSnapshot(GetLatestSnapshot());
+}
+
+/*
+ * Read the event types.  While somebody locks the table, those that were read
+ * before stay.
+ */
+static void
+load_types(void)
+{
+	MemoryContext oldcontext;
+	HASHCTL		info;
+	Relation	relation;
 	Snapshot	snapshot;
 	TupleTableSlot *slot;
 	TableScanDesc scan;
+	uint64		resets;
 
-	/*
-	 * The cache outlives this transaction, and each invalidation is received
-	 * only once.  So it must have everything that is committed by now: take
-	 * the latest snapshot instead of the transaction's, and only after any
-	 * wait for the lock.
-	 */
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	/* no change of what is not known yet would be noticed */
+	(void) cwh_config_generation();
+	if (!cwh_lock_unless_locked(CWH_REL_EVENT_TYPE))
+		return;
+	resets = cwh_changes.resets;
+	types_resets = 0;
+	last_type = NULL;
+	if (types_context)
+		MemoryContextReset(types_context);
+	else
+		types_context = AllocSetContextCreate(CacheMemoryContext,
+											  "chatwebhook event types",
+											  ALLOCSET_DEFAULT_SIZES);
+	memset(&info, 0, sizeof(info));
+	info.keysize = sizeof(((CwhEventType *) NULL)->name);
+	info.entrysize = sizeof(CwhEventType);
+	info.hcxt = types_context;
+	types = hash_create("chatwebhook event types", 64, &info,
+						HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
+
+	oldcontext = MemoryContextSwitchTo(types_context);
+	relation = table_open(cwh_relation(CWH_REL_EVENT_TYPE), NoLock);
+	snapshot = take_snapshot();
 	slot = table_slot_create(relation, NULL);
 	scan = cwh_begin_scan(relation, snapshot);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
-		load(slot);
+		load_event_type(slot);
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	UnregisterSnapshot(snapshot);
 	table_close(relation, AccessShareLock);
+	MemoryContextSwitchTo(oldcontext);
+	/* after a change during the load, use them once and load them again */
+	types_resets = resets;
+	any_chatbot = false;
+	any_chatbot_checked = 0;
 }
 
-/* Fill the cache. */
+/*
+ * Read the rows of webhook that a key on the hash of chatbot_id finds into an
+ * entry; without an entry, stop at the first.  Returns whether there is any.
+ * While somebody locks webhook, its copy is read.
+ */
+static bool
+scan_webhooks(ScanKey key, Entry *entry)
+{
+	bool		original = cwh_lock_unless_locked(CWH_REL_WEBHOOK);
+	Relation	relation = table_open(cwh_relation(original ? CWH_REL_WEBHOOK :
+												   CWH_REL_WEBHOOK_COPY),
+									  original ? NoLock : AccessShareLock);
+	Relation	index = index_open(cwh_relation(original ?
+												CWH_REL_WEBHOOK_CHATBOT :
+												CWH_REL_WEBHOOK_COPY_CHATBOT),
+								   AccessShareLock);
+	Snapshot	snapshot = take_snapshot();
+	TupleTableSlot *slot = table_slot_create(relation, NULL);
+	IndexScanDesc scan = cwh_begin_index_scan(relation, index, snapshot, 1);
+	bool		any = false;
+
+	index_rescan(scan, key, 1, NULL, 0);
+	while (index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		any = true;
+		if (entry == NULL)
+			break;
+		load_webhook(entry, slot);
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	index_close(index, AccessShareLock);
+	table_close(relation, AccessShareLock);
+	return any;
+}
+
+/* Read an entry's webhooks: those of its chatbot, or those of none. */
 static void
-load_cache(void)
+load_entry(Entry *entry)
 {
 	MemoryContext oldcontext;
-	HASHCTL		info;
-	uint64		started;
+	ScanKeyData key;
+	uint64		generation = cwh_config_generation();
+	uint64		stamp;
 
+	if (entry->chatbot_id)
+		ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ,
+					DirectFunctionCall2Coll(hashtextextended,
+											DEFAULT_COLLATION_OID,
+											CStringGetTextDatum(entry->chatbot_id),
+											Int64GetDatum(0)));
+	else
+		ScanKeyEntryInitialize(&key, SK_ISNULL | SK_SEARCHNULL, 1,
+							   InvalidStrategy, InvalidOid, InvalidOid,
+							   InvalidOid, (Datum) 0);
+
+	/* if this fails, the entry is read again */
+	entry->stamp = 0;
+	entry->checked = 0;
+	entry->subscribers = NIL;
+	if (entry->context)
+		MemoryContextReset(entry->context);
+	else
+		entry->context = AllocSetContextCreate(cache_context,
+											   "chatwebhook subscriptions",
+											   ALLOCSET_SMALL_SIZES);
+	/* on a standby, which may be promoted, it lasts until the next change */
+	stamp = RecoveryInProgress() ? 0 : cwh_stamp(entry->bucket);
+	oldcontext = MemoryContextSwitchTo(entry->context);
+	(void) scan_webhooks(&key, entry);
+	MemoryContextSwitchTo(oldcontext);
+	entry->stamp = stamp;
+	entry->checked = generation;
+}
+
+/* Has nothing changed in an entry since it was read? */
+static bool
+is_valid(Entry *entry)
+{
+	if (entry->checked == cwh_changes.generation)
+		return true;
+	if (!cwh_stamp_holds(entry->bucket, entry->stamp))
+		return false;
+	entry->checked = cwh_changes.generation;
+	return true;
+}
+
+/* Forget all chatbots. */
+static void
+reset_cache(void)
+{
+	HASHCTL		info;
+
+	chatbots = NULL;
+	cache_size = 0;
+	everywhere.context = NULL;
+	everywhere.stamp = everywhere.checked = 0;
 	if (cache_context)
 		MemoryContextReset(cache_context);
 	else
 		cache_context = AllocSetContextCreate(CacheMemoryContext,
-											  "chatwebhook subscriptions",
+											  "chatwebhook chatbots",
 											  ALLOCSET_DEFAULT_SIZES);
-	oldcontext = MemoryContextSwitchTo(cache_context);
-	everywhere = NIL;
-	last_type = NULL;
-
 	memset(&info, 0, sizeof(info));
-	info.keysize = sizeof(((CwhEventType *) NULL)->name);
-	info.entrysize = sizeof(CwhEventType);
-	info.hcxt = cache_context;
-	types = hash_create("chatwebhook event types", 64, &info,
-						HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 	info.keysize = sizeof(ChatbotKey);
-	info.entrysize = sizeof(Chatbot);
+	info.entrysize = sizeof(Entry);
+	info.hcxt = cache_context;
 	chatbots = hash_create("chatwebhook chatbots", 64, &info,
 						   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-
-	started = cwh_config_generation();
-	load_table(CWH_REL_EVENT_TYPE, load_event_type);
-	load_table(CWH_REL_WEBHOOK, load_webhook);
-	MemoryContextSwitchTo(oldcontext);
-	/* after a change during the load, use the cache once and load it again */
-	valid = started == generation;
 }
 
-/* Does one of a webhook's patterns match this event type? */
+/* The webhooks without a chatbot_id. */
+static Entry *
+get_everywhere(void)
+{
+	if (is_valid(&everywhere))
+		return &everywhere;
+	if (chatbots == NULL)
+		reset_cache();
+	everywhere.bucket = cwh_bucket("", 0);
+	everywhere_loads++;
+	load_entry(&everywhere);
+	return &everywhere;
+}
+
+/* Read the webhooks of a chatbot that has no entry, or not a valid one. */
+static Entry *
+load_chatbot(const ChatbotKey *key, const char *chatbot_id)
+{
+	Entry	   *entry;
+	bool		found;
+
+	if (chatbots == NULL || cache_size > MAX_CACHE_BYTES)
+		reset_cache();
+	entry = hash_search(chatbots, key, HASH_ENTER, &found);
+	if (!found)
+		memset((char *) entry + sizeof(ChatbotKey), 0,
+			   sizeof(Entry) - sizeof(ChatbotKey));
+	cache_size -= entry->size;
+	entry->size = 0;
+	entry->stamp = entry->checked = 0;
+	if (entry->chatbot_id == NULL || strcmp(entry->chatbot_id, chatbot_id) != 0)
+	{
+		if (entry->chatbot_id)
+			pfree(entry->chatbot_id);
+		entry->chatbot_id = NULL;
+		entry->chatbot_id = MemoryContextStrdup(cache_context, chatbot_id);
+		entry->bucket = cwh_bucket(chatbot_id, key->len);
+	}
+	load_entry(entry);
+	entry->size = 2 * sizeof(Entry) + key->len;
+	if (entry->subscribers == NIL)
+	{
+		MemoryContextDelete(entry->context);
+		entry->context = NULL;
+	}
+	else
+		entry->size += MemoryContextMemAllocated(entry->context, false);
+	cache_size += entry->size;
+	return entry;
+}
+
+/* The webhooks of a chatbot. */
+static Entry *
+get_chatbot(const char *chatbot_id)
+{
+	ChatbotKey	key = chatbot_key(chatbot_id);
+	Entry	   *entry = chatbots == NULL ? NULL :
+		hash_search(chatbots, &key, HASH_FIND, NULL);
+
+	if (entry && is_valid(entry) && strcmp(entry->chatbot_id, chatbot_id) == 0)
+		return entry;
+	return load_chatbot(&key, chatbot_id);
+}
+
+/* Has any webhook a chatbot_id? */
+static bool
+has_any_chatbot(void)
+{
+	ScanKeyData key;
+	uint64		generation;
+
+	if (any_chatbot || any_chatbot_checked == cwh_changes.generation)
+		return any_chatbot;
+	generation = cwh_config_generation();
+	ScanKeyEntryInitialize(&key, SK_ISNULL | SK_SEARCHNOTNULL, 1,
+						   InvalidStrategy, InvalidOid, InvalidOid,
+						   InvalidOid, (Datum) 0);
+	any_chatbot = scan_webhooks(&key, NULL);
+	any_chatbot_checked = generation;
+	return any_chatbot;
+}
+
+/*
+ * Does one of a webhook's patterns match this event type?  The pattern * does not
+ * match the events about webhooks themselves, which only those get that ask for
+ * them.
+ */
 static bool
 matches(const Subscriber *subscriber, const char *type)
 {
+	bool		about_webhooks = strncmp(type, "webhook.", 8) == 0;
+
 	for (int i = 0; i < subscriber->npatterns; i++)
 	{
 		const char *pattern = subscriber->patterns[i];
 		size_t		len = strlen(pattern);
 
+		if (about_webhooks && strcmp(pattern, "*") == 0)
+			continue;
 		if (len > 0 && pattern[len - 1] == '*' ?
 			strncmp(pattern, type, len - 1) == 0 :
 			strcmp(pattern, type) == 0)
@@ -388,52 +517,30 @@ matches(const Subscriber *subscriber, const char *type)
 	return false;
 }
 
-/* The webhooks without a chatbot_id that want this event type. */
+/* Append those of an entry's webhooks that want this event type to a list. */
 static List *
-find_everywhere(const char *type)
+append_matching(List *list, const Entry *entry, const char *type)
 {
-	List	   *result = NIL;
 	ListCell   *cell;
 
-	foreach(cell, everywhere)
+	foreach(cell, entry->subscribers)
 	{
 		Subscriber *subscriber = lfirst(cell);
 
 		if (matches(subscriber, type))
-			result = lappend(result, &subscriber->subscription);
+			list = lappend(list, &subscriber->subscription);
 	}
-	return result;
+	return list;
 }
 
-/* Does any webhook with a chatbot_id want this event type? */
-static bool
-any_chatbot_wants(const char *type)
-{
-	HASH_SEQ_STATUS status;
-	Chatbot    *chatbot;
-	ListCell   *cell;
-
-	hash_seq_init(&status, chatbots);
-	while ((chatbot = hash_seq_search(&status)) != NULL)
-	{
-		foreach(cell, chatbot->subscribers)
-		{
-			if (matches(lfirst(cell), type))
-			{
-				hash_seq_term(&status);
-				return true;
-			}
-		}
-	}
-	return false;
-}
-
-/* Find an event type in the cache, filling it if necessary; or null. */
+/* Find an event type, or null. */
 static CwhEventType *
 find_type(const char *name)
 {
-	if (!valid)
-		load_cache();
+	if (types_resets != cwh_changes.resets)
+		load_types();
+	if (types == NULL)
+		return NULL;
 	/* a trigger that fires for many rows asks for the same type each time */
 	if (last_type == NULL || strcmp(last_type->name, name) != 0)
 		last_type = hash_search(types, name, HASH_FIND, NULL);
@@ -449,25 +556,28 @@ cwh_event_type(const char *name)
 {
 	static CwhEventType unknown;
 	CwhEventType *type = find_type(name);
-	MemoryContext context = cache_context;
+	Entry	   *all = get_everywhere();
+	MemoryContext context = all->context;
 
 	if (type == NULL)
 	{
 		/* not cached, since a session can ask for any number of them */
 		memset(&unknown, 0, sizeof(unknown));
+		/* as long as none could be read, any may be one */
+		unknown.known = types == NULL;
 		strlcpy(unknown.name, name, sizeof(unknown.name));
 		type = &unknown;
 		context = CurrentMemoryContext;
 	}
-	if (!type->checked)
+	if (type->loads != everywhere_loads)
 	{
 		MemoryContext oldcontext = MemoryContextSwitchTo(context);
 
-		type->everywhere = find_everywhere(name);
-		type->wanted = type->everywhere != NIL || any_chatbot_wants(name);
-		type->checked = true;
+		type->everywhere = append_matching(NIL, all, name);
+		type->loads = everywhere_loads;
 		MemoryContextSwitchTo(oldcontext);
 	}
+	type->wanted = type->everywhere != NIL || has_any_chatbot();
 	return type;
 }
 
@@ -479,27 +589,14 @@ cwh_event_type(const char *name)
 List *
 cwh_subscriptions(const char *type, const char *chatbot_id)
 {
-	const CwhEventType *found = find_type(type);
+	const CwhEventType *found;
+	Entry	   *chatbot = NULL;
 	List	   *result;
 
-	result = found && found->checked ? list_copy(found->everywhere) :
-		find_everywhere(type);
+	/* first, for it may forget the other entries */
 	if (chatbot_id)
-	{
-		ChatbotKey	key = chatbot_key(chatbot_id);
-		Chatbot    *chatbot = hash_search(chatbots, &key, HASH_FIND, NULL);
-		ListCell   *cell;
-
-		if (chatbot == NULL)
-			return result;
-		foreach(cell, chatbot->subscribers)
-		{
-			Subscriber *subscriber = lfirst(cell);
-
-			if (strcmp(subscriber->subscription.chatbot_id, chatbot_id) == 0 &&
-				matches(subscriber, type))
-				result = lappend(result, &subscriber->subscription);
-		}
-	}
-	return result;
+		chatbot = get_chatbot(chatbot_id);
+	found = cwh_event_type(type);
+	result = list_copy(found->everywhere);
+	return chatbot ? append_matching(result, chatbot, type) : result;
 }

@@ -678,6 +678,13 @@ finish(Transfer *transfer, CURLcode code)
 			reply->refused = reply->starved = false;
 		}
 		describe_failure(transfer, code);
+		if (transfer->public.request.discreet &&
+			(reply->refused || code == CURLE_COULDNT_RESOLVE_HOST))
+		{
+			/* they must not differ in whether it is tried again, either */
+			reply->refused = false;
+			strlcpy(reply->error, CWH_NO_ADDRESS, sizeof(reply->error));
+		}
 	}
 	retire(transfer);
 	transfer->state = TRANSFER_ENDED;

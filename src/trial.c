@@ -77,8 +77,19 @@ chatwebhook_preview(PG_FUNCTION_ARGS)
 	CwhRender	render;
 	StringInfoData event;
 
+	for (int i = 0; i < 3; i++)
+		if (PG_ARGISNULL(i))
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("argument %d of _preview() is null", i + 1)));
 	memset(&render, 0, sizeof(render));
 	webhook = load_webhook(PG_GETARG_UUID_P(0));
+	if (webhook->argument == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("webhook \"%s\" has no connector that could be called: %s",
+						webhook->name, webhook->problem ? webhook->problem :
+						"it sends the event itself")));
 	initStringInfo(&event);
 	cwh_json_write(&event, PG_GETARG_JSONB_P(1));
 	render.webhook = webhook;

@@ -64,6 +64,10 @@ Upkeep		cwh_upkeep;
 
 static bool stuck_checked = false;
 
+/* Webhooks whose alerts could not be checked, as their rows were locked. */
+static pg_uuid_t locked[ALERTS_BATCH];
+static int	nlocked = 0;
+
 /*
  * Run work() in a transaction of its own, which it begins and commits.  An
  * error is logged and aborts that transaction only; returns false then.
@@ -145,6 +149,19 @@ check_backlogs(void)
 	(void) cwh_run(&check_backlog_st, args);
 }
 
+/* Keep the webhooks in an array, to check their alerts again. */
+static void
+take_locked(ArrayType *array)
+{
+	Datum	   *ids;
+	int			n;
+
+	deconstruct_array(array, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR, &ids,
+					  NULL, &n);
+	for (int i = 0; i < n && i < ALERTS_BATCH; i++)
+		locked[nlocked++] = *DatumGetUUIDP(ids[i]);
+}
+
 /* Open and close alerts. */
 static void
 check_alerts(void)
@@ -152,11 +169,13 @@ check_alerts(void)
 	int			n = Min(cwh_ledger.nalerting, ALERTS_BATCH);
 	Datum		arg;
 
+	nlocked = 0;
 	cwh_begin();
 	if (n > 0)
 	{
 		arg = cwh_uuid_array(cwh_ledger.alerting, n);
 		(void) cwh_run(&check_alerts_st, &arg);
+		take_locked(DatumGetArrayTypeP(cwh_field(0, 0, NULL)));
 	}
 	if (cwh_ledger.check_backlogs)
 		check_backlogs();
@@ -165,7 +184,7 @@ check_alerts(void)
 
 /*
  * Check the alerts that were noted first; false if that failed.  Then those wait
- * behind the others, since another transaction may have locked one of them.
+ * behind the others, as do those whose rows another transaction has locked.
  */
 static bool
 check_some_alerts(void)
@@ -181,7 +200,10 @@ check_some_alerts(void)
 		memcpy(first, alerting, n * sizeof(pg_uuid_t));
 		memmove(alerting, alerting + n, rest * sizeof(pg_uuid_t));
 		if (ok)
-			cwh_ledger.nalerting = rest;
+		{
+			memcpy(alerting + rest, locked, nlocked * sizeof(pg_uuid_t));
+			cwh_ledger.nalerting = rest + nlocked;
+		}
 		else
 			memcpy(alerting + rest, first, n * sizeof(pg_uuid_t));
 	}
@@ -236,7 +258,7 @@ cwh_keep_up(TimestampTz now)
 
 	if (now == DT_NOEND)
 	{
-		while (cwh_ledger.nalerting > 0 && check_some_alerts())
+		while (cwh_ledger.nalerting > 0 && check_some_alerts() && nlocked == 0)
 			;
 		return next;
 	}
@@ -247,7 +269,7 @@ cwh_keep_up(TimestampTz now)
 	{
 		bool		ok = check_some_alerts();
 		TimestampTz end = GetCurrentTimestamp();
-		int			wait_ms = !ok ? FAILED_ALERTS_MS :
+		int			wait_ms = !ok || nlocked > 0 ? FAILED_ALERTS_MS :
 			cwh_ledger.nalerting > 0 ? MORE_ALERTS_MS : ALERTS_MS;
 
 		cwh_upkeep.next_alerts =

@@ -29,7 +29,7 @@ anything_pending(void)
 
 	/* the transaction's own snapshot may be older than the settles */
 	PushActiveSnapshot(GetLatestSnapshot());
-	result = SPI_execute("SELECT 1 FROM chatwebhook.webhook w"
+	result = SPI_execute("SELECT 1 FROM chatwebhook._webhook w"
 						 " WHERE w.enabled AND EXISTS ("
 						 "   SELECT 1 FROM chatwebhook.queue q"
 						 "    WHERE q.webhook_id OPERATOR(pg_catalog.=) w.id)",

@@ -7,6 +7,12 @@
  * credential of that name, its signers, its connector's rules.  What cannot be
  * loaded is the webhook's problem, for which nothing is sent.
  *
+ * A row can be anything: it may have come past the checks of SQL.  So its values
+ * are measured before they are decompressed (bounds.h says how large they may
+ * be), its numbers are brought within their ranges, and whatever still raises an
+ * error does so in a subtransaction.  If that fails for some webhooks, each is
+ * loaded by itself, and the error is the problem of the one that it is about.
+ *
  * Every copy of a secret that is made here is either part of the webhook, whose
  * secrets cwh_webhook_free() overwrites, or overwritten before the function
  * that made it returns.
@@ -17,61 +23,83 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
+#include "bounds.h"
+#include "changes.h"
 #include "compat.h"
 #include "envelope.h"
 #include "secrets.h"
+#include "settings.h"
 #include "statement.h"
 #include "target.h"
 #include "webhook.h"
+
+/* Webhooks that are read by one statement, which bounds what it holds. */
+#define LOAD_AT_ONCE	32
+
+/* The credentials, and the two that sign; CWH_MAX_CREDENTIALS + 2. */
+#define MAX_SECRETS		"52"
 
 /* INDENT OFF */
 /* The columns of load_sql. */
 enum
 {
-	ID, NAME, URL, ENABLED, HEADERS, MAX_RETRIES, BACKOFF, BACKOFF_MULTIPLIER,
-	MAX_BACKOFF, TIMEOUT, MAX_IN_FLIGHT, SECRET_NAMES, SECRET_VALUES,
-	PREVIOUS_UNTIL, AUTH, CONNECTOR, CONNECTOR_FUNCTION, CONNECTOR_REPLIES, ARGUMENT,
-	PROVEN, UPDATED_AT, RATE_LIMIT, BATCH_SIZE, BATCH_WINDOW, NOTED
+	ID, NAME, CHATBOT_ID, URL, ENABLED, HEADERS, MAX_RETRIES, BACKOFF,
+	BACKOFF_MULTIPLIER, MAX_BACKOFF, TIMEOUT, MAX_IN_FLIGHT, SECRETS_FIT,
+	SECRET_NAMES, SECRET_VALUES, PREVIOUS_UNTIL, AUTH, CONNECTOR,
+	CONNECTOR_FUNCTION, CONNECTOR_REPLIES, SETTINGS, PROVEN, UPDATED_AT,
+	RATE_LIMIT, BATCH_SIZE, BATCH_WINDOW, NOTED
 };
 
-static const char load_sql[] =
-	"SELECT w.id, w.name, w.url, w.enabled, w.headers, w.max_retries,"
-	"       w.backoff, w.backoff_multiplier, w.max_backoff, w.timeout,"
-	"       w.max_in_flight, v.names, v.vals, v.previous_until, w.auth,"
-	"       w.connector, c.function, c.replies,"
-	"       pg_catalog.jsonb_build_object('id', w.id, 'name', w.name,"
-	"           'url', w.url, 'chatbotId', w.chatbot_id, 'settings', w.settings),"
-	"       COALESCE(h.consecutive_failures" EQ "0"
-	"                AND h.last_success_at IS NOT NULL, false),"
-	"       w.updated_at, w.rate_limit, w.batch_size, w.batch_window, h.problem"
-	"  FROM chatwebhook.webhook w"
-	"  LEFT JOIN chatwebhook.health h ON h.webhook_id" EQ "w.id"
-	"  LEFT JOIN chatwebhook.connector c ON c.name" EQ "w.connector"
-	" CROSS JOIN LATERAL ("
-	"       SELECT pg_catalog.array_agg(s.name) AS names,"
-	"              pg_catalog.array_agg(s.value) AS vals,"
-	"              pg_catalog.max(s.expires_at) AS previous_until"
-	"         FROM chatwebhook.vault s WHERE s.webhook_id" EQ "w.id) v"
-	" WHERE w.id" EQ "ANY ($1)";
+/*
+ * Nothing large is decompressed here, but for the secrets, and those only if
+ * together they are as small as they should be.  LIMIT bounds the counting.
+ */
+#define LOAD_SQL(table) \
+	"SELECT w.id, w.name, w.chatbot_id, w.url, w.enabled, w.headers," \
+	"       w.max_retries, w.backoff, w.backoff_multiplier, w.max_backoff," \
+	"       w.timeout, w.max_in_flight, held.fit, v.names, v.vals," \
+	"       v.previous_until, w.auth, w.connector, c.function, c.replies," \
+	"       w.settings," \
+	"       COALESCE(h.consecutive_failures" EQ "0" \
+	"                AND h.last_success_at IS NOT NULL, false)," \
+	"       w.updated_at, w.rate_limit, w.batch_size, w.batch_window, h.problem" \
+	"  FROM chatwebhook." table " w" \
+	"  LEFT JOIN chatwebhook.health h ON h.webhook_id" EQ "w.id" \
+	"  LEFT JOIN chatwebhook.connector c" \
+	"    ON c.name" EQ "CASE WHEN pg_catalog.octet_length(w.connector)" LE "63" \
+	"                        THEN w.connector END" \
+	" CROSS JOIN LATERAL (" \
+	"       SELECT pg_catalog.count(*)" LE MAX_SECRETS " AND COALESCE(pg_catalog.sum(" \
+	"              pg_catalog.octet_length(s.name)" ADD \
+	"              pg_catalog.octet_length(s.value)), 0)" LE \
+	"              " CppAsString2(CWH_MAX_SECRETS) " AS fit" \
+	"         FROM (SELECT x.name, x.value FROM chatwebhook.vault x" \
+	"                WHERE x.webhook_id" EQ "w.id LIMIT 100) s) held" \
+	" CROSS JOIN LATERAL (" \
+	"       SELECT pg_catalog.array_agg(s.name) AS names," \
+	"              pg_catalog.array_agg(s.value) AS vals," \
+	"              pg_catalog.max(s.expires_at) AS previous_until" \
+	"         FROM chatwebhook.vault s" \
+	"        WHERE s.webhook_id" EQ "w.id AND held.fit) v" \
+	" WHERE w.id" EQ "ANY ($1)"
 
-static const char find_sql[] =
-	"SELECT w.id FROM chatwebhook.webhook w WHERE w.id" EQ "ANY ($1)";
+#define FIND_SQL(table) \
+	"SELECT w.id FROM chatwebhook." table " w WHERE w.id" EQ "ANY ($1)"
 
 static const char disable_sql[] =
-	"UPDATE chatwebhook.webhook w"
-	"   SET enabled = false, disabled_at = pg_catalog.clock_timestamp(),"
-	"       disabled_reason = $2, updated_at = pg_catalog.clock_timestamp()"
-	" WHERE w.id" EQ "(SELECT x.id FROM chatwebhook.webhook x"
-	"                   WHERE x.id" EQ "$1 FOR NO KEY UPDATE SKIP LOCKED)"
-	" RETURNING w.id";
+	"SELECT chatwebhook._disable($1, $2)";
 
 /*
  * Other workers find the same problem.  No attempt is made while there is one,
@@ -91,8 +119,15 @@ static const char note_problem_sql[] =
 	") SELECT EXISTS (SELECT FROM changed) FROM mine";
 
 
-static CwhStatement load_st = {load_sql, 1, {UUIDARRAYOID}, NULL};
-static CwhStatement find_st = {find_sql, 1, {UUIDARRAYOID}, NULL};
+/* from the table, or from its copy while somebody locks that */
+static CwhStatement load_st[] = {
+	{LOAD_SQL("webhook"), 1, {UUIDARRAYOID}, NULL},
+	{LOAD_SQL("_webhook"), 1, {UUIDARRAYOID}, NULL}
+};
+static CwhStatement find_st[] = {
+	{FIND_SQL("webhook"), 1, {UUIDARRAYOID}, NULL},
+	{FIND_SQL("_webhook"), 1, {UUIDARRAYOID}, NULL}
+};
 static CwhStatement disable_st = {disable_sql, 2, {UUIDOID, TEXTOID}, NULL};
 static CwhStatement note_problem_st = {note_problem_sql, 2, {UUIDOID, TEXTOID}, NULL};
 /* INDENT ON */
@@ -115,58 +150,91 @@ typedef struct Secret
 	char	   *value;			/* to be cleansed */
 } Secret;
 
+/* What loading a webhook needs at hand. */
+typedef struct Loading
+{
+	CwhWebhook *webhook;
+	MemoryContext scratch;		/* for what the webhook need not keep */
+	Secret	   *secrets;
+	int			nsecrets;
+	size_t		filled;			/* bytes of the lines filled in so far */
+} Loading;
+
+/* Note why nothing can be sent for a webhook; the first reason stays. */
+static void
+note(CwhWebhook *webhook, const char *problem)
+{
+	if (webhook->problem == NULL)
+		webhook->problem = problem;
+}
+
+/* A value of a row as jsonb, which the webhook does not keep. */
+static Jsonb *
+scratch_jsonb(const Loading *loading, Datum datum)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(loading->scratch);
+	Jsonb	   *result = DatumGetJsonbP(datum);
+
+	MemoryContextSwitchTo(oldcontext);
+	return result;
+}
+
 /*
  * Open a webhook's secrets.  What cannot be opened is the webhook's problem:
  * nothing is sent for it.
  */
-static int
-open_secrets(CwhWebhook *webhook, uint64 row, Secret **secrets)
+static void
+open_secrets(Loading *loading, uint64 row)
 {
+	CwhWebhook *webhook = loading->webhook;
 	Datum	   *names;
 	Datum	   *values;
 	int			n;
 	bool		isnull;
 	Datum		datum = cwh_field(row, SECRET_NAMES, &isnull);
 
-	*secrets = NULL;
 	if (isnull)
-		return 0;
+		return;
 	deconstruct_array(DatumGetArrayTypeP(datum), TEXTOID, -1, false,
 					  TYPALIGN_INT, &names, NULL, &n);
 	deconstruct_array(DatumGetArrayTypeP(cwh_field(row, SECRET_VALUES, NULL)), BYTEAOID, -1,
 					  false, TYPALIGN_INT, &values, NULL, &n);
-	*secrets = palloc(n * sizeof(Secret));
+	loading->secrets = palloc(n * sizeof(Secret));
 	for (int i = 0; i < n; i++)
 	{
 		const char *problem;
-		Secret	   *secret = &(*secrets)[i];
+		Secret	   *secret = &loading->secrets[i];
 
 		secret->name = TextDatumGetCString(names[i]);
 		secret->value = cwh_vault_reveal(&webhook->id, secret->name,
 										 DatumGetByteaPP(values[i]), &problem);
+		loading->nsecrets++;
 		if (secret->value == NULL)
-			webhook->problem = psprintf("cannot open the secret \"%s\": %s",
-										secret->name, problem);
+			note(webhook, psprintf("cannot open the secret \"%s\": %s",
+								   secret->name, problem));
 	}
-	return n;
 }
 
 /* The value of a secret by its name; null if there is none. */
 static const char *
-find_secret(const Secret *secrets, int n, const char *name, size_t len)
+find_secret(const Loading *loading, const char *name, size_t len)
 {
-	for (int i = 0; i < n; i++)
-		if (secrets[i].value && strlen(secrets[i].name) == len &&
-			memcmp(secrets[i].name, name, len) == 0)
-			return secrets[i].value;
+	for (int i = 0; i < loading->nsecrets; i++)
+	{
+		const Secret *secret = &loading->secrets[i];
+
+		if (secret->value && strlen(secret->name) == len &&
+			memcmp(secret->name, name, len) == 0)
+			return secret->value;
+	}
 	return NULL;
 }
 
 /* A signer for a secret, or null if there is none. */
 static CwhSigner *
-make_signer(const Secret *secrets, int n, const char *name)
+make_signer(const Loading *loading, const char *name)
 {
-	const char *secret = find_secret(secrets, n, name, strlen(name));
+	const char *secret = find_secret(loading, name, strlen(name));
 	const char *problem;
 
 	return secret ? cwh_signer_create(secret, strlen(secret), &problem) : NULL;
@@ -174,18 +242,21 @@ make_signer(const Secret *secrets, int n, const char *name)
 
 /* A copy of a secret that lives as long as the webhook, or null. */
 static char *
-keep_secret(const Secret *secrets, int n, const char *name)
+keep_secret(const Loading *loading, const char *name)
 {
-	const char *secret = find_secret(secrets, n, name, strlen(name));
+	const char *secret = find_secret(loading, name, strlen(name));
 
 	return secret ? pstrdup(secret) : NULL;
 }
 
-/* Is this the name of a secret that signs?  Those are never sent. */
+/* Is this the name of a secret that signs, or is for TLS?  No request has it. */
 static bool
-is_signing_secret(const char *name, size_t len)
+is_never_sent(const char *name, size_t len)
 {
-	static const char *const names[] = {"signing_secret", "previous_signing_secret"};
+	static const char *const names[] = {
+		"signing_secret", "previous_signing_secret", "client_certificate",
+		"client_key"
+	};
 
 	for (int i = 0; i < lengthof(names); i++)
 		if (strlen(names[i]) == len && memcmp(names[i], name, len) == 0)
@@ -196,11 +267,10 @@ is_signing_secret(const char *name, size_t len)
 /*
  * Copy a template with each {{name}} replaced by the credential of that name,
  * to "out" unless that is null.  Returns the length; a credential that is not
- * set is the webhook's problem.
+ * set, or is not for this, is the webhook's problem.
  */
 static size_t
-copy_filled_in(CwhWebhook *webhook, const Secret *secrets, int n,
-			   const char *template, char *out)
+copy_filled_in(const Loading *loading, const char *template, char *out)
 {
 	const char *rest = template;
 	const char *start;
@@ -217,11 +287,14 @@ copy_filled_in(CwhWebhook *webhook, const Secret *secrets, int n,
 		if (out)
 			memcpy(out + len, rest, start - rest);
 		len += start - rest;
-		value = is_signing_secret(name, end - name) ? NULL :
-			find_secret(secrets, n, name, end - name);
+		value = is_never_sent(name, end - name) ? NULL :
+			find_secret(loading, name, end - name);
 		if (value == NULL)
-			webhook->problem = psprintf("the credential \"%.*s\" is not set",
-										(int) (end - name), name);
+			note(loading->webhook,
+				 psprintf(is_never_sent(name, end - name) ?
+						  "the credential \"%.*s\" is never part of a request" :
+						  "the credential \"%.*s\" is not set",
+						  pg_mbcliplen(name, end - name, 100), name));
 		else
 		{
 			if (out)
@@ -235,14 +308,40 @@ copy_filled_in(CwhWebhook *webhook, const Secret *secrets, int n,
 	return len + strlen(rest);
 }
 
-/* The same as a new string, of exactly the size that it needs. */
+/*
+ * The same as a new string, of exactly the size that it needs; empty if that is
+ * too much, which is the webhook's problem.
+ */
 static char *
-fill_in(CwhWebhook *webhook, const Secret *secrets, int n, const char *template)
+fill_in(Loading *loading, const char *what, const char *template)
 {
-	char	   *result = palloc(copy_filled_in(webhook, secrets, n, template,
-											   NULL) + 1);
+	size_t		len = copy_filled_in(loading, template, NULL);
+	char	   *result;
 
-	(void) copy_filled_in(webhook, secrets, n, template, result);
+	loading->filled += len;
+	if (len > CWH_MAX_LINE || loading->filled > CWH_MAX_LINES)
+	{
+		note(loading->webhook,
+			 psprintf("with its credentials filled in, %s is too long", what));
+		return pstrdup("");
+	}
+	result = palloc(len + 1);
+	(void) copy_filled_in(loading, template, result);
+	return result;
+}
+
+/* The same for what becomes a line of a request, or a part of one. */
+static char *
+fill_in_line(Loading *loading, const char *what, const JsonbValue *template)
+{
+	char	   *result = fill_in(loading, what,
+								 pnstrdup(template->val.string.val,
+										  template->val.string.len));
+
+	if (!cwh_is_printable(result))
+		note(loading->webhook,
+			 psprintf("with its credentials filled in, %s is not printable ASCII",
+					  what));
 	return result;
 }
 
@@ -267,23 +366,29 @@ join(const char *one, const char *two, const char *three)
 
 /* Custom headers as lines. */
 static void
-load_headers(CwhWebhook *webhook, Jsonb *headers, const Secret *secrets, int n)
+load_headers(Loading *loading, uint64 row)
 {
+	CwhWebhook *webhook = loading->webhook;
+	Jsonb	   *headers = scratch_jsonb(loading, cwh_field(row, HEADERS, NULL));
+	const char *problem = cwh_header_problem(headers);
 	JsonbIterator *iterator = JsonbIteratorInit(&headers->root);
 	JsonbIteratorToken token;
 	JsonbValue	value;
 	char	   *name = NULL;
 
+	if (problem)
+	{
+		note(webhook, psprintf("its headers cannot be sent: %s", problem));
+		return;
+	}
 	webhook->headers = palloc(Max(1, JB_ROOT_COUNT(headers)) * sizeof(char *));
 	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
 	{
 		if (token == WJB_KEY)
 			name = pnstrdup(value.val.string.val, value.val.string.len);
-		else if (token == WJB_VALUE && value.type == jbvString)
+		else if (token == WJB_VALUE)
 		{
-			char	   *filled = fill_in(webhook, secrets, n,
-										 pnstrdup(value.val.string.val,
-												  value.val.string.len));
+			char	   *filled = fill_in_line(loading, "a header", &value);
 
 			webhook->headers[webhook->nheaders++] = join(name, ": ", filled);
 			cleanse_string(filled);
@@ -353,12 +458,13 @@ body_member(const char *name, const char *value)
 
 /* The credentials that the webhook's auth sends, in one of HTTP's ways. */
 static void
-load_auth(CwhWebhook *webhook, Jsonb *auth, const Secret *secrets, int n)
+load_auth(Loading *loading, Jsonb *auth)
 {
 	static const char *const keys[NAUTH] = {
 		"type", "token", "username", "password", "name", "value", "token_url",
 		"client_id", "scope"
 	};
+	CwhWebhook *webhook = loading->webhook;
 	char	   *values[NAUTH];
 
 	for (int i = 0; i < NAUTH; i++)
@@ -370,9 +476,7 @@ load_auth(CwhWebhook *webhook, Jsonb *auth, const Secret *secrets, int n)
 			getKeyJsonValueFromContainer(&auth->root, keys[i], strlen(keys[i]),
 										 &value) &&
 			value.type == jbvString)
-			values[i] = fill_in(webhook, secrets, n,
-								pnstrdup(value.val.string.val,
-										 value.val.string.len));
+			values[i] = fill_in_line(loading, "its auth", &value);
 	}
 	webhook->auth = CWH_AUTH_HEADER;
 	if (strcmp(values[TYPE], "bearer") == 0)
@@ -386,15 +490,20 @@ load_auth(CwhWebhook *webhook, Jsonb *auth, const Secret *secrets, int n)
 		webhook->auth = CWH_AUTH_BODY;
 		webhook->auth_line = body_member(values[AUTH_NAME], values[VALUE]);
 	}
+	else if (strcmp(values[TYPE], "oauth2") != 0)
+	{
+		webhook->auth = CWH_AUTH_NONE;
+		note(webhook, "its auth has no known type");
+	}
 	else
 	{
-		const char *secret = find_secret(secrets, n, "client_secret",
+		const char *secret = find_secret(loading, "client_secret",
 										 strlen("client_secret"));
 
 		webhook->auth = CWH_AUTH_OAUTH2;
 		webhook->token_url = pstrdup(values[TOKEN_URL]);
 		if (secret == NULL)
-			webhook->problem = "the credential \"client_secret\" is not set";
+			note(webhook, "the credential \"client_secret\" is not set");
 		webhook->token_request = token_request(values, secret ? secret : "");
 	}
 	for (int i = 0; i < NAUTH; i++)
@@ -483,100 +592,332 @@ parse_rules(Jsonb *rules, CwhWebhook *webhook)
 	}
 }
 
+/* Add a member with a string, or null, to an object that is being built. */
+static void
+push_string(CwhJsonbState *state, const char *key, const char *string)
+{
+	JsonbValue	value;
+
+	value.type = jbvString;
+	value.val.string.val = unconstify(char *, key);
+	value.val.string.len = strlen(key);
+	cwh_push_jsonb(state, WJB_KEY, &value);
+	value.type = string ? jbvString : jbvNull;
+	if (string)
+	{
+		value.val.string.val = unconstify(char *, string);
+		value.val.string.len = strlen(string);
+	}
+	cwh_push_jsonb(state, WJB_VALUE, &value);
+}
+
+/* The webhook as its connector's function gets it. */
+static Jsonb *
+connector_argument(const Loading *loading, uint64 row, Jsonb *settings)
+{
+	const CwhWebhook *webhook = loading->webhook;
+	MemoryContext oldcontext = MemoryContextSwitchTo(loading->scratch);
+	CwhJsonbState state = {0};
+	char		id[CWH_UUID_LEN + 1];
+	JsonbValue	value;
+	Jsonb	   *argument;
+
+	cwh_uuid_text(&webhook->id, id);
+	cwh_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
+	push_string(&state, "id", id);
+	push_string(&state, "name", webhook->name);
+	push_string(&state, "url", webhook->url_template);
+	push_string(&state, "chatbotId", cwh_field_text(row, CHATBOT_ID));
+	value.type = jbvString;
+	value.val.string.val = "settings";
+	value.val.string.len = strlen("settings");
+	cwh_push_jsonb(&state, WJB_KEY, &value);
+	value.type = jbvBinary;
+	value.val.binary.data = &settings->root;
+	value.val.binary.len = VARSIZE(settings) - VARHDRSZ;
+	cwh_push_jsonb(&state, WJB_VALUE, &value);
+	cwh_push_jsonb(&state, WJB_END_OBJECT, NULL);
+	argument = JsonbValueToJsonb(state.result);
+	MemoryContextSwitchTo(oldcontext);
+	return (Jsonb *) DatumGetPointer(datumCopy(JsonbPGetDatum(argument), false,
+											   -1));
+}
+
 /* What a webhook with a connector needs. */
 static void
-load_connector(CwhWebhook *webhook, uint64 row, const char *url)
+load_connector(Loading *loading, uint64 row, const char *url)
 {
+	CwhWebhook *webhook = loading->webhook;
 	char	   *name = cwh_field_text(row, CONNECTOR);
+	Jsonb	   *settings;
 	bool		isnull;
 	Datum		rules;
 
-	if (strcmp(name, "webhook") == 0)
+	if (name == NULL || strcmp(name, "webhook") == 0)
 		return;
 	webhook->connector = name;
 	webhook->function = cwh_field_text(row, CONNECTOR_FUNCTION);
 	webhook->url_template = pstrdup(url);
+	webhook->batch_size = 1;
 	rules = cwh_field(row, CONNECTOR_REPLIES, &isnull);
 	if (!isnull)
-		parse_rules(DatumGetJsonbP(rules), webhook);
-	webhook->argument = DatumGetJsonbPCopy(cwh_field(row, ARGUMENT, NULL));
+		parse_rules(scratch_jsonb(loading, rules), webhook);
+	settings = scratch_jsonb(loading, cwh_field(row, SETTINGS, NULL));
+	if (JB_ROOT_IS_OBJECT(settings))
+		webhook->argument = connector_argument(loading, row, settings);
+	else
+		note(webhook, "its settings are not an object");
 }
 
-/* The columns that say how a webhook is sent to. */
+/* A number, or the nearest one within these limits. */
+static int64
+within(int64 value, int64 least, int64 most)
+{
+	return Max(least, Min(value, most));
+}
+
+/*
+ * The columns that say how a webhook is sent to, within the ranges that SQL
+ * allows, and for those of one chatbot within the administrator's bounds.
+ */
 static void
 load_policy(CwhWebhook *webhook, uint64 row)
 {
+	static const int64 day_ms = 86400000;
+	int			retries = CWH_MAX_RETRIES;
+	int			timeout_ms = CWH_MAX_TIMEOUT_MS;
+	int			in_flight = CWH_MAX_WINDOW;
+	double		number;
 	bool		isnull;
 	Datum		datum;
 
-	webhook->retry.max_retries = DatumGetInt32(cwh_field(row, MAX_RETRIES, NULL));
-	webhook->retry.backoff_ms = interval_ms(cwh_field(row, BACKOFF, NULL));
-	webhook->retry.multiplier =
-		DatumGetFloat8(cwh_field(row, BACKOFF_MULTIPLIER, NULL));
-	webhook->retry.max_backoff_ms = interval_ms(cwh_field(row, MAX_BACKOFF, NULL));
-	webhook->timeout_ms = (long) interval_ms(cwh_field(row, TIMEOUT, NULL));
-	webhook->max_in_flight = DatumGetInt32(cwh_field(row, MAX_IN_FLIGHT, NULL));
+	(void) cwh_field(row, CHATBOT_ID, &isnull);
+	webhook->of_customer = !isnull;
+	if (webhook->of_customer)
+	{
+		retries = cwh_max_customer_retries;
+		timeout_ms = cwh_max_customer_timeout;
+		in_flight = cwh_max_customer_in_flight;
+	}
+	webhook->retry.max_retries =
+		within(DatumGetInt32(cwh_field(row, MAX_RETRIES, NULL)), 0, retries);
+	webhook->retry.backoff_ms =
+		within(interval_ms(cwh_field(row, BACKOFF, NULL)), 10, day_ms);
+	number = DatumGetFloat8(cwh_field(row, BACKOFF_MULTIPLIER, NULL));
+	webhook->retry.multiplier = number >= 1 ? Min(number, 10) : 1;
+	webhook->retry.max_backoff_ms =
+		within(interval_ms(cwh_field(row, MAX_BACKOFF, NULL)), 10, 7 * day_ms);
+	webhook->timeout_ms =
+		within(interval_ms(cwh_field(row, TIMEOUT, NULL)), 100, timeout_ms);
+	webhook->max_in_flight =
+		within(DatumGetInt32(cwh_field(row, MAX_IN_FLIGHT, NULL)), 1, in_flight);
 	datum = cwh_field(row, RATE_LIMIT, &isnull);
-	webhook->rate_limit = isnull ? 0 : DatumGetFloat8(datum);
-	webhook->batch_size = DatumGetInt32(cwh_field(row, BATCH_SIZE, NULL));
-	webhook->batch_window_ms = interval_ms(cwh_field(row, BATCH_WINDOW, NULL));
+	number = isnull ? 0 : DatumGetFloat8(datum);
+	webhook->rate_limit = isnull ? 0 : number >= 0.001 ? Min(number, 100000) : 0.001;
+	webhook->batch_size =
+		within(DatumGetInt32(cwh_field(row, BATCH_SIZE, NULL)), 1, CWH_MAX_BATCH);
+	webhook->batch_window_ms =
+		within(interval_ms(cwh_field(row, BATCH_WINDOW, NULL)), 0, 60000);
 }
 
 /* What signs its requests, and what its TLS connections show. */
 static void
-load_keys(CwhWebhook *webhook, uint64 row, const Secret *secrets, int n)
+load_keys(const Loading *loading, uint64 row)
 {
+	CwhWebhook *webhook = loading->webhook;
 	bool		isnull;
 	Datum		datum;
 
-	webhook->signer = make_signer(secrets, n, "signing_secret");
-	webhook->previous = make_signer(secrets, n, "previous_signing_secret");
+	webhook->signer = make_signer(loading, "signing_secret");
+	webhook->previous = make_signer(loading, "previous_signing_secret");
 	datum = cwh_field(row, PREVIOUS_UNTIL, &isnull);
 	webhook->previous_until = isnull ? DT_NOEND : DatumGetTimestampTz(datum);
-	webhook->client_certificate = keep_secret(secrets, n, "client_certificate");
-	webhook->client_key = keep_secret(secrets, n, "client_key");
+	webhook->client_certificate = keep_secret(loading, "client_certificate");
+	webhook->client_key = keep_secret(loading, "client_key");
 }
 
-/* Make a webhook of a row, in the current memory context. */
-static CwhWebhook *
-load_row(uint64 row)
+/* Is a value of a row larger than it may be?  Measured without decompressing. */
+static bool
+exceeds(uint64 row, int column, Size most)
 {
-	CwhWebhook *webhook = palloc0(sizeof(CwhWebhook));
-	Secret	   *secrets;
-	int			n;
-	char	   *url;
+	bool		isnull;
+	Datum		datum = cwh_field(row, column, &isnull);
+
+	return !isnull && toast_raw_datum_size(datum) - VARHDRSZ > most;
+}
+
+/* Why a row cannot be loaded: it is larger than it may be; null if it is not. */
+static const char *
+size_problem(uint64 row)
+{
+	static const struct
+	{
+		int			column;
+		Size		most;
+		const char *problem;
+	}			values[] = {
+		{NAME, CWH_MAX_NAME, "its name is too long"},
+		{CHATBOT_ID, CWH_MAX_NAME, "its chatbot_id is too long"},
+		{URL, CWH_MAX_URL, "its url is too long"},
+		{CONNECTOR, CWH_MAX_NAME, "its connector is too long"},
+		{HEADERS, CWH_MAX_JSON, "its headers are too large"},
+		{SETTINGS, CWH_MAX_JSON, "its settings are too large"},
+		{AUTH, CWH_MAX_JSON, "its auth is too large"}
+	};
+
+	for (int i = 0; i < lengthof(values); i++)
+		if (exceeds(row, values[i].column, values[i].most))
+			return values[i].problem;
+	if (!DatumGetBool(cwh_field(row, SECRETS_FIT, NULL)))
+		return "its credentials are too many, or too large";
+	return NULL;
+}
+
+/* The parts of a webhook that take its secrets. */
+static void
+load_secret_parts(Loading *loading, uint64 row)
+{
+	CwhWebhook *webhook = loading->webhook;
+	char	   *url = cwh_field_text(row, URL);
 	bool		isnull;
 	Datum		datum;
 
-	webhook->context = CurrentMemoryContext;
-	webhook->id = *DatumGetUUIDP(cwh_field(row, ID, NULL));
-	webhook->name = cwh_field_text(row, NAME);
+	open_secrets(loading, row);
+	webhook->url = fill_in(loading, "its url", url);
+	load_headers(loading, row);
+	load_keys(loading, row);
+	datum = cwh_field(row, AUTH, &isnull);
+	if (!isnull)
+		load_auth(loading, scratch_jsonb(loading, datum));
+	load_connector(loading, row, url);
+	if (webhook->signer == NULL)
+	{
+		if (find_secret(loading, "signing_secret", strlen("signing_secret")))
+			note(webhook, "its signing secret is unusable");
+		/* a restore that is under way may still bring it */
+		else if (webhook->connector == NULL)
+			note(webhook, "it has no signing secret");
+	}
+	for (int i = 0; i < loading->nsecrets; i++)
+		cleanse_string(loading->secrets[i].value);
+}
+
+/* Fill in a webhook from a row, in its own memory context. */
+static void
+load_row(CwhWebhook *webhook, uint64 row, MemoryContext scratch)
+{
+	Loading		loading = {.webhook = webhook,.scratch = scratch};
+
 	webhook->enabled = DatumGetBool(cwh_field(row, ENABLED, NULL));
 	webhook->proven = DatumGetBool(cwh_field(row, PROVEN, NULL));
 	webhook->updated_at = DatumGetTimestampTz(cwh_field(row, UPDATED_AT, NULL));
 	webhook->noted = cwh_field_text(row, NOTED);
 	load_policy(webhook, row);
-	n = open_secrets(webhook, row, &secrets);
-	url = cwh_field_text(row, URL);
-	webhook->url = fill_in(webhook, secrets, n, url);
-	load_headers(webhook, DatumGetJsonbP(cwh_field(row, HEADERS, NULL)),
-				 secrets, n);
-	load_keys(webhook, row, secrets, n);
-	datum = cwh_field(row, AUTH, &isnull);
-	if (!isnull)
-		load_auth(webhook, DatumGetJsonbP(datum), secrets, n);
-	load_connector(webhook, row, url);
-	if (webhook->signer == NULL && webhook->problem == NULL)
-	{
-		if (find_secret(secrets, n, "signing_secret", strlen("signing_secret")))
-			webhook->problem = "its signing secret is unusable";
-		/* a restore that is under way may still bring it */
-		else if (webhook->connector == NULL)
-			webhook->problem = "it has no signing secret";
-	}
-	for (int i = 0; i < n; i++)
-		cleanse_string(secrets[i].value);
+	webhook->problem = size_problem(row);
+	if (!exceeds(row, NAME, CWH_MAX_NAME))
+		webhook->name = cwh_field_text(row, NAME);
+	if (webhook->problem == NULL)
+		load_secret_parts(&loading, row);
+}
+
+/*
+ * A webhook in a memory context of its own, of which only the id is known: so it
+ * stays if its row cannot be loaded.
+ */
+static CwhWebhook *
+make_webhook(const pg_uuid_t *id, MemoryContext parent)
+{
+	MemoryContext own = AllocSetContextCreate(parent, "chatwebhook webhook",
+											  ALLOCSET_SMALL_SIZES);
+	CwhWebhook *webhook = MemoryContextAllocZero(own, sizeof(CwhWebhook));
+
+	webhook->context = own;
+	webhook->id = *id;
+	webhook->name = MemoryContextAlloc(own, CWH_UUID_LEN + 1);
+	cwh_uuid_text(id, webhook->name);
+	webhook->url = MemoryContextStrdup(own, "");
+	webhook->retry.max_retries = 5;
+	webhook->retry.backoff_ms = 1000;
+	webhook->retry.multiplier = 2;
+	webhook->retry.max_backoff_ms = 60000;
+	webhook->timeout_ms = 10000;
+	webhook->max_in_flight = 1;
+	webhook->batch_size = 1;
 	return webhook;
+}
+
+/* Is an error about the row that is being loaded, rather than about the server? */
+static bool
+is_of_row(const ErrorData *error)
+{
+	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
+	{
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
+		case ERRCODE_OPERATOR_INTERVENTION:
+			return false;
+		default:
+			return true;
+	}
+}
+
+/*
+ * Load these webhooks in a subtransaction, into loaded[].  Returns their number,
+ * or -1 if that failed because of a row; *problem says why.
+ */
+static int
+try_load(const pg_uuid_t *ids, int n, MemoryContext parent,
+		 CwhWebhook **loaded, const char **problem)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+	ResourceOwner oldowner = CurrentResourceOwner;
+	volatile int nloaded = 0;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(oldcontext);
+	PG_TRY();
+	{
+		Datum		arg = cwh_uuid_array(ids, n);
+		uint64		found = cwh_run(&load_st[!cwh_lock_unless_locked(CWH_REL_WEBHOOK)],
+									&arg);
+		SPITupleTable *rows = SPI_tuptable;
+
+		for (uint64 i = 0; i < found; i++)
+		{
+			CwhWebhook *webhook = make_webhook(DatumGetUUIDP(cwh_field(i, ID, NULL)),
+											   parent);
+
+			loaded[nloaded++] = webhook;
+			MemoryContextSwitchTo(webhook->context);
+			load_row(webhook, i, oldcontext);
+			MemoryContextSwitchTo(oldcontext);
+			SPI_tuptable = rows;
+		}
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(oldcontext);
+		CurrentResourceOwner = oldowner;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(oldcontext);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(oldcontext);
+		CurrentResourceOwner = oldowner;
+		while (nloaded > 0)
+			cwh_webhook_free(loaded[--nloaded]);
+		if (!is_of_row(error))
+			ReThrowError(error);
+		*problem = error->message;
+		return -1;
+	}
+	PG_END_TRY();
+	return nloaded;
 }
 
 /*
@@ -588,21 +929,34 @@ cwh_webhook_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 				 void (*each) (void *context, CwhWebhook *webhook),
 				 void *context)
 {
-	Datum		arg = cwh_uuid_array(ids, n);
-	uint64		found = cwh_run(&load_st, &arg);
-	SPITupleTable *rows = SPI_tuptable;
+	int			one_by_one = 0; /* of the next, one of which cannot be loaded */
 
-	for (uint64 i = 0; i < found; i++)
+	while (n > 0)
 	{
-		MemoryContext own = AllocSetContextCreate(parent, "chatwebhook webhook",
-												  ALLOCSET_SMALL_SIZES);
-		MemoryContext oldcontext = MemoryContextSwitchTo(own);
-		CwhWebhook *webhook;
+		CwhWebhook *loaded[LOAD_AT_ONCE];
+		int			some = one_by_one-- > 0 ? 1 : Min(n, LOAD_AT_ONCE);
+		const char *problem = NULL;
+		int			nloaded = try_load(ids, some, parent, loaded, &problem);
 
-		SPI_tuptable = rows;
-		webhook = load_row(i);
-		MemoryContextSwitchTo(oldcontext);
-		each(context, webhook);
+		if (nloaded < 0 && some > 1)
+		{
+			one_by_one = some;
+			continue;
+		}
+		if (nloaded < 0)
+		{
+			loaded[0] = make_webhook(ids, parent);
+			loaded[0]->problem =
+				MemoryContextStrdup(loaded[0]->context,
+									psprintf("it could not be loaded: %.*s",
+											 pg_mbcliplen(problem, strlen(problem), 500),
+											 problem));
+			nloaded = 1;
+		}
+		for (int i = 0; i < nloaded; i++)
+			each(context, loaded[i]);
+		ids += some;
+		n -= some;
 	}
 }
 
@@ -613,7 +967,8 @@ cwh_webhook_find(const pg_uuid_t *ids, int n,
 				 void *context)
 {
 	Datum		arg = cwh_uuid_array(ids, n);
-	uint64		found = cwh_run(&find_st, &arg);
+	uint64		found = cwh_run(&find_st[!cwh_lock_unless_locked(CWH_REL_WEBHOOK)],
+									&arg);
 
 	for (uint64 i = 0; i < found; i++)
 		each(context, DatumGetUUIDP(cwh_field(i, 0, NULL)));
@@ -644,7 +999,8 @@ disable(const pg_uuid_t *id, const char *reason)
 
 	args[0] = UUIDPGetDatum(id);
 	args[1] = CStringGetTextDatum(reason);
-	return cwh_run(&disable_st, args) > 0;
+	(void) cwh_run(&disable_st, args);
+	return DatumGetBool(cwh_field(0, 0, NULL));
 }
 
 /*

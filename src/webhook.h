@@ -31,6 +31,7 @@ typedef struct CwhWebhook
 	char	   *name;
 	char	   *url;			/* placeholders filled in: secret */
 	bool		enabled;
+	bool		of_customer;	/* it has a chatbot_id */
 	const char *problem;		/* why nothing can be sent for it, or null */
 	const char *noted;			/* the problem that its health shows, or null */
 	char	  **headers;		/* "Name: value", filled in: secret */

@@ -29,10 +29,12 @@
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
+#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "attempt.h"
 #include "claim.h"
+#include "changes.h"
 #include "compat.h"
 #include "connector.h"
 #include "endpoint.h"
@@ -46,7 +48,6 @@
 #include "shared.h"
 #include "statement.h"
 #include "state.h"
-#include "subscription.h"
 #include "transport.h"
 #include "upkeep.h"
 
@@ -55,6 +56,9 @@ extern PGDLLEXPORT void cwh_worker_main(Datum arg);
 /* Wait this long after an error of the worker's own, and twice as long each. */
 #define FIRST_PAUSE_MS		100
 #define MAX_PAUSE_MS		10000
+
+/* After SIGTERM, a transaction that has taken this long is given up. */
+#define GRACE_MS			2000
 
 /* After the clock was set back, change this many deliveries at a time. */
 #define CATCH_UP_BATCH		10000
@@ -95,11 +99,16 @@ static bool check_due = false;	/* the extension may have been dropped, or a
 static Oid	extension = InvalidOid; /* the one that we serve */
 static bool plain_logged = false;	/* that secrets are not encrypted */
 
+static TimeoutId long_round = MAX_TIMEOUTS;
+
 static int64 clock_ahead = 0;	/* of the monotonic one, in microseconds */
 static TimestampTz clock_lost = 0;	/* it has been set back from there */
 static bool clock_unknown = true;	/* it may have been, while no worker ran */
 
-/* SIGTERM: leave, but at a place where nothing is half done. */
+/*
+ * SIGTERM: leave, but at a place where nothing is half done, unless that takes
+ * long; see on_long_round().
+ */
 static void
 on_sigterm(SIGNAL_ARGS)
 {
@@ -114,6 +123,25 @@ on_sigterm(SIGNAL_ARGS)
 	}
 	SetLatch(MyLatch);
 	errno = save_errno;
+}
+
+/*
+ * Timeout handler: a round of the loop takes long.  If SIGTERM has arrived, end
+ * the SQL that is running, in a way that it cannot catch; what was not settled is
+ * sent again.
+ */
+static void
+on_long_round(void)
+{
+	if (!IsTransactionState())
+		return;
+	if (cwh_worker_terminate)
+	{
+		ProcDiePending = true;
+		InterruptPending = true;
+		SetLatch(MyLatch);
+	}
+	enable_timeout_after(long_round, GRACE_MS);
 }
 
 /* Report what the worker is at, for worker_status and the launcher. */
@@ -438,6 +466,8 @@ reload(void)
 	(void) configure_transport();
 	/* the key file may be another, and open more secrets */
 	next_sweep = 0;
+	/* the bounds for customers' webhooks may be others */
+	cwh_worker.reread_webhooks = cwh_worker.new_settings = true;
 	cwh_upkeep.next_retention = 0;
 	cwh_worker.state.halted = !cwh_enabled;
 	report_state();
@@ -537,6 +567,7 @@ deliver(int transport_fd)
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 			reload();
+		enable_timeout_after(long_round, GRACE_MS);
 		now = GetCurrentTimestamp();
 		cwh_run_timers(now, follow_clock(now));
 		transact_if_due(now);
@@ -549,11 +580,13 @@ deliver(int transport_fd)
 		if (cwh_worker.state_changed ||
 			cwh_worker.state.stats.in_flight != cwh_worker.in_flight)
 			report_state();
+		disable_timeout(long_round, false);
 		(void) WaitEventSetWait(events, time_to_wait(GetCurrentTimestamp()),
 								&event, 1, wait_event);
 	}
 
 	/* what has been answered need not be repeated */
+	enable_timeout_after(long_round, GRACE_MS);
 	for (int i = 0; cwh_ledger.nresults > 0 && i < 5; i++)
 		transact(true, false, false);
 	(void) cwh_keep_up(DT_NOEND);
@@ -638,6 +671,8 @@ cwh_worker_main(Datum arg)
 	BackgroundWorkerInitializeConnectionByOid(assignment.database, InvalidOid, 0);
 	fix_settings();
 	transport_fd = set_up();
+	long_round = RegisterTimeout(USER_TIMEOUT, on_long_round);
+	enable_timeout_after(long_round, GRACE_MS);
 
 	StartTransactionCommand();
 	if (!OidIsValid(get_extension_oid("chatwebhook", true)))

@@ -22,9 +22,8 @@ Chatwebhook - what the TAP tests share
 
 =head1 DESCRIPTION
 
-Nodes are those of PostgreSQL::Test::Cluster (14's newer minor releases have that
-name too), receivers are receiver.py and receiver.js beside this file, which
-explain their paths, logs and options.  Both are stopped when the test ends,
+Nodes are those of PostgreSQL::Test::Cluster, receivers are receiver.py and
+receiver.js beside this file, which explain their paths, logs and options.  Both are stopped when the test ends,
 however it ends.
 
 The environment variable PG_TEST_TIMEOUT_DEFAULT says how long to wait for
@@ -89,7 +88,8 @@ my $json = JSON::PP->new->utf8(0)->canonical->allow_nonref;
 
 A running node in UTF-8, whatever the locale, with the extension in database
 postgres, which may send to receivers on this machine, looks through the queue by
-itself but once an hour, and opens no alerts but those of disabled webhooks.  The settings go to postgresql.conf.  Two that begin
+itself but once an hour, opens no alerts but those of disabled webhooks, and lets
+webhooks of a chatbot have whatever others may.  The settings go to postgresql.conf.  Two that begin
 with a minus sign go elsewhere: C<-init> is an array of arguments for init(),
 C<< -extension => 0 >> leaves CREATE EXTENSION out.  C<-install> is another
 directory than the usual one that PostgreSQL is installed in.
@@ -112,6 +112,11 @@ sub new_node
 		'chatwebhook.alert_failures' => 0,
 		'chatwebhook.alert_success_rate' => 0,
 		'chatwebhook.alert_backlog' => 0,
+		# webhooks of a chatbot may have what a test gives them
+		'chatwebhook.max_customer_in_flight' => 1024,
+		'chatwebhook.max_customer_retries' => 100,
+		'chatwebhook.max_customer_timeout' => '5min',
+		'chatwebhook.max_customer_webhooks' => -1,
 		%given);
 
 	my $node = PostgreSQL::Test::Cluster->new($name, $install ? (install_path => $install) : ());
@@ -349,7 +354,7 @@ sub create_webhook
 	my $label;
 
 	$columns{name} //= 'webhook';
-	$columns{events} //= ['*'];
+	$columns{events} //= [ '*', 'webhook.*' ];
 	# the default of 10 seconds, as this machine needs it
 	$columns{timeout} //= min(scaled(10), 300) . ' s' if $slowness > 1;
 	if (!defined $columns{url})

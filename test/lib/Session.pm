@@ -93,7 +93,7 @@ sub identity
 =item query($sql)
 
 Sends the text as it is, and returns a hash: C<rows> as C<psql -At> shows them,
-C<notices>, C<error> (undef without one), C<tags>, the command tag of each
+C<notices>, C<error> (undef without one) with its C<sqlstate>, C<tags>, the command tag of each
 statement that was done, and C<in_transaction>, whether a transaction block is
 open now.  Several statements in one text are one transaction, as they are for
 the server.
@@ -204,6 +204,7 @@ sub _answer
 		elsif ($type eq 'E')
 		{
 			$answer{error} //= _in_words($said);
+			$answer{sqlstate} //= $said =~ /(?:\A|\0)C(\w{5})\0/ ? $1 : '';
 		}
 		elsif ($type eq 'R' && unpack('N', $said) != 0)
 		{
@@ -217,6 +218,7 @@ sub _answer
 		}
 	}
 	$answer{error} //= "server closed the connection unexpectedly\n";
+	$answer{sqlstate} //= '57P01';
 	return \%answer;
 }
 

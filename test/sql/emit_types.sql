@@ -1,5 +1,5 @@
 --
--- A column of any type arrives as to_jsonb() shows it.
+-- A column of any type arrives as to_jsonb() shows it with the default settings.
 --
 \set SHOW_CONTEXT never
 SET client_min_messages = error;
@@ -108,7 +108,7 @@ INSERT INTO kinds (id, a_text, a_jsonb)
     SELECT 10, string_agg(md5(i::text), ''), jsonb_agg(md5(i::text)) FROM generate_series(1, 5000) AS i;
 
 CREATE TEMP TABLE differences AS
-    WITH expected AS (SELECT k.id, to_jsonb(k) AS row FROM kinds k)
+    WITH expected AS (SELECT k.id, chatwebhook._to_jsonb(k) AS row FROM kinds k)
     SELECT e.type, x.id, key, x.row->key AS expected, e.data->key AS got
       FROM chatwebhook.event e
       JOIN expected x ON x.id = (e.data->>'id')::integer,
@@ -128,10 +128,10 @@ SELECT jsonb_pretty(data - 'a_money') FROM chatwebhook.event
 -- a value that is out of line and was not written by this statement
 DELETE FROM chatwebhook.event;
 UPDATE kinds SET an_int4 = coalesce(an_int4 / 2, 7);
-SELECT type, count(*), count(*) FILTER (WHERE e.data = to_jsonb(k)) AS same
+SELECT type, count(*), count(*) FILTER (WHERE e.data = chatwebhook._to_jsonb(k)) AS same
   FROM chatwebhook.event e JOIN kinds k ON k.id = (e.data->>'id')::integer
  GROUP BY 1 ORDER BY 1;
-CREATE TEMP TABLE gone AS SELECT id, to_jsonb(kinds) AS row FROM kinds;
+CREATE TEMP TABLE gone AS SELECT id, chatwebhook._to_jsonb(kinds) AS row FROM kinds;
 DELETE FROM chatwebhook.event;
 DELETE FROM kinds;
 SELECT type, count(*), count(*) FILTER (WHERE e.data = g.row) AS same
@@ -139,7 +139,7 @@ SELECT type, count(*), count(*) FILTER (WHERE e.data = g.row) AS same
  GROUP BY 1 ORDER BY 1;
 DROP TABLE gone;
 
--- what the session's settings change in to_jsonb, they change here
+-- what the session's settings change in to_jsonb, they do not change here
 DELETE FROM chatwebhook.event;
 BEGIN;
 SET LOCAL timezone = 'Asia/Tokyo';
@@ -149,7 +149,7 @@ SET LOCAL datestyle = 'German';
 SET LOCAL extra_float_digits = 0;
 INSERT INTO kinds (id, a_timestamptz, a_date, an_interval, a_bytea, a_float8)
 VALUES (11, '2026-01-02 03:04:05+00', '2026-01-02', '1 day 2 hours', '\x0041', 0.1::float8 + 0.2::float8);
-SELECT type, e.data - 'with=equals' = to_jsonb(k) - 'with=equals' AS same, e.data->>'a_timestamptz' AS a_timestamptz
+SELECT type, e.data - 'with=equals' = chatwebhook._to_jsonb(k) - 'with=equals' AS same, e.data->>'a_timestamptz' AS a_timestamptz
   FROM chatwebhook.event e JOIN kinds k ON k.id = (e.data->>'id')::integer ORDER BY 1;
 COMMIT;
 DROP TABLE kinds;
@@ -169,7 +169,7 @@ DELETE FROM chatwebhook.event;
 CREATE TABLE others (id integer, email citext, attributes hstore, emails citext[]);
 CREATE TRIGGER a AFTER INSERT ON others FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('row.inserted', 'chatbotId=email', 'id', 'email', 'attributes', 'emails');
 INSERT INTO others VALUES (1, 'Zoe@Example.com', 'a=>1, b=>NULL', '{A,b}'), (2, NULL, NULL, NULL), (3, '', '', '{}');
-SELECT e.chatbot_id, e.data = to_jsonb(o) AS same, e.data->>'email' AS email
+SELECT e.chatbot_id, e.data = chatwebhook._to_jsonb(o) AS same, e.data->>'email' AS email
   FROM chatwebhook.event e JOIN others o ON o.id = (e.data->>'id')::integer ORDER BY o.id;
 DROP TABLE others;
 \if :at_hand
@@ -191,9 +191,58 @@ ALTER TABLE ids ALTER chatbot TYPE visit USING NULL, ALTER conversation TYPE tex
 INSERT INTO ids VALUES (4, ROW(ROW('Ulm', 1, NULL), '{sad}'), '{a,b}');
 SELECT chatbot_id, conversation_id, data FROM chatwebhook.event ORDER BY id DESC LIMIT 1;
 ALTER TABLE ids ALTER chatbot TYPE text USING NULL, ALTER conversation TYPE char(5) USING NULL;
-INSERT INTO ids VALUES (5, repeat('id', 50000), 'ab');
+INSERT INTO ids VALUES (5, repeat('id', 8192), 'ab');
 SELECT length(chatbot_id), conversation_id || '|' AS conversation_id, data FROM chatwebhook.event ORDER BY id DESC LIMIT 1;
+-- a longer one is no id
+INSERT INTO ids VALUES (5, repeat('id', 8192) || '-', 'ab');
+ALTER TABLE ids ALTER conversation TYPE text;
+INSERT INTO ids VALUES (5, 'id', repeat('id', 8192) || '-');
+-- one that no index can hold is not ordered, and does not fail the INSERT
+UPDATE chatwebhook.webhook SET ordered = true;
+INSERT INTO ids SELECT 6, 'id', string_agg(md5(n::text), '') FROM generate_series(1, 100) AS n;
+INSERT INTO ids SELECT 7, 'id', left(string_agg(md5(n::text), ''), 2000) FROM generate_series(1, 100) AS n;
+UPDATE chatwebhook.webhook SET ordered = false;
+UPDATE chatwebhook.webhook SET ordered = true;
+SELECT e.data, q.ordered, length(q.conversation_id) FROM chatwebhook.event e JOIN chatwebhook.queue q ON q.event_id = e.id
+ WHERE (e.data->>'id')::integer > 5 ORDER BY e.id;
 DROP TABLE ids;
+
+-- whatever the session's settings, and these stay as they are
+DELETE FROM chatwebhook.event;
+SET timezone = 'UTC';
+CREATE TABLE moments (id integer, at timestamptz, lasts interval, value float8, bytes bytea, times timestamptz[], span tstzrange, visited timestamptz);
+CREATE TRIGGER a AFTER INSERT ON moments FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('row.inserted', 'conversationId=visited', '*=at', 'lasts', 'value', 'bytes', 'times', 'span', 'id');
+CREATE TRIGGER b AFTER INSERT ON moments REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook.emit('rows.inserted');
+CREATE TABLE moment AS SELECT timestamptz '2026-07-01 12:00:00+02' AS at, interval '1 day 2:03:04' AS lasts, 0.1::float8 + 0.2 AS value, bytea '\x00ff' AS bytes,
+       ARRAY[timestamptz '2026-01-01 00:00+00'] AS times, tstzrange('2026-01-01 00:00+00', '2026-07-01 00:00+00') AS span, timestamptz '2026-07-01 00:00+00' AS visited;
+INSERT INTO moments SELECT 1, * FROM moment;
+SET timezone = 'America/Sao_Paulo';
+SET datestyle = 'German, DMY';
+SET intervalstyle = 'iso_8601';
+SET extra_float_digits = -8;
+SET bytea_output = 'escape';
+INSERT INTO moments SELECT 2, * FROM moment;
+-- the same in a function with settings of its own, and in one that fails
+CREATE FUNCTION add_moment() RETURNS text LANGUAGE plpgsql SET timezone = 'Asia/Tokyo' SET intervalstyle = 'sql_standard' AS $$
+BEGIN
+    INSERT INTO moments SELECT 3, * FROM moment;
+    BEGIN
+        INSERT INTO moments SELECT 4, at, lasts, value, repeat('x', 1100000)::bytea, times, span, visited FROM moment;
+    EXCEPTION WHEN program_limit_exceeded THEN
+        NULL;
+    END;
+    RETURN concat_ws(', ', current_setting('timezone'), current_setting('intervalstyle'), current_setting('datestyle'));
+END
+$$;
+SELECT add_moment();
+SELECT concat_ws(', ', current_setting('timezone'), current_setting('intervalstyle'), current_setting('datestyle'), current_setting('extra_float_digits'), current_setting('bytea_output'));
+SELECT chatwebhook.backfill(id, 'moments', 'row.updated', '{"conversationId": "id", "*": "at", "lasts": "lasts", "value": "value", "bytes": "bytes", "times": "times", "span": "span", "id": "id", "text": "@a"}',
+                            condition => 'id = 1 AND at > ''1.2.2026''') FROM chatwebhook.webhook;
+SELECT chatwebhook.backfill(id, 'moments', 'rows.updated', condition => 'id = 1') FROM chatwebhook.webhook;
+RESET timezone; RESET datestyle; RESET intervalstyle; RESET extra_float_digits; RESET bytea_output;
+SELECT type, data->'id' AS id, conversation_id, data - 'id' AS data FROM chatwebhook.event ORDER BY type, data->'id';
+DROP TABLE moments, moment;
+DROP FUNCTION add_moment;
 
 DROP CAST (tag AS json);
 DROP FUNCTION tag_json;

@@ -42,6 +42,12 @@ SELECT type, owed(type)
   FROM unnest(ARRAY['message.sent', 'message.received', 'message', 'messages.sent', 'message.sent.again',
                     'Message.sent', 'lead.captured', 'lead.captured2', 'lead', 'unknown']) AS type;
 DELETE FROM chatwebhook.webhook;
+-- events about webhooks are for those only that ask for them
+INSERT INTO chatwebhook.webhook (name, url, events) VALUES
+    ('everything', 'https://example.com/', '{*}'), ('alerts', 'https://example.com/', '{webhook.alert}'),
+    ('all', 'https://example.com/', '{*,webhook.*}'), ('others', 'https://example.com/', '{message.*,*}');
+SELECT type, owed(type) FROM unnest(ARRAY['webhook.alert', 'webhook.test', 'webhooks.a', 'lead.captured']) AS type;
+DELETE FROM chatwebhook.webhook;
 
 --
 -- Chatbots
@@ -53,10 +59,10 @@ INSERT INTO chatwebhook.webhook (name, url, chatbot_id) VALUES
     ('Bot 1', 'https://example.com/', 'Bot_1'),
     ('empty', 'https://example.com/', ''),
     ('odd', 'https://example.com/', E'%_\n''ä'),
-    ('long', 'https://example.com/', repeat('b', 10000));
+    ('long', 'https://example.com/', repeat('b', 1024));
 SELECT chatbot, owed('conversation.ended', chatbot)
   FROM unnest(ARRAY['bot_1', 'Bot_1', 'bot_2', 'bot_', '', NULL, E'%_\n''ä']) AS chatbot;
-SELECT owed('conversation.ended', repeat('b', 10000)), owed('conversation.ended', repeat('b', 9999));
+SELECT owed('conversation.ended', repeat('b', 1024)), owed('conversation.ended', repeat('b', 1023));
 -- many chatbots
 INSERT INTO chatwebhook.webhook (name, url, chatbot_id, events)
 SELECT 'tenant ' || n, 'https://example.com/', 'tenant_' || n, '{lead.captured}' FROM generate_series(1, 1000) AS n;

@@ -7,7 +7,7 @@ DROP EXTENSION IF EXISTS chatwebhook CASCADE;
 CREATE EXTENSION chatwebhook;
 RESET client_min_messages;
 
-INSERT INTO chatwebhook.webhook (name, url) VALUES ('all', 'https://example.com/');
+INSERT INTO chatwebhook.webhook (name, url, events) VALUES ('all', 'https://example.com/', '{*,webhook.*}');
 \set events 'WITH gone AS (DELETE FROM chatwebhook.event RETURNING *), owed AS (DELETE FROM chatwebhook.queue) SELECT type, chatbot_id, conversation_id, data FROM gone ORDER BY id;'
 
 CREATE TYPE stage AS ENUM ('open', 'closed');

@@ -130,12 +130,44 @@ UPDATE chatwebhook.webhook SET id = gen_random_uuid();
 UPDATE chatwebhook.webhook SET id = id, name = 'sales', url = 'https://example.com/sales', events = '{lead.*}', max_retries = 0;
 SELECT name, url, events, max_retries, updated_at > created_at AS updated FROM chatwebhook.webhook;
 -- enabling it by hand forgets why it was disabled
+SET session_replication_role = replica;
 UPDATE chatwebhook.webhook SET enabled = false, disabled_at = now(), disabled_reason = 'gone';
+RESET session_replication_role;
 SELECT state FROM chatwebhook.webhook_health;
 UPDATE chatwebhook.webhook SET name = 'still disabled';
 SELECT disabled_at IS NOT NULL AS disabled_at, disabled_reason FROM chatwebhook.webhook;
 UPDATE chatwebhook.webhook SET enabled = true;
 SELECT disabled_at, disabled_reason FROM chatwebhook.webhook;
+-- what the extension writes is not for others to write
+UPDATE chatwebhook.webhook SET disabled_at = now();
+UPDATE chatwebhook.webhook SET enabled = false, disabled_reason = 'gone';
+UPDATE chatwebhook.webhook SET created_at = '-infinity';
+UPDATE chatwebhook.webhook SET updated_at = 'infinity';
+INSERT INTO chatwebhook.webhook (name, url, enabled, disabled_at, disabled_reason, created_at, updated_at)
+    VALUES ('new', 'https://example.com/', false, '-infinity', 'none', '-infinity', 'infinity')
+    RETURNING disabled_at, disabled_reason, created_at = now() AS created, updated_at = now() AS updated;
+-- a deleted webhook's id is not to be had again, with its deliveries
+SELECT id AS old_id FROM chatwebhook.webhook WHERE name = 'new' \gset
+UPDATE chatwebhook.webhook SET enabled = true WHERE name = 'new';
+SELECT chatwebhook._emit_to(:'old_id', 'conversation.ended', NULL, NULL, '{}') IS NOT NULL AS emitted;
+DELETE FROM chatwebhook.webhook WHERE name = 'new';
+INSERT INTO chatwebhook.webhook (id, name, url, chatbot_id) VALUES (:'old_id', 'thief', 'https://example.com/', 'thief');
+DELETE FROM chatwebhook.history WHERE webhook_id = :'old_id';
+-- an alert has a message whatever a row says, and one that cannot be opened is one alone
+SET session_replication_role = replica;
+INSERT INTO chatwebhook.webhook (name, url, enabled, disabled_at)
+SELECT 'disabled ' || n, 'https://example.com/', false, now() FROM generate_series(1, 3) AS n;
+INSERT INTO chatwebhook.health (webhook_id) SELECT id FROM chatwebhook.webhook WHERE name LIKE 'disabled%';
+RESET session_replication_role;
+ALTER TABLE chatwebhook.alert ADD CONSTRAINT breaks CHECK (webhook_name <> 'disabled 2');
+SET client_min_messages = error;
+SELECT chatwebhook._check_alerts(ARRAY(SELECT id FROM chatwebhook.webhook));
+RESET client_min_messages;
+SELECT webhook_name, kind, message FROM chatwebhook.alert WHERE closed_at IS NULL ORDER BY webhook_name;
+ALTER TABLE chatwebhook.alert DROP CONSTRAINT breaks;
+SET client_min_messages = error;
+DELETE FROM chatwebhook.webhook WHERE name LIKE 'disabled%';
+RESET client_min_messages;
 -- an event type that goes does not stand in the way of changes, disabling it above all
 INSERT INTO chatwebhook.event_type (name) VALUES ('order.placed');
 UPDATE chatwebhook.webhook SET events = '{order.placed,lead.*}';

@@ -1,0 +1,57 @@
+/*
+ * bounds.h
+ *		How much a row of the table webhook, and its credentials, may hold.
+ *
+ * Whoever writes a row is told when it is stored: by SQL, which asks the
+ * functions here.  A row can also come past that, by a restore or replication,
+ * so loading it is bounded by the same numbers.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#ifndef CWH_BOUNDS_H
+#define CWH_BOUNDS_H
+
+#include "utils/jsonb.h"
+
+/* Bytes of settings, of headers, and of auth: as jsonb, and as JSON. */
+#define CWH_MAX_JSON			(64 * 1024)
+
+/* The levels that these may be nested. */
+#define CWH_MAX_DEPTH			32
+
+/* Bytes of a name, a chatbot's id, and the like. */
+#define CWH_MAX_NAME			1024
+
+/* Patterns in events, each of 255 characters at most, and bytes of that array. */
+#define CWH_MAX_EVENTS			100
+#define CWH_MAX_EVENTS_SIZE		(64 * 1024)
+
+/* Bytes of a URL as it is stored; libcurl gets CWH_MAX_URL_LEN at most. */
+#define CWH_MAX_URL				(16 * 1024)
+
+/*
+ * Credentials: their number for a webhook, without those that sign; bytes of one
+ * that is sent, and of a certificate or key; and of all together.
+ */
+#define CWH_MAX_CREDENTIALS		50
+#define CWH_MAX_CREDENTIAL		(8 * 1024)
+#define CWH_MAX_PEM				(32 * 1024)
+#define CWH_MAX_SECRETS			(96 * 1024)
+
+/* Bytes of a line with its credentials filled in, and of all of a webhook's. */
+#define CWH_MAX_LINE			(16 * 1024)
+#define CWH_MAX_LINES			(64 * 1024)
+
+extern const char *cwh_header_problem(Jsonb *headers);
+
+/* Can this stand in a line of a request: printable ASCII? */
+static inline bool
+cwh_is_printable(const char *line)
+{
+	for (const char *c = line; *c; c++)
+		if (*c < ' ' || *c > '~')
+			return false;
+	return true;
+}
+
+#endif							/* CWH_BOUNDS_H */

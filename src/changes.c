@@ -1,0 +1,319 @@
+/*
+ * changes.c
+ *		What has changed of the configuration, and the OIDs of the extension's
+ *		relations.
+ *
+ * Triggers on the tables of the configuration send a relcache invalidation.  It
+ * reaches the changing session at once, and other processes when the change
+ * commits, as it would for a change of the catalogs.
+ *
+ * A change of a row of webhook or vault must cost only those processes that use
+ * this row: one customer's changes are not to slow down another's chats.  So it
+ * invalidates the table's primary key instead of the table, which tells the
+ * receiver to compare stamps.  A stamp is a counter in shared memory, one for
+ * each bucket that a webhook's id, or a chatbot's, is hashed to; the trigger
+ * notes the buckets, and the commit increments their counters, after other
+ * sessions can see the change, and before the invalidation is sent.  A receiver
+ * that finds a counter unchanged can rely on what it has read.
+ *
+ * Any other invalidation changes everything: of the tables themselves (DDL,
+ * TRUNCATE, or a restore that disables triggers and enables them again), of
+ * event_type and connector, which only administrators change, and of the
+ * extension.  So does that of a row where there are no counters, or where a
+ * transaction can commit in another session than it ran in, or on a standby.
+ *
+ * Functions here run in the caller's transaction, and begin or end none.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/twophase.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_extension.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+#include "utils/uuid.h"
+
+#include "changes.h"
+#include "compat.h"
+
+PG_FUNCTION_INFO_V1(chatwebhook_changed);
+
+/* A relation of the extension. */
+typedef struct RelationEntry
+{
+	Oid			oid;			/* kept while invalid, to notice more changes */
+	bool		valid;			/* neither it nor its schema has changed since
+								 * it was looked up */
+} RelationEntry;
+
+static const char *const relation_names[CWH_RELATIONS] = {
+	[CWH_REL_EVENT_TYPE] = "event_type",
+	[CWH_REL_CONNECTOR] = "connector",
+	[CWH_REL_WEBHOOK] = "webhook",
+	[CWH_REL_VAULT] = "vault",
+	[CWH_REL_WEBHOOK_PKEY] = "webhook_pkey",
+	[CWH_REL_VAULT_PKEY] = "vault_pkey",
+	[CWH_REL_WEBHOOK_CHATBOT] = "webhook_chatbot_idx",
+	[CWH_REL_WEBHOOK_COPY] = "_webhook",
+	[CWH_REL_WEBHOOK_COPY_CHATBOT] = "_webhook_chatbot_idx",
+	[CWH_REL_EVENT] = "event",
+	[CWH_REL_QUEUE] = "queue",
+	[CWH_REL_QUEUE_PKEY] = "queue_pkey",
+	[CWH_REL_HISTORY] = "history",
+	[CWH_REL_DEAD] = "dead",
+	[CWH_REL_DELIVERY_ID_SEQ] = "delivery_id_seq"
+};
+static RelationEntry relations[CWH_RELATIONS];
+
+CwhChanges	cwh_changes = {.generation = 1, .resets = 1};
+
+/*
+ * Being informed
+ */
+
+/* Anything may have changed. */
+static void
+change_everything(void)
+{
+	cwh_changes.generation++;
+	cwh_changes.resets++;
+}
+
+/* A row of webhook or vault has changed. */
+static void
+change_row(void)
+{
+	if (cwh_bumps == NULL || max_prepared_xacts > 0 || RecoveryInProgress())
+		change_everything();
+	else
+		cwh_changes.generation++;
+}
+
+/* Relcache callback: a relation has changed, or all if relid is invalid. */
+static void
+on_relation_change(Datum arg, Oid relid)
+{
+	/* chatwebhook.c invalidates pg_extension when an extension has changed */
+	bool		everything = relid == ExtensionRelationId;
+	bool		row = false;
+
+	for (int i = 0; i < CWH_RELATIONS; i++)
+	{
+		if (relid != InvalidOid && relid != relations[i].oid)
+			continue;
+		relations[i].valid = false;
+		if (i < CWH_CONFIG_TABLES)
+			everything = true;
+		else if (i < CWH_CONFIG_RELATIONS)
+			row = true;
+	}
+	if (everything)
+		change_everything();
+	else if (row)
+		change_row();
+}
+
+/* Syscache callback: a schema was created, renamed or dropped. */
+static void
+on_schema_change(Datum arg, int cacheid, uint32 hashvalue)
+{
+	memset(relations, 0, sizeof(relations));
+	change_everything();
+}
+
+/* Register the callbacks, once in each process. */
+static void
+register_callbacks(void)
+{
+	static bool registered = false;
+
+	if (registered)
+		return;
+	CacheRegisterRelcacheCallback(on_relation_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, on_schema_change, (Datum) 0);
+	registered = true;
+}
+
+/* The OID of a relation; invalid if it does not exist. */
+static Oid
+find_relation(CwhRelation which)
+{
+	RelationEntry *entry = &relations[which];
+	Oid			namespace;
+	Oid			relation;
+	uint64		started;
+
+	if (entry->valid)
+		return entry->oid;
+	register_callbacks();
+	started = cwh_changes.generation;
+	namespace = get_namespace_oid("chatwebhook", true);
+	if (!OidIsValid(namespace))
+		return InvalidOid;
+	relation = get_relname_relid(relation_names[which], namespace);
+	/* do not keep it if something changed during the lookup */
+	if (OidIsValid(relation) && started == cwh_changes.generation)
+	{
+		entry->oid = relation;
+		entry->valid = true;
+	}
+	return relation;
+}
+
+/* The OID of a relation; an error if it does not exist. */
+Oid
+cwh_relation(CwhRelation which)
+{
+	Oid			relation = find_relation(which);
+
+	if (!OidIsValid(relation))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"chatwebhook.%s\" does not exist",
+						relation_names[which]),
+				 errhint("Use CREATE EXTENSION chatwebhook.")));
+	return relation;
+}
+
+/*
+ * Lock a table of the configuration for reading, without waiting; false if
+ * somebody holds or awaits a lock that keeps readers out.
+ *
+ * Roles that may write a table can lock it, and chats are not to wait for them.
+ * Webhooks have a copy to be read meanwhile.
+ */
+bool
+cwh_lock_unless_locked(CwhRelation table)
+{
+	return ConditionalLockRelationOid(cwh_relation(table), AccessShareLock);
+}
+
+/*
+ * A number that increases when webhooks, connectors, event types or secrets may
+ * have changed, or the extension has.  It counts changes that this process has
+ * been informed of, that is, those before its last AcceptInvalidationMessages().
+ */
+uint64
+cwh_config_generation(void)
+{
+	/* only changes of relations with a known OID are noticed */
+	for (int i = 0; i < CWH_CONFIG_RELATIONS; i++)
+		(void) find_relation(i);
+	return cwh_changes.generation;
+}
+
+/*
+ * Informing others
+ */
+
+/*
+ * Transaction callback.  An aborted subtransaction leaves its buckets: that
+ * some counter moves in vain does no harm.
+ */
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	if (!cwh_changes.any_pending)
+		return;
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			for (int i = 0; cwh_bumps && i < CWH_BUCKETS; i++)
+				if (cwh_changes.pending[i / 64] & UINT64CONST(1) << i % 64)
+					pg_atomic_fetch_add_u64(&cwh_bumps[i], 1);
+			break;
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			break;
+		default:
+			return;
+	}
+	memset(cwh_changes.pending, 0, sizeof(cwh_changes.pending));
+	cwh_changes.any_pending = false;
+}
+
+/*
+ * Increment the counter of a bucket if this transaction commits.  The callback
+ * runs before that of shared.c, which was registered earlier: when a worker is
+ * woken, the counters have moved.
+ */
+static void
+note_change(CwhBucket bucket)
+{
+	static bool registered = false;
+
+	if (!registered)
+		RegisterXactCallback(at_transaction_end, NULL);
+	registered = true;
+	cwh_changes.pending[bucket / 64] |= UINT64CONST(1) << bucket % 64;
+	cwh_changes.any_pending = true;
+}
+
+/* Note that a row of webhook or vault, with these columns, has changed. */
+static void
+note_row(TriggerData *data, HeapTuple tuple, const char *id_column,
+		 const char *chatbot_column)
+{
+	TupleDesc	desc = RelationGetDescr(data->tg_relation);
+	Datum		datum;
+	bool		isnull;
+
+	datum = SPI_getbinval(tuple, desc, SPI_fnumber(desc, id_column), &isnull);
+	note_change(cwh_bucket(DatumGetUUIDP(datum)->data, UUID_LEN));
+	if (chatbot_column == NULL)
+		return;
+	datum = SPI_getbinval(tuple, desc, SPI_fnumber(desc, chatbot_column),
+						  &isnull);
+	if (isnull)
+		note_change(cwh_bucket("", 0));
+	else
+	{
+		text	   *chatbot = DatumGetTextPP(datum);
+
+		note_change(cwh_bucket(VARDATA_ANY(chatbot), VARSIZE_ANY_EXHDR(chatbot)));
+	}
+}
+
+/* SQL trigger: invalidate what processes have cached of this row, or table. */
+Datum
+chatwebhook_changed(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = (TriggerData *) fcinfo->context;
+	Oid			table;
+	bool		is_webhook;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"_changed\" was not called by a trigger")));
+	table = RelationGetRelid(data->tg_relation);
+	is_webhook = table == cwh_relation(CWH_REL_WEBHOOK);
+	if (TRIGGER_FIRED_FOR_ROW(data->tg_event) &&
+		(is_webhook || table == cwh_relation(CWH_REL_VAULT)))
+	{
+		const char *id = is_webhook ? "id" : "webhook_id";
+		const char *chatbot = is_webhook ? "chatbot_id" : NULL;
+
+		note_row(data, data->tg_trigtuple, id, chatbot);
+		if (TRIGGER_FIRED_BY_UPDATE(data->tg_event))
+			note_row(data, data->tg_newtuple, id, chatbot);
+		CacheInvalidateRelcacheByRelid(cwh_relation(is_webhook ?
+													CWH_REL_WEBHOOK_PKEY :
+													CWH_REL_VAULT_PKEY));
+	}
+	else
+		CacheInvalidateRelcache(data->tg_relation);
+	return PointerGetDatum(NULL);
+}

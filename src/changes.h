@@ -1,0 +1,89 @@
+/*
+ * changes.h
+ *		What has changed of the configuration, and the OIDs of the extension's
+ *		relations.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#ifndef CWH_CHANGES_H
+#define CWH_CHANGES_H
+
+#include "common/hashfn.h"
+#include "miscadmin.h"
+
+#include "shared.h"
+
+/* The relations that C code looks up. */
+typedef enum CwhRelation
+{
+	/* configuration: a change of the table itself changes everything */
+	CWH_REL_EVENT_TYPE,
+	CWH_REL_CONNECTOR,
+	CWH_REL_WEBHOOK,
+	CWH_REL_VAULT,
+	/* invalidated for changes of rows of these two: see cwh_stamp() */
+	CWH_REL_WEBHOOK_PKEY,
+	CWH_REL_VAULT_PKEY,
+	CWH_REL_WEBHOOK_CHATBOT,
+	/* a copy of webhook, for while somebody locks that */
+	CWH_REL_WEBHOOK_COPY,
+	CWH_REL_WEBHOOK_COPY_CHATBOT,
+	/* events and deliveries */
+	CWH_REL_EVENT,
+	CWH_REL_QUEUE,
+	CWH_REL_QUEUE_PKEY,
+	CWH_REL_HISTORY,
+	CWH_REL_DEAD,
+	CWH_REL_DELIVERY_ID_SEQ
+} CwhRelation;
+
+#define CWH_CONFIG_TABLES		(CWH_REL_VAULT + 1)
+#define CWH_CONFIG_RELATIONS	(CWH_REL_VAULT_PKEY + 1)
+#define CWH_RELATIONS			(CWH_REL_DELIVERY_ID_SEQ + 1)
+
+/* What this process knows of changes; changes.c writes it. */
+typedef struct CwhChanges
+{
+	uint64		generation;		/* counts all that it was informed of */
+	uint64		resets;			/* counts those that change everything */
+	bool		any_pending;	/* this transaction has changed rows */
+	uint64		pending[CWH_BUCKETS / 64];	/* of these buckets */
+} CwhChanges;
+
+extern CwhChanges cwh_changes;
+
+extern Oid	cwh_relation(CwhRelation which);
+extern bool cwh_lock_unless_locked(CwhRelation table);
+extern uint64 cwh_config_generation(void);
+
+/* The bucket of a webhook's id, or of a chatbot's. */
+static inline CwhBucket
+cwh_bucket(const void *key, size_t len)
+{
+	return DatumGetUInt64(hash_any_extended(key, len, MyDatabaseId)) % CWH_BUCKETS;
+}
+
+/*
+ * A number that increases when anything in a bucket has changed.  Whoever reads
+ * the tables takes it before the snapshot, and compares it when the generation
+ * has changed.  It is 0, which is equal to nothing, if this transaction has
+ * changed something in the bucket: what is read now may be rolled back.
+ */
+static inline uint64
+cwh_stamp(CwhBucket bucket)
+{
+	if (cwh_changes.any_pending &&
+		(cwh_changes.pending[bucket / 64] & UINT64CONST(1) << bucket % 64) != 0)
+		return 0;
+	return cwh_changes.resets +
+		(cwh_bumps ? pg_atomic_read_u64(&cwh_bumps[bucket]) : 0);
+}
+
+/* Is what was read with this stamp still true? */
+static inline bool
+cwh_stamp_holds(CwhBucket bucket, uint64 stamp)
+{
+	return stamp != 0 && stamp == cwh_stamp(bucket);
+}
+
+#endif							/* CWH_CHANGES_H */

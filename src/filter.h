@@ -1,0 +1,27 @@
+/*
+ * filter.h
+ *		Filters of webhooks: which are allowed, and evaluating them.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#ifndef CWH_FILTER_H
+#define CWH_FILTER_H
+
+#include "utils/jsonb.h"
+
+/* All filters of an event together may take this long. */
+#define CWH_FILTERS_MS	100
+
+/* What the filters of an event have used; begins with zeros. */
+typedef struct CwhFilterBudget
+{
+	Size		work;			/* an estimate of the work, done and to do */
+	int64		used_us;		/* time, since the estimate has become large */
+	int			left_out;		/* filters that were not evaluated to the end */
+} CwhFilterBudget;
+
+extern char *cwh_filter_problem(Datum filter);
+extern bool cwh_filter_matches(Datum filter, Jsonb *envelope,
+							   CwhFilterBudget *budget);
+
+#endif							/* CWH_FILTER_H */
