@@ -238,7 +238,7 @@ subtest 'operators, functions and types that shadow those of the system' => sub 
 			CREATE TEMP TABLE webhook (id pg_catalog.uuid, enabled boolean, name pg_catalog.text, chatbot_id pg_catalog.text);
 			CREATE TEMP TABLE vault (webhook_id pg_catalog.uuid, name pg_catalog.text, value bytea);
 			CREATE TEMP TABLE pg_roles (oid oid, rolname name, rolsuper boolean);
-			CREATE TEMP TABLE tenant (role regrole, chatbot_id pg_catalog.text);
+			CREATE TEMP TABLE grantee (role regrole, access pg_catalog.text);
 			SELECT id AS new FROM chatwebhook.create_webhook('new', 'https://example.com/', events => '{lead.captured,message.*}') \gset
 			SELECT id AS ed FROM chatwebhook.create_webhook('ed', 'https://example.com/', chatbot_id => 'x', signing => 'v1a') \gset
 			SELECT chatwebhook.secret(:'new') IS NOT NULL, chatwebhook.public_key(:'ed') IS NOT NULL,
@@ -265,12 +265,176 @@ subtest 'operators, functions and types that shadow those of the system' => sub 
 		unlike($out, qr/^f$|\bf\|/m, 'and they do what they should');
 		runs_only_as([$role], 'what was planted has run as nobody but the caller');
 	}
-	my $rekey = script('SET search_path = evil, pg_catalog; SELECT chatwebhook.rekey(), chatwebhook.add_tenant(\'app\', \'x\'), chatwebhook.grant_reader(\'app\')');
+	script(q{SET search_path = evil, pg_catalog; SELECT chatwebhook.rekey(), chatwebhook.grant_app('app'), chatwebhook.grant_reader('app'), chatwebhook.revoke_access('app')});
 	unlike(join(', ', witnessed()), qr/operator|function (?!witness)/, 'nor in those of the administrator, who has it in his own search_path');
-	sql("DELETE FROM chatwebhook.tenant");
 	sql("DELETE FROM chatwebhook.webhook WHERE name IN ('refused', 'gone')");
 	script("ALTER ROLE \"$owner\" IN DATABASE postgres RESET ALL; ALTER DATABASE postgres RESET ALL");
 	end_sessions();
+};
+
+# An operator in an earlier schema is taken if its types fit as well as those of
+# PostgreSQL's own: it need not have their signature.  So every pair of types is
+# tried that code of ours may have, and every name of a type or function in it.
+subtest 'every signature' => sub {
+	my ($out, $err) = as_role('mallory', q{
+		CREATE SCHEMA evil2;
+		GRANT USAGE ON SCHEMA evil2 TO PUBLIC;
+		SET search_path = pg_catalog;
+		CREATE FUNCTION evil2.said(what text) RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+		BEGIN
+			RAISE LOG 'witness: % as %', what, current_user;
+			RETURN true;
+		END
+		$$;
+		DO $$
+		DECLARE
+			types constant text[] := '{text,name,varchar,bpchar,"\"char\"",oid,regclass,int4,int8,bool,json,jsonb,jsonpath,uuid,
+				timestamptz,interval,numeric,float8,bytea,text[],name[],uuid[],int4[],int8[],record,anyelement,anyarray,anynonarray,
+				anycompatible,anycompatiblearray,anycompatiblenonarray}';
+			-- what each results in
+			operators constant jsonb := '{"=": "bool", "<>": "bool", "<": "bool", ">": "bool", "<=": "bool", ">=": "bool",
+				"~": "bool", "!~": "bool", "~~": "bool", "!~~": "bool", "@>": "bool", "<@": "bool", "&&": "bool", "?": "bool",
+				"@@": "bool", "||": "text", "#>>": "text", "->>": "text", "->": "jsonb", "#>": "jsonb", "-": "jsonb", "+": "int8"}';
+			f record;
+			l text;
+			r text;
+			o text;
+			result text;
+		BEGIN
+			FOREACH l IN ARRAY types LOOP
+				FOREACH r IN ARRAY types LOOP
+					FOR result IN SELECT DISTINCT value FROM jsonb_each_text(operators) LOOP
+						EXECUTE format('CREATE FUNCTION evil2.op_%s(l %s, r %s) RETURNS %s LANGUAGE plpgsql SET search_path = pg_catalog AS $f$
+							BEGIN PERFORM evil2.said(%L); RETURN NULL; END $f$', result, l, r, result, format('operator (%s, %s)', l, r));
+						FOR o IN SELECT key FROM jsonb_each_text(operators) WHERE value = result LOOP
+							EXECUTE format('CREATE OPERATOR evil2.%s (LEFTARG = %s, RIGHTARG = %s, FUNCTION = evil2.op_%s)', o, l, r, result);
+						END LOOP;
+					END LOOP;
+				END LOOP;
+			END LOOP;
+			-- functions that the extension's own call, or that have the name of one
+			FOR f IN SELECT p.proname AS name, p.oid AS id, pg_get_function_identity_arguments(p.oid) AS args, pg_get_function_result(p.oid) AS result
+				FROM pg_proc p WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.prokind = 'f' AND p.provariadic = 0
+				AND p.proallargtypes IS NULL
+				AND NOT EXISTS (SELECT FROM unnest(p.proargtypes::oid[] || p.prorettype) t WHERE t IN ('"any"'::regtype, 'internal'::regtype, 'cstring'::regtype, 'trigger'::regtype))
+				AND EXISTS (SELECT FROM pg_proc q WHERE q.pronamespace = 'chatwebhook'::regnamespace AND q.prosrc ~ ('\m' || p.proname || '\(')) LOOP
+				BEGIN
+					EXECUTE format('CREATE FUNCTION evil2.%I(%s) RETURNS %s LANGUAGE plpgsql SET search_path = pg_catalog AS $f$
+						BEGIN PERFORM evil2.said(%L); RETURN%s; END $f$', f.name, f.args, f.result, 'function ' || f.name,
+						CASE WHEN f.result <> 'void' AND f.result NOT LIKE 'SETOF %' THEN ' NULL' ELSE '' END);
+				EXCEPTION WHEN invalid_function_definition OR feature_not_supported THEN
+					NULL; -- a type that PL/pgSQL does not take
+				END;
+			END LOOP;
+		END
+		$$;
+		-- and functions that take anything else
+		CREATE FUNCTION evil2.format(f text, VARIADIC a anycompatiblearray) RETURNS text LANGUAGE plpgsql AS $$
+			BEGIN PERFORM evil2.said('function format'); RETURN f; END $$;
+		CREATE FUNCTION evil2.concat(VARIADIC a anycompatiblearray) RETURNS text LANGUAGE plpgsql AS $$
+			BEGIN PERFORM evil2.said('function concat'); RETURN ''; END $$;
+		CREATE FUNCTION evil2.count(a anyelement) RETURNS int8 LANGUAGE plpgsql AS $$
+			BEGIN PERFORM evil2.said('function count'); RETURN 0; END $$;
+		-- last, the types
+		CREATE TYPE evil2.row AS (a int4);
+		DO $$
+		DECLARE
+			t text;
+		BEGIN
+			FOREACH t IN ARRAY '{text,name,varchar,bpchar,char,oid,regclass,regproc,regprocedure,regrole,regtype,int2,int4,int8,integer,bigint,bool,boolean,json,
+				jsonb,jsonpath,uuid,timestamptz,timestamp,date,interval,numeric,float8,bytea}'::text[] LOOP
+				EXECUTE format('CREATE DOMAIN evil2.%I AS pg_catalog.%s CHECK (evil2.said(%L))', t,
+					CASE t WHEN 'char' THEN '"char"' WHEN 'integer' THEN 'int4' WHEN 'bigint' THEN 'int8' WHEN 'boolean' THEN 'bool' ELSE t END, 'type ' || t);
+			END LOOP;
+		END
+		$$;
+		CREATE DOMAIN evil2.record AS evil2.row CHECK (evil2.said('type record'));
+		SELECT count(*) FROM pg_operator WHERE oprnamespace = 'evil2'::regnamespace;
+		SELECT count(*) > 100 FROM pg_proc WHERE pronamespace = 'evil2'::regnamespace AND proname !~ '^op_';
+	});
+	is($err, '', 'they can be made');
+	is($out, 31 * 31 * 22 . "\nt", 'and are many');
+	script(q{
+		CREATE TABLE public.chat (bot text, n integer);
+		INSERT INTO public.chat VALUES ('bot', 1), ('other', 2);
+		CREATE FUNCTION public.con(event jsonb, webhook jsonb, replies jsonb) RETURNS chatwebhook.request LANGUAGE sql STABLE
+			AS 'SELECT NULL::chatwebhook.request'});
+	my ($all) = create_webhook($node, name => 'all');
+	my ($own) = create_webhook($node, name => 'own', chatbot_id => 'bot');
+	my ($slack) = create_webhook($node, name => 'slack', connector => 'slack');
+	ok(wait_idle($node), 'idle');
+	sql(q{SELECT chatwebhook.emit('message.sent', 'bot', 'c', '{"role": "bot", "content": "x"}')});
+	my $delivery = sql('SELECT min(id) FROM chatwebhook.delivery');
+	ok(wait_idle($node), 'idle');
+	my $hostile = 'SET search_path = evil2, public, pg_catalog;';
+	witnessed();
+	as_role('mallory', "$hostile SELECT 'x'::name = 'x'::pg_catalog.text");
+	like(join(', ', witnessed()), qr/operator \(name, text\) as mallory.*type name as mallory/, 'in a search_path, they run');
+
+	# a superuser who has all that in front of pg_catalog; his own statements use nothing of it
+	foreach my $call (
+		q{SELECT chatwebhook.watch('chat', 'feedback.received', '{"chatbotId": "bot", "rating": "n", "from": "@here"}', 'NEW.n IS NOT NULL')},
+		q{SELECT chatwebhook.watch('chat', 'conversation.ended', operation => 'UPDATE')},
+		q{SELECT chatwebhook.watch('chat', 'conversation.ended', operation => 'TRUNCATE')},
+		q{SELECT chatwebhook.watch(NULL, NULL)},
+		q{SELECT chatwebhook.watch('chat', 'conversation.ended', '{"a": "missing"}')},
+		q{SELECT chatwebhook.watch('chat', 'conversation.ended', '[]')},
+		q{INSERT INTO chat VALUES ('bot', 3)},
+		q{UPDATE chat SET n = NULL},
+		q{SELECT chatwebhook.unwatch('chat', 'feedback.received')},
+		q{SELECT chatwebhook.unwatch('chat', 'conversation.ended', 'UPDATE')},
+		q{SELECT chatwebhook.unwatch('chat', 'conversation.ended')},
+		qq{SELECT chatwebhook.backfill('$all', 'chat', 'feedback.received', '{"chatbotId": "bot", "conversationId": "n", "rating": "n", "from": "\@here"}')},
+		qq{SELECT chatwebhook.backfill('$all', 'chat', 'conversation.ended')},
+		qq{SELECT chatwebhook.backfill('$own', 'chat', 'feedback.received', '{"chatbotId": "bot", "rating": "n"}')},
+		qq{SELECT chatwebhook.backfill('$own', 'chat', 'conversation.ended', '{"chatbotId": "bot"}', 'n IS NOT NULL', true)},
+		qq{SELECT chatwebhook.backfill('$own', 'chat', 'conversation.ended', '{"chatbotId": "\@bot"}', dry_run => true)},
+		q{SELECT chatwebhook.backfill('00000000-0000-0000-0000-000000000000', 'chat', 'conversation.ended')},
+		q{SELECT chatwebhook.create_webhook('new', 'https://example.com/', '{lead.captured,message.*}', 'x', '$.data.a == 1', auth => '{"type": "bearer", "token": "{{token}}"}')},
+		q{SELECT chatwebhook.create_webhook('new', 'https://example.com/', secret => 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw')},
+		q{SELECT chatwebhook.create_webhook('new', 'https://example.com/', signing => 'v1a', connector => 'zendesk')},
+		q{INSERT INTO chatwebhook.webhook (name, url, headers) VALUES ('new', 'https://example.com/', '{"X-A": "b"}')},
+		q{UPDATE chatwebhook.webhook SET events = '{*}', timeout = '1 s', enabled = true},
+		q{INSERT INTO chatwebhook.event_type (name, required) VALUES ('evil.type', '{a,b}')},
+		q{INSERT INTO chatwebhook.connector (name, function) VALUES ('con', 'public.con(pg_catalog.jsonb,pg_catalog.jsonb,pg_catalog.jsonb)')},
+		q{UPDATE chatwebhook.connector SET replies = '[{"status": 409, "means": "success"}]'},
+		(map { qq{SELECT chatwebhook.preview('$_', '{"type": "message.sent", "data": {"role": "bot", "content": "x"}}')} } $all, $slack),
+		qq{SELECT chatwebhook._preview('$slack', '{"type": "message.sent", "data": {"role": "bot", "content": "x"}}', '[]')},
+		(map { "SELECT chatwebhook.test_webhook('$_')" } $all, $slack),
+		'SELECT chatwebhook.dashboard()',
+		'SELECT chatwebhook.metrics_text()',
+		(map { "SELECT * FROM chatwebhook.$_" } qw(delivery dead_letter webhook_health metrics worker_status alert grantee)),
+		(map { "SELECT chatwebhook.$_('app')" } qw(grant_admin grant_reader grant_app grant_app revoke_access)),
+		"SELECT chatwebhook.secret('$all'), chatwebhook.public_key('$all')",
+		"SELECT chatwebhook.rotate_secret('$all')",
+		"SELECT chatwebhook.set_credential('$all', 'token', 'x')",
+		'SELECT chatwebhook.rekey()',
+		"SELECT chatwebhook.retry($delivery), chatwebhook.cancel($delivery)",
+		'SELECT chatwebhook.retry_dead()',
+		"SELECT chatwebhook.replay('$all')",
+		'SELECT chatwebhook.purge_dead_letters()',
+		q{SELECT chatwebhook.erase_conversation('bot', 'c')},
+		q{SELECT chatwebhook.emit('message.sent', 'x', NULL, '{"role": "bot", "content": "x"}')},
+		q{SELECT chatwebhook.sign('x', 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw'), chatwebhook.verify('x', 'y', 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw')},
+		q{SELECT chatwebhook.verify('{"webhook-id": "x", "webhook-timestamp": "1", "webhook-signature": "v1,x"}', 'x', 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw', '5 min')},
+		q{SELECT chatwebhook.wait_until_idle('0')},
+		'DELETE FROM chatwebhook.webhook')
+	{
+		my ($out, $err) = as_role(qq{"$owner"}, "$hostile $call");
+		is(join(', ', grep { !/ as mallory in / } witnessed()), '', $call);
+		unlike($err, qr/is not unique|invalid input syntax|evil2/, 'which does what it does elsewhere');
+	}
+	script(q{DROP TABLE public.chat; DELETE FROM chatwebhook.connector WHERE name = 'con'; DROP FUNCTION public.con});
+	# in the extension's script, too
+	script(q{CREATE DATABASE planted TEMPLATE template0 OWNER mallory});
+	$node->command_ok(['bash', '-c', 'pg_dump --no-sync -n evil2 -d postgres | psql -X -q -d planted'], 'all that is in another database');
+	sql_in('planted', "ALTER DATABASE planted SET search_path = evil2, public, pg_catalog");
+	witnessed();
+	sql_in('planted', 'SET search_path = evil2, public, pg_catalog; CREATE EXTENSION chatwebhook');
+	is(join(', ', grep { !/ as mallory in / } witnessed()), '', 'CREATE EXTENSION');
+	sql_in('planted', 'SET search_path = evil2, public, pg_catalog; DROP EXTENSION chatwebhook');
+	is(join(', ', grep { !/ as mallory in / } witnessed()), '', 'DROP EXTENSION');
+	sql('DROP DATABASE planted WITH (FORCE)');
 };
 
 subtest 'filters' => sub {
@@ -316,7 +480,12 @@ subtest 'what only an owner may do to the tables' => sub {
 		[ 'CREATE STATISTICS chatwebhook.s ON (evil.checked(last_error)) FROM chatwebhook.queue', qr/must be owner|permission denied/ ],
 		[ 'CREATE TABLE evil.child () INHERITS (chatwebhook.queue)', qr/must be owner/ ],
 		[ 'CREATE OR REPLACE VIEW chatwebhook.delivery AS SELECT 1', qr/permission denied|must be owner/ ],
-		[ 'ALTER FUNCTION chatwebhook._chatbots() SECURITY INVOKER', qr/must be owner/ ],
+		[ 'ALTER FUNCTION chatwebhook._do_secret(uuid) SECURITY INVOKER', qr/must be owner/ ],
+		[ 'ALTER FUNCTION chatwebhook.secret(uuid) SECURITY DEFINER', qr/must be owner/ ],
+		[ 'CREATE FUNCTION chatwebhook._do_mine(uuid) RETURNS pg_catalog.text LANGUAGE sql AS \'SELECT NULL::pg_catalog.text\'', qr/permission denied/ ],
+		[ 'CREATE FUNCTION evil.secret(uuid) RETURNS pg_catalog.text LANGUAGE c AS \'$libdir/chatwebhook\', \'chatwebhook_guarded\'', qr/permission denied/ ],
+		[ 'ALTER POLICY monitor ON chatwebhook.event TO PUBLIC', qr/must be owner/ ],
+		[ 'INSERT INTO chatwebhook.grantee VALUES (\'app\', \'admin\')', qr/permission denied/ ],
 		[ 'CREATE FUNCTION chatwebhook._claimed(integer) RETURNS boolean LANGUAGE sql AS \'SELECT true\'', qr/permission denied/ ],
 		[ 'CREATE CAST (uuid AS text) WITH FUNCTION evil.checked(text) AS IMPLICIT', qr/must be owner|does not exist/ ],
 		[ 'CREATE EVENT TRIGGER e ON ddl_command_start EXECUTE FUNCTION evil.trigger()', qr/must be superuser|permission denied/i ],

@@ -114,8 +114,8 @@ sub is_clean
 #
 # Secrets of every kind, used in every way
 #
-script(q{CREATE ROLE reader; CREATE ROLE admin; CREATE ROLE tenant; CREATE ROLE monitor IN ROLE pg_monitor; CREATE ROLE nobody;
-	SELECT chatwebhook.grant_reader('reader'), chatwebhook.grant_admin('admin'), chatwebhook.add_tenant('tenant', 'bot')});
+script(q{CREATE ROLE reader; CREATE ROLE admin; CREATE ROLE app; CREATE ROLE monitor IN ROLE pg_monitor; CREATE ROLE nobody;
+	SELECT chatwebhook.grant_reader('reader'), chatwebhook.grant_admin('admin'), chatwebhook.grant_app('app')});
 my ($ok, $ok_secret) = create_webhook($node, name => 'ok', events => ['message.sent']);
 my ($bad) = create_webhook($node, name => 'bad', path => '/status/400/-/bad/{{path_token}}?key={{query_token}}', enabled => 'f',
 	headers => { 'Authorization' => 'Bearer {{header_token}}', 'X-Api-Key' => '{{header_token}}' }, chatbot_id => 'bot');
@@ -167,16 +167,17 @@ $secrets{'rotated secret'} = $rotated;
 $receiver->set_secret('ok', [ $ok_secret, $rotated ]);
 
 is_clean($test, 'what test_webhook() gives');
-foreach my $role ('reader', 'admin', 'tenant', 'monitor', 'nobody', sql('SELECT current_user'))
+foreach my $role ('reader', 'admin', 'app', 'monitor', 'nobody', sql('SELECT current_user'))
 {
 	my $all = '';
 	foreach my $relation (split /\n/, sql("SELECT oid::regclass FROM pg_class WHERE relnamespace = 'chatwebhook'::regnamespace AND relkind IN ('r', 'v')"))
 	{
 		my ($out, $err) = ('', '');
-		$node->psql('postgres', "SET ROLE $role; SELECT * FROM $relation", stdout => \$out, stderr => \$err, on_error_stop => 0);
+		$node->psql('postgres', "SET ROLE $role; SET chatwebhook.chatbot = 'bot'; SELECT * FROM $relation", stdout => \$out, stderr => \$err, on_error_stop => 0);
 		$all .= "$relation $out $err\n";
 	}
 	is_clean($all, "every table and view as $role");
+	like($all, qr/path_token.*query_token/, 'which are there: it sees how they are used') if $role eq 'app';
 }
 like(sql('SELECT string_agg(last_error, \' \') FROM chatwebhook.delivery'), qr/HTTP status 400/, 'failures have said why');
 like(sql("SELECT url FROM chatwebhook.webhook_health WHERE name = 'bad'"), qr/\{\{path_token\}\}/, 'a placeholder is shown as it was written');
