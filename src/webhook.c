@@ -39,7 +39,8 @@ enum
 	ID, NAME, URL, ENABLED, HEADERS, MAX_RETRIES, BACKOFF, BACKOFF_MULTIPLIER,
 	MAX_BACKOFF, TIMEOUT, MAX_IN_FLIGHT, SECRET_NAMES, SECRET_VALUES,
 	PREVIOUS_UNTIL, AUTH, CONNECTOR, CONNECTOR_FUNCTION, CONNECTOR_REPLIES, ARGUMENT,
-	PROVEN, UPDATED_AT, RATE_LIMIT, BATCH_SIZE, BATCH_WINDOW, NOTED
+	PROVEN, UPDATED_AT, RATE_LIMIT, BATCH_SIZE, BATCH_WINDOW, NOTED,
+	CHATBOT_ID
 };
 
 static const char load_sql[] =
@@ -51,7 +52,8 @@ static const char load_sql[] =
 	"           'url', w.url, 'chatbotId', w.chatbot_id, 'settings', w.settings),"
 	"       COALESCE(h.consecutive_failures" EQ "0"
 	"                AND h.last_success_at IS NOT NULL, false),"
-	"       w.updated_at, w.rate_limit, w.batch_size, w.batch_window, h.problem"
+	"       w.updated_at, w.rate_limit, w.batch_size, w.batch_window, h.problem,"
+	"       w.chatbot_id"
 	"  FROM chatwebhook.webhook w"
 	"  LEFT JOIN chatwebhook.health h ON h.webhook_id" EQ "w.id"
 	"  LEFT JOIN chatwebhook.connector c ON c.name" EQ "w.connector"
@@ -551,6 +553,7 @@ load_row(uint64 row)
 	webhook->context = CurrentMemoryContext;
 	webhook->id = *DatumGetUUIDP(cwh_field(row, ID, NULL));
 	webhook->name = cwh_field_text(row, NAME);
+	webhook->chatbot_id = cwh_field_text(row, CHATBOT_ID);
 	webhook->enabled = DatumGetBool(cwh_field(row, ENABLED, NULL));
 	webhook->proven = DatumGetBool(cwh_field(row, PROVEN, NULL));
 	webhook->updated_at = DatumGetTimestampTz(cwh_field(row, UPDATED_AT, NULL));
