@@ -821,6 +821,8 @@ load_row(CwhWebhook *webhook, uint64 row, MemoryContext scratch)
 	webhook->problem = size_problem(row);
 	if (!exceeds(row, NAME, CWH_MAX_NAME))
 		webhook->name = cwh_field_text(row, NAME);
+	if (!exceeds(row, CHATBOT_ID, CWH_MAX_NAME))
+		webhook->chatbot_id = cwh_field_text(row, CHATBOT_ID);
 	if (webhook->problem == NULL)
 		load_secret_parts(&loading, row);
 }
