@@ -505,9 +505,9 @@ subtest 'who sees them' => sub {
 	script(q{
 		CREATE ROLE anybody LOGIN;
 		CREATE ROLE reader LOGIN;
-		CREATE ROLE tenant LOGIN;
+		CREATE ROLE app LOGIN;
 		SELECT chatwebhook.grant_reader('reader');
-		SELECT chatwebhook.add_tenant('tenant', 'bot-1');
+		SELECT chatwebhook.grant_app('app');
 		GRANT USAGE ON SCHEMA chatwebhook TO anybody;
 	});
 	my $names = q{SELECT string_agg(DISTINCT coalesce(labels->>'webhook', '-'), ' ' ORDER BY coalesce(labels->>'webhook', '-'))
@@ -524,13 +524,19 @@ subtest 'who sees them' => sub {
 		is($as->($role, $names), "- $hostile hang shop", "$role sees all");
 		like($as->($role, 'SELECT chatwebhook.metrics_text()'), qr/webhook="hang"/, 'and as text');
 	}
-	is($as->('tenant', $names), 'shop', 'a tenant its own');
-	my $text = parse($as->('tenant', 'SELECT chatwebhook.metrics_text()') . "\n" =~ s/\n+\z/\n/r, 'a tenant\'s text');
+	is($as->('app', $names), '', 'an app none while no chatbot is named');
+	is($as->('app', 'SELECT chatwebhook.metrics_text()'), '', 'nor as text');
+	sql(q{ALTER ROLE app SET chatwebhook.chatbot = 'bot-1'});
+	is($as->('app', $names), 'shop', 'and then those of that chatbot');
+	my $text = parse($as->('app', 'SELECT chatwebhook.metrics_text()') . "\n" =~ s/\n+\z/\n/r, 'an app\'s text');
 	is_deeply(
 		[ sort keys %{ { map { ($_->{labels}{webhook} // '-') => 1 } values %{ samples($text) } } } ],
 		['shop'], 'and as text');
-	is($as->('tenant', q{SELECT count(*) FROM chatwebhook._count_deliveries('pending')}), 1, 'and nothing by way of the function behind it');
-	is($as->('tenant', q{SELECT count(*) FROM chatwebhook._count_deliveries('dead')}), 1, 'for either kind');
+	foreach my $status ('pending', 'dead')
+	{
+		is($as->('app', "SELECT count(*) FROM chatwebhook._count_deliveries(ARRAY(SELECT id FROM chatwebhook.webhook), '$status')"), 1,
+			"the function behind it counts what is $status for webhooks that are named");
+	}
 };
 
 done_testing();

@@ -396,7 +396,8 @@ subtest 'an ordinary day' => sub {
 subtest 'who sees what' => sub {
 	query("CREATE ROLE shop_owner LOGIN; CREATE ROLE reader LOGIN; CREATE ROLE monitor LOGIN;
 		 CREATE ROLE admin LOGIN; CREATE ROLE nobody LOGIN;
-		 SELECT chatwebhook.add_tenant('shop_owner', 'shop');
+		 SELECT chatwebhook.grant_app('shop_owner');
+		 ALTER ROLE shop_owner SET chatwebhook.chatbot = 'shop';
 		 SELECT chatwebhook.grant_reader('reader');
 		 SELECT chatwebhook.grant_admin('admin');
 		 GRANT pg_monitor TO monitor");
@@ -405,13 +406,13 @@ subtest 'who sees what' => sub {
 	query(q{SELECT chatwebhook.emit('lead.seen', 'shop', '32', null)});
 	ok( $node->poll_query_until('postgres',
 			"SELECT count(*) = 1 FROM chatwebhook.dead WHERE webhook_id = '$own'"),
-		'a tenant has a dead letter');
+		'a customer has a dead letter');
 	query("INSERT INTO chatwebhook.alert SELECT gen_random_uuid(), id, chatbot_id, name, 'maintenance', 'Of ' || name, now()
 		 FROM chatwebhook.webhook WHERE name IN ('shop hook', 'crm')");
 
-	my $page = make_page('tenant', user => 'shop_owner');
-	show_page('tenant', widths => [360]);
-	like($page, qr/<bdi>shop hook</, 'a tenant sees its webhook');
+	my $page = make_page('app', user => 'shop_owner');
+	show_page('app', widths => [360]);
+	like($page, qr/<bdi>shop hook</, 'an app sees the webhook of its chatbot');
 	unlike($page, qr/analytics|crm|ops pager|sales team|partner feed/, 'and no other');
 	is_deeply([ $page =~ /id="(pending|dead|alerts|t-succeeded|succeeded)">(\d+)/g ],
 		[ pending => 0, dead => 1, alerts => 1 ], 'its own figures, and not those of everything');
@@ -427,10 +428,18 @@ subtest 'who sees what' => sub {
 	my ($code, undef, $errors) = $node->psql('postgres', 'SELECT chatwebhook.dashboard()',
 		extra_params => [ '-U', 'nobody' ]);
 	isnt($code, 0, 'nobody else sees anything');
+	# it may call the parts, but they read nothing with more rights than its own
+	query('GRANT USAGE ON SCHEMA chatwebhook TO nobody');
+	foreach my $part ('dashboard()', '_dashboard_throughput()',
+		"_dashboard_webhooks('{}', ARRAY[gen_random_uuid()])")
+	{
+		($code, undef, $errors) = $node->psql('postgres', "SELECT chatwebhook.$part",
+			extra_params => [ '-U', 'nobody' ]);
+		like($errors, qr/permission denied/, "nor with $part");
+	}
 	is( query(q{SELECT string_agg(proname, ' ') FROM pg_proc
-			   WHERE pronamespace = 'chatwebhook'::regnamespace AND proname ~ 'dashboard'
-				 AND has_function_privilege('nobody', oid, 'EXECUTE')}),
-		'', 'nor calls any part of it');
+			   WHERE pronamespace = 'chatwebhook'::regnamespace AND proname ~ 'dashboard' AND prosecdef}),
+		'', 'no part of it has the rights of another');
 	query("DELETE FROM chatwebhook.alert; DELETE FROM chatwebhook.webhook WHERE name = 'shop hook'");
 };
 

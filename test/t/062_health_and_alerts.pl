@@ -615,11 +615,11 @@ subtest 'deleting a webhook with an alert' => sub {
 };
 
 #
-# Tenants.
+# Roles of applications.
 #
-subtest 'tenants' => sub {
+subtest 'roles of applications' => sub {
 	script(q{CREATE ROLE acme; CREATE ROLE other; CREATE ROLE watcher;
-		SELECT chatwebhook.add_tenant('acme', 'acme'), chatwebhook.add_tenant('other', 'other');
+		SELECT chatwebhook.grant_app('acme'), chatwebhook.grant_app('other');
 		GRANT pg_monitor TO watcher});
 	webhook($_, '/status/500') foreach 'acme', 'other';
 	foreach my $name ('acme', 'other')
@@ -629,16 +629,16 @@ subtest 'tenants' => sub {
 	}
 	foreach my $role ('acme', 'other')
 	{
-		is(script("SET ROLE $role; SELECT webhook_name, kind FROM chatwebhook.alert"),
+		is(script("SET ROLE $role; SET chatwebhook.chatbot = '$role'; SELECT webhook_name, kind FROM chatwebhook.alert"),
 			"$role|consecutive_failures", "$role sees its own alert only");
-		is(script("SET ROLE $role; SELECT name, state FROM chatwebhook.webhook_health"),
+		is(script("SET ROLE $role; SET chatwebhook.chatbot = '$role'; SELECT name, state FROM chatwebhook.webhook_health"),
 			"$role|failing", 'and its own webhook');
 	}
 	is(script('SET ROLE watcher; SELECT count(*) FROM chatwebhook.alert'),
 		sql('SELECT count(*) FROM chatwebhook.alert'), 'pg_monitor sees all');
-	like(($node->psql('postgres', 'SET ROLE acme; DELETE FROM chatwebhook.alert'))[2],
-		qr/permission denied/, 'and a tenant removes none');
-	is(scalar told('acme', 'other'), 0, 'nor is a tenant told of others');
+	like(($node->psql('postgres', q{SET ROLE acme; SET chatwebhook.chatbot = 'acme'; DELETE FROM chatwebhook.alert}))[2],
+		qr/permission denied/, 'and an app removes none');
+	is(scalar told('acme', 'other'), 0, 'nor is a customer told of others');
 };
 
 # over all: nobody was ever told of itself, and no alert was told twice

@@ -32,7 +32,7 @@ my $json = JSON::PP->new->utf8;
 sub error_of
 {
 	my ($role, $sql) = @_;
-	return ($node->psql('postgres', "SET ROLE $role;\n$sql"))[2];
+	return ($node->psql('postgres', "SET ROLE $role; SET chatwebhook.chatbot = '$role';\n$sql"))[2];
 }
 
 # A webhook for the events of the chatbot of the same name; its id.
@@ -107,7 +107,7 @@ sub acts
 {
 	my ($call, $query, $what, $role) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my $as = defined $role ? "SET ROLE $role;" : '';
+	my $as = defined $role ? "SET ROLE $role; SET chatwebhook.chatbot = '$role';" : '';
 	my $predicted = sql("SELECT count(*) FROM ($query) q");
 	my $before = others('');
 	my $dry = $call =~ s/\)$/, dry_run => true)/r =~ s/\(, /(/r;
@@ -119,7 +119,7 @@ sub acts
 }
 
 my %id;
-script(q{CREATE ROLE acme; SELECT chatwebhook.add_tenant('acme', 'acme')});
+script(q{CREATE ROLE acme; SELECT chatwebhook.grant_app('acme')});
 $id{$_} = webhook($_, '/ok') foreach 'alpha', 'beta', 'acme';
 emit($_, 12) foreach 'alpha', 'beta', 'acme';
 idle();
@@ -153,11 +153,11 @@ subtest 'replay' => sub {
 
 	is(acts("replay('$id{alpha}', '$until', '$since')", 'SELECT 1 WHERE false', 'a window that is none'), 0, 'none');
 	like(error_of('acme', "SELECT chatwebhook.replay('$id{alpha}')"), qr/webhook "$id{alpha}" does not exist/,
-		'a tenant does not reach another\'s');
+		'an app does not reach another\'s');
 	like(error_of('acme', "SELECT chatwebhook.replay('$id{alpha}', dry_run => true)"),
 		qr/does not exist/, 'nor counts it');
 	$before = $receiver->count('acme');
-	is(script("SET ROLE acme; SELECT chatwebhook.replay('$id{acme}')"), 12, 'but replays its own');
+	is(script("SET ROLE acme; SET chatwebhook.chatbot = 'acme'; SELECT chatwebhook.replay('$id{acme}')"), 12, 'but replays its own');
 	idle();
 	is($receiver->count('acme') - $before, 12, 'which arrive');
 	like(($node->psql('postgres', 'SELECT chatwebhook.replay(NULL)'))[2], qr/does not exist/, 'a webhook must be named');
@@ -193,11 +193,11 @@ subtest 'retry_dead' => sub {
 	$others = others('acme');
 	$before = $receiver->count('acme');
 	$predicted = events($query);
-	is(acts('retry_dead()', $query, 'all that a tenant has', 'acme'), 10, 'ten');
+	is(acts('retry_dead()', $query, 'all that an app sees', 'acme'), 10, 'ten');
 	idle();
 	is(received('acme', $before), $predicted, 'the receiver got them');
 	is(others('acme'), $others, 'those of others stay dead');
-	like(error_of('acme', "SELECT chatwebhook.retry_dead('$id{delta}')"), qr/does not exist/, 'a tenant names its own only');
+	like(error_of('acme', "SELECT chatwebhook.retry_dead('$id{delta}')"), qr/does not exist/, 'an app names its own only');
 
 	$before = $receiver->count('delta');
 	is(acts("retry_dead(since => '$since')", "SELECT 1 FROM chatwebhook.dead_letter WHERE created_at >= '$since'",
@@ -218,9 +218,9 @@ subtest 'purge_dead_letters' => sub {
 	is(sql("SELECT count(*) FROM chatwebhook.attempt WHERE delivery_id IN ($ids)"), 0, 'their attempts are gone');
 	is(sql(q{SELECT webhook_name, count(*) FROM chatwebhook.dead_letter GROUP BY 1 ORDER BY 1}),
 		"acme|6\ndelta|2\ngamma|2", 'others are not');
-	is(acts('purge_dead_letters()', q{SELECT 1 FROM chatwebhook.dead_letter WHERE chatbot_id = 'acme'}, 'of a tenant', 'acme'),
+	is(acts('purge_dead_letters()', q{SELECT 1 FROM chatwebhook.dead_letter WHERE chatbot_id = 'acme'}, 'of an app', 'acme'),
 		6, 'six');
-	is(script(qq{SET ROLE acme; SELECT chatwebhook.purge_dead_letters('$id{delta}')}), 0, 'a tenant removes none of others');
+	is(script(qq{SET ROLE acme; SET chatwebhook.chatbot = 'acme'; SELECT chatwebhook.purge_dead_letters('$id{delta}')}), 0, 'an app removes none of others');
 	is(acts('purge_dead_letters()', 'SELECT 1 FROM chatwebhook.dead_letter', 'of all'), 4, 'four');
 	is(sql('SELECT count(*) FROM chatwebhook.dead_letter'), 0, 'none is left');
 };
@@ -257,7 +257,7 @@ subtest 'what is pending' => sub {
 	emit('later', 1);
 	becomes_true(q{SELECT attempts = 1 FROM chatwebhook.delivery WHERE webhook_name = 'later'}, 'one waits for an hour');
 	my $delivery = sql(q{SELECT id FROM chatwebhook.delivery WHERE webhook_name = 'later'});
-	is(script("SET ROLE acme; SELECT chatwebhook.retry($delivery), chatwebhook.cancel($delivery)"), 'f|f', 'a tenant does not see it');
+	is(script("SET ROLE acme; SET chatwebhook.chatbot = 'acme'; SELECT chatwebhook.retry($delivery), chatwebhook.cancel($delivery)"), 'f|f', 'an app does not see it');
 	is(sql("SELECT chatwebhook.retry($delivery)"), 't', 'but can be retried');
 	becomes_true(qq{SELECT status = 'delivered' AND attempts = 2 FROM chatwebhook.delivery WHERE id = $delivery}, 'at once');
 
@@ -349,7 +349,7 @@ subtest 'backfill' => sub {
 	like(error_of('clerk', "$call, condition => 'peek()')"), qr/permission denied for table secrets/, 'the condition has no more rights');
 	like(error_of('clerk', "$call, condition => 'pg_read_file(''PG_VERSION'') <> ''''')"), qr/permission denied/, 'nor those of the extension');
 	like(error_of('clerk', "$call, condition => 'EXISTS (SELECT FROM chatwebhook.vault)')"), qr/permission denied for table vault/, 'nor sees secrets');
-	like(error_of('acme', "$call)"), qr/permission denied for function backfill/, 'a tenant cannot');
+	like(error_of('acme', "$call)"), qr/permission denied for function backfill/, 'an app cannot');
 	is(sql('SELECT count(*) FROM chatwebhook.event'), $count, 'nothing was emitted by any of that');
 	script(q{ALTER TABLE leads ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON leads FOR SELECT TO clerk USING (id < 4)});
 	is(script("SET ROLE clerk; $call, dry_run => true)"), 3, 'its rows are those that the caller sees');
@@ -465,9 +465,9 @@ subtest 'erase_conversation' => sub {
 
 	is(sql(q{SELECT chatwebhook.erase_conversation('bot', 'erased', dry_run => true)}), 3, 'a dry run says: three events');
 	is(sql(q{SELECT count(*) FROM chatwebhook.event WHERE conversation_id = 'erased'}), 5, 'and changes nothing');
-	script(q{CREATE ROLE bots; SELECT chatwebhook.add_tenant('bots', 'other')});
-	like(error_of('bots', q{SELECT chatwebhook.erase_conversation('bot', 'erased')}), qr/chatbot "bot" does not belong to this role/,
-		'a tenant erases its own only');
+	script(q{CREATE ROLE other; SELECT chatwebhook.grant_app('other')});
+	is(script(q{SET ROLE other; SET chatwebhook.chatbot = 'other'; SELECT chatwebhook.erase_conversation('bot', 'erased')}), 0,
+		'an app erases what is its chatbot\'s only');
 	is(sql(q{SELECT chatwebhook.erase_conversation('bot', 'erased')}), 3, 'three events are erased');
 	$receiver->set(up => ['hanging']);
 	$holder->quit;
@@ -488,7 +488,7 @@ subtest 'erase_conversation' => sub {
 	is($events->(), $kept, 'other conversations are as they were');
 	is(sql(q{SELECT chatwebhook.erase_conversation('bot', 'erased')}), 0, 'there is nothing more to erase');
 	is(sql(q{SELECT chatwebhook.erase_conversation(NULL, 'erased')}), 1, 'that without a chatbot is another one');
-	is(script(q{SET ROLE bots; SELECT chatwebhook.erase_conversation('other', 'erased')}), 1, 'and a tenant erases its own');
+	is(script(q{SET ROLE other; SET chatwebhook.chatbot = 'other'; SELECT chatwebhook.erase_conversation('other', 'erased')}), 1, 'and an app erases its own');
 	like(($node->psql('postgres', q{SELECT chatwebhook.erase_conversation('bot', NULL)}))[2], qr/needs a conversation/, 'one must be named');
 	unlike($dump->(), qr/quibble[23]/, 'of those nothing is left, too');
 };
