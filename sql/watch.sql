@@ -167,7 +167,7 @@ CREATE FUNCTION chatwebhook.backfill(
     AS $$
 #variable_conflict use_variable
 DECLARE
-    pair         record;
+    pair         pg_catalog.record;
     expression   pg_catalog.text;
     data         pg_catalog.text := '';
     in_envelope  pg_catalog.text[] := '{}';

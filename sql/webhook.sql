@@ -15,8 +15,10 @@ COMMENT ON FUNCTION chatwebhook._redact(text) IS
 
 CREATE TABLE chatwebhook.webhook (
     id                 uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
-    name               text NOT NULL,
-    chatbot_id         text DEFAULT NULLIF(pg_catalog.current_setting('chatwebhook.chatbot', true), ''),
+    -- alerts, messages and events show these, so nothing may come past the bounds
+    name               text NOT NULL CHECK (pg_catalog.octet_length(name) OPERATOR(pg_catalog.<=) 1024),
+    chatbot_id         text DEFAULT NULLIF(pg_catalog.current_setting('chatwebhook.chatbot', true), '')
+                            CHECK (pg_catalog.octet_length(chatbot_id) OPERATOR(pg_catalog.<=) 1024),
     url                text NOT NULL,
     public_url         text GENERATED ALWAYS AS (chatwebhook._redact(url)) STORED,
     connector          text NOT NULL DEFAULT 'webhook',
@@ -225,7 +227,8 @@ COMMENT ON FUNCTION chatwebhook._auth_problem(jsonb) IS
 
 /*
  * Only what is new or changes is checked: an administrator may have lowered a
- * bound since.  Transactions at the same time do not see each other's webhooks,
+ * bound since.  A column's default is never refused, or a plain INSERT would fail
+ * where a bound is below it; the workers lower it.  Transactions at the same time do not see each other's webhooks,
  * so that together they can exceed the number.
  */
 CREATE FUNCTION chatwebhook._customer_problem(hook chatwebhook.webhook, was chatwebhook.webhook) RETURNS text
@@ -243,13 +246,13 @@ BEGIN
         RETURN NULL;
     END IF;
     RETURN CASE
-        WHEN (moved OR hook.max_retries IS DISTINCT FROM was.max_retries) AND hook.max_retries > max_retries
+        WHEN (moved OR hook.max_retries IS DISTINCT FROM was.max_retries) AND hook.max_retries > greatest(max_retries, 5)
             THEN format('max_retries is %s, more than chatwebhook.max_customer_retries (%s) allows with a chatbot_id',
                         hook.max_retries, max_retries)
-        WHEN (moved OR hook.max_in_flight IS DISTINCT FROM was.max_in_flight) AND hook.max_in_flight > max_in_flight
+        WHEN (moved OR hook.max_in_flight IS DISTINCT FROM was.max_in_flight) AND hook.max_in_flight > greatest(max_in_flight, 32)
             THEN format('max_in_flight is %s, more than chatwebhook.max_customer_in_flight (%s) allows with a chatbot_id',
                         hook.max_in_flight, max_in_flight)
-        WHEN (moved OR hook.timeout IS DISTINCT FROM was.timeout) AND hook.timeout > max_timeout::interval
+        WHEN (moved OR hook.timeout IS DISTINCT FROM was.timeout) AND hook.timeout > greatest(max_timeout::interval, '10 s')
             THEN format('timeout is %s, more than chatwebhook.max_customer_timeout (%s) allows with a chatbot_id',
                         hook.timeout, max_timeout)
         WHEN moved AND max_webhooks >= 0

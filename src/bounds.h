@@ -19,7 +19,7 @@
 /* The levels that these may be nested. */
 #define CWH_MAX_DEPTH			32
 
-/* Bytes of a name, a chatbot's id, and the like. */
+/* Bytes of a name, a chatbot's id, and the like; the table has it as well. */
 #define CWH_MAX_NAME			1024
 
 /* Patterns in events, each of 255 characters at most, and bytes of that array. */

@@ -25,7 +25,7 @@
 #include "outbox.h"
 #include "state.h"
 
-/* Bodies held at a time, beyond which nothing is claimed. */
+/* Bytes of bodies held at a time; a larger event is claimed by itself. */
 #define MAX_BODY_BYTES		(32 * 1024 * 1024)
 
 /*
@@ -36,8 +36,6 @@
 
 /* An endpoint whose queue cannot be read is left alone for this long. */
 #define FAILED_CLAIM_MS		60000
-
-static double average_body = 1024;	/* bytes */
 
 /* endpoints to claim for at a time; fewer after a claim has failed */
 static int	claim_width = INT_MAX;
@@ -128,7 +126,50 @@ write_body(Delivery *delivery, const CwhEvent *event)
 	error_context_stack = callback.previous;
 }
 
-/* A delivery that is due was found. */
+/* How many bytes of bodies may be claimed for a customer. */
+static int
+bytes_left(const Customer *customer)
+{
+	return cwh_share(MAX_BODY_BYTES,
+					 (int) Min(cwh_worker.body_bytes, MAX_BODY_BYTES),
+					 (int) Min(customer->body_bytes, MAX_BODY_BYTES));
+}
+
+/* Is there room for a body?  One that would never fit must be sent as well. */
+static bool
+fits(const Customer *customer, size_t size)
+{
+	size_t		left = bytes_left(customer);
+
+	return left > 0 && (size <= left || customer->body_bytes == 0);
+}
+
+/*
+ * A delivery that is due was found, and its event has so many bytes: is there
+ * room for it?  If not, the endpoint is claimed for again from here, when there
+ * is.
+ */
+static bool
+has_room(void *context, const pg_uuid_t *webhook_id, Size size)
+{
+	Claims	   *claims = context;
+	Endpoint   *endpoint = cwh_endpoint(webhook_id);
+	Customer   *customer = endpoint->customer;
+
+	/* what comes after one that has no room has none either */
+	if (endpoint->claim.cut && !claims->in_conversation)
+		return false;
+	if (fits(customer, size))
+		return true;
+	customer->needed_bytes = size;
+	if (claims->in_conversation)
+		cwh_expect(endpoint, DT_NOBEGIN, 0, 0);
+	else
+		endpoint->claim.cut = true;
+	return false;
+}
+
+/* A delivery that is due was claimed, or another process has just done so. */
 static void
 on_claimed(void *context, const CwhClaimed *claimed)
 {
@@ -148,6 +189,8 @@ on_claimed(void *context, const CwhClaimed *claimed)
 	claims->deliveries[claims->n++] = delivery;
 	delivery->endpoint = endpoint;
 	delivery->account = &endpoint->account;
+	delivery->customer = endpoint->customer;
+	delivery->customer->ndeliveries++;
 	delivery->id = claimed->id;
 	delivery->attempts = claimed->attempts;
 	delivery->first_attempt = claimed->first_attempt;
@@ -170,26 +213,65 @@ on_claimed(void *context, const CwhClaimed *claimed)
 	MemoryContextSwitchTo(oldcontext);
 	write_body(delivery, &claimed->event);
 	cwh_worker.body_bytes += delivery->body.len;
-	average_body += (delivery->body.len - average_body) / 16;
+	delivery->customer->body_bytes += delivery->body.len;
+}
+
+/*
+ * What may be claimed
+ */
+
+/* How many deliveries may be held, and how many for unproven endpoints. */
+static int
+most_held(bool unproven)
+{
+	int			limit = cwh_in_flight_limit();
+
+	return unproven ?
+		Max(1, limit / UNPROVEN_SHARE) + MAX_PREFETCH / UNPROVEN_SHARE :
+		limit + MAX_PREFETCH;
 }
 
 /* How many deliveries may be claimed now, in all and for unproven endpoints. */
 static int
 claim_budget(int *unproven)
 {
-	int			limit = cwh_in_flight_limit();
 	int			held = cwh_worker.in_flight + cwh_worker.nwaiting;
-	int			budget = limit + MAX_PREFETCH - held;
+	int			budget = most_held(false) - held;
 
 	*unproven = 0;
 	if (!cwh_enabled || cwh_worker.body_bytes >= MAX_BODY_BYTES ||
 		(dlist_is_empty(&cwh_endpoints.ready[false]) &&
 		 dlist_is_empty(&cwh_endpoints.ready[true])))
 		return 0;
-	budget = Min(budget, 1 + (int) (MAX_BODY_BYTES / (average_body + 1)));
-	*unproven = Min(budget, Max(1, limit / UNPROVEN_SHARE) +
-					MAX_PREFETCH / UNPROVEN_SHARE - cwh_endpoints.nheld[false]);
+	*unproven = Min(budget, most_held(true) - cwh_endpoints.nheld[false]);
 	return budget;
+}
+
+/* How many deliveries may be claimed for a customer's endpoints of a kind. */
+static int
+customer_budget(const Customer *customer, bool proven)
+{
+	const int  *mine = customer->nheld;
+	int			budget = cwh_share(most_held(false),
+								   cwh_worker.in_flight + cwh_worker.nwaiting,
+								   mine[false] + mine[true]);
+
+	if (!fits(customer, customer->needed_bytes))
+		return 0;
+	if (!proven)
+		budget = Min(budget, cwh_share(most_held(true),
+									   cwh_endpoints.nheld[false],
+									   mine[false]));
+	return budget;
+}
+
+/* The customer in a list of customers. */
+static Customer *
+customer_of(dlist_node *node)
+{
+	Turns	   *turns = dlist_container(Turns, node, node);
+
+	return dlist_head_element(Endpoint, ready_node, &turns->endpoints)->customer;
 }
 
 /*
@@ -199,12 +281,27 @@ claim_budget(int *unproven)
 bool
 cwh_claim_wanted(void)
 {
-	int			unproven;
-	int			budget = claim_budget(&unproven);
+	int			left[2];		/* of the unproven, of all */
+	dlist_iter	iter;
 
-	return budget > 0 &&
-		(cwh_endpoints.nhungry[true] > 0 ||
-		 (cwh_endpoints.nhungry[false] > 0 && unproven > 0));
+	if (cwh_endpoints.nhungry[false] + cwh_endpoints.nhungry[true] == 0)
+		return false;
+	left[true] = claim_budget(&left[false]);
+	for (int proven = 0; proven < 2; proven++)
+	{
+		if (left[true] <= 0 || left[proven] <= 0 ||
+			cwh_endpoints.nhungry[proven] == 0)
+			continue;
+		dlist_foreach(iter, &cwh_endpoints.ready[proven])
+		{
+			Customer   *customer = customer_of(iter.cur);
+
+			if (customer->nhungry[proven] > 0 &&
+				customer_budget(customer, proven) > 0)
+				return true;
+		}
+	}
+	return false;
 }
 
 /* Room in the claims of a transaction for so many more. */
@@ -221,55 +318,89 @@ make_room(Claims *claims, int more)
 	claims->max = max;
 }
 
+/* The endpoints to claim for, as they are chosen. */
+typedef struct Choice
+{
+	int			left[2];		/* deliveries: of the unproven, of all */
+	int			max;			/* endpoints */
+	int			n;
+	CwhWant    *wants;
+} Choice;
+
+/*
+ * Choose from a customer's endpoints of a kind, up to "most" deliveries, the
+ * same for each of them.
+ */
+static void
+choose_endpoints(Choice *choice, Customer *customer, bool proven, int most)
+{
+	Turns	   *turns = &customer->ready[proven];
+	int			share = Max(1, most / Max(1, Min(turns->n, choice->max)));
+	dlist_iter	iter;
+
+	if (most > 0)
+		customer->needed_bytes = 0;
+	dlist_foreach(iter, &turns->endpoints)
+	{
+		Endpoint   *endpoint = dlist_container(Endpoint, ready_node, iter.cur);
+		int			n = Min(Min(share, cwh_endpoint_room(endpoint)), most);
+
+		n = Min(n, Min(choice->left[proven], choice->left[true]));
+		if (choice->n == choice->max || most <= 0)
+			break;
+		if (n <= 0)
+			continue;
+		endpoint->claim.wanted = n;
+		endpoint->claim.got = 0;
+		endpoint->claim.cut = false;
+		most -= n;
+		choice->left[true] -= n;
+		if (!proven)
+			choice->left[false] -= n;
+		choice->wants[choice->n].webhook_id = endpoint->id;
+		choice->wants[choice->n].after = endpoint->after;
+		choice->wants[choice->n].n = n;
+		choice->n++;
+	}
+}
+
 /* The endpoints to claim for, and how much for each: a fair share. */
 static CwhWant *
 choose_wants(int *nwants, int *most)
 {
-	int			unproven;
-	int			budget = claim_budget(&unproven);
-	int			left[2] = {unproven, budget};	/* of the unproven, of all */
-	int			nready = 0;
-	int			share;
-	int			n = 0;
-	CwhWant    *wants;
+	Choice		choice = {0};
+	int			budget = claim_budget(&choice.left[false]);
+	int			first = choice.left[false] > 0 ? 0 : 1;
+	int			ncustomers = 0;
 	dlist_iter	iter;
 
 	*nwants = 0;
 	*most = budget;
 	if (budget <= 0)
 		return NULL;
-	for (int proven = unproven > 0 ? 0 : 1; proven < 2; proven++)
+	choice.left[true] = budget;
+	choice.max = Min(budget, claim_width);
+	choice.wants = palloc(choice.max * sizeof(CwhWant));
+	for (int proven = first; proven < 2; proven++)
 		dlist_foreach(iter, &cwh_endpoints.ready[proven])
-			if (++nready >= Min(budget, claim_width))
+			if (++ncustomers >= choice.max)
 				break;
-	nready = Min(nready, Min(budget, claim_width));
-	if (nready == 0)
-		return NULL;
-	share = Max(1, budget / nready);
-	wants = palloc(nready * sizeof(CwhWant));
-	for (int proven = 0; proven < 2; proven++)
+	for (int proven = first; proven < 2; proven++)
 	{
 		dlist_foreach(iter, &cwh_endpoints.ready[proven])
 		{
-			Endpoint   *endpoint = dlist_container(Endpoint, ready_node, iter.cur);
-			int			allowed = Min(left[proven], left[true]);
+			Customer   *customer = customer_of(iter.cur);
+			int			share = Max(1, budget / Max(1, ncustomers));
 
-			if (n == nready || allowed <= 0)
+			if (choice.n == choice.max || choice.left[proven] <= 0 ||
+				choice.left[true] <= 0)
 				break;
-			endpoint->claim.wanted = Min(Min(share, cwh_endpoint_room(endpoint)),
-										 allowed);
-			endpoint->claim.got = 0;
-			left[true] -= endpoint->claim.wanted;
-			if (!proven)
-				left[false] -= endpoint->claim.wanted;
-			wants[n].webhook_id = endpoint->id;
-			wants[n].after = endpoint->after;
-			wants[n].n = endpoint->claim.wanted;
-			n++;
+			choose_endpoints(&choice, customer, proven,
+							 Min(share, customer_budget(customer, proven)));
 		}
 	}
-	*nwants = n;
-	return wants;
+	*nwants = choice.n;
+	return choice.wants;
 }
 
 /* Claim for the endpoints that are ready. */
@@ -290,7 +421,7 @@ claim_due(Claims *claims)
 	claims->wants = wants;
 	claims->in_conversation = false;
 	make_room(claims, most);
-	cwh_outbox_claim(wants, n, now, on_claimed, claims);
+	cwh_outbox_claim(wants, n, now, has_room, on_claimed, claims);
 	reread_at = GetCurrentTimestamp();
 	reread_at += REREAD_SHARE * (reread_at - now);
 
@@ -301,7 +432,8 @@ claim_due(Claims *claims)
 		Endpoint   *endpoint = cwh_endpoint(&wants[i].webhook_id);
 
 		if (cwh_claim_made(endpoint,
-						   endpoint->claim.got < endpoint->claim.wanted,
+						   endpoint->claim.got < endpoint->claim.wanted &&
+						   !endpoint->claim.cut,
 						   now, reread_at))
 			later[nlater++] = endpoint->id;
 	}
@@ -349,7 +481,8 @@ claim_following(Claims *claims, const Settle *settled, bool may_claim)
 		return;
 	make_room(claims, n);
 	claims->in_conversation = true;
-	cwh_outbox_claim_next(wants, n, GetCurrentTimestamp(), on_claimed, claims);
+	cwh_outbox_claim_next(wants, n, GetCurrentTimestamp(), has_room,
+						  on_claimed, claims);
 }
 
 /*

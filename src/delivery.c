@@ -57,6 +57,11 @@ cwh_delivery_free(Delivery *delivery)
 	StringInfoData body = delivery->body;
 
 	cwh_worker.body_bytes -= body.len;
+	if (delivery->customer)
+	{
+		delivery->customer->body_bytes -= body.len;
+		delivery->customer->ndeliveries--;
+	}
 	free_string(delivery->event_type);
 	free_string(delivery->chatbot_id);
 	free_string(delivery->conversation_id);

@@ -11,6 +11,7 @@
 #include "lib/stringinfo.h"
 #include "utils/memutils.h"
 
+#include "customer.h"
 #include "exchange.h"
 #include "state.h"
 
@@ -23,6 +24,7 @@ typedef struct Delivery
 	slist_node	node;			/* in one queue at a time */
 	Endpoint   *endpoint;
 	Account    *account;
+	Customer   *customer;		/* whom its body is counted for */
 	int64		id;
 	const char *problem;		/* why it cannot be sent, or null */
 	pg_uuid_t	event_id;

@@ -25,8 +25,9 @@
 /* Deliveries that must wait longer than this are given back. */
 #define LONG_BLOCK_MS		1000
 
-/* More idle endpoints than this are forgotten at the next sweep. */
+/* More idle endpoints, or more memory for them, are forgotten at a sweep. */
 #define MAX_IDLE_ENDPOINTS	2000
+#define MAX_IDLE_BYTES		(16 * 1024 * 1024)
 
 Endpoints	cwh_endpoints = {
 	.ready = {DLIST_STATIC_INIT(cwh_endpoints.ready[0]),
@@ -36,6 +37,7 @@ Endpoints	cwh_endpoints = {
 };
 
 static HTAB *table = NULL;		/* of all endpoints, by id */
+static HTAB *customers = NULL;	/* of all Customers */
 
 /* endpoints whose webhooks may have to be read */
 static dlist_head stale_list = DLIST_STATIC_INIT(stale_list);
@@ -65,8 +67,39 @@ set_up(void)
 	info.hcxt = cwh_worker.context;
 	table = hash_create("chatwebhook endpoints", 256, &info,
 						HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	info.keysize = sizeof(uint64);
+	info.entrysize = sizeof(Customer);
+	customers = hash_create("chatwebhook customers", 256, &info,
+							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	cwh_endpoints.timers = pairingheap_allocate(compare_timers, NULL);
 	MemoryContextSwitchTo(oldcontext);
+}
+
+/*
+ * The customer whose webhook this is, made if needed: it is known by the
+ * webhook's chatbot_id, or, without one, by its id.
+ */
+static Customer *
+find_customer(const pg_uuid_t *id, const char *chatbot_id)
+{
+	uint64		key = DatumGetUInt64(chatbot_id ?
+									 hash_any_extended((const unsigned char *) chatbot_id,
+													   strlen(chatbot_id), 0) :
+									 hash_any_extended(id->data, UUID_LEN, 1));
+	bool		found;
+	Customer   *customer = hash_search(customers, &key, HASH_ENTER, &found);
+
+	if (!found)
+	{
+		memset((char *) customer + sizeof(uint64), 0,
+			   sizeof(Customer) - sizeof(uint64));
+		for (int proven = 0; proven < 2; proven++)
+		{
+			dlist_init(&customer->ready[proven].endpoints);
+			dlist_init(&customer->startable[proven].endpoints);
+		}
+	}
+	return customer;
 }
 
 /* The endpoint of a webhook, made if needed. */
@@ -83,6 +116,8 @@ cwh_endpoint(const pg_uuid_t *id)
 	{
 		memset((char *) endpoint + sizeof(pg_uuid_t), 0,
 			   sizeof(Endpoint) - sizeof(pg_uuid_t));
+		endpoint->customer = find_customer(id, NULL);
+		endpoint->customer->nendpoints++;
 		endpoint->bucket = cwh_bucket(id->data, UUID_LEN);
 		endpoint->window = FIRST_WINDOW;
 		endpoint->after.due = DT_NOBEGIN;
@@ -130,17 +165,34 @@ is_gathering(Endpoint *endpoint)
 	return true;
 }
 
-/* Put a node into a list or take it out, as it should be. */
+/* Put an endpoint into the list of those that are ready or take it out. */
 static void
-relist(dlist_head *list, dlist_node *node, bool *is_in, bool should_be)
+set_ready(Endpoint *endpoint, bool ready)
 {
-	if (should_be == *is_in)
-		return;
-	if (should_be)
-		dlist_push_tail(list, node);
-	else
-		dlist_delete(node);
-	*is_in = should_be;
+	cwh_set_turn(&cwh_endpoints.ready[endpoint->proven],
+				 &endpoint->customer->ready[endpoint->proven],
+				 &endpoint->ready_node, &endpoint->in_ready, ready);
+}
+
+/* The same for the list of those that are startable. */
+static void
+set_startable(Endpoint *endpoint, bool startable)
+{
+	cwh_set_turn(&cwh_endpoints.startable[endpoint->proven],
+				 &endpoint->customer->startable[endpoint->proven],
+				 &endpoint->startable_node, &endpoint->in_startable,
+				 startable);
+}
+
+/* Note whether an endpoint is hungry. */
+static void
+set_hungry(Endpoint *endpoint, bool hungry)
+{
+	int			more = (int) hungry - (int) endpoint->is_hungry;
+
+	cwh_endpoints.nhungry[endpoint->proven] += more;
+	endpoint->customer->nhungry[endpoint->proven] += more;
+	endpoint->is_hungry = hungry;
 }
 
 /* Put an endpoint into the lists that it belongs to. */
@@ -152,36 +204,41 @@ cwh_reconsider(Endpoint *endpoint)
 	bool		startable = endpoint->nwaiting > 0 &&
 		!endpoint->account.disable && !endpoint->token.requested &&
 		!endpoint->blocked && endpoint->in_flight < endpoint->window;
-	bool		hungry = ready && endpoint->nwaiting == 0 &&
-		endpoint->in_flight < endpoint->window;
 
-	cwh_endpoints.nhungry[endpoint->proven] +=
-		(int) hungry - (int) endpoint->is_hungry;
-	endpoint->is_hungry = hungry;
-	relist(&cwh_endpoints.ready[endpoint->proven], &endpoint->ready_node,
-		   &endpoint->in_ready, ready);
-	relist(&cwh_endpoints.startable[endpoint->proven],
-		   &endpoint->startable_node, &endpoint->in_startable, startable);
+	set_hungry(endpoint, ready && endpoint->nwaiting == 0 &&
+			   endpoint->in_flight < endpoint->window);
+	set_ready(endpoint, ready);
+	set_startable(endpoint, startable);
 }
 
-/* Move an endpoint between the lists of the two kinds. */
+/* Count what an endpoint holds (1), or do not (-1). */
 static void
-set_proven(Endpoint *endpoint, bool proven)
+count_held(Endpoint *endpoint, int sign)
 {
-	int			held = endpoint->in_flight + endpoint->nwaiting;
-	bool		old = endpoint->proven;
+	int			started = sign * endpoint->in_flight;
+	int			held = sign * (endpoint->in_flight + endpoint->nwaiting);
 
-	if (old == proven)
+	cwh_endpoints.nstarted[endpoint->proven] += started;
+	cwh_endpoints.nheld[endpoint->proven] += held;
+	endpoint->customer->nstarted[endpoint->proven] += started;
+	endpoint->customer->nheld[endpoint->proven] += held;
+}
+
+/* Move an endpoint between the lists of customers, and of the two kinds. */
+static void
+move_endpoint(Endpoint *endpoint, Customer *customer, bool proven)
+{
+	if (endpoint->customer == customer && endpoint->proven == proven)
 		return;
-	relist(NULL, &endpoint->ready_node, &endpoint->in_ready, false);
-	relist(NULL, &endpoint->startable_node, &endpoint->in_startable, false);
-	cwh_endpoints.nhungry[old] -= endpoint->is_hungry;
-	endpoint->is_hungry = false;
-	cwh_endpoints.nstarted[old] -= endpoint->in_flight;
-	cwh_endpoints.nheld[old] -= held;
+	set_hungry(endpoint, false);
+	set_ready(endpoint, false);
+	set_startable(endpoint, false);
+	count_held(endpoint, -1);
+	endpoint->customer->nendpoints--;
+	endpoint->customer = customer;
+	endpoint->customer->nendpoints++;
 	endpoint->proven = proven;
-	cwh_endpoints.nstarted[proven] += endpoint->in_flight;
-	cwh_endpoints.nheld[proven] += held;
+	count_held(endpoint, 1);
 	cwh_reconsider(endpoint);
 }
 
@@ -283,7 +340,7 @@ cwh_claim_made(Endpoint *endpoint, bool exhausted, TimestampTz now,
 	bool		later = exhausted && endpoint->later;
 
 	/* the next claim begins with those for which this one was not made */
-	relist(NULL, &endpoint->ready_node, &endpoint->in_ready, false);
+	set_ready(endpoint, false);
 	if (exhausted)
 	{
 		endpoint->ready = false;
@@ -425,28 +482,53 @@ cwh_release_waiting(Endpoint *endpoint)
 	}
 }
 
+/* May a customer start another request of this kind? */
+static bool
+may_start(const Customer *customer, bool proven)
+{
+	int			limit = cwh_in_flight_limit();
+	const int  *mine = customer->nstarted;
+
+	return cwh_share(limit, cwh_worker.in_flight,
+					 mine[false] + mine[true]) > 0 &&
+		(proven || cwh_share(Max(1, limit / UNPROVEN_SHARE),
+							 cwh_endpoints.nstarted[false], mine[false]) > 0);
+}
+
+/* The next endpoint of a kind to start a request of, or null. */
+static Endpoint *
+find_startable(bool proven)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &cwh_endpoints.startable[proven])
+	{
+		Turns	   *turns = dlist_container(Turns, node, iter.cur);
+		Endpoint   *endpoint = dlist_head_element(Endpoint, startable_node,
+												  &turns->endpoints);
+
+		if (may_start(endpoint->customer, proven))
+			return endpoint;
+	}
+	return NULL;
+}
+
 /* The next endpoint to start a request of, or null. */
 Endpoint *
 cwh_next_startable(void)
 {
 	int			limit = cwh_in_flight_limit();
-	const int  *nstarted = cwh_endpoints.nstarted;
-	dlist_head *startable = cwh_endpoints.startable;
-	bool		proven = true;
+	Endpoint   *endpoint = NULL;
 
 	if (cwh_worker.in_flight >= limit)
 		return NULL;
-	if (!dlist_is_empty(&startable[false]) &&
-		nstarted[false] < Max(1, limit / UNPROVEN_RESERVE))
-		proven = false;
-	else if (dlist_is_empty(&startable[true]))
-	{
-		if (dlist_is_empty(&startable[false]) ||
-			nstarted[false] >= Max(1, limit / UNPROVEN_SHARE))
-			return NULL;
-		proven = false;
-	}
-	return dlist_head_element(Endpoint, startable_node, &startable[proven]);
+	if (cwh_endpoints.nstarted[false] < Max(1, limit / UNPROVEN_RESERVE))
+		endpoint = find_startable(false);
+	if (endpoint == NULL)
+		endpoint = find_startable(true);
+	if (endpoint == NULL)
+		endpoint = find_startable(false);
+	return endpoint;
 }
 
 /* Let no request of an endpoint start before then. */
@@ -483,7 +565,7 @@ cwh_endpoint_judged(Endpoint *endpoint, const CwhDecision *decision)
 	if (decision->judged)
 	{
 		endpoint->tried = true;
-		set_proven(endpoint, decision->proven);
+		move_endpoint(endpoint, endpoint->customer, decision->proven);
 	}
 }
 
@@ -543,8 +625,8 @@ on_webhook(void *context, CwhWebhook *webhook)
 	endpoint->gone = false;
 	endpoint->changed = false;
 	cwh_limit_window(endpoint, webhook->max_in_flight);
-	if (!endpoint->tried)
-		set_proven(endpoint, webhook->proven);
+	move_endpoint(endpoint, find_customer(&webhook->id, webhook->chatbot_id),
+				  endpoint->tried ? endpoint->proven : webhook->proven);
 
 	/* what cannot be sent is not tried: it waits until that has been fixed */
 	if (webhook->problem)
@@ -622,6 +704,23 @@ find_deleted(void)
 	deleted_generation = cwh_worker.seen_generation;
 }
 
+/* Do idle endpoints take more than they may? */
+static bool
+too_many_idle(void)
+{
+	HASH_SEQ_STATUS status;
+	Endpoint   *endpoint;
+	Size		bytes = 0;
+
+	if (hash_get_num_entries(table) >= MAX_IDLE_ENDPOINTS)
+		return true;
+	hash_seq_init(&status, table);
+	while ((endpoint = hash_seq_search(&status)) != NULL)
+		if (endpoint->webhook && is_idle(endpoint))
+			bytes += MemoryContextMemAllocated(endpoint->webhook->context, true);
+	return bytes > MAX_IDLE_BYTES;
+}
+
 /*
  * Forget endpoints that have nothing to do: those whose webhook is gone, and all
  * of them if there are many.
@@ -631,7 +730,8 @@ forget_idle(void)
 {
 	HASH_SEQ_STATUS status;
 	Endpoint   *endpoint;
-	bool		many = hash_get_num_entries(table) >= MAX_IDLE_ENDPOINTS;
+	Customer   *customer;
+	bool		many = too_many_idle();
 
 	hash_seq_init(&status, table);
 	while ((endpoint = hash_seq_search(&status)) != NULL)
@@ -641,8 +741,13 @@ forget_idle(void)
 		if (endpoint->webhook)
 			cwh_webhook_free(endpoint->webhook);
 		cwh_token_outdate(&endpoint->token);
+		endpoint->customer->nendpoints--;
 		hash_search(table, &endpoint->id, HASH_REMOVE, NULL);
 	}
+	hash_seq_init(&status, customers);
+	while ((customer = hash_seq_search(&status)) != NULL)
+		if (customer->nendpoints == 0 && customer->ndeliveries == 0)
+			hash_search(customers, &customer->key, HASH_REMOVE, NULL);
 }
 
 /*

@@ -10,7 +10,8 @@
  *
  * An endpoint is proven if the last attempt at it succeeded.  Unproven ones may
  * together hold no more than half of the slots, so endpoints are listed and
- * counted separately for the two kinds.
+ * counted separately for the two kinds.  Of what there is for each kind, no
+ * customer may hold so much that nothing is left for others: see customer.h.
  *
  * All of this is one process's own; nothing in here locks.
  *
@@ -24,6 +25,7 @@
 #include "utils/timestamp.h"
 
 #include "changes.h"
+#include "customer.h"
 #include "delivery.h"
 #include "ledger.h"
 #include "state.h"
@@ -55,6 +57,7 @@ typedef struct ClaimState
 {
 	int			wanted;			/* in the claim being made */
 	int			got;
+	bool		cut;			/* there was no room for its bodies */
 	TimestampTz eventless_since;	/* an event did not exist; 0: none */
 } ClaimState;
 
@@ -75,6 +78,7 @@ struct Endpoint
 
 	/* the webhook, as it was read */
 	CwhWebhook *webhook;		/* null: not read, or it does not exist */
+	Customer   *customer;		/* whose it is */
 	CwhBucket	bucket;			/* of its id */
 	uint64		stamp;			/* when it was read: see cwh_stamp() */
 	uint64		version;		/* counts how often it was read */
@@ -127,8 +131,9 @@ struct Endpoint
 typedef struct Endpoints
 {
 	pairingheap *timers;		/* by wake_at */
-	dlist_head	ready[2];		/* ready, and with room for more */
-	dlist_head	startable[2];	/* a request of theirs may start */
+	dlist_head	ready[2];		/* Turns of customers that have some which
+								 * are ready, and have room for more */
+	dlist_head	startable[2];	/* the same, where a request may start */
 	int			nhungry[2];
 	int			nstarted[2];	/* requests under way */
 	int			nheld[2];		/* the same, and deliveries waiting */
@@ -229,6 +234,8 @@ cwh_count_in_flight(Endpoint *endpoint, int more)
 	cwh_worker.in_flight += more;
 	cwh_endpoints.nstarted[endpoint->proven] += more;
 	cwh_endpoints.nheld[endpoint->proven] += more;
+	endpoint->customer->nstarted[endpoint->proven] += more;
+	endpoint->customer->nheld[endpoint->proven] += more;
 }
 
 /* Deliveries begin (1) or cease (-1) to wait. */
@@ -238,6 +245,7 @@ cwh_count_waiting(Endpoint *endpoint, int more)
 	endpoint->nwaiting += more;
 	cwh_worker.nwaiting += more;
 	cwh_endpoints.nheld[endpoint->proven] += more;
+	endpoint->customer->nheld[endpoint->proven] += more;
 }
 
 /* Does the webhook not exist, but may it still appear? */
@@ -282,8 +290,9 @@ cwh_wait(Delivery *delivery)
 static inline void
 cwh_not_startable(Endpoint *endpoint)
 {
-	dlist_delete(&endpoint->startable_node);
-	endpoint->in_startable = false;
+	cwh_set_turn(&cwh_endpoints.startable[endpoint->proven],
+				 &endpoint->customer->startable[endpoint->proven],
+				 &endpoint->startable_node, &endpoint->in_startable, false);
 }
 
 /* Take the first of the deliveries that wait. */

@@ -23,6 +23,7 @@
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
+#include "bounds.h"
 #include "compat.h"
 #include "exchange.h"
 #include "vault.h"
@@ -103,6 +104,11 @@ read_token_json(Jsonb *json, TokenReply *result)
 		!member(json, "access_token", jbvString, &value) ||
 		value.val.string.len == 0)
 		return;
+	if (value.val.string.len > CWH_MAX_LINE)
+	{
+		result->problem = "its access_token is too long";
+		return;
+	}
 	for (int i = 0; i < value.val.string.len; i++)
 	{
 		char		c = value.val.string.val[i];

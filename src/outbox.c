@@ -25,6 +25,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/genam.h"
 #include "access/skey.h"
 #include "access/stratnum.h"
@@ -398,18 +399,36 @@ cwh_outbox_sweep(int64 ncatch_up, CwhOnPending on_pending,
 	return ncaught_up;
 }
 
-/* Record claims on the rows of the last result, and pass each to each(). */
+/* The bytes of a row's event, before it is read from where it is stored. */
+static Size
+event_size(uint64 row)
+{
+	bool		isnull;
+	Datum		datum = cwh_field(row, CLAIMED_DATA, &isnull);
+	Size		size = isnull ? 0 : toast_raw_datum_size(datum);
+
+	datum = cwh_field(row, CLAIMED_REPLIES, &isnull);
+	return isnull ? size : size + toast_raw_datum_size(datum);
+}
+
+/*
+ * Record claims on the rows of the last result, if may() says so, and pass each
+ * to each().
+ */
 static void
-record_claims(uint64 found, CwhOnClaimed each, void *context)
+record_claims(uint64 found, CwhMayClaim may, CwhOnClaimed each, void *context)
 {
 	for (uint64 i = 0; i < found; i++)
 	{
 		CwhClaimed	claimed;
 		bool		isnull;
 		Datum		datum;
+		Datum		data = (Datum) 0;
 
 		claimed.id = DatumGetInt64(cwh_field(i, CLAIMED_ID, NULL));
 		claimed.webhook_id = *DatumGetUUIDP(cwh_field(i, CLAIMED_WEBHOOK_ID, NULL));
+		if (may && !may(context, &claimed.webhook_id, event_size(i)))
+			continue;
 		claimed.due = DatumGetTimestampTz(cwh_field(i, CLAIMED_DUE, NULL));
 		claimed.attempts = DatumGetInt32(cwh_field(i, CLAIMED_ATTEMPTS, NULL));
 		claimed.first_attempt = DatumGetInt32(cwh_field(i, CLAIMED_FIRST_ATTEMPT, NULL));
@@ -429,17 +448,22 @@ record_claims(uint64 found, CwhOnClaimed each, void *context)
 			claimed.event.chatbot_id = cwh_field_text(i, CLAIMED_CHATBOT_ID);
 			claimed.event.conversation_id = cwh_field_text(i, CLAIMED_CONVERSATION_ID);
 			claimed.event.created_at = DatumGetTimestampTz(cwh_field(i, CLAIMED_CREATED_AT, NULL));
-			claimed.event.data = DatumGetJsonbP(cwh_field(i, CLAIMED_DATA, NULL));
+			data = cwh_field(i, CLAIMED_DATA, NULL);
+			claimed.event.data = DatumGetJsonbP(data);
 		}
 		/* last, so that no error above leaves a claim that each() never saw */
 		claimed.mine = cwh_claim(claimed.id, &claimed.webhook_id);
 		each(context, &claimed);
+		/* many of them would take much memory until the transaction ends */
+		if (claimed.has_event &&
+			PointerGetDatum(claimed.event.data) != data)
+			pfree(claimed.event.data);
 	}
 }
 
 /* Claim deliveries that are due now, up to a wanted number for each webhook. */
 void
-cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
+cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now, CwhMayClaim may,
 				 CwhOnClaimed each, void *context)
 {
 	CwhArray	arrays[4];
@@ -455,7 +479,7 @@ cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
 	}
 	cwh_finish_arrays(arrays, 4, args);
 	args[4] = TimestampTzGetDatum(now);
-	record_claims(cwh_run(&claim_st, args), each, context);
+	record_claims(cwh_run(&claim_st, args), may, each, context);
 }
 
 /*
@@ -464,7 +488,7 @@ cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now,
  */
 void
 cwh_outbox_claim_next(const CwhWantNext *wants, int n, TimestampTz now,
-					  CwhOnClaimed each, void *context)
+					  CwhMayClaim may, CwhOnClaimed each, void *context)
 {
 	CwhArray	arrays[2];
 	Datum		args[3];
@@ -477,7 +501,7 @@ cwh_outbox_claim_next(const CwhWantNext *wants, int n, TimestampTz now,
 	}
 	cwh_finish_arrays(arrays, 2, args);
 	args[2] = TimestampTzGetDatum(now);
-	record_claims(cwh_run(&claim_next_st, args), each, context);
+	record_claims(cwh_run(&claim_next_st, args), may, each, context);
 }
 
 /* Call each() for those of these webhooks that have a delivery due later. */

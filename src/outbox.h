@@ -134,15 +134,19 @@ typedef void (*CwhOnPending) (void *context, const pg_uuid_t *webhook_id,
 /* Called for each delivery of a claim. */
 typedef void (*CwhOnClaimed) (void *context, const CwhClaimed *claimed);
 
+/* Called before, with the size of its event: is there room for it? */
+typedef bool (*CwhMayClaim) (void *context, const pg_uuid_t *webhook_id,
+							 Size size);
+
 extern int64 cwh_outbox_sweep(int64 ncatch_up, CwhOnPending on_pending,
 							  CwhOnPending on_problem, void *context);
 /* exported for test/modules/chatwebhook_test */
 extern PGDLLEXPORT void cwh_outbox_claim(const CwhWant *wants, int n,
-										 TimestampTz now, CwhOnClaimed each,
-										 void *context);
+										 TimestampTz now, CwhMayClaim may,
+										 CwhOnClaimed each, void *context);
 extern void cwh_outbox_claim_next(const CwhWantNext *wants, int n,
-								  TimestampTz now, CwhOnClaimed each,
-								  void *context);
+								  TimestampTz now, CwhMayClaim may,
+								  CwhOnClaimed each, void *context);
 extern void cwh_outbox_next_due(const pg_uuid_t *ids, int n, TimestampTz now,
 								CwhOnPending each, void *context);
 /* exported for test/modules/chatwebhook_test */

@@ -204,11 +204,13 @@ open_secrets(Loading *loading, uint64 row)
 	{
 		const char *problem;
 		Secret	   *secret = &loading->secrets[i];
+		MemoryContext own = MemoryContextSwitchTo(loading->scratch);
 
 		secret->name = TextDatumGetCString(names[i]);
 		secret->value = cwh_vault_reveal(&webhook->id, secret->name,
 										 DatumGetByteaPP(values[i]), &problem);
 		loading->nsecrets++;
+		MemoryContextSwitchTo(own);
 		if (secret->value == NULL)
 			note(webhook, psprintf("cannot open the secret \"%s\": %s",
 								   secret->name, problem));
@@ -334,10 +336,11 @@ fill_in(Loading *loading, const char *what, const char *template)
 static char *
 fill_in_line(Loading *loading, const char *what, const JsonbValue *template)
 {
-	char	   *result = fill_in(loading, what,
-								 pnstrdup(template->val.string.val,
-										  template->val.string.len));
+	char	   *copy = pnstrdup(template->val.string.val,
+								template->val.string.len);
+	char	   *result = fill_in(loading, what, copy);
 
+	pfree(copy);
 	if (!cwh_is_printable(result))
 		note(loading->webhook,
 			 psprintf("with its credentials filled in, %s is not printable ASCII",
@@ -392,6 +395,8 @@ load_headers(Loading *loading, uint64 row)
 
 			webhook->headers[webhook->nheaders++] = join(name, ": ", filled);
 			cleanse_string(filled);
+			pfree(filled);
+			pfree(name);
 		}
 	}
 }
@@ -816,6 +821,8 @@ load_row(CwhWebhook *webhook, uint64 row, MemoryContext scratch)
 	webhook->problem = size_problem(row);
 	if (!exceeds(row, NAME, CWH_MAX_NAME))
 		webhook->name = cwh_field_text(row, NAME);
+	if (!exceeds(row, CHATBOT_ID, CWH_MAX_NAME))
+		webhook->chatbot_id = cwh_field_text(row, CHATBOT_ID);
 	if (webhook->problem == NULL)
 		load_secret_parts(&loading, row);
 }

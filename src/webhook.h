@@ -29,6 +29,7 @@ typedef struct CwhWebhook
 	pg_uuid_t	id;
 	MemoryContext context;		/* of this struct and all it points to */
 	char	   *name;
+	char	   *chatbot_id;		/* null: every chatbot's events */
 	char	   *url;			/* placeholders filled in: secret */
 	bool		enabled;
 	bool		of_customer;	/* it has a chatbot_id */

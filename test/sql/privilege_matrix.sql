@@ -281,7 +281,7 @@ INSERT INTO chatwebhook.grantee VALUES ('regress_cwh_a', 'admin');
 DELETE FROM chatwebhook.grantee;
 SELECT chatwebhook.emit('feedback.received', 'other', NULL, '{"rating": 1}');
 SELECT chatwebhook._emit_to(:'theirs', 'feedback.received', 'other', NULL, '{"rating": 1}');
-SELECT chatwebhook._emit_but(:'ours', 'feedback.received', 'other', NULL, '{"rating": 1}');
+SELECT chatwebhook._emit_but(ARRAY[:'ours'::uuid], 'feedback.received', 'other', NULL, '{"rating": 1}');
 SELECT chatwebhook.backfill(:'ours', 'looks', 'feedback.received');
 SELECT chatwebhook.watch('looks', 'feedback.received');
 SELECT chatwebhook.wait_until_idle('0');

@@ -667,7 +667,7 @@ subtest 'the address policy holds where the connection is made' => sub {
 	if (defined $name)
 	{
 		$named = start_receiver(args => [ '--host' => $address ]);
-		webhook('named', max_retries => 5,
+		webhook('named', max_retries => 0,
 			url => $named->url('/ok/-/named') =~ s{//[^:]*}{//$name}r);
 	}
 	emit($_) foreach 'inside', 'named';
@@ -705,7 +705,7 @@ subtest 'the address policy holds where the connection is made' => sub {
 		  if !$named;
 		is( sql(q{SELECT attempts, last_error FROM chatwebhook.dead_letter
 				WHERE webhook_name = 'named'}),
-			'1|address refused: loopback address',
+			q{1|the host's name cannot be looked up, or leads to addresses that may not be sent to},
 			'a name that leads inside is found out');
 		is($named->count, 1,
 			'before anything more is sent');

@@ -136,7 +136,8 @@ sub set
 	  foreach 1 .. 4;
 	emit('pool', 60);
 	finished("pool_$_", 60, "60 events for webhook $_ of 4") foreach 1 .. 4;
-	is(widest('pool'), 8,
+	# none of them may take the last, which is for others
+	is(widest('pool'), 7,
 		'chatwebhook.max_in_flight = 8 holds for all of them together');
 }
 
@@ -179,7 +180,7 @@ sub set
 #
 {
 	add('beside', '/ok');
-	# one that takes all slots
+	# one that takes all slots but the reserve
 	set('max_in_flight', 16);
 	add('flooded', '/delay-ms/20', max_in_flight => 1000);
 	my $flood = 4000;
@@ -187,7 +188,7 @@ sub set
 		PERFORM chatwebhook.emit('test.flooded', null, null,
 			jsonb_build_object('n', n)) FROM generate_series(1, $flood) n});
 	finished('flooded', $flood, 'what was flooded is delivered');
-	is(widest('flooded'), 16, 'one that is flooded has had all slots');
+	is(widest('flooded'), 14, 'one that is flooded has had all slots but an eighth');
 	# how many others overtook each event that was there long before the last
 	my @flooded = sort { $a <=> $b } map { $_->{time} } $receiver->log('flooded');
 	my %arrived = map { $_->{headers}{'webhook-id'} => $_->{time} } $receiver->log('beside');

@@ -228,6 +228,39 @@ subtest 'settings that are none' => sub {
 };
 bystander_is_served();
 
+# In such a database, a text can be any bytes, but what is sent is UTF-8.
+subtest 'bytes that are no UTF-8' => sub {
+	my $refused = sub {
+		my ($what, $arguments) = @_;
+		my (undef, undef, $stderr) = $node->psql('ascii', "SELECT chatwebhook.emit($arguments)");
+
+		like($stderr, qr/invalid byte sequence for encoding "UTF8".*\n(?:.*\n)*CONTEXT: +$what of event "conversation.ended"/, $what);
+	};
+	my $url = $receiver->url('/ok/-/ascii');
+
+	sql(q{CREATE DATABASE ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0});
+	sql_in('ascii', qq{CREATE EXTENSION chatwebhook;
+		INSERT INTO chatwebhook.webhook (name, url) VALUES ('ascii', '$url');
+		CREATE TABLE chat (bot text, content text);
+		CREATE TRIGGER e AFTER INSERT ON chat FOR EACH ROW
+			EXECUTE FUNCTION chatwebhook.emit('conversation.ended', 'chatbotId=bot', 'content')});
+	$refused->('chatbot_id', q{'conversation.ended', E'\xff', NULL, NULL});
+	$refused->('conversation_id', q{'conversation.ended', NULL, E'a\xc3', NULL});
+	$refused->('data', q{'conversation.ended', NULL, NULL, jsonb_build_object('a', E'\xff')});
+	$refused->('data', q{'conversation.ended', NULL, NULL, jsonb_build_object(E'\xff', 1)});
+	my (undef, undef, $stderr) = $node->psql('ascii', q{SELECT chatwebhook.emit(E'a\xff', NULL, NULL, NULL)});
+	like($stderr, qr/invalid event type/, 'type');
+	(undef, undef, $stderr) = $node->psql('ascii', q{INSERT INTO chat VALUES (E'\xff', '')});
+	like($stderr, qr/CONTEXT: +chatbot_id of event/, 'by a trigger, too');
+	is(sql_in('ascii', 'SELECT count(*) FROM chatwebhook.event'), 0, 'no event is stored that could not be sent');
+	sql_in('ascii', q{INSERT INTO chat VALUES (E'\xc3\xa9', E'\xe2\x82\xac')});
+	ok($receiver->wait_for(1, 'ascii'), 'UTF-8 is sent');
+	my ($request) = $receiver->log('ascii');
+	my $body = $json->decode($request->{body});
+	is("$body->{chatbotId} $body->{data}{content}", "\x{e9} \x{20ac}", 'as it is');
+};
+bystander_is_served();
+
 my $log = slurp_file($node->logfile);
 unlike($log, qr/PANIC|FATAL: .*chatwebhook|terminated by signal/,
 	'nothing has crashed');

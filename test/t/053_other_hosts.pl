@@ -234,6 +234,25 @@ subtest 'the token\'s URL' => sub {
 	}
 };
 
+subtest 'the certificate at the token\'s URL' => sub {
+	my %place = (
+		'the webhook\'s own host' => [ 'own', $own, '127.0.0.1', 1 ],
+		'another port' => [ 'port', $other_port, '127.0.0.1', 0 ],
+		'another host' => [ 'host', $own, 'localhost', 0 ]);
+	foreach my $what (sort keys %place)
+	{
+		my ($label, $receiver, $host, $shown) = @{ $place{$what} };
+		webhook("cert-$label", at('https', '127.0.0.1', $own, "/ok/-/cert-$label"), 'bearer',
+			auth => { type => 'oauth2', token_url => at('https', $host, $receiver, "/ok/-/token-$label"), client_id => 'me' });
+		# receivers with TLS cannot be given a token to reply with
+		like(send_to("cert-$label", undef), qr/^dead: .*access_token/, "$what: a token was asked for");
+		my ($request) = requests("token-$label");
+		like($request // '', qr/client_secret=$secret{client_secret}/, "$what: with the secret");
+		like($request // '', $shown ? qr/"client":"client"/ : qr/"client":null|^(?!.*"client":)/, "$what: "
+			  . ($shown ? 'and the certificate' : 'but not the certificate'));
+	}
+};
+
 is(sql(q{SELECT count(*) FROM chatwebhook.attempt WHERE error ~ 'secret-' OR response_body ~ 'secret-'}), 0,
 	'no attempt shows any of it');
 $node->stop;

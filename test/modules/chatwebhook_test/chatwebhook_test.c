@@ -30,6 +30,7 @@ PG_FUNCTION_INFO_V1(chatwebhook_test_release);
 static struct
 {
 	void		(*outbox_claim) (const CwhWant *wants, int n, TimestampTz now,
+								 CwhMayClaim may,
 								 CwhOnClaimed each, void *context);
 	void		(*outbox_settle) (CwhResult *results, int n, bool careful);
 	void		(*claims_mine) (const int64 *ids, int n, bool *mine);
@@ -88,7 +89,7 @@ chatwebhook_test_claim(PG_FUNCTION_ARGS)
 	want.after.id = 0;
 	want.n = PG_GETARG_INT32(1);
 	SPI_connect();
-	library.outbox_claim(&want, 1, GetCurrentTimestamp(), on_claimed,
+	library.outbox_claim(&want, 1, GetCurrentTimestamp(), NULL, on_claimed,
 						 fcinfo->resultinfo);
 	SPI_finish();
 	return (Datum) 0;
