@@ -430,13 +430,13 @@ subtest 'long messages' => sub {
 subtest 'who may use which connector' => sub {
 	connector('private', request(body => 'event'));
 	connector('open', request(body => 'event'));
-	script(q{REVOKE EXECUTE ON FUNCTION public.c_private FROM PUBLIC; CREATE ROLE tenant; SELECT chatwebhook.add_tenant('tenant', 'theirs')});
+	script(q{REVOKE EXECUTE ON FUNCTION public.c_private FROM PUBLIC; CREATE ROLE app; SELECT chatwebhook.grant_app('app')});
 	my $given = webhook('given', chatbot_id => 'theirs', connector => 'private');
-	my $as = sub { failure("SET ROLE tenant; $_[0]"); };
+	my $as = sub { failure("SET ROLE app; SET chatwebhook.chatbot = 'theirs'; $_[0]"); };
 	my $create = sub { "SELECT chatwebhook.create_webhook('$_[0]', 'https://example.com/', chatbot_id => 'theirs', connector => '$_[1]')" };
 	my $event = q{'{"type": "webhook.test", "data": {"message": "x"}}'};
 
-	like($as->($create->('a', 'private')), qr/^42501/, 'a tenant cannot name a connector that it may not execute');
+	like($as->($create->('a', 'private')), qr/^42501/, 'an app cannot name a connector that it may not execute');
 	is($as->($create->('b', 'open')), '', 'but another');
 	like($as->(q{UPDATE chatwebhook.webhook SET connector = 'private' WHERE name = 'b'}), qr/^42501/, 'nor later');
 	like($as->(q{INSERT INTO chatwebhook.webhook (name, url, chatbot_id, connector) VALUES ('c', 'https://example.com/', 'theirs', 'private')}),
@@ -448,7 +448,7 @@ subtest 'who may use which connector' => sub {
 		is($as->($create->($connector, $connector)), '', "$connector can be named");
 		is($as->("SELECT chatwebhook.preview(id, $event) FROM chatwebhook.webhook WHERE name = '$connector'"), '', 'and previewed');
 	}
-	sql('GRANT EXECUTE ON FUNCTION public.c_private TO tenant');
+	sql('GRANT EXECUTE ON FUNCTION public.c_private TO app');
 	is($as->($create->('d', 'private')) . $as->("SELECT chatwebhook.preview('$given', $event)"), '', 'with the right, it can');
 	sql(q{DELETE FROM chatwebhook.webhook WHERE name <> 'mark'});
 };
