@@ -96,7 +96,7 @@ COMMENT ON COLUMN chatwebhook.webhook.batch_window IS
 COMMENT ON COLUMN chatwebhook.webhook.signing IS
     'v1: HMAC-SHA256 with a shared secret. v1a: Ed25519, for receivers that should not be able to sign; public_key() returns the key to verify with. A change makes a new secret.';
 COMMENT ON COLUMN chatwebhook.webhook.disabled_at IS
-    'When the extension disabled it; null if it did not.';
+    'When the extension disabled it; null if it did not. Only the extension writes this and the following columns.';
 COMMENT ON COLUMN chatwebhook.webhook.disabled_reason IS 'Why the extension disabled it.';
 COMMENT ON COLUMN chatwebhook.webhook.created_at IS 'When it was created.';
 COMMENT ON COLUMN chatwebhook.webhook.updated_at IS 'When it was last changed.';
