@@ -67,6 +67,9 @@ static const char load_sql[] =
 static const char find_sql[] =
 	"SELECT w.id FROM chatwebhook.webhook w WHERE w.id" EQ "ANY ($1)";
 
+static const char find_deleted_sql[] =
+	"SELECT d.id FROM chatwebhook.deleted_webhook d WHERE d.id" EQ "ANY ($1)";
+
 static const char disable_sql[] =
 	"UPDATE chatwebhook.webhook w"
 	"   SET enabled = false, disabled_at = pg_catalog.clock_timestamp(),"
@@ -95,6 +98,7 @@ static const char note_problem_sql[] =
 
 static CwhStatement load_st = {load_sql, 1, {UUIDARRAYOID}, NULL};
 static CwhStatement find_st = {find_sql, 1, {UUIDARRAYOID}, NULL};
+static CwhStatement find_deleted_st = {find_deleted_sql, 1, {UUIDARRAYOID}, NULL};
 static CwhStatement disable_st = {disable_sql, 2, {UUIDOID, TEXTOID}, NULL};
 static CwhStatement note_problem_st = {note_problem_sql, 2, {UUIDOID, TEXTOID}, NULL};
 /* INDENT ON */
@@ -609,14 +613,14 @@ cwh_webhook_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 	}
 }
 
-/* Say which of these webhooks exist. */
+/* Say which of these webhooks exist, or which were deleted. */
 void
-cwh_webhook_find(const pg_uuid_t *ids, int n,
+cwh_webhook_find(const pg_uuid_t *ids, int n, bool deleted,
 				 void (*each) (void *context, const pg_uuid_t *id),
 				 void *context)
 {
 	Datum		arg = cwh_uuid_array(ids, n);
-	uint64		found = cwh_run(&find_st, &arg);
+	uint64		found = cwh_run(deleted ? &find_deleted_st : &find_st, &arg);
 
 	for (uint64 i = 0; i < found; i++)
 		each(context, DatumGetUUIDP(cwh_field(i, 0, NULL)));

@@ -83,7 +83,7 @@ typedef struct CwhRecorded
 extern void cwh_webhook_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 							 void (*each) (void *context, CwhWebhook *webhook),
 							 void *context);
-extern void cwh_webhook_find(const pg_uuid_t *ids, int n,
+extern void cwh_webhook_find(const pg_uuid_t *ids, int n, bool deleted,
 							 void (*each) (void *context, const pg_uuid_t *id),
 							 void *context);
 extern void cwh_webhook_record(const pg_uuid_t *id, const char *disable_reason,
