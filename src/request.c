@@ -142,6 +142,7 @@ begin_request(const CwhWebhook *webhook, const char *url, int lines, size_t room
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("out of memory")));
 	transfer->request.url = url;
+	transfer->request.owner = webhook->owner;
 	transfer->request.timeout_ms = webhook->timeout_ms;
 	return transfer;
 }

@@ -18,6 +18,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -558,6 +559,9 @@ load_row(uint64 row)
 	webhook->id = *DatumGetUUIDP(cwh_field(row, ID, NULL));
 	webhook->name = cwh_field_text(row, NAME);
 	webhook->chatbot_id = cwh_field_text(row, CHATBOT_ID);
+	if (webhook->chatbot_id)
+		webhook->owner = DatumGetUInt64(hash_any_extended((unsigned char *) webhook->chatbot_id,
+														  strlen(webhook->chatbot_id), 0));
 	webhook->enabled = DatumGetBool(cwh_field(row, ENABLED, NULL));
 	webhook->proven = DatumGetBool(cwh_field(row, PROVEN, NULL));
 	webhook->updated_at = DatumGetTimestampTz(cwh_field(row, UPDATED_AT, NULL));

@@ -30,6 +30,7 @@ typedef struct CwhWebhook
 	MemoryContext context;		/* of this struct and all it points to */
 	char	   *name;
 	char	   *chatbot_id;		/* null: every chatbot's events */
+	uint64		owner;			/* a hash of that, or 0 */
 	char	   *url;			/* placeholders filled in: secret */
 	bool		enabled;
 	const char *problem;		/* why nothing can be sent for it, or null */
