@@ -1186,21 +1186,15 @@ cwh_transfer_free(CwhTransfer *public)
 
 	if (transfer == NULL)
 		return;
-	switch (transfer->state)
+	if (transfer->state == TRANSFER_WAITING ||
+		transfer->state == TRANSFER_ENDED)
+		dlist_delete(&transfer->node);
+	if (transfer->state == TRANSFER_WAITING ||
+		transfer->state == TRANSFER_RUNNING)
 	{
-		case TRANSFER_IDLE:
-			break;
-		case TRANSFER_WAITING:
-			dlist_delete(&transfer->node);
-			/* FALLTHROUGH */
-		case TRANSFER_RUNNING:
-			block_signals(&saved);
-			retire(transfer);
-			restore_signals(&saved);
-			break;
-		case TRANSFER_ENDED:
-			dlist_delete(&transfer->node);
-			break;
+		block_signals(&saved);
+		retire(transfer);
+		restore_signals(&saved);
 	}
 	recycle(transfer);
 }
