@@ -37,7 +37,6 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -185,19 +184,6 @@ cwh_relation(CwhRelation which)
 						relation_names[which]),
 				 errhint("Use CREATE EXTENSION chatwebhook.")));
 	return relation;
-}
-
-/*
- * Lock a table of the configuration for reading, without waiting; false if
- * somebody holds or awaits a lock that keeps readers out.
- *
- * Roles that may write a table can lock it, and chats are not to wait for them.
- * Webhooks have a copy to be read meanwhile.
- */
-bool
-cwh_lock_unless_locked(CwhRelation table)
-{
-	return ConditionalLockRelationOid(cwh_relation(table), AccessShareLock);
 }
 
 /*

@@ -10,6 +10,7 @@
 
 #include "common/hashfn.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 
 #include "shared.h"
 
@@ -53,8 +54,20 @@ typedef struct CwhChanges
 extern CwhChanges cwh_changes;
 
 extern Oid	cwh_relation(CwhRelation which);
-extern bool cwh_lock_unless_locked(CwhRelation table);
 extern uint64 cwh_config_generation(void);
+
+/*
+ * Lock a table of the configuration for reading, without waiting; false if
+ * somebody holds or awaits a lock that keeps readers out.
+ *
+ * Roles that may write a table can lock it, and chats are not to wait for them.
+ * Webhooks have a copy to be read meanwhile.
+ */
+static inline bool
+cwh_lock_unless_locked(CwhRelation table)
+{
+	return ConditionalLockRelationOid(cwh_relation(table), AccessShareLock);
+}
 
 /* The bucket of a webhook's id, or of a chatbot's. */
 static inline CwhBucket

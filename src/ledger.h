@@ -11,6 +11,7 @@
 #ifndef CWH_LEDGER_H
 #define CWH_LEDGER_H
 
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "delivery.h"
@@ -72,8 +73,6 @@ extern Ledger cwh_ledger;
 
 extern void cwh_count_attempt(Account *account, const pg_uuid_t *webhook_id,
 							  const AttemptEnd *end);
-extern void cwh_add_alerting(const pg_uuid_t *webhook_id);
-extern void cwh_add_backlog(const pg_uuid_t *webhook_id, TimestampTz due);
 
 /* Put a delivery behind the others that are to be settled. */
 static inline void
@@ -153,6 +152,50 @@ cwh_account_settled(Account *account, bool gain, bool disable, bool note)
 	dlist_delete(&account->node);
 	account->listed = false;
 	cwh_ledger.naccounts--;
+}
+
+/* Room for n elements in an array in the worker's memory, null at first. */
+static inline void *
+cwh_enlarge(void *array, int n, size_t size)
+{
+	return array ? repalloc(array, n * size) :
+		MemoryContextAlloc(cwh_worker.context, n * size);
+}
+
+/* Have a webhook's alerts checked. */
+static inline void
+cwh_add_alerting(const pg_uuid_t *webhook_id)
+{
+	for (int i = 0; i < cwh_ledger.nalerting; i++)
+		if (memcmp(&cwh_ledger.alerting[i], webhook_id, UUID_LEN) == 0)
+			return;
+	if (cwh_ledger.nalerting == cwh_ledger.max_alerting)
+	{
+		int			n = Max(64, 2 * cwh_ledger.max_alerting);
+
+		cwh_ledger.alerting = cwh_enlarge(cwh_ledger.alerting, n,
+										  sizeof(pg_uuid_t));
+		cwh_ledger.max_alerting = n;
+	}
+	cwh_ledger.alerting[cwh_ledger.nalerting++] = *webhook_id;
+}
+
+/* Note that a webhook has had something due since then, which is long ago. */
+static inline void
+cwh_add_backlog(const pg_uuid_t *webhook_id, TimestampTz due)
+{
+	if (cwh_ledger.nbacklogs == cwh_ledger.max_backlogs)
+	{
+		int			n = Max(64, 2 * cwh_ledger.max_backlogs);
+
+		cwh_ledger.backlogs = cwh_enlarge(cwh_ledger.backlogs, n,
+										  sizeof(pg_uuid_t));
+		cwh_ledger.backlog_dues = cwh_enlarge(cwh_ledger.backlog_dues, n,
+											  sizeof(TimestampTz));
+		cwh_ledger.max_backlogs = n;
+	}
+	cwh_ledger.backlogs[cwh_ledger.nbacklogs] = *webhook_id;
+	cwh_ledger.backlog_dues[cwh_ledger.nbacklogs++] = due;
 }
 
 #endif							/* CWH_LEDGER_H */

@@ -56,17 +56,12 @@ static int	by_port[65536];		/* descriptors by local port */
 static int	corked[MAX_CORKED]; /* sockets whose packets are held back */
 static int	ncorked = 0;
 
-/* Open the epoll descriptor, and return it; -1 if that fails. */
+/*
+ * Forget everything; libcurl has closed all of its sockets.  If asked, open an
+ * epoll descriptor for others, and return it; -1 if that fails.
+ */
 int
-cwh_sockets_open(void)
-{
-	epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	return epoll_fd;
-}
-
-/* Forget everything; libcurl has closed all of its sockets. */
-void
-cwh_sockets_close(void)
+cwh_sockets_reset(bool open)
 {
 	if (epoll_fd >= 0)
 		close(epoll_fd);
@@ -78,6 +73,9 @@ cwh_sockets_close(void)
 	free(sockets);
 	sockets = NULL;
 	nsockets = ncorked = 0;
+	if (open)
+		epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	return epoll_fd;
 }
 
 /* The entry of a descriptor, made if needed; null if memory is out. */

@@ -14,8 +14,7 @@
 /* Called for a socket that is ready for an event that libcurl wants of it. */
 typedef void (*CwhSocketReady) (int fd, bool readable, bool writable);
 
-extern int	cwh_sockets_open(void);
-extern void cwh_sockets_close(void);
+extern int	cwh_sockets_reset(bool open);
 extern bool cwh_sockets_poll(CwhSocketReady ready);
 extern void cwh_sockets_account(const int *fds, int n);
 extern void cwh_sockets_uncork(void);

@@ -813,13 +813,13 @@ open_multi(void)
 	if (!initialized && curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
 		return false;
 	initialized = true;
-	epoll_fd = cwh_sockets_open();
+	epoll_fd = cwh_sockets_reset(true);
 	if (epoll_fd < 0)
 		return false;
 	multi = curl_multi_init();
 	if (multi == NULL)
 	{
-		cwh_sockets_close();
+		epoll_fd = cwh_sockets_reset(false);
 		return false;
 	}
 	curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, on_socket);
@@ -851,7 +851,7 @@ close_transport(void)
 	if (multi)
 		curl_multi_cleanup(multi);
 	multi = NULL;
-	cwh_sockets_close();
+	epoll_fd = cwh_sockets_reset(false);
 	memset(hosts, 0, sizeof(hosts));
 	memset(&options, 0, sizeof(options));
 	timer_set = false;
