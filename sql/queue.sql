@@ -17,7 +17,7 @@ SELECT pg_catalog.pg_extension_config_dump('chatwebhook.delivery_id_seq', '');
  * event knows the range of its deliveries' ids.
  *
  * If a webhook is gone, its trigger has canceled its deliveries; a worker cancels
- * any that it meets all the same.
+ * any that it meets all the same, if deleted_webhook lists it.
  */
 CREATE TABLE chatwebhook.queue (
     id               bigint PRIMARY KEY,

@@ -10,7 +10,7 @@ CREATE FUNCTION chatwebhook.emit() RETURNS trigger
     AS 'MODULE_PATHNAME', 'chatwebhook_emit_trigger'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.emit() IS
-    'Trigger function that emits an event for each row. Use it AFTER INSERT, UPDATE or DELETE, FOR EACH ROW, or FOR EACH STATEMENT with a transition table. The first argument is the event type. Each further one is key=column, key (short for key=key) or, for a constant, key=@text. chatbotId and conversationId fill the envelope, all other keys make data. Without other keys, data is the whole row.';
+    'Trigger function that emits an event for each row. Use it AFTER INSERT, UPDATE or DELETE, FOR EACH ROW, or FOR EACH STATEMENT with a transition table. The first argument is the event type. Each further one is key=column, key (short for key=key) or, for a constant, key=@text. chatbotId and conversationId fill the envelope, all other keys make data. Without other keys, data is the whole row. Values are converted as by to_jsonb(), with the default DateStyle, IntervalStyle, bytea_output and extra_float_digits, and in UTC, whatever those of the session.';
 
 CREATE FUNCTION chatwebhook._mapping(
     relation   regclass,

@@ -96,7 +96,7 @@ COMMENT ON COLUMN chatwebhook.webhook.batch_window IS
 COMMENT ON COLUMN chatwebhook.webhook.signing IS
     'v1: HMAC-SHA256 with a shared secret. v1a: Ed25519, for receivers that should not be able to sign; public_key() returns the key to verify with. A change makes a new secret.';
 COMMENT ON COLUMN chatwebhook.webhook.disabled_at IS
-    'When the extension disabled it; null if it did not.';
+    'When the extension disabled it; null if it did not. Only the extension writes this and the following columns.';
 COMMENT ON COLUMN chatwebhook.webhook.disabled_reason IS 'Why the extension disabled it.';
 COMMENT ON COLUMN chatwebhook.webhook.created_at IS 'When it was created.';
 COMMENT ON COLUMN chatwebhook.webhook.updated_at IS 'When it was last changed.';
@@ -140,6 +140,22 @@ END
 $$;
 COMMENT ON FUNCTION chatwebhook._copy_webhook() IS
     'Trigger: keeps the copy of the table webhook.';
+
+/*
+ * Webhooks that were deleted, as long as finished deliveries are kept.  An event
+ * that is committed at the same time as the deletion leaves a delivery that the
+ * deletion has not seen, and that a worker cancels.  Without a row here, a webhook
+ * that does not exist is one that a restore has yet to bring.
+ */
+CREATE TABLE chatwebhook.deleted_webhook (
+    id         uuid PRIMARY KEY,
+    deleted_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE chatwebhook.deleted_webhook IS
+    'Webhooks that were deleted. Their pending deliveries are canceled; those of a webhook that neither exists nor is listed here wait for it to be restored.';
+COMMENT ON COLUMN chatwebhook.deleted_webhook.id IS 'Identified the webhook.';
+COMMENT ON COLUMN chatwebhook.deleted_webhook.deleted_at IS 'When it was deleted.';
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.deleted_webhook', '');
 
 /*
  * Checks.  Each error names the value, the reason and the way out.
@@ -470,6 +486,7 @@ DECLARE
     ids bigint[];
 BEGIN
     IF TG_OP = 'INSERT' THEN
+        DELETE FROM chatwebhook.deleted_webhook WHERE id = NEW.id;
         IF NOT chatwebhook._restoring() THEN
             INSERT INTO chatwebhook.health (webhook_id) VALUES (NEW.id);
             PERFORM chatwebhook._set_secret(NEW.id, 'signing_secret',
@@ -502,6 +519,8 @@ BEGIN
     ELSE
         PERFORM chatwebhook._set_alert(OLD.id, a.kind, false, NULL)
            FROM chatwebhook.alert a WHERE a.webhook_id = OLD.id AND a.closed_at IS NULL;
+        INSERT INTO chatwebhook.deleted_webhook (id) VALUES (OLD.id)
+            ON CONFLICT ON CONSTRAINT deleted_webhook_pkey DO UPDATE SET deleted_at = EXCLUDED.deleted_at;
         DELETE FROM chatwebhook.vault WHERE webhook_id = OLD.id;
         DELETE FROM chatwebhook.health WHERE webhook_id = OLD.id;
         -- in parts, because the size of an array is limited

@@ -34,6 +34,12 @@
  */
 #define REREAD_SHARE		20
 
+/*
+ * A delivery whose event does not exist is canceled after this: a restore that
+ * is under way may still bring the event.
+ */
+#define EVENT_GRACE_MS		(24 * 3600 * 1000)
+
 /* An endpoint whose queue cannot be read is left alone for this long. */
 #define FAILED_CLAIM_MS		60000
 
@@ -508,10 +514,10 @@ is_event_awaited(Endpoint *endpoint)
 
 	if (endpoint->claim.eventless_since == 0 ||
 		TimestampDifferenceExceeds(endpoint->claim.eventless_since, now,
-								   2 * ORPHAN_GRACE_MS))
+								   2 * EVENT_GRACE_MS))
 		endpoint->claim.eventless_since = now;
 	return !TimestampDifferenceExceeds(endpoint->claim.eventless_since, now,
-									   ORPHAN_GRACE_MS);
+									   EVENT_GRACE_MS);
 }
 
 /* A claim was committed: have the delivery wait for its request. */
@@ -522,16 +528,18 @@ keep_claim(Delivery *delivery)
 
 	if (delivery->problem)
 		cwh_add_result(delivery, CWH_OUTCOME_CANCELED, delivery->problem);
-	else if (delivery->event_type == NULL && is_event_awaited(endpoint))
+	else if (endpoint->deleted)
+		cwh_add_result(delivery, CWH_OUTCOME_CANCELED,
+					   "the webhook was deleted");
+	else if (endpoint->gone || endpoint->webhook == NULL ||
+			 (delivery->event_type == NULL && is_event_awaited(endpoint)))
 	{
+		/* a restore may still bring them; a later sweep finds it again */
 		cwh_claim_release(&delivery->id, 1);
 		cwh_delivery_free(delivery);
 	}
 	else if (delivery->event_type == NULL)
 		cwh_add_result(delivery, CWH_OUTCOME_CANCELED, "the event is gone");
-	else if (endpoint->gone || endpoint->webhook == NULL)
-		cwh_add_result(delivery, CWH_OUTCOME_CANCELED,
-					   "the webhook was deleted");
 	else
 		cwh_wait(delivery);
 }

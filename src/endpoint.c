@@ -371,7 +371,6 @@ follow_clock(int64 step)
 		endpoint->ready_since += step;
 		endpoint->reread_at += step;
 		endpoint->blocked_until += step;
-		endpoint->gone_since += step;
 		endpoint->claim.eventless_since += step;
 		endpoint->token.until += step;
 		endpoint->token.since += step;
@@ -622,7 +621,7 @@ on_webhook(void *context, CwhWebhook *webhook)
 		replace_webhook(endpoint, webhook);
 	endpoint->webhook = webhook;
 	endpoint->version++;
-	endpoint->gone = false;
+	endpoint->gone = endpoint->deleted = false;
 	endpoint->changed = false;
 	cwh_limit_window(endpoint, webhook->max_in_flight);
 	move_endpoint(endpoint, find_customer(&webhook->id, webhook->chatbot_id),
@@ -646,15 +645,18 @@ on_webhook(void *context, CwhWebhook *webhook)
 static void
 on_missing(Endpoint *endpoint)
 {
-	if (!endpoint->gone)
-		endpoint->gone_since = GetCurrentTimestamp();
 	endpoint->gone = true;
+	endpoint->deleted = false;
 	endpoint->changed = false;
 	cwh_release_waiting(endpoint);
-	if (cwh_is_missed(endpoint))
-		set_timer(endpoint,
-				  TimestampTzPlusMilliseconds(endpoint->gone_since,
-											  ORPHAN_GRACE_MS + 1000));
+}
+
+/* A webhook that was to be read was deleted: its deliveries need not wait. */
+static void
+on_deleted(void *context, const pg_uuid_t *webhook_id)
+{
+	cwh_endpoint(webhook_id)->deleted = true;
+	cwh_reconsider(cwh_endpoint(webhook_id));
 }
 
 /* Has it nothing to do, now or later? */
@@ -696,11 +698,10 @@ find_deleted(void)
 		if (endpoint->gone || !is_idle(endpoint) || !is_stale(endpoint))
 			continue;
 		endpoint->gone = true;	/* until it is found */
-		endpoint->gone_since = GetCurrentTimestamp();
 		ids[n++] = endpoint->id;
 	}
 	if (n > 0)
-		cwh_webhook_find(ids, n, on_found, NULL);
+		cwh_webhook_find(ids, n, false, on_found, NULL);
 	deleted_generation = cwh_worker.seen_generation;
 }
 
@@ -763,6 +764,7 @@ cwh_refresh_endpoints(bool swept)
 	pg_uuid_t  *ids;
 	uint64	   *stamps;
 	int			n = 0;
+	int			nmissing = 0;
 
 	if (table == NULL)
 		return;
@@ -801,11 +803,16 @@ cwh_refresh_endpoints(bool swept)
 		endpoint = cwh_endpoint(&ids[i]);
 		endpoint->stamp = stamps[i];
 		if (endpoint->changed)
+		{
 			on_missing(endpoint);
+			ids[nmissing++] = endpoint->id;
+		}
 		else if (!endpoint->webhook->enabled)
 			cwh_release_waiting(endpoint);
 		cwh_reconsider(endpoint);
 	}
+	if (nmissing > 0)
+		cwh_webhook_find(ids, nmissing, true, on_deleted, NULL);
 	if (swept)
 	{
 		find_deleted();

@@ -44,12 +44,6 @@
 #define UNPROVEN_RESERVE	8
 
 /*
- * Deliveries whose webhook or event does not exist are canceled after this: it
- * may still appear, if a restore is under way.
- */
-#define ORPHAN_GRACE_MS		600000
-
-/*
  * What claim.c remembers of an endpoint; it alone writes these, but that
  * endpoint.c moves the time when the clock was set.
  */
@@ -84,8 +78,8 @@ struct Endpoint
 	uint64		version;		/* counts how often it was read */
 	uint64		connector_number;	/* counts its connectors */
 	bool		changed;		/* it must be read again */
-	bool		gone;			/* it does not exist (any more) */
-	TimestampTz gone_since;
+	bool		gone;			/* it does not exist */
+	bool		deleted;		/* gone, and it will not be restored */
 	bool		in_stale;		/* it may have to be read again */
 	dlist_node	stale_node;
 
@@ -248,15 +242,6 @@ cwh_count_waiting(Endpoint *endpoint, int more)
 	endpoint->customer->nheld[endpoint->proven] += more;
 }
 
-/* Does the webhook not exist, but may it still appear? */
-static inline bool
-cwh_is_missed(const Endpoint *endpoint)
-{
-	return endpoint->gone &&
-		!TimestampDifferenceExceeds(endpoint->gone_since,
-									GetCurrentTimestamp(), ORPHAN_GRACE_MS);
-}
-
 /* How many more of its deliveries to claim. */
 static inline int
 cwh_endpoint_room(const Endpoint *endpoint)
@@ -265,7 +250,7 @@ cwh_endpoint_room(const Endpoint *endpoint)
 	int			batch = endpoint->webhook ? endpoint->webhook->batch_size : 1;
 
 	if (endpoint->account.disable || endpoint->blocked ||
-		(cwh_is_missed(endpoint) && !endpoint->changed) ||
+		(endpoint->gone && !endpoint->deleted && !endpoint->changed) ||
 		(endpoint->webhook && !endpoint->webhook->enabled && !endpoint->changed))
 		return 0;
 	if (endpoint->window > FIRST_WINDOW)

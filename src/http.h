@@ -26,6 +26,7 @@ typedef struct CwhBytes
 typedef struct CwhRequest
 {
 	const char *url;
+	uint64_t	owner;			/* whose it is, as far as connections are shared */
 	const char *method;			/* null: POST */
 	const char *body;			/* or null */
 	size_t		body_len;

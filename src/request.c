@@ -56,6 +56,7 @@ begin_request(CwhTransfer **made, const CwhWebhook *webhook, const char *url,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("out of memory")));
 	transfer->request.url = url;
+	transfer->request.owner = webhook->owner;
 	transfer->request.timeout_ms = webhook->timeout_ms;
 	transfer->request.discreet = webhook->of_customer;
 	return transfer;

@@ -42,7 +42,11 @@ typedef struct Socket
 	unsigned char registered;	/* with epoll */
 	bool		ours;			/* opened by cwh_socket_open() */
 	bool		corked;			/* listed in corked[] */
-	uint16_t	local_port;		/* of its connection; 0: not known */
+	uint64_t	connection;		/* counts connections; 0: not known */
+	uint64_t	ends;			/* a hash of its ends */
+	uint64_t	owner;			/* whose request has opened it */
+	int			users;			/* requests that are using it */
+	int			http_version;	/* 1 or 2; 0: not known */
 } Socket;
 
 static int	epoll_fd = -1;
@@ -124,7 +128,8 @@ watch(int fd, Socket *sock, unsigned char events)
  * descriptor was free.
  */
 int
-cwh_socket_open(int family, int type, int protocol, bool *starved)
+cwh_socket_open(int family, int type, int protocol, uint64_t owner,
+				bool *starved)
 {
 	Socket	   *sock;
 	int			fd;
@@ -146,6 +151,7 @@ cwh_socket_open(int family, int type, int protocol, bool *starved)
 		ReleaseExternalFD();
 	memset(sock, 0, sizeof(Socket));
 	sock->ours = true;
+	sock->owner = owner;
 
 	/*
 	 * A connect waits for the socket to become writable.  libcurl may not say
@@ -233,57 +239,128 @@ cwh_sockets_poll(CwhSocketReady ready)
 }
 
 /*
- * A connection with this local port has been made, by one of these sockets.
- * Find out by which: libcurl tells us the port of each request's connection,
- * but not its descriptor.
+ * A request's reply has begun, in this version of HTTP; or with 0, the request
+ * is not using its connection any more.
+ */
+void
+cwh_socket_note(CwhUse *use, int http_version)
+{
+	Socket	   *sock;
+
+	if (use->connection != 0 && use->fd < nsockets &&
+		sockets[use->fd].connection == use->connection)
+	{
+		sock = &sockets[use->fd];
+		if (http_version == 0)
+			sock->users--;
+		else if (sock->http_version != 1)
+			sock->http_version = http_version;
+	}
+	if (http_version == 0)
+		use->connection = 0;
+}
+
+/* A hash of a connection's ends (FNV-1a). */
+static uint64_t
+hash_ends(const CwhEnds *ends)
+{
+	uint64_t	hash = UINT64_C(0xcbf29ce484222325);
+
+	for (const char *p = ends->remote_ip; *p; p++)
+		hash = (hash ^ (unsigned char) *p) * UINT64_C(0x100000001b3);
+	hash = (hash ^ (uint64_t) ends->remote_port) * UINT64_C(0x100000001b3);
+	return (hash ^ (uint64_t) ends->local_port) * UINT64_C(0x100000001b3);
+}
+
+/*
+ * A connection with these ends has been made, by one of these sockets.  Find out
+ * by which: libcurl tells us the ends of each request's connection, but not its
+ * descriptor.
  */
 static void
-note_port(const int *fds, int n, int port)
+note_connection(const int *fds, int n, const CwhEnds *ends)
 {
+	static uint64_t connections = 0;
+
 	for (int i = 0; i < n; i++)
 	{
 		int			fd = fds[i];
 		struct sockaddr_in6 address;	/* large enough for either family */
 		socklen_t	len = sizeof(address);
 
-		if (!sockets[fd].ours ||
+		if (!sockets[fd].ours || sockets[fd].connection != 0 ||
 			getsockname(fd, (struct sockaddr *) &address, &len) < 0)
 			continue;
 		/* both families have the port in the same place */
-		if (ntohs(address.sin6_port) != port)
+		if (ntohs(address.sin6_port) != ends->local_port)
 			continue;
-		sockets[fd].local_port = port;
-		by_port[port] = fd;
+		sockets[fd].connection = ++connections;
+		sockets[fd].ends = hash_ends(ends);
+		by_port[ends->local_port] = fd;
 	}
 }
 
+/* The descriptor of a connection; -1 if it is not known. */
+static int
+find_connection(const CwhEnds *ends)
+{
+	uint64_t	hash = hash_ends(ends);
+	int			found = by_port[ends->local_port];
+
+	if (found < nsockets && sockets[found].connection != 0 &&
+		sockets[found].ends == hash)
+		return found;
+	/* connections to several hosts can have the same local port */
+	for (int fd = 0; fd < nsockets; fd++)
+		if (sockets[fd].connection != 0 && sockets[fd].ends == hash)
+			return fd;
+	return -1;
+}
+
 /*
- * A request is about to be written to the connection with this local port, which
- * may be one of these new sockets.
+ * A request is about to be written to the connection with these ends, which may
+ * be one of these new sockets.  False if it must not be: because another owner
+ * has used the connection, and replies on it could be mistaken.
+ *
+ * With HTTP/1.1, a reply belongs to a request only because it comes next.  If one
+ * webhook's request or reply could be made to end elsewhere than libcurl thinks,
+ * the next request on that connection would get the wrong reply.  So those of
+ * different owners are kept apart.  HTTP/2 numbers requests and replies.  While
+ * one request is using a connection, libcurl gives it another only with HTTP/2.
  *
  * Requests that share a connection are written one right after the other, each
  * in two pieces.  Have the kernel collect them until cwh_sockets_uncork():
  * sending each by itself, and waking the receiver for each, costs more than
  * everything else we do for it.
  */
-void
-cwh_socket_request(const int *fds, int n, int port, bool shared)
+bool
+cwh_socket_request(const int *fds, int n, const CwhEnds *ends, uint64_t owner,
+				   bool shared, CwhUse *use)
 {
+	Socket	   *sock;
 	int			fd;
 	int			on = 1;
 
-	note_port(fds, n, port);
-	if (!shared)
-		return;
-	fd = by_port[port];
-	/* the entry may be of a socket that has been closed since */
-	if (fd >= nsockets || sockets[fd].local_port != port)
-		return;
-	if (sockets[fd].corked || ncorked == MAX_CORKED)
-		return;
+	cwh_socket_note(use, 0);
+	if (ends->local_port <= 0 || ends->local_port > UINT16_MAX)
+		return false;
+	note_connection(fds, n, ends);
+	fd = find_connection(ends);
+	if (fd < 0)
+		return false;
+	sock = &sockets[fd];
+	if (sock->owner != owner && sock->http_version != 2 &&
+		(sock->http_version != 0 || sock->users == 0))
+		return false;
+	sock->users++;
+	use->fd = fd;
+	use->connection = sock->connection;
+	if (!shared || sock->corked || ncorked == MAX_CORKED)
+		return true;
 	(void) setsockopt(fd, IPPROTO_TCP, TCP_CORK, &on, sizeof(on));
-	sockets[fd].corked = true;
+	sock->corked = true;
 	corked[ncorked++] = fd;
+	return true;
 }
 
 /* Have the kernel send the packets that it holds back. */

@@ -41,6 +41,7 @@
 #include "compat_curl.h"
 #include "curl_handle.h"
 #include "failure.h"
+#include "hosts.h"
 #include "retry.h"
 #include "sockets.h"
 #include "target.h"
@@ -74,8 +75,6 @@
  */
 #define MAX_SPARE				256
 #define MAX_KEPT_BUFFER			4096
-
-#define MAX_HOSTS				1024
 
 /* An address of either family. */
 typedef union Address
@@ -126,6 +125,8 @@ typedef struct Transfer
 
 	/* its connection */
 	bool		must_wait;		/* for one that another transfer makes */
+	bool		foreign;		/* it was another owner's, and not to be used */
+	CwhUse		use;			/* of it by the last request */
 	bool		connecting;		/* has a socket, but no connection yet */
 	int			fds[4];			/* the last sockets opened for it */
 	int			nfds;			/* how many were opened */
@@ -142,19 +143,6 @@ typedef struct Transfer
 	int			header_count;
 	bool		cut;			/* we stopped reading the body */
 } Transfer;
-
-/*
- * A host that takes many requests on one connection (HTTP/2).  While one
- * transfer makes a connection to it, others wait in order to share it.  libcurl
- * can do that, too (CURLOPT_PIPEWAIT), but it makes transfers wait for any host
- * that has not answered yet, one after the other if connecting fails, and does
- * not make them wait while it still has a connection that the host is closing.
- */
-typedef struct Host
-{
-	uint64_t	key;			/* see host_key(); 0: none */
-	Transfer   *connecting;		/* or null */
-} Host;
 
 static CURLM *multi = NULL;
 static int	epoll_fd = -1;		/* from sockets.c */
@@ -236,20 +224,6 @@ on_timer(CURLM *m, long timeout_ms, void *arg)
  * Hosts
  */
 
-/* The key of a URL's host: FNV-1a of the URL up to its path. */
-static uint64_t
-host_key(const char *url)
-{
-	const char *scheme_end = strstr(url, "://");
-	const char *end = scheme_end ? scheme_end + 3 : url;
-	uint64_t	key = UINT64_C(0xcbf29ce484222325);
-
-	end += strcspn(end, "/?#");
-	for (const char *p = url; p < end; p++)
-		key = (key ^ (unsigned char) *p) * UINT64_C(0x100000001b3);
-	return key;
-}
-
 /* A transfer's host if it is known to share connections, else null. */
 static Host *
 sharing_host(const Transfer *transfer)
@@ -257,6 +231,23 @@ sharing_host(const Transfer *transfer)
 	Host	   *host = &hosts[transfer->host_key % MAX_HOSTS];
 
 	return host->key == transfer->host_key ? host : NULL;
+}
+
+/*
+ * Requests of several owners to a host that does not speak HTTP/2 get a new
+ * connection each.  Else cwh_socket_request() would refuse most of those that
+ * libcurl finds, for the same result at a higher cost.
+ */
+static void
+keep_apart(const Transfer *transfer)
+{
+	bool		many = host_has_many(&hosts[transfer->host_key % MAX_HOSTS],
+									 transfer->host_key,
+									 transfer->public.request.owner);
+	long		apart = many && sharing_host(transfer) == NULL;
+
+	curl_easy_setopt(transfer->handle.easy, CURLOPT_FRESH_CONNECT, apart);
+	curl_easy_setopt(transfer->handle.easy, CURLOPT_FORBID_REUSE, apart);
 }
 
 /* Remember whether a transfer's host has answered with HTTP/2. */
@@ -352,7 +343,8 @@ open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 	if (transfer->must_wait)
 		return CURL_SOCKET_BAD;
 	fd = cwh_socket_open(address->family, address->socktype,
-						 address->protocol, &starved);
+						 address->protocol, transfer->public.request.owner,
+						 &starved);
 	if (fd < 0)
 	{
 		reply->starved = starved;
@@ -421,6 +413,7 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 {
 	Transfer   *transfer = arg;
 	CwhReply   *reply = &transfer->public.reply;
+	CwhEnds		ends = {remote_ip, remote_port, local_port};
 
 	if (transfer->connecting)
 	{
@@ -431,6 +424,18 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 	}
 	/* anything read so far was a proxy's reply to CONNECT */
 	transfer->progress = REPLY_NONE;
+	transfer->foreign = !cwh_socket_request(transfer->fds, listed_fds(transfer),
+											&ends,
+											transfer->public.request.owner,
+											sharing_host(transfer) != NULL,
+											&transfer->use);
+	if (transfer->foreign)
+	{
+		/* shown only if it is a new one, which try_restart() does not repeat */
+		strlcpy(reply->error, "could not identify the connection",
+				sizeof(reply->error));
+		return CURL_PREREQFUNC_ABORT;
+	}
 
 	/*
 	 * libcurl repeats a request when a connection from its cache turns out to
@@ -447,9 +452,6 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 	}
 	if (!peer_allowed(transfer, remote_ip))
 		return CURL_PREREQFUNC_ABORT;
-	if (local_port > 0 && local_port <= UINT16_MAX)
-		cwh_socket_request(transfer->fds, listed_fds(transfer), local_port,
-						   sharing_host(transfer) != NULL);
 	return CURL_PREREQFUNC_OK;
 }
 
@@ -503,6 +505,9 @@ on_header(char *data, size_t size, size_t n, void *arg)
 		reply->headers.len = 0;
 		reply->retry_after_s = -1;
 		transfer->progress = REPLY_HEADERS;
+		/* else it may be a proxy's reply to CONNECT */
+		if (transfer->requests > 0)
+			cwh_socket_note(&transfer->use, data[5] == '1' ? 1 : 2);
 		return len;
 	}
 	if (len <= 2)
@@ -549,6 +554,7 @@ static void
 withdraw(Transfer *transfer)
 {
 	(void) curl_multi_remove_handle(multi, transfer->handle.easy);
+	cwh_socket_note(&transfer->use, 0);
 	end_connecting(transfer, false);
 	cwh_sockets_account(transfer->fds, listed_fds(transfer));
 	transfer->nfds = 0;
@@ -756,14 +762,16 @@ try_restart(Transfer *transfer, CURLcode code)
 		dlist_push_tail(&waiting, &transfer->node);
 		return true;
 	}
-	if (!lost_connection(transfer, code) && !answered_early(transfer, code))
-		return false;
-	if (transfer->progress != REPLY_NONE ||
-		transfer->public.reply.error[0] != '\0' || out_of_time(transfer))
+	if (transfer->foreign && transfer->nfds == 0)
+		curl_easy_setopt(transfer->handle.easy, CURLOPT_FRESH_CONNECT, 1L);
+	else if ((!lost_connection(transfer, code) &&
+			  !answered_early(transfer, code)) ||
+			 transfer->progress != REPLY_NONE ||
+			 transfer->public.reply.error[0] != '\0' || out_of_time(transfer))
 		return false;
 	/* a restart counts even if no request was sent since the last one */
-	transfer->restarts++;
-	if (Max(transfer->requests, transfer->restarts) >= request_limit(transfer))
+	else if (Max(transfer->requests, ++transfer->restarts) >=
+			 request_limit(transfer))
 		return false;
 	withdraw(transfer);
 	restart(transfer);
@@ -1156,6 +1164,7 @@ cwh_transfer_start(CwhTransfer *public)
 		return false;
 	set_callbacks(transfer->handle.easy, transfer);
 	transfer->host_key = host_key(public->request.url);
+	keep_apart(transfer);
 	clock_gettime(CLOCK_MONOTONIC, &transfer->began);
 	/* this only queues it: threads are started when it is driven */
 	if (curl_multi_add_handle(multi, transfer->handle.easy) != CURLM_OK)
@@ -1177,21 +1186,15 @@ cwh_transfer_free(CwhTransfer *public)
 
 	if (transfer == NULL)
 		return;
-	switch (transfer->state)
+	if (transfer->state == TRANSFER_WAITING ||
+		transfer->state == TRANSFER_ENDED)
+		dlist_delete(&transfer->node);
+	if (transfer->state == TRANSFER_WAITING ||
+		transfer->state == TRANSFER_RUNNING)
 	{
-		case TRANSFER_IDLE:
-			break;
-		case TRANSFER_WAITING:
-			dlist_delete(&transfer->node);
-			/* FALLTHROUGH */
-		case TRANSFER_RUNNING:
-			block_signals(&saved);
-			retire(transfer);
-			restore_signals(&saved);
-			break;
-		case TRANSFER_ENDED:
-			dlist_delete(&transfer->node);
-			break;
+		block_signals(&saved);
+		retire(transfer);
+		restore_signals(&saved);
 	}
 	recycle(transfer);
 }

@@ -26,6 +26,7 @@
 #include "access/detoast.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -98,6 +99,9 @@ enum
 #define FIND_SQL(table) \
 	"SELECT w.id FROM chatwebhook." table " w WHERE w.id" EQ "ANY ($1)"
 
+static const char find_deleted_sql[] =
+	"SELECT d.id FROM chatwebhook.deleted_webhook d WHERE d.id" EQ "ANY ($1)";
+
 static const char disable_sql[] =
 	"SELECT chatwebhook._disable($1, $2)";
 
@@ -128,6 +132,7 @@ static CwhStatement find_st[] = {
 	{FIND_SQL("webhook"), 1, {UUIDARRAYOID}, NULL},
 	{FIND_SQL("_webhook"), 1, {UUIDARRAYOID}, NULL}
 };
+static CwhStatement find_deleted_st = {find_deleted_sql, 1, {UUIDARRAYOID}, NULL};
 static CwhStatement disable_st = {disable_sql, 2, {UUIDOID, TEXTOID}, NULL};
 static CwhStatement note_problem_st = {note_problem_sql, 2, {UUIDOID, TEXTOID}, NULL};
 /* INDENT ON */
@@ -823,6 +828,9 @@ load_row(CwhWebhook *webhook, uint64 row, MemoryContext scratch)
 		webhook->name = cwh_field_text(row, NAME);
 	if (!exceeds(row, CHATBOT_ID, CWH_MAX_NAME))
 		webhook->chatbot_id = cwh_field_text(row, CHATBOT_ID);
+	if (webhook->chatbot_id)
+		webhook->owner = DatumGetUInt64(hash_any_extended((unsigned char *) webhook->chatbot_id,
+														  strlen(webhook->chatbot_id), 0));
 	if (webhook->problem == NULL)
 		load_secret_parts(&loading, row);
 }
@@ -967,15 +975,16 @@ cwh_webhook_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 	}
 }
 
-/* Say which of these webhooks exist. */
+/* Say which of these webhooks exist, or which were deleted. */
 void
-cwh_webhook_find(const pg_uuid_t *ids, int n,
+cwh_webhook_find(const pg_uuid_t *ids, int n, bool deleted,
 				 void (*each) (void *context, const pg_uuid_t *id),
 				 void *context)
 {
 	Datum		arg = cwh_uuid_array(ids, n);
-	uint64		found = cwh_run(&find_st[!cwh_lock_unless_locked(CWH_REL_WEBHOOK)],
-									&arg);
+	uint64		found = cwh_run(deleted ? &find_deleted_st :
+								&find_st[!cwh_lock_unless_locked(CWH_REL_WEBHOOK)],
+								&arg);
 
 	for (uint64 i = 0; i < found; i++)
 		each(context, DatumGetUUIDP(cwh_field(i, 0, NULL)));

@@ -30,6 +30,7 @@ typedef struct CwhWebhook
 	MemoryContext context;		/* of this struct and all it points to */
 	char	   *name;
 	char	   *chatbot_id;		/* null: every chatbot's events */
+	uint64		owner;			/* a hash of that, or 0 */
 	char	   *url;			/* placeholders filled in: secret */
 	bool		enabled;
 	bool		of_customer;	/* it has a chatbot_id */
@@ -84,7 +85,7 @@ typedef struct CwhRecorded
 extern void cwh_webhook_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 							 void (*each) (void *context, CwhWebhook *webhook),
 							 void *context);
-extern void cwh_webhook_find(const pg_uuid_t *ids, int n,
+extern void cwh_webhook_find(const pg_uuid_t *ids, int n, bool deleted,
 							 void (*each) (void *context, const pg_uuid_t *id),
 							 void *context);
 extern void cwh_webhook_record(const pg_uuid_t *id, const char *disable_reason,

@@ -337,9 +337,9 @@ sub start_services
 Calls chatwebhook.create_webhook() and returns the id and the secret, which the
 receiver is told.  The webhook's URL is the path on the receiver that was
 started last (C<receiver> names another), with the name as its label unless the
-path has one; or it is C<url>.  It is subscribed to everything unless C<events>
-says otherwise.  An array becomes a text[], a hash becomes jsonb, undef becomes
-null.  C<credentials>, a hash of them, are set along with it, before the worker
+path has one; or it is C<url>.  It is subscribed to everything but alerts, unless
+C<events> says otherwise.  An array becomes a text[], a hash becomes jsonb, undef
+becomes null.  C<credentials>, a hash of them, are set along with it, before the worker
 can miss them; C<dbname> is the database to do it in.
 
 =cut
@@ -354,7 +354,7 @@ sub create_webhook
 	my $label;
 
 	$columns{name} //= 'webhook';
-	$columns{events} //= [ '*', 'webhook.*' ];
+	$columns{events} //= [ '*', 'webhook.test' ];
 	# the default of 10 seconds, as this machine needs it
 	$columns{timeout} //= min(scaled(10), 300) . ' s' if $slowness > 1;
 	if (!defined $columns{url})

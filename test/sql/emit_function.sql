@@ -158,6 +158,7 @@ SELECT chatwebhook.emit('conversation.ended', NULL, NULL, jsonb_build_object('a'
 -- a number that takes 12 bytes in the database and 131,072 in the request
 SELECT chatwebhook.emit('conversation.ended', NULL, NULL, '{"a": 1e131071}') IS NOT NULL AS emitted;
 SELECT chatwebhook.emit('conversation.ended', NULL, NULL, jsonb_build_object('a', array_fill('1e131071'::numeric, '{9}')));
+SELECT chatwebhook.emit('conversation.ended', NULL, NULL, (SELECT jsonb_object_agg(n, '1e131071'::numeric) FROM generate_series(1, 9) n));
 SELECT chatwebhook.emit('conversation.ended', NULL, NULL, ('{"a": [' || repeat('1e131071,', 8999) || '0]}')::jsonb);
 SELECT chatwebhook.emit('conversation.ended', NULL, NULL, jsonb_build_object('a', array_fill('1e-16383'::numeric, '{70}')));
 -- the limit can be moved

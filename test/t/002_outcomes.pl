@@ -398,6 +398,19 @@ subtest 'a receiver that does not read' => sub {
 		qr/timed out while (sending|waiting)/, 'which its error says');
 };
 
+subtest 'long bodies' => sub {
+	# together they are longer than what the worker holds at a time
+	webhook('unread', url => $refusing->url('/'), max_retries => 0);
+	foreach my $n (1 .. 3)
+	{
+		script(q{SET chatwebhook.max_payload_size = '64MB';
+			  SELECT chatwebhook.emit('message.sent', 'unread', NULL,
+				jsonb_build_object('role', 'bot', 'content', repeat('x', 20000000)))});
+		ok(wait_idle($node), "$n: the worker is done");
+	}
+	is(delivery('unread', q{string_agg(status, ' ')}), 'dead dead dead', 'one that has ended makes room for the next');
+};
+
 subtest 'retry()' => sub {
 	my $id = webhook('retried', path => '/down-until-told', max_retries => 1);
 	emit('retried');

@@ -315,6 +315,21 @@ subtest 'deliveries that have failed more and less often in one batch' => sub {
 	is($json->encode([ batches('mixed') ]), '[[1],[1,2],[2]]', 'it is retried together with a new one');
 	is(sql(qq{SELECT string_agg(attempts || ' ' || status, ', ') FROM chatwebhook.delivery WHERE webhook_id = '$id'}),
 		'2 dead, 2 dead', 'each has the retries that are its own');
+
+	$id = webhook('waits', path => '/status/503', max_retries => 5, backoff => '1 hour', backoff_multiplier => 4, max_backoff => '1 day');
+	emit('waits', 1);
+	becomes_true(qq{SELECT attempts = 1 FROM chatwebhook.queue WHERE webhook_id = '$id'}, 'another one waits for its retry');
+	script(qq{BEGIN;
+		UPDATE chatwebhook.queue SET next_attempt_at = now() WHERE webhook_id = '$id';
+		SELECT chatwebhook.emit('test.batch', 'waits', 'c', '{"n": 2}');
+		UPDATE chatwebhook.webhook SET max_in_flight = 31 WHERE id = '$id';
+		COMMIT});
+	becomes_true(qq{SELECT string_agg(attempts::text, ' ' ORDER BY id) = '2 1' FROM chatwebhook.queue WHERE webhook_id = '$id'},
+		'it is retried together with a new one');
+	is(sql(qq{SELECT string_agg(CASE WHEN last_wait_ms = 3600000 THEN 'first' WHEN last_wait_ms > 3600000 THEN 'longer' END, ' ' ORDER BY id)
+			FROM chatwebhook.queue WHERE webhook_id = '$id'}),
+		'longer first', 'each has the wait that is its own');
+	sql(qq{DELETE FROM chatwebhook.webhook WHERE id = '$id'});
 };
 
 subtest 'several workers' => sub {

@@ -1,7 +1,9 @@
-# A worker forgets a webhook that was deleted.
+# A worker forgets a webhook that was deleted, and cancels what is owed to it.
 #
-# Only the worker's own account of its memory can show this: what it keeps of the
-# deleted webhooks is freed, and what it keeps of the others is not.
+# Only the worker's own account of its memory can show the former: what it keeps of
+# the deleted webhooks is freed, and what it keeps of the others is not. Only
+# deliveries without a webhook can show the latter: they are canceled if it was
+# deleted, and wait for it if a restore has yet to bring it.
 
 use strict;
 use warnings;
@@ -46,6 +48,40 @@ sql($emit);
 ok(wait_idle($node), 'which is sent to as before');
 is($receiver->count('w1'), 2, 'both times');
 is(sql('SELECT pid FROM chatwebhook.worker_status'), $pid, 'by the same worker');
+
+# an event that is committed after the deletion, which has not seen its delivery
+my $session = $node->background_psql('postgres');
+$session->query_safe('BEGIN');
+$session->query_safe($emit);
+sql('DELETE FROM chatwebhook.webhook');
+is(sql('SELECT count(*) FROM chatwebhook.deleted_webhook'), $n, 'the deletions are noted');
+$session->query_safe('COMMIT');
+$session->quit;
+becomes_true("SELECT count(*) = 1 FROM chatwebhook.history
+	WHERE status = 'canceled' AND last_error = 'the webhook was deleted'", 'what was emitted meanwhile is canceled');
+
+# what a restore has brought so far: a delivery, and its event, but no webhook
+my $id = 'a0000000-0000-4000-8000-000000000001';
+script("
+	BEGIN;
+	INSERT INTO chatwebhook.event (id, type, created_at, first_delivery, last_delivery, data)
+	VALUES ('$id', 'webhook.test', now(), 1, 1, '{}');
+	INSERT INTO chatwebhook.queue (id, webhook_id, event_id, created_at, next_attempt_at)
+	VALUES (1, '$id', '$id', now(), now());
+	SELECT chatwebhook._wake('$id');
+	COMMIT");
+create_webhook($node, name => 'witness', chatbot_id => 'bot');
+sql($emit);
+ok($receiver->wait_for(1, 'witness'), 'another is delivered');
+is(sql('SELECT count(*) FROM chatwebhook.queue WHERE id = 1'), 1, 'what has no webhook waits for it');
+my $url = $receiver->url('/ok/-/restored');
+sql("INSERT INTO chatwebhook.webhook (id, name, url) VALUES ('$id', 'restored', '$url')");
+ok($receiver->wait_for(1, 'restored'), 'and is delivered when it is there');
+ok(wait_idle($node), 'nothing is left');
+sql("DELETE FROM chatwebhook.webhook WHERE id = '$id'");
+sql("INSERT INTO chatwebhook.webhook (id, name, url) VALUES ('$id', 'again', '$url')");
+is(sql("SELECT count(*) FROM chatwebhook.deleted_webhook WHERE id = '$id'"), 0,
+	'a webhook that is there again was not deleted');
 
 $node->stop;
 done_testing();

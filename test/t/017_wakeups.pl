@@ -200,6 +200,12 @@ subtest 'the next of a conversation' => sub {
 	sql("UPDATE chatwebhook.webhook SET ordered = false WHERE id = '$id'");
 	become(4, 'delivered', 'ordered', 'what need not wait any more is sent');
 	is(sql('SELECT status FROM chatwebhook.delivery WHERE id = ' . id_of('ordered', 7)), 'delivered', 'before the first');
+
+	# the first is answered while the last one waits for the rate limit, but not for so
+	# long that the worker gives it back and reads all anew
+	webhook('limited', ordered => 't', rate_limit => 2);
+	script(join ' ', 'BEGIN;', emit_sql('limited', 'a', 1), emit_sql('limited', 'a', 2), emit_sql('limited', 'b', 3), 'COMMIT');
+	become(3, 'delivered', 'limited', 'what comes behind one that is answered while nothing may be sent is sent later');
 };
 
 # End a worker, and wait for another.

@@ -121,6 +121,17 @@ subtest 'with a rate limit' => sub {
 	ok(wait_idle($node), 'when it answers, all is delivered');
 	isnt(sql(q{SELECT state FROM chatwebhook.webhook_health WHERE name = 'limited'}), 'paused', 'and it is paused no more');
 
+	# an answer after a failure ends what the failure began, and not the limit
+	webhook('flaky', path => '/flaky/1', rate_limit => 5);
+	foreach (1 .. 5)
+	{
+		emit('flaky', 1);
+		wait_idle($node);
+	}
+	@requests = $receiver->log('flaky');
+	is(scalar(@requests), 10, 'each of five is sent twice');
+	cmp_ok($requests[-1]{time} - $requests[0]{time}, '>', 1.7, 'at five a second');
+
 	# a limit that would let much through does not open what is paused
 	webhook('paused', path => '/down-until-told', rate_limit => 500, backoff => '1 hour', max_backoff => '1 hour');
 	emit('paused', 100);
@@ -130,7 +141,7 @@ subtest 'with a rate limit' => sub {
 	ok(all_workers_turn(), 'all workers have had a turn');
 	is($receiver->count('paused'), $count, 'and have sent it nothing');
 	is(sql('SELECT (' . paused_until('paused') . ") > now() + interval '50 minutes'"), 't', 'its probe is due in an hour');
-	sql(q{DELETE FROM chatwebhook.webhook WHERE name IN ('limited', 'paused')});
+	sql(q{DELETE FROM chatwebhook.webhook WHERE name IN ('limited', 'flaky', 'paused')});
 };
 
 # What a receiver may ask for, and until when that holds for all workers.

@@ -27,11 +27,15 @@ my $http2 = start_receiver(program => 'http2.js', tls => 1);
 my $ca_files = PostgreSQL::Test::Utils::tempdir('trusted');
 append_to_file("$ca_files/first.crt", slurp_file($_->ca_file)) foreach $trusted, $http2;
 append_to_file("$ca_files/second.crt", slurp_file($_->ca_file)) foreach $other, $http2;
+
+# The environment says that no host needs a proxy, as that of a service may.
+$ENV{no_proxy} = '*';
 my $node = new_node(
 	'main',
 	'chatwebhook.breaker_threshold' => 0,
 	'chatwebhook.log_attempts' => 'all',
 	'chatwebhook.ca_file' => "$ca_files/first.crt");
+delete $ENV{no_proxy};
 
 sql(q{INSERT INTO chatwebhook.event_type (name) VALUES ('test.reload')});
 

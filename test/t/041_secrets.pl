@@ -17,6 +17,7 @@ use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes ();
 
 my $directory = PostgreSQL::Test::Utils::tempdir('keys');
 my $key_file = "$directory/key";
@@ -258,12 +259,38 @@ subtest 'the key is changed while deliveries go on' => sub {
 	is(sql("SELECT count(*) FROM chatwebhook.webhook WHERE NOT enabled"), 0, 'no webhook was disabled');
 };
 
+# Rewritten in place, as large as before, within a second and with the same time
+# of its last change, a file differs from what it was in its inode's time only.
+subtest 'the file is rewritten at once' => sub {
+	my $write = sub {
+		my ($key) = @_;
+		open my $file, '>', $key_file or die "could not write \"$key_file\": $!";
+		print $file "$key\n";
+		close $file;
+		utime 1_000_000_000, 1_000_000_000, $key_file or die "could not touch \"$key_file\": $!";
+		return (Time::HiRes::stat($key_file))[10];
+	};
+	my ($before, $after);
+	do
+	{
+		$before = $write->($keys[1]);
+		is(sql("SELECT chatwebhook.secret('$ok')"), $rotated, 'the key opens the secret');
+		# the file system's clock may have stood still meanwhile
+		do { $after = $write->($keys[2]) } until $after != $before;
+	} until int $after == int $before;
+	ok(!eval { sql("SELECT chatwebhook.secret('$ok')"); 1 }, 'with another, the same session cannot open it');
+	like($@, qr/cannot open the secret "signing_secret": .*key/, 'and says why');
+	$write->($keys[1]);
+	is(sql("SELECT chatwebhook.secret('$ok')"), $rotated, 'and can when the key is back');
+};
+
 subtest 'no key opens them' => sub {
 	my $broken = substr($keys[1], 0, 60);
 	my @cases = (
 		[ 'another key', sub { write_key($keys[2]) }, qr/key/ ],
 		[ 'the file is gone', sub { unlink $key_file }, qr/could not open it/ ],
-		[ 'others may read it', sub { write_key($keys[1], 0644) }, qr/mode must be 0600/ ],
+		[ 'its group may read it', sub { write_key($keys[1], 0640) }, qr/mode must be 0600/ ],
+		[ 'others may read it', sub { write_key($keys[1], 0604) }, qr/mode must be 0600/ ],
 		[ 'broken content', sub { write_key($broken) }, qr/64 hexadecimal digits/ ],
 		[ 'an empty file', sub { write_key('') }, qr/no key/ ],
 		[ 'binary content', sub { write_key("\x00\xff" x 5000) }, qr/64 hexadecimal digits|too long/ ],

@@ -40,7 +40,8 @@ is(join(' ', map { $_->{headers}{'x-version'} } $receiver->log('toggled')), join
 my $reads = "(SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'vault_pkey')";
 becomes_true("SELECT chatwebhook.emit('conversation.ended', 'other', NULL, '{}') IS NOT NULL AND $reads > $cycles",
 	'the worker has read webhooks');
-cmp_ok(sql("SELECT $reads"), '<', 3 * ($busy + $cycles), 'but not each of them after each change');
+# to read a webhook reads the index twice
+cmp_ok(sql("SELECT $reads"), '<', 2 * 3 * ($busy + $cycles), 'but not each of them after each change');
 $node->stop('immediate');
 $node->append_conf('postgresql.conf', 'chatwebhook.enabled = off');
 $node->start;

@@ -514,6 +514,26 @@ subtest 'a connector that cannot be stopped' => sub {
 	sql(q{DELETE FROM chatwebhook.webhook WHERE name <> 'mark'});
 };
 
+subtest 'a backslash in a string' => sub {
+	plan skip_all => 'this server reads all strings alike' if sql('SHOW server_version_num') >= 190000;
+	connector('backslash', request(body => q{to_jsonb('a\nb'::text)}));
+	my $id = webhook('backslash', connector => 'backslash');
+	is(script(qq{SET escape_string_warning = off; SET standard_conforming_strings = off;
+			SELECT body FROM chatwebhook.preview('$id', '{"type": "webhook.test"}')}),
+		'"a\\\\nb"', 'is one, whatever the caller has set');
+	sql(q{DELETE FROM chatwebhook.webhook WHERE name <> 'mark'});
+};
+
+subtest 'nothing more to send' => sub {
+	connector('stops', 'SELECT CASE jsonb_array_length(replies) WHEN 0 THEN (' . request(body => q{'{}'}, last => 'false') . ') END');
+	webhook('stops', connector => 'stops', path => '/delay-ms/300');
+	emit('stops');
+	becomes_true(q{SELECT status = 'delivered' FROM chatwebhook.delivery WHERE webhook_name = 'stops'}, 'it is delivered');
+	is(sql(q{SELECT attempts, last_status_code, last_error, latency_ms >= 290 FROM chatwebhook.delivery WHERE webhook_name = 'stops'}),
+		'1|200||t', 'by the request before, whose status and time it keeps');
+	sql(q{DELETE FROM chatwebhook.webhook WHERE name <> 'mark'});
+};
+
 subtest 'no replies are kept' => sub {
 	connector('steps', q{SELECT CASE jsonb_array_length(replies)
 		WHEN 0 THEN ROW(NULL, NULL, NULL, '{"a": "reply"}', false)::chatwebhook.request

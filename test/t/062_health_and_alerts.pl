@@ -333,6 +333,11 @@ subtest 'one that comes and goes' => sub {
 	send_all('flapping', 8);
 	alerts_are_checked();
 	is(alerts('flapping'), 'consecutive_failures|closed', 'within a minute of the end no alert opens again');
+	set('alert_success_rate', 0.9);
+	send_all('flapping', 6);
+	alerts_are_checked();
+	is(alerts('flapping'), "consecutive_failures|closed\nlow_success_rate|open", 'but one of another kind does');
+	set('alert_success_rate', 0);
 	sql(q{UPDATE chatwebhook.alert SET closed_at = closed_at - interval '2 hours' WHERE webhook_name = 'flapping'});
 	send_all('flapping', 1);
 	opens('flapping', 'consecutive_failures', 'after a minute it opens again');
@@ -551,7 +556,14 @@ subtest 'backlog' => sub {
 	webhook('next', '/hang-until-told', max_in_flight => 1, timeout => '5 minutes');
 	emit('next', 2);
 	opens('next', 'backlog', 'another one opens when they are looked at again');
-	$receiver->set(up => [ 'stuck', 'next' ]);
+	webhook('both', '/status/500', max_in_flight => 1, timeout => '5 minutes');
+	send_all('both', 5);
+	opens('both', 'consecutive_failures', 'one fails');
+	my $hanging = $receiver->url('/hang-until-told/-/both');
+	sql(qq{UPDATE chatwebhook.webhook SET url = '$hanging' WHERE name = 'both'});
+	emit('both', 2);
+	opens('both', 'backlog', 'it opens beside an alert of another kind');
+	$receiver->set(up => [ 'stuck', 'next', 'both' ]);
 	closes('stuck', 'backlog', 'it closes when that is sent');
 	is(alerts('stuck'), 'backlog|closed', 'it opened once');
 	is(join(' ', map { $_->{data}{state} } told('listener', 'stuck')), 'opened closed', 'a subscriber was told twice');

@@ -204,6 +204,28 @@ subtest 'retry_dead' => sub {
 			'of all webhooks, since a time'), 13, 'thirteen');
 	idle();
 	is($receiver->count('delta') - $before, 10, 'among them all of another webhook');
+
+	$id{again} = webhook('again', '/flaky/5', max_retries => 2, max_backoff => '10 ms');
+	emit('again', 1);
+	idle();
+	is(sql(q{SELECT status, attempts FROM chatwebhook.delivery WHERE webhook_name = 'again'}), 'dead|3',
+		'one has used up its retries');
+	is(sql("SELECT chatwebhook.retry_dead('$id{again}')"), 1, 'it is tried again');
+	idle();
+	is(sql(q{SELECT status, attempts FROM chatwebhook.delivery WHERE webhook_name = 'again'}), 'delivered|6',
+		'with as many retries as before');
+
+	my $count = sub { return sql('SELECT chatwebhook.retry_dead(dry_run => true)') };
+	my $dead = $count->();
+	webhook('lost', '/status/500');
+	emit('lost', 2);
+	idle();
+	is($count->(), $dead + 2, 'two more are dead');
+	sql(q{DELETE FROM chatwebhook.event WHERE id = (SELECT min(event_id::text)::uuid FROM chatwebhook.dead WHERE webhook_name = 'lost')});
+	is($count->(), $dead + 1, 'one whose event is gone does not count');
+	sql(q{DELETE FROM chatwebhook.webhook WHERE name = 'lost'});
+	is($count->(), $dead, 'nor does one whose webhook is');
+	sql(q{DELETE FROM chatwebhook.dead WHERE webhook_name = 'lost'});
 };
 
 subtest 'purge_dead_letters' => sub {

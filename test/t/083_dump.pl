@@ -84,7 +84,7 @@ sub contents
 	my %contents;
 
 	foreach my $table (
-		qw(activity alert attempt connector dead event event_type health history
+		qw(activity alert attempt connector dead deleted_webhook event event_type health history
 		queue vault webhook))
 	{
 		$contents{$table} = sql_in($dbname,
@@ -184,6 +184,8 @@ my ($dead) = create_webhook($node,
 	name => 'dead',
 	path => '/status/400',
 	chatbot_id => 'bot-1');
+create_webhook($node, name => 'deleted');
+sql("DELETE FROM chatwebhook.webhook WHERE name = 'deleted'");
 my ($gone) = create_webhook($node, name => 'gone', path => '/gone');
 create_webhook($node, name => 'off', events => ['order.paid'], enabled => 'f');
 my $rotated = sql("SELECT chatwebhook.rotate_secret('$ok', '1 day')");

@@ -27,7 +27,8 @@ create(const char *key, size_t len)
 	CwhSigner  *signer = cwh_signer_create(key, len, &problem);
 
 	if ((signer == NULL) == (problem == NULL))
-		ok(false, "either a signer or a problem: %.*s", (int) len, key);
+		ok(false, "either a signer or a problem: %.*s", (int) len,
+		   key ? key : "null");
 	return signer;
 }
 
