@@ -475,7 +475,7 @@ subtest 'a time-out is not taken for another\'s error' => sub {
 subtest 'many slow connectors' => sub {
 	my $url = $receiver->url('/ok/-/slow');
 	set('chatwebhook.connector_timeout', '100ms');
-	sql("SELECT count(chatwebhook.create_webhook('slow' || n, '$url', chatbot_id => 'crowd', connector => 'sleeps')) FROM generate_series(1, 150) n");
+	sql("SELECT count(chatwebhook.create_webhook('slow' || n, '$url', events => '{webhook.test}', chatbot_id => 'crowd', connector => 'sleeps')) FROM generate_series(1, 150) n");
 	emit('crowd', 3);
 	becomes_true(q{SELECT count(*) > 0 FROM chatwebhook.attempt WHERE error LIKE '%took longer%' AND webhook_id IN
 			(SELECT id FROM chatwebhook.webhook WHERE chatbot_id = 'crowd')}, 'they take too long');

@@ -507,7 +507,7 @@ is(sql_in('used', $sampled . q{'type'}), 't', 'and no others');
 my @used = catalog('used');
 my @more = missing(\@used, \@fresh);
 my @less = missing(\@fresh, \@used);
-is(join("\n", grep { !/^policy app_\d+ of .* to {shop}, |: (shop|auditor), / } @more), '',
+is(join("\n", grep { !/^policy app_\d+ of .* to \{shop\}, |: (shop|auditor), / } @more), '',
 	'nothing has come but others\' rights');
 is( join("\n", grep { !/^row of event_type: .*"lead\.captured"/ } @less),
 	join("\n",
