@@ -484,7 +484,7 @@ sub judge
 	cmp_ok($orphans, '<=', $sessions * ($done{'webhook deleted'} // 0),
 		"but for events that were emitted while their webhook was deleted: $orphans");
 	is(query(q{SELECT count(*) FROM chatwebhook.dead}), 0, 'nothing was given up');
-	is(query(q{SELECT coalesce(sum(in_flight), 0) FROM chatwebhook._sending()}), 0, 'nothing is left claimed');
+	is(query(q{SELECT coalesce(sum(in_flight), 0) FROM chatwebhook._all_in_flight()}), 0, 'nothing is left claimed');
 	is(query(q{SELECT sum(in_flight) FROM chatwebhook.worker_status}), 0, 'nothing is under way');
 	is(query(q{SELECT count(*) FROM (SELECT FROM chatwebhook.delivery GROUP BY event_id, webhook_id HAVING count(*) > 1) d}),
 		0, 'no delivery is recorded twice');

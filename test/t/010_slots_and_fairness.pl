@@ -359,7 +359,7 @@ $session->quit;
 
 ok(wait_idle($node), 'at the end everything is delivered');
 is( sql(q{
-		SELECT count(s.in_flight) FROM chatwebhook._sending() s
+		SELECT count(s.in_flight) FROM chatwebhook._all_in_flight() s
 		  JOIN chatwebhook.webhook w ON w.id = s.webhook_id}),
 	0, 'and nothing is claimed, but for webhooks that were deleted as they hung');
 

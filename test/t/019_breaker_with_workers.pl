@@ -46,7 +46,7 @@ sub emit
 sub paused_until
 {
 	my ($name) = @_;
-	return qq{SELECT s.paused_until FROM chatwebhook._sending() s JOIN chatwebhook.webhook w ON w.id = s.webhook_id WHERE w.name = '$name' AND s.paused_until IS NOT NULL};
+	return qq{SELECT s.paused_until FROM chatwebhook._all_gates() s JOIN chatwebhook.webhook w ON w.id = s.webhook_id WHERE w.name = '$name' AND s.paused_until IS NOT NULL};
 }
 
 # Whatever any worker has to do now it does: each of them has delivered something

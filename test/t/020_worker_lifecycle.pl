@@ -267,7 +267,7 @@ has_workers('postgres', 0, 'the worker leaves');
 sql('CREATE EXTENSION chatwebhook');
 has_workers('postgres', 1, 'CREATE EXTENSION brings one back');
 isnt(worker_pids('postgres'), $pid, 'it is another');
-is(sql('SELECT count(in_flight) FROM chatwebhook._sending()'),
+is(sql('SELECT count(in_flight) FROM chatwebhook._all_in_flight()'),
 	0, 'nothing is claimed');
 add_webhooks('postgres');
 delivers('postgres', 'it delivers');

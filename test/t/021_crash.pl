@@ -214,7 +214,7 @@ is( sql(q{
 	'every delivery is recorded once, as delivered');
 is(sql('SELECT count(*) FROM chatwebhook.queue'),
 	0, 'nothing is left in the queue');
-is(sql('SELECT count(in_flight) FROM chatwebhook._sending()'),
+is(sql('SELECT count(in_flight) FROM chatwebhook._all_in_flight()'),
 	0, 'nothing is left claimed');
 is( sql('SELECT in_flight FROM chatwebhook.worker_status'),
 	0,

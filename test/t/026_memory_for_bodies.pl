@@ -32,7 +32,7 @@ my $least = int(0.8 * $bound / $size);
 becomes_true("SELECT sum(in_flight) >= $least FROM chatwebhook.worker_status", 'large ones are under way');
 sql("SELECT count(chatwebhook.emit('t.rival', 'rival', NULL, jsonb_build_object('x', repeat('x', $size)))) FROM generate_series(1, 20)");
 becomes_true("SELECT count(*) = 20 FROM chatwebhook.history WHERE webhook_name = 'rival'", 'large ones of another customer are delivered');
-my $claimed = sql('SELECT sum(in_flight) FROM chatwebhook._sending()');
+my $claimed = sql('SELECT sum(in_flight) FROM chatwebhook._all_in_flight()');
 cmp_ok($claimed, '>=', $least, "the worker holds $claimed of them");
 cmp_ok($claimed * $size, '<=', $bound, 'which is within the bound');
 

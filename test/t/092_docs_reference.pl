@@ -76,12 +76,12 @@ foreach my $what (
 		SELECT DISTINCT proname FROM pg_proc
 		 WHERE pronamespace = 'chatwebhook'::regnamespace AND proname !~ '^_'} ],
 	[ 10, 'table or view with its columns', "\n### %s\n", qq{
-		SELECT relname FROM ($seen) s WHERE text !~ ' instead( of this table)?[.]\$'} ],
+		SELECT relname FROM ($seen) s WHERE relname !~ '^_' AND text !~ ' instead( of this table)?[.]\$'} ],
 	[ 4, 'table within', q{- `%s`: }, qq{
-		SELECT relname FROM ($seen) s WHERE text ~ ' instead( of this table)?[.]\$'} ],
+		SELECT relname FROM ($seen) s WHERE relname !~ '^_' AND text ~ ' instead( of this table)?[.]\$'} ],
 	[ 80, 'column', q{- `%s` }, qq{
 		SELECT DISTINCT attname FROM ($seen) s JOIN pg_attribute a ON a.attrelid = s.oid
-		 WHERE attnum > 0 AND NOT attisdropped
+		 WHERE attnum > 0 AND NOT attisdropped AND relname !~ '^_'
 		   AND coalesce(text, '') !~ ' instead( of this table)?[.]\$'} ],
 	[ 10, 'event type', q{- `%s`}, 'SELECT name FROM chatwebhook.event_type' ],
 	[ 7, 'connector', q{- `%s`: }, 'SELECT name FROM chatwebhook.connector' ],
