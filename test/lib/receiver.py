@@ -35,7 +35,7 @@ Paths
     /big/BYTES              200 with a body of that size
     /many-headers           200 with ?n=1000 headers of ?size=100 bytes
     /chunked                200, chunked, with a trailer
-    /continue               100 and 103 first, then 200
+    /continue               100 and 103 first, then 200 (?status=)
     /nul                    200, NUL and invalid UTF-8 in header and body
     /close                  200 with "Connection: close"
     /stale                  200, promising to keep the connection, then closes
@@ -744,9 +744,9 @@ def chunked(connection, request):
 def interim(connection, request):
     connection.send(
         b"HTTP/1.1 100 Continue\r\n\r\n"
-        b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
+        b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\nRetry-After: 3600\r\n\r\n"
     )
-    connection.answer(200)
+    failure(connection, request, 200)
 
 
 def nul(connection, request):

@@ -132,6 +132,8 @@ my %outcomes = (
 	'some headers' => [ '/many-headers?n=150', {}, 'delivered', 1, undef, 200 ],
 	'flaky' => [ '/flaky/2', {}, 'delivered', 3, undef, 200 ],
 
+	# what an interim reply asks for is not what the final one does
+	'interim error' => [ '/continue?status=503', {}, 'dead', 3, 'HTTP status 503', 503 ],
 	'no retries' =>
 	  [ '/status/500', { max_retries => 0 }, 'dead', 1, 'HTTP status 500', 500 ],
 	'big error' => [ '/scripted', {}, 'dead', 1, 'HTTP status 400', 400 ],

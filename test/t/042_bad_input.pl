@@ -223,7 +223,8 @@ subtest 'settings that are none' => sub {
 		  $node->psql('postgres', "ALTER SYSTEM SET $name = '$value'");
 
 		isnt($result, 0, "$name = $value is refused");
-		like($stderr, qr/ERROR/, 'with an error');
+		like($stderr, qr/ERROR:.* (?:invalid value for|is outside the valid range for|unrecognized configuration) parameter "\Q$name\E"/,
+			'for that reason');
 	}
 };
 bystander_is_served();

@@ -393,6 +393,10 @@ subtest 'an ordinary day' => sub {
 		'an alert has its webhook, its text and its age');
 };
 
+is( query(q{SELECT string_agg(chatwebhook._dashboard_number(rate, '%'), ' ' ORDER BY rate DESC)
+		   FROM unnest('{1,0.99999,0.9996,0.5,0}'::numeric[]) AS rate}),
+	'100% 99.9% 99.9% 50% 0%', 'only all is 100%');
+
 subtest 'who sees what' => sub {
 	query("CREATE ROLE shop_owner LOGIN; CREATE ROLE reader LOGIN; CREATE ROLE monitor LOGIN;
 		 CREATE ROLE admin LOGIN; CREATE ROLE nobody LOGIN;
