@@ -71,7 +71,9 @@ static const char *const relation_names[CWH_RELATIONS] = {
 	[CWH_REL_QUEUE] = "queue",
 	[CWH_REL_QUEUE_PKEY] = "queue_pkey",
 	[CWH_REL_HISTORY] = "history",
+	[CWH_REL_HISTORY_PKEY] = "history_pkey",
 	[CWH_REL_DEAD] = "dead",
+	[CWH_REL_DEAD_PKEY] = "dead_pkey",
 	[CWH_REL_DELIVERY_ID_SEQ] = "delivery_id_seq"
 };
 static RelationEntry relations[CWH_RELATIONS];

@@ -25,7 +25,8 @@ typedef struct CwhHandle
 
 extern bool cwh_handles_configure(const char *ca_file, const char *proxy);
 extern bool cwh_handle_take(CwhHandle *handle, const CwhRequest *request,
-							struct curl_slist *lines);
+							struct curl_slist *lines, uint64_t pool,
+							bool others);
 extern void cwh_handle_release(CwhHandle *handle, bool repeated);
 
 #endif							/* CWH_CURL_HANDLE_H */

@@ -15,7 +15,10 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "commands/trigger.h"
@@ -36,6 +39,7 @@
 #include "utils/memutils.h"
 #include "utils/numeric.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 #include "utils/uuid.h"
@@ -158,15 +162,53 @@ close_writer(Writer *writer)
 }
 
 /*
+ * The largest id that a table has, of any row, committed or not: a transaction
+ * that was prepared before a restart may still be committed.
+ */
+static int64
+largest_id(CwhRelation table, CwhRelation pkey)
+{
+	Relation	relation = table_open(cwh_relation(table), AccessShareLock);
+	Relation	index = index_open(cwh_relation(pkey), AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(relation, NULL);
+	IndexScanDesc scan = cwh_begin_index_scan(relation, index, SnapshotAny, 0);
+	int64		id = 0;
+	bool		isnull;
+
+	index_rescan(scan, NULL, 0, NULL, 0);
+	if (index_getnext_slot(scan, BackwardScanDirection, slot))
+		id = DatumGetInt64(slot_getattr(slot, CWH_QUEUE_ID + 1, &isnull));
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
+	table_close(relation, AccessShareLock);
+	return id;
+}
+
+/*
  * A new delivery's id.  With shared memory it does not come from a sequence:
  * nextval() would change the result of lastval(), which applications use to get
- * the id of the row that they have just inserted.
+ * the id of the row that they have just inserted.  It comes from the clock, which
+ * may have been set back while the server did not run: so the first id of each
+ * process is above all that there are.
  */
 static int64
 next_delivery_id(TimestampTz now)
 {
+	static bool looked = false;
+	int64		above = 0;
+
 	if (cwh_preloaded)
-		return cwh_next_id(now);
+	{
+		if (!looked)
+		{
+			above = Max(largest_id(CWH_REL_QUEUE, CWH_REL_QUEUE_PKEY),
+						Max(largest_id(CWH_REL_HISTORY, CWH_REL_HISTORY_PKEY),
+							largest_id(CWH_REL_DEAD, CWH_REL_DEAD_PKEY)));
+			looked = true;
+		}
+		return cwh_next_id(now, above);
+	}
 	return nextval_internal(cwh_relation(CWH_REL_DELIVERY_ID_SEQ), false);
 }
 

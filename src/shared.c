@@ -660,17 +660,6 @@ cwh_slot_take(CwhMail *mail)
 	LWLockRelease(slot_lock(my_slot));
 }
 
-/* The queue has an id: give out only larger ones from here on. */
-static void
-skip_ids(int64 id)
-{
-	uint64		last = pg_atomic_read_u64(&shared->last_id);
-
-	while (last < (uint64) id &&
-		   !pg_atomic_compare_exchange_u64(&shared->last_id, &last, (uint64) id))
-		;
-}
-
 /*
  * Publish the state of this worker.  Called after every few deliveries, so the
  * lock that all share is taken only if the launcher has something to learn.
@@ -684,7 +673,6 @@ cwh_slot_report(const CwhWorkerState *state)
 		LWLockAcquire(slots_lock, LW_EXCLUSIVE);
 		if (state->has_extension && !my_slot->has_extension)
 		{
-			skip_ids(state->last_id);
 			my_slot->version_logged = false;
 			if (shared->launcher)
 				SetLatch(shared->launcher);
@@ -729,18 +717,18 @@ cwh_flush_soon(XLogRecPtr upto)
 
 /*
  * An id for a new delivery: microseconds since the beginning of 2026, or one
- * more than the last id if that is not less.  So ids ascend over all sessions,
- * however many emit at once, and after a restart as well.
+ * more than the last id, or than "above", if that is not less.  So ids ascend
+ * over all sessions, however many emit at once.
  */
 int64
-cwh_next_id(TimestampTz now)
+cwh_next_id(TimestampTz now, int64 above)
 {
 	uint64		clock = (uint64) cwh_id_at(now);
 	uint64		last = pg_atomic_read_u64(&shared->last_id);
 	uint64		id;
 
 	do
-		id = Max(clock, last + 1);
+		id = Max(clock, Max(last, (uint64) above) + 1);
 	while (!pg_atomic_compare_exchange_u64(&shared->last_id, &last, id));
 	return (int64) id;
 }

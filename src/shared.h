@@ -55,7 +55,7 @@ extern void cwh_hint(const pg_uuid_t *webhook_id, TimestampTz due, int64 id,
 extern void cwh_block_database(Oid database);
 
 /* Ids of deliveries: they ascend with time, over all sessions. */
-extern int64 cwh_next_id(TimestampTz now);
+extern int64 cwh_next_id(TimestampTz now, int64 above);
 
 /* The least id that a delivery of this time can have. */
 static inline int64
@@ -136,7 +136,6 @@ typedef struct CwhWorkerState
 	bool		has_extension;	/* it has found something to do */
 	bool		halted;			/* it claims nothing now: hints need not wake it */
 	CwhExit		exit;			/* how it ends, if it ends now */
-	int64		last_id;		/* of a delivery, when it has found the extension */
 	CwhWorkerStats stats;
 } CwhWorkerState;
 

@@ -233,23 +233,6 @@ sharing_host(const Transfer *transfer)
 	return host->key == transfer->host_key ? host : NULL;
 }
 
-/*
- * Requests of several owners to a host that does not speak HTTP/2 get a new
- * connection each.  Else cwh_socket_request() would refuse most of those that
- * libcurl finds, for the same result at a higher cost.
- */
-static void
-keep_apart(const Transfer *transfer)
-{
-	bool		many = host_has_many(&hosts[transfer->host_key % MAX_HOSTS],
-									 transfer->host_key,
-									 transfer->public.request.owner);
-	long		apart = many && sharing_host(transfer) == NULL;
-
-	curl_easy_setopt(transfer->handle.easy, CURLOPT_FRESH_CONNECT, apart);
-	curl_easy_setopt(transfer->handle.easy, CURLOPT_FORBID_REUSE, apart);
-}
-
 /* Remember whether a transfer's host has answered with HTTP/2. */
 static void
 learn_host(const Transfer *transfer)
@@ -1159,12 +1142,17 @@ cwh_transfer_start(CwhTransfer *public)
 	Transfer   *transfer = (Transfer *) public;
 
 	Assert(transfer->state == TRANSFER_IDLE && transfer->requests == 0);
+	transfer->host_key = host_key(public->request.url);
+	/* with HTTP/2, owners can share connections */
 	if (!cwh_handle_take(&transfer->handle, &public->request,
-						 transfer->nlines > 0 ? transfer->lines : NULL))
+						 transfer->nlines > 0 ? transfer->lines : NULL,
+						 sharing_host(transfer) ? 0 : public->request.owner,
+						 host_has_many(&hosts[transfer->host_key % MAX_HOSTS],
+									   transfer->host_key,
+									   public->request.owner) &&
+						 sharing_host(transfer) == NULL))
 		return false;
 	set_callbacks(transfer->handle.easy, transfer);
-	transfer->host_key = host_key(public->request.url);
-	keep_apart(transfer);
 	clock_gettime(CLOCK_MONOTONIC, &transfer->began);
 	/* this only queues it: threads are started when it is driven */
 	if (curl_multi_add_handle(multi, transfer->handle.easy) != CURLM_OK)

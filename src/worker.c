@@ -72,16 +72,10 @@ enum
 	INSTALLED_OID, INSTALLED_VERSION
 };
 
-static const char last_id_sql[] =
-	"SELECT GREATEST((SELECT pg_catalog.max(id) FROM chatwebhook.queue),"
-	"                (SELECT pg_catalog.max(id) FROM chatwebhook.history),"
-	"                (SELECT pg_catalog.max(id) FROM chatwebhook.dead), 0)";
-
 static const char any_plain_sql[] =
 	"SELECT 1 FROM chatwebhook.webhook WHERE NOT chatwebhook._encrypts() LIMIT 1";
 
 static CwhStatement installed_st = {installed_sql, 0, {0}, NULL};
-static CwhStatement last_id_st = {last_id_sql, 0, {0}, NULL};
 static CwhStatement any_plain_st = {any_plain_sql, 0, {0}, NULL};
 /* INDENT ON */
 
@@ -209,11 +203,6 @@ check_configuration(void)
 		leave(CWH_EXIT_CRASHED);	/* it is another one, with other rows */
 	extension = installed;
 	check_version(cwh_field_text(0, INSTALLED_VERSION));
-	if (cwh_worker.seen_generation == 0)
-	{
-		(void) cwh_run(&last_id_st, NULL);
-		cwh_worker.state.last_id = DatumGetInt64(cwh_field(0, 0, NULL));
-	}
 	log_if_plain();
 	cwh_worker.seen_generation = cwh_config_generation();
 	cwh_worker.reread_webhooks = true;

@@ -57,6 +57,15 @@ SELECT requests(event('handoff.requested', '{"reason": "help"}'), '{}',
 SELECT requests(event('handoff.requested', '{"reason": "help"}'), '{}',
     '[{"status": 200, "body": {"tickets": [{"id": 99, "external_id": "c-18", "status": "new"}, {"id": 35, "external_id": "c-17", "status": "open", "description": "Event: another"}, {"id": 36, "external_id": "c-17", "status": "closed"}]}}]');
 SELECT requests(event('handoff.requested', '{"reason": "help"}'), '{}', '[{"status": 200, "body": {"tickets": [{"id": 36, "external_id": "c-17", "status": "closed"}]}}]');
+-- of several tickets the newest, by their numbers; a closed one is not open for being newer
+SELECT t.n, request
+  FROM (VALUES (1, '[{"id": 35, "status": "open"}, {"id": 100, "status": "pending"}, {"id": 9, "status": "new"}]'::jsonb),
+               (2, '[{"id": 36, "status": "closed"}, {"id": 35, "status": "open"}]'),
+               (3, '[{"id": 35, "status": "open"}, {"id": 36, "status": "closed"}]')) AS t(n, tickets)
+ CROSS JOIN LATERAL (SELECT jsonb_agg(ticket || '{"external_id": "c-17"}') AS tickets FROM jsonb_array_elements(t.tickets) AS ticket) AS found
+ CROSS JOIN LATERAL requests(event('feedback.received', '{}'), '{}',
+            jsonb_build_array(jsonb_build_object('status', 200, 'body', jsonb_build_object('tickets', found.tickets)))) AS request
+ WHERE request ~ '^PUT ' ORDER BY t.n;
 -- later events of the conversation: an internal comment, if there is a ticket
 SELECT requests(event('conversation.ended', '{}'), '{}', '[{"status": 200, "body": {"tickets": [{"id": 35, "external_id": "c-17", "status": "open"}]}}]');
 SELECT requests(event('conversation.ended', '{"messages": 12, "outcome": "solved", "agent": null}'), '{}', '[{"status": 200, "body": {"tickets": [{"id": 35, "external_id": "c-17", "status": "solved"}]}}]');

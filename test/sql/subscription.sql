@@ -67,6 +67,11 @@ SELECT owed('conversation.ended', repeat('b', 1024)), owed('conversation.ended',
 INSERT INTO chatwebhook.webhook (name, url, chatbot_id, events)
 SELECT 'tenant ' || n, 'https://example.com/', 'tenant_' || n, '{lead.captured}' FROM generate_series(1, 1000) AS n;
 SELECT owed('lead.captured', 'tenant_777'), owed('lead.captured', 'tenant_1001'), owed('conversation.ended', 'tenant_777');
+-- many webhooks for one event: more rows than are inserted at a time
+UPDATE chatwebhook.webhook SET chatbot_id = NULL WHERE name LIKE 'tenant %';
+SELECT chatwebhook.emit('lead.captured', NULL, 'many', '{"email": "a@example.com", "source": "x", "conversationSummary": "y"}') IS NOT NULL AS emitted;
+SELECT count(*), count(DISTINCT q.webhook_id) AS webhooks, bool_and(q.id BETWEEN e.first_delivery AND e.last_delivery) AS in_range
+  FROM chatwebhook.queue q JOIN chatwebhook.event e ON e.id = q.event_id WHERE e.conversation_id = 'many';
 DELETE FROM chatwebhook.webhook;
 
 --

@@ -108,6 +108,26 @@ subtest 'a connector whose first request is the probe' => sub {
 	ok(wait_idle($node), 'all is delivered');
 };
 
+subtest 'a token that is asked for while it is paused' => sub {
+	$receiver->set(replies => { token => [ { status => 200, body => '{"access_token": "t", "expires_in": 3600}' } ] });
+	my $failures = $threshold + $workers + 2;
+	# it would take the place of a probe for as long as the time-out
+	webhook('authorized', path => "/fail/$failures/then/down-until-told", timeout => '5 minutes',
+		auth => { type => 'oauth2', token_url => $receiver->url('/scripted/-/token'), client_id => 'c' },
+		credentials => { client_secret => 's' });
+	emit('authorized', 20);
+	ok($receiver->wait_for($failures + 1, 'authorized'), 'it fails, and is probed');
+	my $tokens = $receiver->count('token');
+	cmp_ok($tokens, '>', 0, 'with a token');
+	# the next workers have none
+	sql('SELECT count(pg_terminate_backend(pid)) FROM chatwebhook.worker_status');
+	ok($receiver->wait_for($tokens + 1, 'token'), 'a worker that has none asks for one');
+	ok($receiver->wait_for($receiver->count('authorized') + 2, 'authorized'), 'and goes on to probe');
+	$receiver->set(up => ['authorized']);
+	ok(wait_idle($node), 'all is delivered');
+	becomes_true("SELECT count(*) = $workers FROM chatwebhook.worker_status", 'all workers are there again');
+};
+
 subtest 'with a rate limit' => sub {
 	# more probes than the limit lets through; one that was never sent must not
 	# be waited for

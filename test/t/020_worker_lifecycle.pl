@@ -364,6 +364,25 @@ delivers('postgres', 'the other goes on');
 	is_prompt('DROP DATABASE witness', 'DROP DATABASE goes through');
 }
 
+# A worker is not started again and again where it cannot connect any more.
+{
+	sql('CREATE DATABASE shut');
+	sql_in('shut', 'CREATE EXTENSION chatwebhook');
+	has_workers('shut', 1, 'another database has a worker');
+	sql('ALTER DATABASE shut ALLOW_CONNECTIONS false');
+	my ($worker) = worker_pids('shut');
+	sql("SELECT pg_terminate_backend($worker)");
+	has_workers('shut', 0, 'that one ends');
+	# this takes longer than the launcher waits before it starts one again
+	create_webhook($node, name => 'window', events => ['webhook.test'], batch_size => 2, batch_window => '3 seconds');
+	emit('postgres');
+	ok($receiver->wait_for(1, 'window'), 'time passes');
+	cmp_ok(scalar(() = slurp_file($node->logfile) =~ /"shut" is not currently accepting connections/g), '<=', 1,
+		'another one was tried once at most');
+	sql(q{DELETE FROM chatwebhook.webhook WHERE name = 'window'});
+	is_prompt('DROP DATABASE shut', 'DROP DATABASE goes through');
+}
+
 # Which databases get workers.
 set(databases => 'postgres');
 sql('CREATE DATABASE apart');

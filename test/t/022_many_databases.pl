@@ -77,6 +77,14 @@ foreach my $dbname ('db10', 'db40')
 		events => ['webhook.test']);
 	delivers($dbname, 'it delivers');
 }
+foreach my $how ('IS_TEMPLATE true', 'ALLOW_CONNECTIONS false')
+{
+	my $dbname = $how =~ /TEMPLATE/ ? 'db45' : 'db50';
+	sql_in($dbname, 'CREATE EXTENSION chatwebhook');
+	has_workers($dbname, 1, 'one more starts a worker');
+	sql("ALTER DATABASE $dbname WITH $how");
+}
+my $restarted = -s $node->logfile;
 $node->restart;
 has_workers($_, 1, 'after a restart it is found again') foreach 'db10', 'db40';
 becomes_true(q{
@@ -106,6 +114,8 @@ my $launcher = processes('launcher');
 	cmp_ok($used, '<=', 2, 'the launcher costs next to nothing');
 	cmp_ok($woken, '<=', 10, 'it sleeps');
 	is(processes('worker'), join("\n", @workers), 'no process has come or gone');
+	unlike(slurp_file($node->logfile, $restarted), qr/not currently accepting connections/,
+		'and none has tried to where it is not allowed');
 }
 
 sql('CREATE DATABASE db60 TEMPLATE db10');
@@ -149,5 +159,26 @@ has_workers('db20', 1, 'it gets a worker when another has less');
 has_workers('db10', 1, 'which keeps one');
 delivers('db20', 'it delivers');
 is(complaints(), 1, 'it is not said again');
+
+#
+# A launcher that ends, when there are workers in all places that there are.
+#
+$node->append_conf('postgresql.conf', 'chatwebhook.workers = 2');
+$node->reload;
+has_workers($_, 2, 'both have as many workers as there is room for') foreach 'db10', 'db20';
+foreach my $n (1 .. 2)
+{
+	my $old = processes('launcher');
+	my $workers = processes('worker') =~ s/\n/, /gr;
+	sql("SELECT pg_terminate_backend($old)");
+	becomes_true(qq{
+			SELECT count(*) = 1 FROM pg_stat_activity
+			 WHERE backend_type = 'chatwebhook launcher' AND pid <> $old}, 'a launcher has ended, and there is another');
+	becomes_true(qq{
+			SELECT count(*) = 4 FROM pg_stat_activity
+			 WHERE backend_type = 'chatwebhook worker' AND pid NOT IN ($workers)},
+		'which starts as many workers') or last;
+}
+delivers($_, 'it delivers') foreach 'db10', 'db20';
 $node->stop;
 done_testing();

@@ -101,6 +101,7 @@ sub service
 		chatbot_id => $label,
 		url => $url,
 		connector => $connector,
+		events => [ '*', 'webhook.*' ],
 		defined $auth ? (auth => $auth) : (),
 		credentials => \%credentials,
 		backoff => '10 ms',

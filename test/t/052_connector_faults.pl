@@ -514,6 +514,24 @@ subtest 'a connector that cannot be stopped' => sub {
 	sql(q{DELETE FROM chatwebhook.webhook WHERE name <> 'mark'});
 };
 
+subtest 'a worker that is ended within a connector' => sub {
+	script('CREATE TABLE public.asleep AS SELECT 1');
+	connector('asleep', q{BEGIN
+		IF EXISTS (SELECT FROM public.asleep) THEN PERFORM pg_sleep(600); END IF;
+		RETURN ROW(NULL, NULL, NULL, '{}', true)::chatwebhook.request; END}, 'plpgsql');
+	webhook('asleep', connector => 'asleep');
+	emit('asleep');
+	becomes_true(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'chatwebhook worker' AND wait_event = 'PgSleep'},
+		'its connector is being called');
+	sql('DELETE FROM public.asleep');
+	my $worker = worker_pid();
+	sql("SELECT pg_terminate_backend($worker)");
+	becomes_true(q{SELECT status = 'delivered' FROM chatwebhook.delivery WHERE webhook_name = 'asleep'},
+		'that is not taken for the connector\'s fault: the next worker delivers');
+	is(sql(q{SELECT attempts FROM chatwebhook.delivery WHERE webhook_name = 'asleep'}), 1, 'in a first attempt');
+	sql(q{DELETE FROM chatwebhook.webhook WHERE name <> 'mark'});
+};
+
 subtest 'a backslash in a string' => sub {
 	plan skip_all => 'this server reads all strings alike' if sql('SHOW server_version_num') >= 190000;
 	connector('backslash', request(body => q{to_jsonb('a\nb'::text)}));

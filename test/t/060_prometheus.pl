@@ -501,6 +501,17 @@ subtest 'what is finished, retried, purged and restarted' => sub {
 	no_counter_goes_back($metrics, 'a webhook deleted', $id{down});
 };
 
+subtest 'what waits for its retry is not due' => sub {
+	create_webhook($node, name => 'later', path => '/status/503', chatbot_id => 'bot-5', events => ['webhook.test'],
+		max_retries => 1, backoff => '1 hour', max_backoff => '1 hour');
+	emit('bot-5', 2);
+	my $metrics = scrape_until(
+		sub { value($_[0], 'chatwebhook_attempts_total', webhook => 'later', result => 'failure') eq 2 });
+	is(value($metrics, 'chatwebhook_deliveries_pending', webhook => 'later'), 2, 'it is pending');
+	is(value($metrics, 'chatwebhook_oldest_due_age_seconds', webhook => 'later'), 0, 'but has been due for no time, nor for less');
+	sql(q{DELETE FROM chatwebhook.webhook WHERE name = 'later'});
+};
+
 subtest 'who sees them' => sub {
 	script(q{
 		CREATE ROLE anybody LOGIN;

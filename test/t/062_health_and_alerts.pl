@@ -653,6 +653,23 @@ subtest 'roles of applications' => sub {
 	is(scalar told('acme', 'other'), 0, 'nor is a customer told of others');
 };
 
+subtest 'what is due when a worker ends' => sub {
+	# more than a worker checks at a time
+	my $n = 100;
+	set('alert_failures', 1);
+	my $url = $receiver->url('/status/500/-/crowd');
+	sql("SELECT count(chatwebhook.create_webhook('crowd ' || i, '$url', events => '{conversation.ended}', chatbot_id => 'crowd', max_retries => 0))
+		FROM generate_series(1, $n) i");
+	emit('crowd');
+	becomes_true("SELECT count(*) = $n FROM chatwebhook.webhook_health WHERE name LIKE 'crowd %' AND failures = 1", 'all have failed');
+	my $pid = sql('SELECT pid FROM chatwebhook.worker_status');
+	sql("SELECT pg_terminate_backend($pid)");
+	becomes_true("SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid", 'the worker has ended');
+	is(sql(q{SELECT count(*) FROM chatwebhook.alert WHERE webhook_name LIKE 'crowd %' AND closed_at IS NULL}), $n,
+		'and has opened an alert on each');
+	sql(q{DELETE FROM chatwebhook.webhook WHERE chatbot_id = 'crowd'});
+};
+
 # over all: nobody was ever told of itself, and no alert was told twice
 my %times;
 foreach my $request (grep { defined $_->{body} && $_->{body} =~ /"webhook\.alert"/ } $receiver->log)

@@ -352,7 +352,7 @@ subtest 'backfill' => sub {
 		[ q{'leads', 'test.row', '{"a": 5}'}, qr/key "a" is not mapped to the name of a column/ ],
 		[ q{'leads', 'test.row', '[]'}, qr/mapping is not an object/ ],
 		[ q{'leads', 'test.none'}, qr/unknown event type: "test\.none"/ ],
-		[ q{'leads', 'lead.captured', '{"email": "E-Mail"}'}, qr/needs? the key|"source"|lacks/ ],
+		[ q{'leads', 'lead.captured', '{"email": "E-Mail"}'}, qr/the mapping lacks the key "source", which event "lead\.captured" requires/ ],
 		[ q{'leads', 'test.row', '{}', 'id / 0 = 1'}, qr/division by zero/ ],
 		[ q{'no_such', 'test.row'}, qr/relation "no_such" does not exist/ ])
 	{

@@ -162,6 +162,25 @@ emit('t.new');
 cmp_ok(last_id(), '>', $last, 'ids go on behind a restart with an empty queue');
 ok(wait_idle($node), 'nothing is left');
 
+# nor must the first session that emits, before any worker has seen the tables, and
+# a prepared transaction that nobody sees
+script('BEGIN; SELECT chatwebhook.emit(\'t.open\', null, null, \'{}\'); PREPARE TRANSACTION \'unseen\'');
+$last = last_id();
+$node->append_conf('postgresql.auto.conf', q{chatwebhook.databases = 'none'});
+$node->stop;
+jump(-60);
+with_clock(sub { $node->start });
+is(sql('SELECT count(*) FROM chatwebhook.worker_status'), 0, 'no worker is there');
+emit('t.new');
+sql("COMMIT PREPARED 'unseen'");
+$expected{open}++;
+is(sql("SELECT count(*) FROM chatwebhook.queue WHERE id > $last"), 2, 'ids go on behind those that were given before');
+cmp_ok(sql("SELECT max(q.id) FILTER (WHERE e.type = 't.new') - max(q.id) FILTER (WHERE e.type = 't.open')
+	FROM chatwebhook.queue q JOIN chatwebhook.event e ON e.id = q.event_id"), '>', 0, 'and behind what was not committed');
+sql('ALTER SYSTEM RESET chatwebhook.databases');
+$node->reload;
+ok(wait_idle($node), 'nothing is left');
+
 #
 # What is young stays, what is old goes.
 #

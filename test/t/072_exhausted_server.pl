@@ -1,5 +1,6 @@
 # A server that makes it hard: prepared transactions, settings of the database and
-# of its roles that would be in a worker's way, no free connection, no free lock.
+# of its roles that would be in a worker's way, no free connection, no free lock, few
+# files.
 #
 # Only a whole server can be brought into these states, and only requests that
 # arrive show that deliveries go on in them: the worker looks for events by itself
@@ -342,6 +343,21 @@ is($status, 0, 'hostile settings for the database and its roles') or diag($stder
 	ok(wait_idle($node), 'and settles');
 	is($receiver->count('last'), 1, 'what was answered was sent once');
 	is(worker_pid(), $pid, 'by the same process');
+}
+
+#
+# As few files as a process can do with, of which a worker has a third for sockets.
+#
+$node->append_conf('postgresql.conf', 'max_files_per_process = 64');
+$node->restart;
+worker_pid();
+{
+	sql(q{INSERT INTO chatwebhook.event_type (name) VALUES ('t.few')});
+	create_webhook($node, name => 'few', events => ['t.few'], path => '/close');
+	sql(q{SELECT count(chatwebhook.emit('t.few', NULL, NULL, '{}')) FROM generate_series(1, 200)});
+	ok(wait_idle($node), 'many more connections than there can be at a time');
+	is(sql(q{SELECT count(*), sum(attempts) FROM chatwebhook.delivery WHERE webhook_name = 'few' AND status = 'delivered'}),
+		'200|200', 'each delivers, at the first attempt');
 }
 
 $node->stop;
