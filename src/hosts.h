@@ -30,7 +30,8 @@ typedef struct Host
 	/* of the last request, whatever the host speaks */
 	uint64_t	last_key;
 	uint64_t	owner;
-	bool		many;			/* there were requests of several owners */
+	int			apart;			/* so many more requests count as if there were
+								 * some of other owners between them */
 } Host;
 
 /* The key of a URL's host: FNV-1a of the URL up to its path. */
@@ -47,17 +48,19 @@ host_key(const char *url)
 	return key;
 }
 
-/* A request of an owner goes to a host: have there been others' before? */
+/* A request of an owner goes to a host: have there been others' of late? */
 static inline bool
-host_has_many(Host *host, uint64_t key, uint64_t owner)
+host_has_others(Host *host, uint64_t key, uint64_t owner)
 {
 	if (host->last_key != key)
-		host->many = false;
+		host->apart = 0;
 	else if (host->owner != owner)
-		host->many = true;
+		host->apart = 16;
+	else if (host->apart > 0)
+		host->apart--;
 	host->last_key = key;
 	host->owner = owner;
-	return host->many;
+	return host->apart > 0;
 }
 
 #endif							/* CWH_HOSTS_H */

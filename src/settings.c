@@ -89,7 +89,7 @@ check_networks(char **newval, void **extra, GucSource source)
 								  &problem) >= 0)
 		return true;
 	GUC_check_errdetail("In the list of networks, %s.", problem);
-	GUC_check_errhint("Write addresses in CIDR notation, separated by commas, such as 10.1.2.0/24, fd00::/8.");
+	GUC_check_errhint("Write addresses in CIDR notation, separated by commas, such as 10.1.2.0/24, fd00::/8, or for one port, 10.1.2.0/24:8443.");
 	return false;
 }
 
@@ -309,7 +309,7 @@ define_request_settings(void)
 	/* Receivers in the private network can be reached, and only those. */
 	DefineCustomStringVariable("chatwebhook.allowed_networks",
 							   "Lists networks that may be sent to although they are not public.",
-							   "In CIDR notation, separated by commas.",
+							   "In CIDR notation, separated by commas, each perhaps for one port only, such as 10.1.2.0/24:8443. Every webhook may send to them, also those of customers.",
 							   &allowed_networks, "", PGC_SIGHUP, 0,
 							   check_networks, assign_policy, NULL);
 

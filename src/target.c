@@ -289,14 +289,15 @@ network_contains(const CwhNetwork *network, int family,
 		(network->address[bytes] & mask) == (address[bytes] & mask);
 }
 
-/* Does one of the networks contain this address? */
+/* Does one of the networks contain this address, and port? */
 static bool
 networks_contain(const CwhNetwork *networks, int n, int family,
-				 const unsigned char *address)
+				 const unsigned char *address, uint16_t port)
 {
 	for (int i = 0; i < n; i++)
 	{
-		if (network_contains(&networks[i], family, address))
+		if ((networks[i].port == 0 || networks[i].port == port) &&
+			network_contains(&networks[i], family, address))
 			return true;
 	}
 	return false;
@@ -381,25 +382,28 @@ carried_ipv4(const unsigned char *address, unsigned char *ipv4)
  * are then still judged by themselves.
  */
 static const Refusal *
-judge(const CwhTargetPolicy *policy, int family, const unsigned char *address)
+judge(const CwhTargetPolicy *policy, int family, const unsigned char *address,
+	  uint16_t port)
 {
 	unsigned char ipv4[4];
 
 	if (family == AF_INET6 && is_mapped(address))
-		return judge(policy, AF_INET, address + 12);
+		return judge(policy, AF_INET, address + 12, port);
 
-	if (networks_contain(policy->denied, policy->ndenied, family, address))
+	if (networks_contain(policy->denied, policy->ndenied, family, address,
+						 port))
 		return &denied_refusal;
 
 	if (family == AF_INET6 && carried_ipv4(address, ipv4))
 	{
-		const Refusal *refusal = judge(policy, AF_INET, ipv4);
+		const Refusal *refusal = judge(policy, AF_INET, ipv4, port);
 
 		if (refusal != NULL)
 			return refusal;
 	}
 
-	if (networks_contain(policy->allowed, policy->nallowed, family, address))
+	if (networks_contain(policy->allowed, policy->nallowed, family, address,
+						 port))
 		return NULL;
 
 	for (size_t i = 0; i < lengthof(refused_ranges); i++)
@@ -534,6 +538,20 @@ parse_port(const CwhTargetPolicy *policy, const char *input, size_t len,
 	return NULL;
 }
 
+/*
+ * The port that the host is judged with, before parse_port() says what is wrong
+ * with it; 0 if anything is.
+ */
+static uint16_t
+guess_port(const char *input, size_t len, bool https)
+{
+	int			port = https ? 443 : 80;
+
+	if (len > 0)
+		port = input[0] == ':' ? parse_number(input + 1, len - 1, UINT16_MAX) : 0;
+	return (uint16_t) (port < 0 ? 0 : port);
+}
+
 /* Check a host in brackets, which are not part of the input. */
 static const char *
 parse_ipv6_host(const CwhTargetPolicy *policy, const char *input, size_t len,
@@ -559,7 +577,7 @@ parse_ipv6_host(const CwhTargetPolicy *policy, const char *input, size_t len,
 	if (inet_pton(AF_INET6, buffer, address) != 1)
 		return "the host is not a valid IPv6 address";
 
-	refusal = judge(policy, AF_INET6, address);
+	refusal = judge(policy, AF_INET6, address, target->port);
 	if (refusal != NULL)
 		return refusal->host;
 
@@ -617,7 +635,7 @@ parse_ipv4_host(const CwhTargetPolicy *policy, const char *input, size_t len,
 		return "the host is not a valid IPv4 address";
 	memcpy(bytes, &address.s_addr, sizeof(bytes));
 
-	refusal = judge(policy, AF_INET, bytes);
+	refusal = judge(policy, AF_INET, bytes, target->port);
 	if (refusal != NULL)
 		return refusal->host;
 
@@ -650,13 +668,13 @@ is_loopback_name(const char *host)
 
 /* Is a connection to one of localhost's two addresses allowed? */
 static bool
-loopback_is_allowed(const CwhTargetPolicy *policy)
+loopback_is_allowed(const CwhTargetPolicy *policy, uint16_t port)
 {
 	static const unsigned char ipv4[4] = {127, 0, 0, 1};
 	static const unsigned char ipv6[16] = {[15] = 1};
 
-	return judge(policy, AF_INET, ipv4) == NULL ||
-		judge(policy, AF_INET6, ipv6) == NULL;
+	return judge(policy, AF_INET, ipv4, port) == NULL ||
+		judge(policy, AF_INET6, ipv6, port) == NULL;
 }
 
 /*
@@ -704,7 +722,8 @@ parse_host(const CwhTargetPolicy *policy, const char *input, size_t len,
 
 	if (ends_in_number(target->host))
 		return parse_ipv4_host(policy, input, len, target);
-	if (is_loopback_name(target->host) && !loopback_is_allowed(policy))
+	if (is_loopback_name(target->host) &&
+		!loopback_is_allowed(policy, target->port))
 		return "the host is a name of this machine";
 	return NULL;
 }
@@ -753,6 +772,8 @@ cwh_target_check_url(const CwhTargetPolicy *policy, const char *url,
 		host_end = memchr(host, ']', (size_t) (end - host));
 		if (host_end == NULL)
 			return "the host is not a valid IPv6 address";
+		target->port = guess_port(host_end + 1, (size_t) (end - host_end - 1),
+								  target->https);
 		problem = parse_ipv6_host(policy, host, (size_t) (host_end - host),
 								  target);
 		host_end++;
@@ -762,6 +783,8 @@ cwh_target_check_url(const CwhTargetPolicy *policy, const char *url,
 		host_end = memchr(host, ':', (size_t) (end - host));
 		if (host_end == NULL)
 			host_end = end;
+		target->port = guess_port(host_end, (size_t) (end - host_end),
+								  target->https);
 		problem = parse_host(policy, host, (size_t) (host_end - host), target);
 	}
 	if (problem != NULL)
@@ -774,8 +797,8 @@ cwh_target_check_url(const CwhTargetPolicy *policy, const char *url,
  * Check an address that is about to be connected to.  Returns NULL if that is
  * allowed, else which kind of address it is.
  *
- * The port is not checked: it is the URL's, which has been checked, or that of
- * the administrator's proxy.
+ * The port is not checked by itself: it is the URL's, which has been checked, or
+ * that of the administrator's proxy.
  */
 const char *
 cwh_target_check_address(const CwhTargetPolicy *policy,
@@ -783,16 +806,19 @@ cwh_target_check_address(const CwhTargetPolicy *policy,
 {
 	const Refusal *refusal;
 	unsigned char bytes[16];
+	uint16_t	port;
 
 	switch (address->sa_family)
 	{
 		case AF_INET:
 			memcpy(bytes,
 				   &((const struct sockaddr_in *) address)->sin_addr, 4);
+			port = ntohs(((const struct sockaddr_in *) address)->sin_port);
 			break;
 		case AF_INET6:
 			memcpy(bytes,
 				   &((const struct sockaddr_in6 *) address)->sin6_addr, 16);
+			port = ntohs(((const struct sockaddr_in6 *) address)->sin6_port);
 			break;
 		case AF_UNIX:
 			return "unix socket";
@@ -800,7 +826,7 @@ cwh_target_check_address(const CwhTargetPolicy *policy,
 			return "address of an unknown family";
 	}
 
-	refusal = judge(policy, address->sa_family, bytes);
+	refusal = judge(policy, address->sa_family, bytes, port);
 	return (refusal == NULL) ? NULL : refusal->address;
 }
 
@@ -820,8 +846,9 @@ next_item(const char **list, const char **item, size_t *len)
 }
 
 /*
- * Parse a network.  Like PostgreSQL's cidr, this refuses bits to the right of
- * the prefix: the author of 10.1.2.3/8 may not mean all of 10.0.0.0/8.
+ * Parse a network, with a port behind the length of its prefix if it is for that
+ * only.  Like PostgreSQL's cidr, this refuses bits to the right of the prefix:
+ * the author of 10.1.2.3/8 may not mean all of 10.0.0.0/8.
  */
 static const char *
 parse_network(const char *input, size_t len, CwhNetwork *network)
@@ -847,10 +874,23 @@ parse_network(const char *input, size_t len, CwhNetwork *network)
 	network->bits = max_bits;
 	if (slash != NULL)
 	{
-		network->bits = parse_number(slash + 1, len - address_len - 1,
+		const char *end = input + len;
+		const char *colon = memchr(slash, ':', (size_t) (end - slash));
+		int			port = 0;
+
+		if (colon != NULL)
+		{
+			port = parse_number(colon + 1, (size_t) (end - colon - 1),
+								UINT16_MAX);
+			end = colon;
+		}
+		network->bits = parse_number(slash + 1, (size_t) (end - slash - 1),
 									 max_bits);
 		if (network->bits < 0)
 			return "the prefix length of a network is not valid";
+		if (colon != NULL && port < 1)
+			return "the port of a network is not a number from 1 to 65535";
+		network->port = (uint16_t) port;
 	}
 
 	for (int bit = network->bits; bit < max_bits; bit++)

@@ -14,12 +14,13 @@
 
 struct sockaddr;
 
-/* A network in CIDR notation. */
+/* A network in CIDR notation, perhaps with a port: 10.0.0.0/8:443. */
 typedef struct CwhNetwork
 {
 	int			family;			/* AF_INET or AF_INET6 */
 	int			bits;			/* length of the prefix */
 	unsigned char address[16];	/* network byte order; IPv4 uses the first 4 */
+	uint16_t	port;			/* 0: any */
 } CwhNetwork;
 
 /* What the settings of the administrator allow. */

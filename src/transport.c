@@ -364,7 +364,7 @@ listed_fds(const Transfer *transfer)
 
 /* Check the address at the other end of a connection. */
 static bool
-peer_allowed(Transfer *transfer, const char *remote_ip)
+peer_allowed(Transfer *transfer, const char *remote_ip, int port)
 {
 	Address		address;
 
@@ -373,6 +373,8 @@ peer_allowed(Transfer *transfer, const char *remote_ip)
 		address.any.sa_family = AF_INET;
 	else if (inet_pton(AF_INET6, remote_ip, &address.v6.sin6_addr) == 1)
 		address.any.sa_family = AF_INET6;
+	/* both families have the port in the same place */
+	address.v4.sin_port = htons((uint16_t) port);
 	return address_allowed(transfer, &address.any);
 }
 
@@ -433,7 +435,7 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 				sizeof(reply->error));
 		return CURL_PREREQFUNC_ABORT;
 	}
-	if (!peer_allowed(transfer, remote_ip))
+	if (!peer_allowed(transfer, remote_ip, remote_port))
 		return CURL_PREREQFUNC_ABORT;
 	return CURL_PREREQFUNC_OK;
 }
@@ -1147,9 +1149,9 @@ cwh_transfer_start(CwhTransfer *public)
 	if (!cwh_handle_take(&transfer->handle, &public->request,
 						 transfer->nlines > 0 ? transfer->lines : NULL,
 						 sharing_host(transfer) ? 0 : public->request.owner,
-						 host_has_many(&hosts[transfer->host_key % MAX_HOSTS],
-									   transfer->host_key,
-									   public->request.owner) &&
+						 host_has_others(&hosts[transfer->host_key % MAX_HOSTS],
+										 transfer->host_key,
+										 public->request.owner) &&
 						 sharing_host(transfer) == NULL))
 		return false;
 	set_callbacks(transfer->handle.easy, transfer);

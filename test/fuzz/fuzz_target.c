@@ -73,13 +73,14 @@ parse_networks(const char *list, CwhNetwork *networks)
 	for (int i = 0; i < n; i++)
 	{
 		char		text[INET6_ADDRSTRLEN];
-		char		cidr[INET6_ADDRSTRLEN + 4];
+		char		cidr[INET6_ADDRSTRLEN + 10];
 		CwhNetwork	again;
 
 		CHECK(networks[i].family == AF_INET || networks[i].family == AF_INET6);
 		CHECK(inet_ntop(networks[i].family, networks[i].address,
 						text, sizeof(text)) != NULL);
-		snprintf(cidr, sizeof(cidr), "%s/%d", text, networks[i].bits);
+		snprintf(cidr, sizeof(cidr), networks[i].port ? "%s/%d:%d" : "%s/%d",
+				 text, networks[i].bits, networks[i].port);
 		CHECK(cwh_target_parse_networks(cidr, &again, 1, &problem) == 1);
 		CHECK(memcmp(&again, &networks[i], sizeof(again)) == 0);
 		CHECK(network_contains(&networks[i], networks[i].family,
@@ -151,10 +152,10 @@ check_addresses(const CwhTargetPolicy *policy, const unsigned char *bytes)
 		CHECK(check_bytes(&nothing_set, AF_INET6, bytes) != NULL);
 
 	/* Denied wins. */
-	if (networks_contain(policy->denied, policy->ndenied, AF_INET6, bytes) &&
+	if (networks_contain(policy->denied, policy->ndenied, AF_INET6, bytes, 0) &&
 		!IN6_IS_ADDR_V4MAPPED(&v6))
 		CHECK(check_bytes(policy, AF_INET6, bytes) != NULL);
-	if (networks_contain(policy->denied, policy->ndenied, AF_INET, bytes))
+	if (networks_contain(policy->denied, policy->ndenied, AF_INET, bytes, 0))
 		CHECK(check_bytes(policy, AF_INET, bytes) != NULL);
 }
 
@@ -253,6 +254,8 @@ compare_with_resolver(const CwhTargetPolicy *policy, const CwhTarget *target)
 	if (status != 0)
 		return;
 	CHECK(result->ai_next == NULL);
+	/* both families have the port in the same place */
+	((struct sockaddr_in *) result->ai_addr)->sin_port = htons(target->port);
 	CHECK(cwh_target_check_address(policy, result->ai_addr) == NULL);
 	freeaddrinfo(result);
 }

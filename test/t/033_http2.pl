@@ -63,7 +63,8 @@ create_webhook($node, name => 'burst', chatbot_id => 'burst', max_in_flight => 2
 emit('burst', 1, 10);
 emit('burst', 1000, 10);
 is(outcomes('burst'), '200||1001', 'a burst: each was delivered');
-cmp_ok(connections($receiver, 'burst'), '<=', 2, '... on one connection, or another');
+# the first is the customer's own, as long as nobody knows that the host speaks HTTP/2
+cmp_ok(connections($receiver, 'burst'), '<=', 3, '... on one connection, or another');
 
 # What is held back while requests are written is let go at once, and not by the
 # kernel's timer of 200 ms, before which no request by itself would be answered.

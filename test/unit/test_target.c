@@ -777,6 +777,30 @@ test_networks_of_policy(void)
 	is_str(check_url(&policy, "https://localhost/"),
 		   "the host is a name of this machine", "nor localhost");
 
+	policy = policy_with("10.1.0.0/16:8443, fd00::/8:443, 127.0.0.1/32:8080", "");
+	is_str(check_url(&policy, "https://10.1.2.3:8443/"), NULL,
+		   "a network that is allowed for a port");
+	is_str(check_url(&policy, "https://[::ffff:10.1.2.3]:8443/"), NULL,
+		   "the same, mapped");
+	is_str(check_url(&policy, "https://10.1.2.3/"),
+		   "the host is a private address", "not for another");
+	is_str(check_url(&policy, "https://10.1.2.3:84430/"),
+		   "the host is a private address", "nor for what is none");
+	is_str(check_url(&policy, "https://[fd00::1]/"), NULL,
+		   "the default port");
+	is_str(check_url(&policy, "https://[fd00::1]:8443/"),
+		   "the host is a private address", "and not another");
+	is_str(check_url(&policy, "https://localhost:8080/"), NULL, "localhost");
+	is_str(check_url(&policy, "https://localhost/"),
+		   "the host is a name of this machine", "and not another port of it");
+	is_str(check_address(&policy, "10.1.2.3"), "private address",
+		   "an address with another port");
+	policy = policy_with("10.1.0.0/16", "10.1.0.0/16:443");
+	is_str(check_url(&policy, "https://10.1.2.3:8443/"), NULL,
+		   "a network that is denied for another port");
+	is_str(check_url(&policy, "https://10.1.2.3/"),
+		   "the host is an address in a denied network", "and for this one");
+
 	policy = policy_with("::ffff:10.1.0.0/112", "");
 	is_str(check_address(&policy, "10.1.2.3"), NULL,
 		   "a mapped network is an IPv4 network");
@@ -900,6 +924,13 @@ static const ListCase network_lists[] = {
 	{"10.0.0.0/08", -1, "the prefix length of a network is not valid"},
 	{"10.0.0.0/-1", -1, "the prefix length of a network is not valid"},
 	{"10.0.0.0/+8", -1, "the prefix length of a network is not valid"},
+	{"10.0.0.0/8:443 fd00::/8:1 ::1/128:65535", 3, NULL},
+	{"10.0.0.0/8:0", -1, "the port of a network is not a number from 1 to 65535"},
+	{"10.0.0.0/8:65536", -1, "the port of a network is not a number from 1 to 65535"},
+	{"10.0.0.0/8:", -1, "the port of a network is not a number from 1 to 65535"},
+	{"10.0.0.0/8:443:80", -1, "the port of a network is not a number from 1 to 65535"},
+	{"10.0.0.0/:443", -1, "the prefix length of a network is not valid"},
+	{"10.0.0.0:443", -1, "a network is neither an IP address nor one in CIDR notation"},
 	{"10.0.0.0/8/8", -1, "the prefix length of a network is not valid"},
 	{"10.0.0.0/99999999999999999999", -1,
 	"the prefix length of a network is not valid"},
