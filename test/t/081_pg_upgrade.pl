@@ -93,6 +93,8 @@ my ($later, $secret) = create_webhook($old, name => 'later', events => ['order.*
 	path => '/down-until-told', chatbot_id => 'bot-1', max_retries => 100,
 	backoff => '1 s', backoff_multiplier => 1, max_backoff => '1 s');
 create_webhook($old, name => 'dead', events => ['order.*'], path => '/status/400', max_retries => 0);
+create_webhook($old, name => 'deleted');
+$old->safe_psql('postgres', q{DELETE FROM chatwebhook.webhook WHERE name = 'deleted'});
 create_webhook($old, name => 'gone', events => ['order.*'], path => '/gone', chatbot_id => 'bot-1');
 $old->safe_psql('postgres', qq{
 	SELECT chatwebhook.set_credential('$ok', 'token', 't0ken');
