@@ -93,7 +93,7 @@ COMMENT ON COLUMN chatwebhook.dead_letter.completed_at IS 'When it was given up.
  * functions move.  The guarded ones (see access.sql) leave out what their caller
  * does not see.
  */
-CREATE FUNCTION chatwebhook._do_cancel(delivery_ids bigint[], reason text DEFAULT NULL, webhook_name text DEFAULT NULL)
+CREATE FUNCTION chatwebhook._cancel_deliveries(delivery_ids bigint[], reason text DEFAULT NULL, webhook_name text DEFAULT NULL)
     RETURNS bigint
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
@@ -109,7 +109,7 @@ BEGIN
                webhook_name, status, last_error, replies)
         SELECT g.id, g.webhook_id, g.event_id, g.created_at, clock_timestamp(),
                g.last_attempt_at, g.attempts, g.latency_ms, g.last_status_code, g.chatbot_id,
-               coalesce(_do_cancel.webhook_name, w.name), 'canceled', coalesce(reason, g.last_error), g.replies
+               coalesce(_cancel_deliveries.webhook_name, w.name), 'canceled', coalesce(reason, g.last_error), g.replies
           FROM gone g LEFT JOIN chatwebhook.webhook w ON w.id = g.webhook_id
         RETURNING webhook_id
     ), per_webhook AS (
@@ -121,14 +121,21 @@ BEGIN
     RETURN moved;
 END
 $$;
-COMMENT ON FUNCTION chatwebhook._do_cancel(bigint[], text, text) IS
+COMMENT ON FUNCTION chatwebhook._cancel_deliveries(bigint[], text, text) IS
     'Moves pending deliveries to the history, as canceled, and returns how many. The name is for a webhook that is gone.';
 
-CREATE FUNCTION chatwebhook._cancel(delivery_ids bigint[], reason text DEFAULT NULL, webhook_name text DEFAULT NULL)
-    RETURNS bigint
+CREATE FUNCTION chatwebhook._do_cancel(delivery_ids bigint[]) RETURNS bigint
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT chatwebhook._cancel_deliveries(delivery_ids)
+$$;
+COMMENT ON FUNCTION chatwebhook._do_cancel(bigint[]) IS 'Does what cancel() is for.';
+
+CREATE FUNCTION chatwebhook._cancel(delivery_ids bigint[]) RETURNS bigint
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
-COMMENT ON FUNCTION chatwebhook._cancel(bigint[], text, text) IS
+COMMENT ON FUNCTION chatwebhook._cancel(bigint[]) IS
     'Does that with those of them that the caller sees.';
 
 CREATE FUNCTION chatwebhook._do_requeue(delivery_ids bigint[]) RETURNS bigint
@@ -216,8 +223,8 @@ DECLARE
     erased     bigint;
 BEGIN
     -- a request that is under way is not stopped, but leaves nothing behind
-    PERFORM chatwebhook._do_cancel(ARRAY(SELECT q.id FROM chatwebhook.queue q
-                                          WHERE q.event_id IN (SELECT unnest(event_ids))), reason);
+    PERFORM chatwebhook._cancel_deliveries(ARRAY(SELECT q.id FROM chatwebhook.queue q
+                                                  WHERE q.event_id IN (SELECT unnest(event_ids))), reason);
     -- replies of the services may be about the person, too
     WITH finished AS (
         UPDATE chatwebhook.history h

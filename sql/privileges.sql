@@ -141,6 +141,11 @@ DECLARE
     privilege text;
     relation  name;
 BEGIN
+    -- as policies do, but in the order in which emitting locks tables: no chat is
+    -- to be the victim of a deadlock
+    LOCK TABLE chatwebhook.queue, chatwebhook.event, chatwebhook.history, chatwebhook.dead,
+               chatwebhook.attempt, chatwebhook.health, chatwebhook.alert, chatwebhook.webhook
+            IN ACCESS EXCLUSIVE MODE;
     IF TG_OP <> 'DELETE' THEN
         SELECT r.rolname INTO who FROM pg_roles r WHERE r.oid = NEW.role;
         IF NOT FOUND THEN
@@ -208,9 +213,13 @@ $$;
 COMMENT ON FUNCTION chatwebhook._add_grantee(name, text) IS
     'Grants a role a kind of access, and forgets roles that were dropped.';
 
+/*
+ * While these wait for the tables that they lock, all chats wait behind them.  So
+ * they do not wait for long, but fail.
+ */
 CREATE FUNCTION chatwebhook.grant_admin(role name) RETURNS void
     LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s'
     AS $$
     SELECT chatwebhook._add_grantee(role, 'admin')
 $$;
@@ -219,7 +228,7 @@ COMMENT ON FUNCTION chatwebhook.grant_admin(name) IS
 
 CREATE FUNCTION chatwebhook.grant_reader(role name) RETURNS void
     LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s'
     AS $$
     SELECT chatwebhook._add_grantee(role, 'reader')
 $$;
@@ -228,7 +237,7 @@ COMMENT ON FUNCTION chatwebhook.grant_reader(name) IS
 
 CREATE FUNCTION chatwebhook.grant_app(role name) RETURNS void
     LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s'
     AS $$
     SELECT chatwebhook._add_grantee(role, 'app')
 $$;
@@ -237,7 +246,7 @@ COMMENT ON FUNCTION chatwebhook.grant_app(name) IS
 
 CREATE FUNCTION chatwebhook.revoke_access(role name) RETURNS void
     LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s'
     AS $$
     DELETE FROM chatwebhook.grantee g USING pg_roles r
      WHERE r.rolname = revoke_access.role AND g.role = r.oid

@@ -528,7 +528,7 @@ BEGIN
                      FROM (SELECT id, (row_number() OVER () - 1) / 1000000 AS part
                              FROM chatwebhook.queue WHERE webhook_id = OLD.id) q
                     GROUP BY q.part LOOP
-            PERFORM chatwebhook._do_cancel(ids, 'the webhook was deleted', OLD.name);
+            PERFORM chatwebhook._cancel_deliveries(ids, 'the webhook was deleted', OLD.name);
         END LOOP;
     END IF;
     RETURN NULL;

@@ -236,7 +236,7 @@ SET chatwebhook.chatbot = 'acme';
 SELECT chatwebhook.retry(:all_delivery), chatwebhook.retry(:all_delivery + 1000000), chatwebhook.retry(:all_delivery + 2000000);
 SELECT chatwebhook.retry(:their_delivery), chatwebhook.retry(:their_delivery + 1000000), chatwebhook.retry(:their_delivery + 2000000);
 SELECT chatwebhook.cancel(:all_delivery), chatwebhook.cancel(:their_delivery);
-SELECT chatwebhook._cancel(ARRAY[:all_delivery, :their_delivery], 'mine', 'mine'), chatwebhook._cancel(NULL), chatwebhook._cancel('{}'), chatwebhook._cancel('{NULL}');
+SELECT chatwebhook._cancel(ARRAY[:all_delivery, :their_delivery]), chatwebhook._cancel(NULL), chatwebhook._cancel('{}'), chatwebhook._cancel('{NULL}');
 SELECT chatwebhook._requeue(ARRAY[:all_delivery, :their_delivery, :all_delivery + 1000000, :their_delivery + 2000000]), chatwebhook._requeue(NULL);
 SELECT chatwebhook._purge(ARRAY[:all_delivery + 1000000, :their_delivery + 1000000]), chatwebhook._purge(NULL);
 SELECT chatwebhook._erase(ARRAY[:'their_event'::uuid]), chatwebhook._erase(NULL), chatwebhook._erase('{NULL}');

@@ -190,7 +190,7 @@ my %anchors =
 ok($anchors{$_}, "anchor #$_") foreach $page =~ /\]\(#([^)]*)\)/g;
 ok(-e "$root/docs/$_", "link $_") foreach $page =~ /\]\(([^)#]+)/g;
 
-cmp_ok(scalar(() = $page =~ /\n/g), '<', 500, 'it is of a length to be read');
+cmp_ok(scalar(() = $page =~ /\n/g), '<', 450, 'it is of a length to be read');
 
 $node->stop('fast');
 done_testing();
