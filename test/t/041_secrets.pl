@@ -157,7 +157,7 @@ is($receiver->count('unset/set'), 2, 'what waited has arrived');
 becomes_true("SELECT state = 'healthy' AND problem IS NULL AND NOT EXISTS (SELECT FROM chatwebhook.alert a WHERE a.webhook_id = '$unset' AND closed_at IS NULL)
 	FROM chatwebhook.webhook_health WHERE webhook_id = '$unset'", 'the problem is gone, and the alert closed');
 my ($spy) = create_webhook($node, name => 'spy', chatbot_id => 'spy', headers => { 'X-Key' => '{{signing_secret}}' });
-becomes_true("SELECT problem = 'the credential \"signing_secret\" is not set' FROM chatwebhook.webhook_health WHERE webhook_id = '$spy'",
+becomes_true("SELECT problem = 'the credential \"signing_secret\" is never part of a request' FROM chatwebhook.webhook_health WHERE webhook_id = '$spy'",
 	'a secret that signs is no credential: it is never filled in');
 sql("DELETE FROM chatwebhook.webhook WHERE id = '$spy'");
 my ($refused) = grep { index($_->{path}, 'PATHTOKEN') >= 0 } $receiver->log;
