@@ -8,6 +8,7 @@
 #ifndef CWH_CHANGES_H
 #define CWH_CHANGES_H
 
+#include "access/table.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
 
@@ -53,6 +54,20 @@ extern CwhChanges cwh_changes;
 
 extern Oid	cwh_relation(CwhRelation which);
 extern uint64 cwh_config_generation(void);
+
+/*
+ * Open a table.  If DROP EXTENSION has come first, the error is the one of a
+ * table that does not exist.
+ */
+static inline Relation
+cwh_table_open(CwhRelation which, LOCKMODE mode)
+{
+	Relation	relation;
+
+	while ((relation = try_table_open(cwh_relation(which), mode)) == NULL)
+		;
+	return relation;
+}
 
 /* The bucket of a webhook's id, or of a chatbot's. */
 static inline CwhBucket

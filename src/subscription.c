@@ -227,7 +227,7 @@ load_types(void)
 						HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 
 	oldcontext = MemoryContextSwitchTo(types_context);
-	relation = table_open(cwh_relation(CWH_REL_EVENT_TYPE), AccessShareLock);
+	relation = cwh_table_open(CWH_REL_EVENT_TYPE, AccessShareLock);
 	snapshot = take_snapshot();
 	slot = table_slot_create(relation, NULL);
 	scan = cwh_begin_scan(relation, snapshot);
@@ -251,8 +251,7 @@ load_types(void)
 static bool
 scan_webhooks(ScanKey key, Entry *entry)
 {
-	Relation	relation = table_open(cwh_relation(CWH_REL_WEBHOOK),
-									  AccessShareLock);
+	Relation	relation = cwh_table_open(CWH_REL_WEBHOOK, AccessShareLock);
 	Relation	index = index_open(cwh_relation(CWH_REL_WEBHOOK_CHATBOT),
 								   AccessShareLock);
 	Snapshot	snapshot = take_snapshot();
