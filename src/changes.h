@@ -8,6 +8,7 @@
 #ifndef CWH_CHANGES_H
 #define CWH_CHANGES_H
 
+#include "access/table.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -69,6 +70,35 @@ static inline bool
 cwh_lock_unless_locked(CwhRelation table)
 {
 	return ConditionalLockRelationOid(cwh_relation(table), AccessShareLock);
+}
+
+/*
+ * Open a table.  If DROP EXTENSION has come first, the error is the one of a
+ * table that does not exist.
+ */
+static inline Relation
+cwh_table_open(CwhRelation which, LOCKMODE mode)
+{
+	Relation	relation;
+
+	while ((relation = try_table_open(cwh_relation(which), mode)) == NULL)
+		;
+	return relation;
+}
+
+/* Open one for reading, or return null if that would have to wait. */
+static inline Relation
+cwh_table_open_at_once(CwhRelation which)
+{
+	Relation	relation;
+
+	do
+	{
+		if (!cwh_lock_unless_locked(which))
+			return NULL;
+		relation = try_table_open(cwh_relation(which), NoLock);
+	} while (relation == NULL);
+	return relation;
 }
 
 /* The bucket of a webhook's id, or of a chatbot's. */

@@ -168,7 +168,7 @@ close_writer(Writer *writer)
 static int64
 largest_id(CwhRelation table, CwhRelation pkey)
 {
-	Relation	relation = table_open(cwh_relation(table), AccessShareLock);
+	Relation	relation = cwh_table_open(table, AccessShareLock);
 	Relation	index = index_open(cwh_relation(pkey), AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(relation, NULL);
 	IndexScanDesc scan = cwh_begin_index_scan(relation, index, SnapshotAny, 0);

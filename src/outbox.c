@@ -694,7 +694,7 @@ finish(CwhResult **results, int n, CwhRelation to)
 	snapshot = GetActiveSnapshot();
 	estate = CreateExecutorState();
 	cwh_rows_open(&rows, estate, to, CWH_HISTORY_COLUMNS);
-	queue = table_open(cwh_relation(CWH_REL_QUEUE), RowExclusiveLock);
+	queue = cwh_table_open(CWH_REL_QUEUE, RowExclusiveLock);
 	index = index_open(cwh_relation(CWH_REL_QUEUE_PKEY), RowExclusiveLock);
 	slot = table_slot_create(queue, NULL);
 	scan = cwh_begin_index_scan(queue, index, snapshot, 1);

@@ -136,7 +136,7 @@ cwh_rows_open(CwhRows *rows, EState *estate, CwhRelation table, int columns)
 	ResultRelInfo *relinfo = makeNode(ResultRelInfo);
 	const Indexes *indexes;
 
-	rows->relation = table_open(cwh_relation(table), RowExclusiveLock);
+	rows->relation = cwh_table_open(table, RowExclusiveLock);
 	if (RelationGetNumberOfAttributes(rows->relation) < columns)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -262,7 +262,8 @@ load_types(void)
 
 	/* no change of what is not known yet would be noticed */
 	(void) cwh_config_generation();
-	if (!cwh_lock_unless_locked(CWH_REL_EVENT_TYPE))
+	relation = cwh_table_open_at_once(CWH_REL_EVENT_TYPE);
+	if (relation == NULL)
 		return;
 	resets = cwh_changes.resets;
 	types_resets = 0;
@@ -281,7 +282,6 @@ load_types(void)
 						HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
 
 	oldcontext = MemoryContextSwitchTo(types_context);
-	relation = table_open(cwh_relation(CWH_REL_EVENT_TYPE), NoLock);
 	snapshot = take_snapshot();
 	slot = table_slot_create(relation, NULL);
 	scan = cwh_begin_scan(relation, snapshot);
@@ -306,19 +306,21 @@ load_types(void)
 static bool
 scan_webhooks(ScanKey key, Entry *entry)
 {
-	bool		original = cwh_lock_unless_locked(CWH_REL_WEBHOOK);
-	Relation	relation = table_open(cwh_relation(original ? CWH_REL_WEBHOOK :
-												   CWH_REL_WEBHOOK_COPY),
-									  original ? NoLock : AccessShareLock);
-	Relation	index = index_open(cwh_relation(original ?
-												CWH_REL_WEBHOOK_CHATBOT :
-												CWH_REL_WEBHOOK_COPY_CHATBOT),
-								   AccessShareLock);
-	Snapshot	snapshot = take_snapshot();
-	TupleTableSlot *slot = table_slot_create(relation, NULL);
-	IndexScanDesc scan = cwh_begin_index_scan(relation, index, snapshot, 1);
+	Relation	relation = cwh_table_open_at_once(CWH_REL_WEBHOOK);
+	CwhRelation by_chatbot = relation ? CWH_REL_WEBHOOK_CHATBOT :
+		CWH_REL_WEBHOOK_COPY_CHATBOT;
+	Relation	index;
+	Snapshot	snapshot;
+	TupleTableSlot *slot;
+	IndexScanDesc scan;
 	bool		any = false;
 
+	if (relation == NULL)
+		relation = cwh_table_open(CWH_REL_WEBHOOK_COPY, AccessShareLock);
+	index = index_open(cwh_relation(by_chatbot), AccessShareLock);
+	snapshot = take_snapshot();
+	slot = table_slot_create(relation, NULL);
+	scan = cwh_begin_index_scan(relation, index, snapshot, 1);
 	index_rescan(scan, key, 1, NULL, 0);
 	while (index_getnext_slot(scan, ForwardScanDirection, slot))
 	{

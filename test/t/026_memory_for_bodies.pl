@@ -15,7 +15,8 @@ use Test::More;
 
 my $size = 900_000;
 my $bound = 32 * 1024 * 1024;
-my $receiver = start_receiver();
+# it need not verify what is large
+my $receiver = start_receiver(args => ['--brief']);
 my $node = new_node('main');
 
 sql("INSERT INTO chatwebhook.event_type (name) VALUES ('t.hog'), ('t.rival')");
@@ -27,7 +28,7 @@ sql("SELECT count(chatwebhook.emit('t.hog', 'hog', NULL, '{}')) FROM generate_se
 ok(wait_idle($node), 'many small events have been delivered');
 
 $receiver->set(down => ['hog']);
-sql("SELECT count(chatwebhook.emit('t.hog', 'hog', NULL, jsonb_build_object('x', repeat('x', $size)))) FROM generate_series(1, 200)");
+sql("SELECT count(chatwebhook.emit('t.hog', 'hog', NULL, jsonb_build_object('x', repeat('x', $size)))) FROM generate_series(1, 100)");
 my $least = int(0.8 * $bound / $size);
 becomes_true("SELECT sum(in_flight) >= $least FROM chatwebhook.worker_status", 'large ones are under way');
 sql("SELECT count(chatwebhook.emit('t.rival', 'rival', NULL, jsonb_build_object('x', repeat('x', $size)))) FROM generate_series(1, 20)");
@@ -38,7 +39,7 @@ cmp_ok($claimed * $size, '<=', $bound, 'which is within the bound');
 
 $receiver->set(up => ['hog']);
 ok(wait_idle($node), 'all are delivered when the receiver answers');
-is($receiver->count('hog'), 600, 'each of them once');
+is($receiver->count('hog'), 500, 'each of them once');
 
 # what is larger than the bound is sent by itself
 sql("ALTER SYSTEM SET chatwebhook.max_payload_size = '60MB'");
