@@ -386,7 +386,8 @@ BEGIN
     END IF;
 
     -- one that came without this check can stay: it is checked again when it is loaded
-    IF NOT restoring AND (TG_OP = 'INSERT' OR chatwebhook._filter_problem(OLD.filter) IS NULL) THEN
+    IF NOT restoring AND (TG_OP = 'INSERT' OR chatwebhook._filter_problem(OLD.filter) IS NULL
+                          OR NEW.filter::text IS DISTINCT FROM OLD.filter::text) THEN
         problem := chatwebhook._filter_problem(NEW.filter);
         IF problem IS NOT NULL THEN
             RAISE EXCEPTION 'invalid filter of webhook "%": %', NEW.name, problem

@@ -95,10 +95,10 @@ static const char secrets_sql[] =
  */
 static const char excess_sql[] =
 	"WITH batch AS MATERIALIZED ("
-	"   SELECT w.id FROM chatwebhook.webhook w"
+	"   SELECT w.id FROM chatwebhook._webhook w"
 	"    WHERE w.id" GT "$1 ORDER BY w.id LIMIT 20"
 	"), excess AS MATERIALIZED ("
-	"   SELECT w.id FROM chatwebhook.webhook w JOIN batch b ON b.id" EQ "w.id"
+	"   SELECT w.id FROM chatwebhook._webhook w JOIN batch b ON b.id" EQ "w.id"
 	"    WHERE w.enabled AND w.chatbot_id IS NOT NULL"
 	"      AND EXISTS (SELECT FROM chatwebhook.queue q"
 	"                   WHERE q.webhook_id" EQ "w.id OFFSET $2 LIMIT 1)"

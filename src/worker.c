@@ -73,7 +73,7 @@ enum
 };
 
 static const char any_plain_sql[] =
-	"SELECT 1 FROM chatwebhook.webhook WHERE NOT chatwebhook._encrypts() LIMIT 1";
+	"SELECT 1 FROM chatwebhook._webhook WHERE NOT chatwebhook._encrypts() LIMIT 1";
 
 static CwhStatement installed_st = {installed_sql, 0, {0}, NULL};
 static CwhStatement any_plain_st = {any_plain_sql, 0, {0}, NULL};

@@ -11,11 +11,16 @@ use FindBin;
 use lib "$FindBin::Bin/../lib";
 
 use Chatwebhook;
+use PostgreSQL::Test::Utils;
 use Session;
 use Test::More;
 
+# with a key file, a worker also looks for secrets that are not encrypted
+my $key_file = PostgreSQL::Test::Utils::tempdir_short() . '/key';
+append_to_file($key_file, unpack('H*', 'k' x 32) . "\n");
+chmod 0600, $key_file;
 my $receiver = start_receiver();
-my $node = new_node('main');
+my $node = new_node('main', 'chatwebhook.secret_key_file' => $key_file);
 script(q{CREATE ROLE app; SELECT chatwebhook.grant_app('app');
 	CREATE ROLE admin; SELECT chatwebhook.grant_admin('admin')});
 create_webhook($node, name => 'known', chatbot_id => 'known');
@@ -65,10 +70,13 @@ emits(new_session(), 'known', 'a new session emits');
 emits(new_session(), 'new', 'and for a webhook that no process has loaded');
 ok($receiver->wait_for(2, 'known'), 'the worker delivers');
 ok($receiver->wait_for(1, 'new'), 'to this one as well');
+sql('UPDATE chatwebhook.vault SET created_at = created_at');
+sql(event('known'));
+ok($receiver->wait_for(3, 'known'), 'and does so after a change of secrets');
 sql(event('gone'));
 ok($receiver->wait_for(1, 'gone'), 'the receiver says that it is gone');
 sql(event('known'));
-ok($receiver->wait_for(3, 'known'), 'that the webhook cannot be disabled holds up no other');
+ok($receiver->wait_for(4, 'known'), 'that the webhook cannot be disabled holds up no other');
 is(sql(q{SELECT count(*) FROM pg_locks l JOIN chatwebhook.worker_status s USING (pid) WHERE NOT l.granted}),
 	0, 'the worker does not wait');
 $locker->query('COMMIT');
@@ -80,7 +88,7 @@ $answer = $admin->query('BEGIN; LOCK TABLE chatwebhook.webhook, chatwebhook.even
 is($answer->{error}, undef, 'an admin locks event types and connectors, too');
 emits(new_session(), 'known', 'a new session emits');
 $admin->query('ROLLBACK');
-ok($receiver->wait_for(4, 'known'), 'its event arrives');
+ok($receiver->wait_for(5, 'known'), 'its event arrives');
 
 # what a customer changed while the table was locked counts from its commit on
 $answer = $locker->query(q{BEGIN; SET LOCAL chatwebhook.chatbot = 'known'; LOCK TABLE chatwebhook.webhook;
@@ -91,7 +99,7 @@ emits($session, 'known', 'before the commit, it gets events');
 $locker->query('COMMIT');
 is($session->query(event('known'))->{rows}, "\n", 'after it, none');
 sql(q{UPDATE chatwebhook.webhook SET enabled = true WHERE name = 'known'});
-ok($receiver->wait_for(5, 'known'), 'and what it got waits until it is enabled');
+ok($receiver->wait_for(6, 'known'), 'and what it got waits until it is enabled');
 
 # the copy is one
 is(sql(q{SELECT count(*) FROM chatwebhook.webhook w FULL JOIN chatwebhook._webhook c ON to_jsonb(c) = to_jsonb(w) WHERE w.id IS NULL OR c.id IS NULL}),
