@@ -126,7 +126,8 @@ subtest 'a request that is sent again' => sub {
 	my $lost_ms = 4000;
 	my $timeout = 5;
 	webhook('new', $http2);
-	is(deliver('new'), 'delivered', 'a connection that requests share is there');
+	# the first one makes a connection of its own
+	is(deliver('new'), 'delivered', 'a connection that requests share is there') foreach 1, 2;
 	webhook('lost', $http2, path => "/lost/$lost_ms", timeout => "$timeout s");
 	like(deliver('lost'), qr/^dead timed out/, 'it is lost, and the time is up later');
 	is(scalar(() = $http2->log('lost')), 2, 'the request was sent again meanwhile');
