@@ -748,7 +748,10 @@ try_restart(Transfer *transfer, CURLcode code)
 		return true;
 	}
 	if (transfer->foreign && transfer->nfds == 0)
+	{
+		transfer->foreign = false;
 		curl_easy_setopt(transfer->handle.easy, CURLOPT_FRESH_CONNECT, 1L);
+	}
 	else if ((!lost_connection(transfer, code) &&
 			  !answered_early(transfer, code)) ||
 			 transfer->progress != REPLY_NONE ||

@@ -352,6 +352,8 @@ sql_in('used', q{
 		VALUES ('note', 'public.note(jsonb,jsonb,jsonb)');
 	SELECT chatwebhook.grant_app('shop');
 });
+create_webhook($node, dbname => 'used', name => 'deleted');
+sql_in('used', 'DELETE FROM chatwebhook.webhook');
 my ($ok, $secret) = create_webhook($node, dbname => 'used', name => 'ok',
 	events => ['order.*'],
 	headers => { 'X-Team' => 'sales', 'X-Token' => '{{token}}' });
