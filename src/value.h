@@ -59,7 +59,7 @@ cwh_fix_settings(void)
  * settings?  True if in doubt, such as for an array or a row.
  */
 static inline bool
-cwh_by_settings(Oid type)
+cwh_depends_on_settings(Oid type)
 {
 	switch (type)
 	{
