@@ -56,7 +56,6 @@ CREATE FUNCTION chatwebhook._privileges(access text) RETURNS SETOF text
         ('SELECT ON chatwebhook.grantee', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook.metrics_text', '{admin,reader,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.dashboard', '{admin,reader,app}'),
-        ('EXECUTE ON FUNCTION chatwebhook.uuidv7', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook.emit()', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook.emit(text, text, text, jsonb)', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook.watch', '{admin}'),

@@ -22,11 +22,8 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "utils/array.h"
-#include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/syscache.h"
-
-#include "compat.h"
 
 PG_FUNCTION_INFO_V1(chatwebhook_guarded);
 

@@ -20,7 +20,6 @@
 #include "utils/timestamp.h"
 
 #include "attempt.h"
-#include "compat.h"
 #include "endpoint.h"
 #include "gate.h"
 #include "ledger.h"

@@ -20,8 +20,8 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 
-#include "envelope.h"
 #include "bounds.h"
+#include "envelope.h"
 
 #define MAX_CUSTOM_HEADERS		50
 #define MAX_HEADER_NAME			256

@@ -49,7 +49,7 @@
 /* Webhooks that are read by one statement, which bounds what it holds. */
 #define LOAD_AT_ONCE	32
 
-/* The credentials, and the two that sign; CWH_MAX_CREDENTIALS + 2. */
+/* The 50 credentials that set_credential() stores at most, and two that sign. */
 #define MAX_SECRETS		"52"
 
 /* INDENT OFF */
