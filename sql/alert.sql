@@ -184,7 +184,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._check_alerts(uuid[]) IS
-    'Does the same, and if that fails, one by one, so that one failure spoils one check. Returns those to try again, because another transaction has locked their rows.';
+    'Checks the alerts of these webhooks; if that fails, checks each by itself. Returns those whose rows were locked, to be checked again.';
 
 /*
  * A worker must be able to disable a webhook whatever its row holds, so no trigger

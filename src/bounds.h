@@ -3,8 +3,10 @@
  *		How much a row of the table webhook, and its credentials, may hold.
  *
  * Whoever writes a row is told when it is stored: by SQL, which asks the
- * functions here.  A row can also come past that, by a restore or replication,
- * so loading it is bounded by the same numbers.
+ * functions here.  A row can also bypass that, by a restore or replication, so
+ * sizes are checked again when it is loaded: of each column, of all secrets
+ * together, and of lines with their credentials filled in.  Nesting, and the
+ * size of a single credential, are checked only when they are stored.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */

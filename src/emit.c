@@ -6,7 +6,10 @@
  * event exists exactly when that transaction commits.  It only inserts rows
  * with new ids, so it never waits for another session's rows.  The tables
  * queue and event are locked in that order, in RowExclusiveLock mode, until the
- * transaction ends.  Rows are inserted without SQL (see rows.c).
+ * transaction ends.  Others are locked only while they are read, in
+ * AccessShareLock mode: webhook or its copy, and event_type, by the cache, and
+ * queue, history and dead, in that order, for the first id of a process.  Rows
+ * are inserted without SQL (see rows.c).
  *
  * An event that no webhook wants is not stored, and costs little more than a
  * lookup in the cache of subscription.c.

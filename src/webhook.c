@@ -779,7 +779,7 @@ size_problem(uint64 row)
 		if (exceeds(row, values[i].column, values[i].most))
 			return values[i].problem;
 	if (!DatumGetBool(cwh_field(row, SECRETS_FIT, NULL)))
-		return "its credentials are too many, or too large";
+		return "it has too many credentials, or they are too large";
 	return NULL;
 }
 
