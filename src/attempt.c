@@ -20,6 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "attempt.h"
+#include "compat.h"
 #include "endpoint.h"
 #include "gate.h"
 #include "ledger.h"
