@@ -36,7 +36,7 @@ CREATE FUNCTION chatwebhook._log_alert(webhook_name text, message text, has_ende
 COMMENT ON FUNCTION chatwebhook._log_alert(text, text, boolean) IS
     'Logs an alert: a WARNING when it opens, a LOG message when it closes.';
 
-CREATE FUNCTION chatwebhook._deaf(webhook_ids uuid[]) RETURNS uuid[]
+CREATE FUNCTION chatwebhook._failing_webhooks(webhook_ids uuid[]) RETURNS uuid[]
     LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -51,7 +51,7 @@ CREATE FUNCTION chatwebhook._deaf(webhook_ids uuid[]) RETURNS uuid[]
                AND (h.last_failure_at > clock_timestamp() - interval '1 minute'
                     OR EXISTS (SELECT FROM chatwebhook.queue q WHERE q.webhook_id = h.webhook_id)))
 $$;
-COMMENT ON FUNCTION chatwebhook._deaf(uuid[]) IS
+COMMENT ON FUNCTION chatwebhook._failing_webhooks(uuid[]) IS
     'Returns those of these webhooks that are failing themselves, or cannot be sent to. An alert would not arrive there, and its failure would lead to more alerts.';
 
 CREATE FUNCTION chatwebhook._set_alert(hook uuid, kind text, wanted boolean, message text) RETURNS void
@@ -85,7 +85,7 @@ BEGIN
     PERFORM chatwebhook._log_alert(changed.webhook_name, changed.message, NOT wanted);
     -- if this fails, keep the alert, and what the transaction was doing
     BEGIN
-        PERFORM chatwebhook._emit_but(chatwebhook._deaf(chatwebhook._subscribers('webhook.alert', changed.chatbot_id)) || hook,
+        PERFORM chatwebhook._emit_but(chatwebhook._failing_webhooks(chatwebhook._subscribers('webhook.alert', changed.chatbot_id)) || hook,
             'webhook.alert', changed.chatbot_id, NULL, jsonb_build_object(
             'state', CASE WHEN wanted THEN 'opened' ELSE 'closed' END,
             'alertId', changed.id, 'kind', kind, 'message', changed.message,
@@ -184,7 +184,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._check_alerts(uuid[]) IS
-    'Does the same, and if that fails, one by one, so that one failure spoils one check. Returns those to try again, because another transaction has locked their rows.';
+    'Checks the alerts of these webhooks; if that fails, checks each by itself. Returns those whose rows were locked, to be checked again.';
 
 /*
  * A worker must be able to disable a webhook whatever its row holds, so no trigger

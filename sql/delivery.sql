@@ -89,9 +89,9 @@ COMMENT ON COLUMN chatwebhook.dead_letter.completed_at IS 'When it was given up.
 
 /*
  * Moves between the tables.  A worker's settle moves a finished delivery from
- * the queue to history or dead (src/outbox.c); whatever a session moves, these
- * functions move.  The guarded ones (see access.sql) leave out what their caller
- * does not see.
+ * the queue to history or dead (src/outbox.c); sessions move deliveries only
+ * through these functions.  The guarded ones (see access.sql) skip rows that the
+ * caller cannot see.
  */
 CREATE FUNCTION chatwebhook._cancel_deliveries(delivery_ids bigint[], reason text DEFAULT NULL, webhook_name text DEFAULT NULL)
     RETURNS bigint
@@ -130,13 +130,13 @@ CREATE FUNCTION chatwebhook._do_cancel(delivery_ids bigint[]) RETURNS bigint
     AS $$
     SELECT chatwebhook._cancel_deliveries(delivery_ids)
 $$;
-COMMENT ON FUNCTION chatwebhook._do_cancel(bigint[]) IS 'Does what cancel() is for.';
+COMMENT ON FUNCTION chatwebhook._do_cancel(bigint[]) IS 'Implements cancel(), with the owner''s rights.';
 
 CREATE FUNCTION chatwebhook._cancel(delivery_ids bigint[]) RETURNS bigint
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._cancel(bigint[]) IS
-    'Does that with those of them that the caller sees.';
+    'Cancels those of these deliveries that the caller can see.';
 
 CREATE FUNCTION chatwebhook._do_requeue(delivery_ids bigint[]) RETURNS bigint
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -185,7 +185,7 @@ CREATE FUNCTION chatwebhook._requeue(delivery_ids bigint[]) RETURNS bigint
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._requeue(bigint[]) IS
-    'Does that with those of them that the caller sees.';
+    'Requeues those of these deliveries that the caller can see.';
 
 CREATE FUNCTION chatwebhook._do_purge(delivery_ids bigint[]) RETURNS bigint
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -210,7 +210,7 @@ CREATE FUNCTION chatwebhook._purge(delivery_ids bigint[]) RETURNS bigint
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._purge(bigint[]) IS
-    'Does that with those of them that the caller sees.';
+    'Purges those of these dead letters that the caller can see.';
 
 CREATE FUNCTION chatwebhook._do_erase(event_ids uuid[]) RETURNS bigint
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -266,7 +266,7 @@ CREATE FUNCTION chatwebhook._erase(event_ids uuid[]) RETURNS bigint
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._erase(uuid[]) IS
-    'Does that with those of them that the caller sees.';
+    'Erases those of these events that the caller can see.';
 
 /*
  * One delivery
@@ -428,7 +428,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.erase_conversation(text, text, boolean) IS
-    'Removes the events of a conversation, with all replies, errors, attempts and dead letters, those of webhooks that the caller does not see included. Pending deliveries are canceled; bare records of deliveries remain. Returns the number of events. With dry_run, it only counts them.';
+    'Removes the events of a conversation, with all replies, errors, attempts and dead letters, including those of webhooks that the caller cannot see. Pending deliveries are canceled; bare records of deliveries remain. Returns the number of events. With dry_run, it only counts them.';
 
 CREATE FUNCTION chatwebhook.wait_until_idle(timeout interval DEFAULT '1 minute') RETURNS boolean
     AS 'MODULE_PATHNAME', 'chatwebhook_wait_until_idle'

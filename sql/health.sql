@@ -178,9 +178,9 @@ COMMENT ON COLUMN chatwebhook.webhook_health.name IS 'Name of the webhook.';
 COMMENT ON COLUMN chatwebhook.webhook_health.url IS
     'URL of the webhook, without parts that may be tokens.';
 COMMENT ON COLUMN chatwebhook.webhook_health.state IS
-    'disabled; paused: nothing can be sent, as problem says, or nothing but an occasional probe is sent, after chatwebhook.breaker_threshold consecutive failures or because the receiver asked for a pause; idle: nothing was sent yet; failing: at least chatwebhook.alert_failures consecutive failures; degraded: fewer, or less than chatwebhook.alert_success_rate of the last 100 attempts succeeded; healthy.';
+    'disabled; paused: there is a problem, or nothing but an occasional probe is sent, after chatwebhook.breaker_threshold consecutive failures or because the receiver asked for a pause; idle: nothing was sent yet; failing: at least chatwebhook.alert_failures consecutive failures; degraded: fewer, or less than chatwebhook.alert_success_rate of the last 100 attempts succeeded; healthy.';
 COMMENT ON COLUMN chatwebhook.webhook_health.problem IS
-    'Why nothing can be sent, such as a credential that is not set or a secret that cannot be opened. Deliveries wait. Null if nothing prevents sending.';
+    'Why nothing can be sent, such as a credential that is not set or a secret that cannot be opened; deliveries wait. Or why its filter is refused; then no new events are queued, but pending deliveries are sent. Null if there is no problem.';
 COMMENT ON COLUMN chatwebhook.webhook_health.total IS 'Attempts ever made.';
 COMMENT ON COLUMN chatwebhook.webhook_health.successes IS 'Attempts that succeeded.';
 COMMENT ON COLUMN chatwebhook.webhook_health.failures IS 'Attempts that failed.';

@@ -3,9 +3,9 @@
  */
 
 /*
- * Who was granted what.  The triggers grant, create the policies (see
- * access.sql), and take both back; pg_dump dumps the rows, and with them the
- * policies.
+ * Who was granted what.  The triggers grant, create the policies with
+ * _create_policy(), which access.sql explains, and take both back; pg_dump dumps
+ * the rows, and a restore of them creates the policies.
  */
 CREATE TABLE chatwebhook.grantee (
     role   regrole NOT NULL,
@@ -56,7 +56,6 @@ CREATE FUNCTION chatwebhook._privileges(access text) RETURNS SETOF text
         ('SELECT ON chatwebhook.grantee', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook.metrics_text', '{admin,reader,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.dashboard', '{admin,reader,app}'),
-        ('EXECUTE ON FUNCTION chatwebhook.uuidv7', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook.emit()', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook.emit(text, text, text, jsonb)', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook.watch', '{admin}'),
@@ -141,15 +140,15 @@ DECLARE
     privilege text;
     relation  name;
 BEGIN
-    -- as policies do, but in the order in which emitting locks tables: no chat is
-    -- to be the victim of a deadlock
+    -- CREATE POLICY would take these locks anyway; take them in emit's order, to
+    -- avoid deadlocks with chats
     LOCK TABLE chatwebhook.queue, chatwebhook.event, chatwebhook.history, chatwebhook.dead,
                chatwebhook.attempt, chatwebhook.health, chatwebhook.alert, chatwebhook.webhook
             IN ACCESS EXCLUSIVE MODE;
     IF TG_OP <> 'DELETE' THEN
         SELECT r.rolname INTO who FROM pg_roles r WHERE r.oid = NEW.role;
         IF NOT FOUND THEN
-            -- a dump can have a role that was dropped
+            -- an edited dump can name a role by a number that is nobody's here
             RAISE WARNING 'role % does not exist and was granted nothing', NEW.role::oid;
             RETURN NULL;
         END IF;
@@ -214,8 +213,8 @@ COMMENT ON FUNCTION chatwebhook._add_grantee(name, text) IS
     'Grants a role a kind of access, and forgets roles that were dropped.';
 
 /*
- * While these wait for the tables that they lock, all chats wait behind them.  So
- * they do not wait for long, but fail.
+ * While one of these waits for its table locks, every chat queues behind it.  So
+ * give up soon.
  */
 CREATE FUNCTION chatwebhook.grant_admin(role name) RETURNS void
     LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE

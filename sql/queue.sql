@@ -115,7 +115,7 @@ COMMENT ON COLUMN chatwebhook.history.latency_ms IS 'Duration of the last attemp
 COMMENT ON COLUMN chatwebhook.history.last_status_code IS 'HTTP status of the last attempt; null if there was no reply.';
 COMMENT ON COLUMN chatwebhook.history.chatbot_id IS 'Chatbot of the event.';
 COMMENT ON COLUMN chatwebhook.history.webhook_name IS 'Name of the webhook at that time.';
-COMMENT ON COLUMN chatwebhook.history.status IS 'delivered, canceled or dead.';
+COMMENT ON COLUMN chatwebhook.history.status IS 'delivered or canceled.';
 COMMENT ON COLUMN chatwebhook.history.last_error IS 'Why the last attempt failed, or why the delivery was canceled.';
 COMMENT ON COLUMN chatwebhook.history.replies IS
     'Replies to a connector''s successful requests, with which retry() continues.';
@@ -132,6 +132,7 @@ ALTER TABLE chatwebhook.dead
     ALTER replies SET STATISTICS 0;
 COMMENT ON TABLE chatwebhook.dead IS
     'Deliveries that were given up. Read the views dead_letter and delivery instead.';
+COMMENT ON COLUMN chatwebhook.dead.status IS 'dead.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.dead', '');
 
 CREATE TABLE chatwebhook.attempt (

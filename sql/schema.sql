@@ -58,9 +58,11 @@ $$;
 COMMENT ON FUNCTION chatwebhook._restoring() IS 'Is a superuser restoring a dump?';
 
 /*
- * Every session caches webhooks and event types.  The triggers that call this
- * are ALWAYS triggers for rows, because the caches must also hear of replicated
- * changes and of those that our own functions make.
+ * A session caches the event types, and the webhooks of the chatbots whose events
+ * it has emitted; a worker caches webhooks, with their secrets and connectors.
+ * The triggers that call this are ALWAYS triggers, because the caches must also
+ * hear of replicated changes and of those that our own functions make: for each
+ * row, and for TRUNCATE.
  */
 CREATE FUNCTION chatwebhook._changed() RETURNS trigger
     AS 'MODULE_PATHNAME', 'chatwebhook_changed'

@@ -67,7 +67,7 @@ CREATE FUNCTION chatwebhook._reseal(webhook_id uuid, name text, sealed bytea) RE
     AS 'MODULE_PATHNAME', 'chatwebhook_reseal'
     LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._reseal(uuid, text, bytea) IS
-    'Seals a sealed secret under the current key, likewise.';
+    'Decrypts a secret and encrypts it with the current key, without returning it in plain text.';
 
 CREATE FUNCTION chatwebhook._open(webhook_id uuid, name text, sealed bytea) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_open'
@@ -113,7 +113,7 @@ CREATE FUNCTION chatwebhook._set_signing_secret(webhook_id uuid, secret text) RE
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._set_signing_secret(uuid, text) IS
-    'Does that if the caller sees the webhook.';
+    'Calls _do_set_signing_secret() if the caller can see the webhook.';
 
 /*
  * Functions
@@ -129,7 +129,7 @@ BEGIN
              WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret');
 END
 $$;
-COMMENT ON FUNCTION chatwebhook._do_secret(uuid) IS 'Does what secret() is for.';
+COMMENT ON FUNCTION chatwebhook._do_secret(uuid) IS 'Implements secret(), with the owner''s rights.';
 
 CREATE FUNCTION chatwebhook.secret(webhook_id uuid) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
@@ -148,7 +148,7 @@ BEGIN
              WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret' AND w.signing = 'v1a');
 END
 $$;
-COMMENT ON FUNCTION chatwebhook._do_public_key(uuid) IS 'Does what public_key() is for.';
+COMMENT ON FUNCTION chatwebhook._do_public_key(uuid) IS 'Implements public_key(), with the owner''s rights.';
 
 CREATE FUNCTION chatwebhook.public_key(webhook_id uuid) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
@@ -190,7 +190,7 @@ BEGIN
     RETURN chatwebhook._do_secret(webhook_id);
 END
 $$;
-COMMENT ON FUNCTION chatwebhook._do_rotate_secret(uuid, interval) IS 'Does what rotate_secret() is for.';
+COMMENT ON FUNCTION chatwebhook._do_rotate_secret(uuid, interval) IS 'Implements rotate_secret(), with the owner''s rights.';
 
 CREATE FUNCTION chatwebhook.rotate_secret(webhook_id uuid, overlap interval DEFAULT '24 hours')
     RETURNS text
@@ -234,13 +234,14 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value',
                       HINT = CASE WHEN name IN ('client_certificate', 'client_key')
                                   THEN 'Use PEM of at most 32 kB: certificates, the client''s own first, or a private key without a password.'
-                                  ELSE 'Use one line of printable ASCII, without blanks at either end, of at most 8 kB.' END;
+                                  ELSE 'Use one line of at most 8 kB of printable ASCII, without leading or trailing spaces.' END;
         END IF;
         SELECT count(*) AS n, coalesce(sum(octet_length(v.name) + octet_length(v.value)), 0) AS size INTO held
           FROM chatwebhook.vault v
          WHERE v.webhook_id = webhook_id
            AND v.name NOT IN (name, 'signing_secret', 'previous_signing_secret');
-        -- less than the workers load: encryption adds to each, and two secrets sign
+        -- stricter than the workers' limit, which must also fit encryption overhead and two
+        -- signing secrets
         IF held.n >= 50 OR held.size + length(value) > 88 * 1024 THEN
             RAISE EXCEPTION 'cannot store credential "%": %', name,
                     CASE WHEN held.n >= 50 THEN 'the webhook has 50 already'
@@ -253,7 +254,7 @@ BEGIN
     PERFORM chatwebhook._wake(webhook_id);
 END
 $$;
-COMMENT ON FUNCTION chatwebhook._do_set_credential(uuid, text, text) IS 'Does what set_credential() is for.';
+COMMENT ON FUNCTION chatwebhook._do_set_credential(uuid, text, text) IS 'Implements set_credential(), with the owner''s rights.';
 
 CREATE FUNCTION chatwebhook.set_credential(webhook_id uuid, name text, value text)
     RETURNS void

@@ -10,7 +10,7 @@ CREATE FUNCTION chatwebhook.emit() RETURNS trigger
     AS 'MODULE_PATHNAME', 'chatwebhook_emit_trigger'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.emit() IS
-    'Trigger function that emits an event for each row. Use it AFTER INSERT, UPDATE or DELETE, FOR EACH ROW, or FOR EACH STATEMENT with a transition table. The first argument is the event type. Each further one is key=column, key (short for key=key) or, for a constant, key=@text. chatbotId and conversationId fill the envelope, all other keys make data. Without other keys, data is the whole row. Values are converted as by to_jsonb(), with the default DateStyle, IntervalStyle, bytea_output and extra_float_digits, and in UTC, whatever those of the session.';
+    'Trigger function that emits an event for each row. Use it AFTER INSERT, UPDATE or DELETE, FOR EACH ROW, or FOR EACH STATEMENT with a transition table. The first argument is the event type. Each further one is key=column, key (short for key=key) or, for a constant, key=@text. chatbotId and conversationId fill the envelope, all other keys make data. Without other keys, data is the whole row. Values are converted as by to_jsonb(), using the default DateStyle, IntervalStyle, bytea_output, and extra_float_digits, and UTC, regardless of the session''s settings.';
 
 CREATE FUNCTION chatwebhook._mapping(
     relation   regclass,
@@ -153,7 +153,7 @@ CREATE FUNCTION chatwebhook._to_jsonb(value anyelement) RETURNS jsonb
     AS 'MODULE_PATHNAME', 'chatwebhook_to_jsonb'
     LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._to_jsonb(anyelement) IS
-    'Does what to_jsonb() does, but as emit() does it: whatever the TimeZone, DateStyle, IntervalStyle, bytea_output and extra_float_digits of the session.';
+    'Like to_jsonb(), but independent of the session''s TimeZone, DateStyle, IntervalStyle, bytea_output, and extra_float_digits, as in emit().';
 
 CREATE FUNCTION chatwebhook.backfill(
     webhook_id uuid,

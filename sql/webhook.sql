@@ -64,7 +64,7 @@ COMMENT ON COLUMN chatwebhook.webhook.public_url IS
 COMMENT ON COLUMN chatwebhook.webhook.connector IS
     'Kind of service: a name from the table connector. webhook sends the event itself, signed.';
 COMMENT ON COLUMN chatwebhook.webhook.events IS
-    'Event types to deliver, at most 100: exact names, or patterns such as message.* and *. The pattern * does not include events about webhooks, which webhook.* does.';
+    'Event types to deliver, at most 100: exact names, or patterns such as message.* and *. The pattern * does not match webhook.test and webhook.alert; use webhook.* for those.';
 COMMENT ON COLUMN chatwebhook.webhook.filter IS
     'Delivers only events whose envelope matches this jsonpath predicate, as with the operator @@, such as $.data.score < 0.2. A path that is not a predicate, or that fails, matches nothing. What could take long is refused, such as comparing two lists, and all filters of an event together have 100 ms. Null means no filter.';
 COMMENT ON COLUMN chatwebhook.webhook.enabled IS
@@ -103,9 +103,9 @@ COMMENT ON COLUMN chatwebhook.webhook.updated_at IS 'When it was last changed.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.webhook', '');
 
 /*
- * Roles that may change webhooks can also lock the table, as long as they like.
- * Sessions that emit, and workers, do not wait for them: meanwhile they read this
- * copy, which only the owner can lock.
+ * Roles that may change webhooks can also lock the table for as long as they
+ * like.  While it is locked, sessions that emit, and workers, read this copy,
+ * which only the owner can lock.
  */
 CREATE TABLE chatwebhook._webhook (
     LIKE chatwebhook.webhook INCLUDING COMMENTS,
@@ -243,9 +243,10 @@ COMMENT ON FUNCTION chatwebhook._auth_problem(jsonb) IS
 
 /*
  * Only what is new or changes is checked: an administrator may have lowered a
- * bound since.  A column's default is never refused, or a plain INSERT would fail
- * where a bound is below it; the workers lower it.  Transactions at the same time do not see each other's webhooks,
- * so that together they can exceed the number.
+ * bound since.  Values up to the column's default are always accepted, so that a
+ * plain INSERT works even under a lower bound; the workers apply the bound.
+ * Concurrent transactions do not see each other's webhooks, so together they can
+ * exceed max_customer_webhooks.
  */
 CREATE FUNCTION chatwebhook._customer_problem(hook chatwebhook.webhook, was chatwebhook.webhook) RETURNS text
     LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -639,7 +640,7 @@ CREATE FUNCTION chatwebhook._do_test_webhook(
     AS 'MODULE_PATHNAME', 'chatwebhook_test_webhook'
     LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
-COMMENT ON FUNCTION chatwebhook._do_test_webhook(uuid) IS 'Does what test_webhook() is for.';
+COMMENT ON FUNCTION chatwebhook._do_test_webhook(uuid) IS 'Implements test_webhook(), with the owner''s rights.';
 
 CREATE FUNCTION chatwebhook.test_webhook(
     webhook_id        uuid,
@@ -666,7 +667,7 @@ CREATE FUNCTION chatwebhook._preview(webhook_id uuid, event jsonb, replies jsonb
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._preview(uuid, jsonb, jsonb) IS
-    'Does that if the caller sees the webhook.';
+    'Calls _do_preview() if the caller can see the webhook.';
 
 CREATE FUNCTION chatwebhook.preview(webhook_id uuid, event jsonb, replies jsonb DEFAULT '[]')
     RETURNS chatwebhook.request

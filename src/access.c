@@ -22,11 +22,8 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "utils/array.h"
-#include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/syscache.h"
-
-#include "compat.h"
 
 PG_FUNCTION_INFO_V1(chatwebhook_guarded);
 
@@ -95,8 +92,9 @@ find_target(FmgrInfo *flinfo)
 }
 
 /*
- * What the caller sees of the rows that the argument names: an array of their
- * ids, which may be empty, or the id of the webhook, or else an error.
+ * Return what the caller can see of the rows that the argument names: the
+ * webhook's id, or an error if it is not visible; or an array of the visible
+ * ids, possibly empty.
  */
 static Datum
 visible(const Guarded *guarded, NullableDatum arg)

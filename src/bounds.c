@@ -20,8 +20,8 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 
-#include "envelope.h"
 #include "bounds.h"
+#include "envelope.h"
 
 #define MAX_CUSTOM_HEADERS		50
 #define MAX_HEADER_NAME			256
@@ -61,7 +61,7 @@ is_reserved(const char *name)
 	return false;
 }
 
-/* Is this a header's name, a token of RFC 9110? */
+/* Is this a valid header name, a token of RFC 9110? */
 static bool
 is_token(const char *name)
 {
@@ -72,7 +72,7 @@ is_token(const char *name)
 					   "ABCDEFGHIJKLMNOPQRSTUVWXYZ")] == '\0';
 }
 
-/* Can this be a header's value: printable ASCII, no blanks at its ends? */
+/* Can this be a header's value: printable ASCII, no spaces at its ends? */
 static bool
 is_value(const char *value, int len)
 {
@@ -97,9 +97,9 @@ cwh_header_problem(Jsonb *headers)
 	if (!JB_ROOT_IS_OBJECT(headers))
 		return "they are not an object";
 	if (VARSIZE(headers) > CWH_MAX_JSON)
-		return psprintf("they are more than %d kB", CWH_MAX_JSON / 1024);
+		return psprintf("they are larger than %d kB", CWH_MAX_JSON / 1024);
 	if (JB_ROOT_COUNT(headers) > MAX_CUSTOM_HEADERS)
-		return psprintf("there are more than %d", MAX_CUSTOM_HEADERS);
+		return psprintf("there are more than %d headers", MAX_CUSTOM_HEADERS);
 	iterator = JsonbIteratorInit(&headers->root);
 	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
 	{
@@ -107,7 +107,7 @@ cwh_header_problem(Jsonb *headers)
 		{
 			name = pnstrdup(value.val.string.val, value.val.string.len);
 			if (!is_token(name))
-				return psprintf("\"%.*s\" is not a header's name",
+				return psprintf("\"%.*s\" is not a valid header name",
 								pg_mbcliplen(name, strlen(name), 100), name);
 			if (is_reserved(name))
 				return psprintf("\"%s\" is set by the extension or by HTTP", name);
@@ -117,7 +117,7 @@ cwh_header_problem(Jsonb *headers)
 			if (value.type != jbvString)
 				return psprintf("the value of \"%s\" is not a string", name);
 			if (!is_value(value.val.string.val, value.val.string.len))
-				return psprintf("the value of \"%s\" is not 1 to %d printable ASCII characters in one line, without blanks at its ends",
+				return psprintf("the value of \"%s\" is not 1 to %d printable ASCII characters in one line, without leading or trailing spaces",
 								name, MAX_HEADER_VALUE);
 		}
 	}
@@ -159,7 +159,7 @@ chatwebhook_json_problem(PG_FUNCTION_ARGS)
 	Jsonb	   *value = PG_GETARG_JSONB_P(0);
 
 	if (VARSIZE(value) > CWH_MAX_JSON || !cwh_json_fits(value, CWH_MAX_JSON))
-		PG_RETURN_TEXT_P(cstring_to_text(psprintf("more than %d kB",
+		PG_RETURN_TEXT_P(cstring_to_text(psprintf("larger than %d kB",
 												  CWH_MAX_JSON / 1024)));
 	if (depth(value) > CWH_MAX_DEPTH)
 		PG_RETURN_TEXT_P(cstring_to_text(psprintf("nested more than %d levels deep",
@@ -246,7 +246,7 @@ text_problem(const char *value, size_t len)
 	if (!cwh_is_printable(value))
 		return "it is not one line of printable ASCII";
 	if (value[0] == ' ' || value[len - 1] == ' ')
-		return "it has a blank at one end";
+		return "it has leading or trailing spaces";
 	return NULL;
 }
 

@@ -3,8 +3,10 @@
  *		How much a row of the table webhook, and its credentials, may hold.
  *
  * Whoever writes a row is told when it is stored: by SQL, which asks the
- * functions here.  A row can also come past that, by a restore or replication,
- * so loading it is bounded by the same numbers.
+ * functions here.  A row can also bypass that, by a restore or replication, so
+ * sizes are checked again when it is loaded: of each column, of all secrets
+ * together, and of lines with their credentials filled in.  Nesting, and the
+ * size of a single credential, are checked only when they are stored.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -22,18 +24,16 @@
 /* Bytes of a name, a chatbot's id, and the like; the table has it as well. */
 #define CWH_MAX_NAME			1024
 
-/* Patterns in events, each of 255 characters at most, and bytes of that array. */
-#define CWH_MAX_EVENTS			100
+/* Bytes of the array of patterns in events; SQL checks their number and length. */
 #define CWH_MAX_EVENTS_SIZE		(64 * 1024)
 
 /* Bytes of a URL as it is stored; libcurl gets CWH_MAX_URL_LEN at most. */
 #define CWH_MAX_URL				(16 * 1024)
 
 /*
- * Credentials: their number for a webhook, without those that sign; bytes of one
- * that is sent, and of a certificate or key; and of all together.
+ * Bytes of a credential that is sent, of a certificate or key, and of all of a
+ * webhook's secrets together.
  */
-#define CWH_MAX_CREDENTIALS		50
 #define CWH_MAX_CREDENTIAL		(8 * 1024)
 #define CWH_MAX_PEM				(32 * 1024)
 #define CWH_MAX_SECRETS			(96 * 1024)

@@ -19,8 +19,8 @@
  * Any other invalidation changes everything: of the tables themselves (DDL,
  * TRUNCATE, or a restore that disables triggers and enables them again), of
  * event_type and connector, which only administrators change, and of the
- * extension.  So does that of a row where there are no counters, or where a
- * transaction can commit in another session than it ran in, or on a standby.
+ * extension.  Row changes also do so without shared memory, with prepared
+ * transactions (another session may commit), and on a standby.
  *
  * Functions here run in the caller's transaction, and begin or end none.
  *
@@ -28,7 +28,6 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "access/twophase.h"
 #include "access/xact.h"
 #include "access/xlog.h"
@@ -37,7 +36,6 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"

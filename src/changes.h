@@ -67,7 +67,7 @@ extern uint64 cwh_config_generation(void);
  * Webhooks have a copy to be read meanwhile.
  */
 static inline bool
-cwh_lock_unless_locked(CwhRelation table)
+cwh_try_lock_for_reading(CwhRelation table)
 {
 	return ConditionalLockRelationOid(cwh_relation(table), AccessShareLock);
 }
@@ -94,7 +94,7 @@ cwh_table_open_at_once(CwhRelation which)
 
 	do
 	{
-		if (!cwh_lock_unless_locked(which))
+		if (!cwh_try_lock_for_reading(which))
 			return NULL;
 		relation = try_table_open(cwh_relation(which), NoLock);
 	} while (relation == NULL);

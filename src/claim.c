@@ -1,6 +1,6 @@
 /*
  * claim.c
- *		Takes deliveries off the queue, for the endpoints that are ready.
+ *		Claims due deliveries for the endpoints that are ready.
  *
  * A claim starts where the last one ended, and not at the head of the queue, so
  * rows that are finished but cannot be vacuumed yet are not read again and
@@ -25,7 +25,10 @@
 #include "outbox.h"
 #include "state.h"
 
-/* Bytes of bodies held at a time; a larger event is claimed by itself. */
+/*
+ * Bytes of bodies held at a time.  A body larger than its customer's share is
+ * claimed when that customer holds no other.
+ */
 #define MAX_BODY_BYTES		(32 * 1024 * 1024)
 
 /*

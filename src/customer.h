@@ -5,9 +5,9 @@
  * A customer is all webhooks with the same chatbot_id, or one webhook without.
  * Requests cannot be taken back, and one that hangs lasts until its timeout.  So
  * a customer must leave something for the others, whether there are any or not:
- * cwh_share() keeps a reserve free, of which each customer gets the less the more
- * it holds.  Otherwise customers, and within each of them its webhooks, take
- * turns.
+ * cwh_share() keeps a reserve; the more a customer holds, the less of it that
+ * customer gets.  Otherwise customers, and within each of them its webhooks,
+ * take turns.
  *
  * All of this is the worker's own; nothing in here locks.
  *

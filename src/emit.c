@@ -6,7 +6,10 @@
  * event exists exactly when that transaction commits.  It only inserts rows
  * with new ids, so it never waits for another session's rows.  The tables
  * queue and event are locked in that order, in RowExclusiveLock mode, until the
- * transaction ends.  Rows are inserted without SQL (see rows.c).
+ * transaction ends.  Others are locked only while they are read, in
+ * AccessShareLock mode: webhook or its copy, and event_type, by the cache, and
+ * queue, history and dead, in that order, for the first id of a process.  Rows
+ * are inserted without SQL (see rows.c).
  *
  * An event that no webhook wants is not stored, and costs little more than a
  * lookup in the cache of subscription.c.
@@ -195,17 +198,17 @@ largest_id(CwhRelation table, CwhRelation pkey)
 static int64
 next_delivery_id(TimestampTz now)
 {
-	static bool looked = false;
+	static bool max_id_read = false;
 	int64		above = 0;
 
 	if (cwh_preloaded)
 	{
-		if (!looked)
+		if (!max_id_read)
 		{
 			above = Max(largest_id(CWH_REL_QUEUE, CWH_REL_QUEUE_PKEY),
 						Max(largest_id(CWH_REL_HISTORY, CWH_REL_HISTORY_PKEY),
 							largest_id(CWH_REL_DEAD, CWH_REL_DEAD_PKEY)));
-			looked = true;
+			max_id_read = true;
 		}
 		return cwh_next_id(now, above);
 	}
@@ -823,10 +826,10 @@ make_plan(TriggerPlan *plan, Trigger *trigger, Relation relation)
 	}
 
 	plan->by_settings =
-		(plan->chatbot && cwh_by_settings(plan->chatbot->type)) ||
-		(plan->conversation && cwh_by_settings(plan->conversation->type));
+		(plan->chatbot && cwh_depends_on_settings(plan->chatbot->type)) ||
+		(plan->conversation && cwh_depends_on_settings(plan->conversation->type));
 	for (int i = 0; i < plan->ndata && !plan->by_settings; i++)
-		plan->by_settings = cwh_by_settings(plan->data[i].type);
+		plan->by_settings = cwh_depends_on_settings(plan->data[i].type);
 }
 
 /* Get the plan of a trigger. */

@@ -24,11 +24,11 @@ typedef enum CwhPhase
 
 /*
  * What a customer gets to read both of a name that does not exist and of one
- * that leads to addresses of ours: the difference would tell which names our own
- * network has.
+ * that resolves to addresses of ours: the difference would tell which names our
+ * own network has.
  */
 #define CWH_NO_ADDRESS \
-	"the host's name cannot be looked up, or leads to addresses that may not be sent to"
+	"could not resolve the host name, or it resolves to addresses that are not allowed"
 
 #define CWH_HEADERS_TOO_LARGE	"the reply's headers are too large"
 

@@ -14,9 +14,10 @@
  * expressions that need backtracking.
  *
  * When it is evaluated, all filters of an event together have CWH_FILTERS_MS.
- * The timer runs only once there was much to do, which small events never have.
- * When it expires, it cancels the evaluation as a statement is canceled, by
- * CHECK_FOR_INTERRUPTS(), which jsonpath calls for each step of each item.
+ * The timer runs only once the estimated work is large, so most events never
+ * start it.  When it expires, it cancels the evaluation as a statement is
+ * canceled, by CHECK_FOR_INTERRUPTS(), which jsonpath calls for each step of
+ * each item.
  *
  * An evaluation only allocates memory.  So its errors are caught without a
  * subtransaction; a filter that fails matches nothing.
@@ -200,7 +201,7 @@ check_pattern(Check *check, const JsonPathItem *item)
 							   len, MAX_PATTERN));
 	else if (!(item->content.like_regex.flags & JSP_REGEX_QUOTE) &&
 			 !is_plain_pattern(item->content.like_regex.pattern, len))
-		refuse(check, "a pattern of like_regex has a back reference, a lookahead or lookbehind, an option, a repeated group, or a large bound; spell it out, or use flag \"q\" for a literal");
+		refuse(check, "a pattern of like_regex has a back reference, a lookahead or lookbehind, an option, a repeated group, or a large bound; simplify the pattern, or use flag \"q\" to match it literally");
 }
 
 /*
@@ -491,9 +492,9 @@ on_overdue(void)
 }
 
 /*
- * Is this the error that on_overdue() has raised?  A statement that is canceled
- * for another reason at the same moment has another message, except if its user
- * cancels it, who then has to do it again.
+ * Did on_overdue() raise this error?  Other cancellations have other messages,
+ * except a user's cancel request that arrives at the same moment: it is lost,
+ * and must be repeated.
  */
 static bool
 is_ours(const ErrorData *error)

@@ -30,8 +30,8 @@ typedef struct Host
 	/* of the last request, whatever the host speaks */
 	uint64_t	last_key;
 	uint64_t	owner;
-	int			apart;			/* so many more requests count as if there were
-								 * some of other owners between them */
+	int			apart;			/* for this many more requests, assume that other
+								 * owners use the host */
 } Host;
 
 /* The key of a URL's host: FNV-1a of the URL up to its path. */

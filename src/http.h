@@ -32,7 +32,7 @@ typedef struct CwhRequest
 	size_t		body_len;
 	size_t		min_response_size;	/* kept of a body, if the option is less */
 	long		timeout_ms;
-	bool		discreet;		/* do not tell which names exist; see failure.h */
+	bool		hide_dns_errors;	/* see failure.h */
 	const char *client_certificate; /* PEM, or null */
 	const char *client_key;		/* PEM, or null: in the certificate's text */
 } CwhRequest;

@@ -19,8 +19,9 @@
 #include "state.h"
 
 /*
- * A webhook's account: what is to be written about it.  It is listed while there is anything.  It is written by ledger.c and the functions below; settle.c
- * and outbox.c write the fields of the gain that say so.
+ * A webhook's account: what is to be written about it.  It is listed while there
+ * is anything.  It is written by ledger.c and the functions below; settle.c and
+ * outbox.c write the fields of the gain that say so.
  */
 struct Account
 {

@@ -58,7 +58,7 @@ begin_request(CwhTransfer **made, const CwhWebhook *webhook, const char *url,
 	transfer->request.url = url;
 	transfer->request.owner = webhook->owner;
 	transfer->request.timeout_ms = webhook->timeout_ms;
-	transfer->request.discreet = webhook->of_customer;
+	transfer->request.hide_dns_errors = webhook->of_customer;
 	return transfer;
 }
 

@@ -262,21 +262,21 @@ define_customer_settings(void)
 	/* One customer's webhook must leave slots for the others. */
 	DefineCustomIntVariable("chatwebhook.max_customer_in_flight",
 							"Sets the maximum of max_in_flight for webhooks with a chatbot_id.",
-							"A worker uses no more for those that already have more.",
+							"For webhooks that already exceed it, workers use this value.",
 							&cwh_max_customer_in_flight, 64, 1, CWH_MAX_WINDOW,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	/* A receiver that hangs holds its slots for as long. */
 	DefineCustomIntVariable("chatwebhook.max_customer_timeout",
 							"Sets the maximum of timeout for webhooks with a chatbot_id.",
-							"A worker waits no longer for those that already have more.",
+							"For webhooks that already exceed it, workers use this value.",
 							&cwh_max_customer_timeout, 30000, 100, CWH_MAX_TIMEOUT_MS,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 
 	/* Deliveries that cannot succeed should come to an end. */
 	DefineCustomIntVariable("chatwebhook.max_customer_retries",
 							"Sets the maximum of max_retries for webhooks with a chatbot_id.",
-							"A worker makes no more for those that already have more.",
+							"For webhooks that already exceed it, workers use this value.",
 							&cwh_max_customer_retries, 20, 0, CWH_MAX_RETRIES,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 
@@ -309,7 +309,7 @@ define_request_settings(void)
 	/* Receivers in the private network can be reached, and only those. */
 	DefineCustomStringVariable("chatwebhook.allowed_networks",
 							   "Lists networks that may be sent to although they are not public.",
-							   "In CIDR notation, separated by commas, each perhaps for one port only, such as 10.1.2.0/24:8443. Every webhook may send to them, also those of customers.",
+							   "In CIDR notation, separated by commas, optionally with a port, such as 10.1.2.0/24:8443. Applies to all webhooks, including customers'.",
 							   &allowed_networks, "", PGC_SIGHUP, 0,
 							   check_networks, assign_policy, NULL);
 
@@ -362,7 +362,7 @@ define_data_settings(void)
 {
 	/* An application's server sets it for each customer's request. */
 	DefineCustomStringVariable("chatwebhook.chatbot",
-							   "Sets the chatbot whose rows roles see that were granted access by grant_app().",
+							   "Sets the chatbot whose rows are visible to roles with app access.",
 							   "It is also the default of webhook.chatbot_id. If empty, they see none.",
 							   &chatbot, "", PGC_USERSET, 0, NULL, NULL, NULL);
 

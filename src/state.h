@@ -25,8 +25,8 @@ typedef struct Worker
 	MemoryContext transaction_context;	/* reset after each transaction; also
 										 * holds what precedes the next one */
 	uint64		seen_generation;	/* of the configuration; 0: none yet */
-	bool		reread_webhooks;	/* any webhook may have changed */
-	bool		new_settings;	/* and must be read again if it has not */
+	bool		reread_webhooks;	/* check which webhooks have changed */
+	bool		new_settings;	/* reload all, changed or not */
 	CwhWorkerState state;		/* what worker_status shows */
 	bool		state_changed;	/* since it was last reported */
 

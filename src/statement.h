@@ -23,7 +23,6 @@
 #define GE	" OPERATOR(pg_catalog.>=) "
 #define LE	" OPERATOR(pg_catalog.<=) "
 #define ADD " OPERATOR(pg_catalog.+) "
-#define SUB " OPERATOR(pg_catalog.-) "
 #define CAT " OPERATOR(pg_catalog.||) "
 
 #define CWH_MAX_PARAMETERS 13

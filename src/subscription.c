@@ -10,8 +10,8 @@
  *
  * The tables are read with the table access method, not through SQL, since the
  * role that emits has no privileges on them and needs none.  They are locked in
- * AccessShareLock mode while they are read, but no lock is waited for.  Functions here run in the caller's
- * transaction, and begin or end none.
+ * AccessShareLock mode while they are read, but no lock is waited for.
+ * Functions here run in the caller's transaction, and begin or end none.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -157,8 +157,10 @@ load_event_type(TupleTableSlot *slot)
 }
 
 /*
- * Can this row of webhook be added to the cache?  One that came past the checks
- * of SQL can hold anything; the worker shows its problem.
+ * Can this row of webhook be added to the cache?  One that bypassed the checks
+ * of SQL can hold anything.  What is too large here gets no events: events are
+ * not queued for it, and pending deliveries are sent unless a worker, which does
+ * not read events, finds a problem.
  */
 static bool
 is_loadable(TupleTableSlot *slot)

@@ -669,7 +669,7 @@ finish(Transfer *transfer, CURLcode code)
 			reply->refused = reply->starved = false;
 		}
 		describe_failure(transfer, code);
-		if (transfer->public.request.discreet &&
+		if (transfer->public.request.hide_dns_errors &&
 			(reply->refused || code == CURLE_COULDNT_RESOLVE_HOST))
 		{
 			/* they must not differ in whether it is tried again, either */

@@ -3,7 +3,7 @@
  *		Converts values to JSON in the same way in every session.
  *
  * The text of a timestamp, an interval, a float or a bytea depends on settings,
- * which each session can have others of.  What an event says must not.
+ * which differ between sessions.  An event must not.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */

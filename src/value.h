@@ -16,10 +16,10 @@
 #include "utils/lsyscache.h"
 
 /*
- * Give the settings on which the text of a value depends the values that all
- * events are converted with, until AtEOXact_GUC() of the level that is returned,
- * or the end of the subtransaction.  Returns 0 if they are so anyway, as they are
- * by default, except for the time zone in many places.
+ * Set the settings that affect the text of values to fixed values.  Returns the
+ * GUC nesting level to pass to AtEOXact_GUC(), or 0 if nothing had to change, as
+ * in a session in UTC whose other settings have their defaults.  The end of the
+ * subtransaction undoes it, too.
  */
 static inline int
 cwh_fix_settings(void)
@@ -55,11 +55,11 @@ cwh_fix_settings(void)
 }
 
 /*
- * Does the text of a type's values, in which they are sent, depend on the session's
- * settings?  True if in doubt, such as for an array or a row.
+ * Does the text of a type's values, in which they are sent, depend on the
+ * session's settings?  True if in doubt, such as for an array or a row.
  */
 static inline bool
-cwh_by_settings(Oid type)
+cwh_depends_on_settings(Oid type)
 {
 	switch (type)
 	{

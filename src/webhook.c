@@ -49,7 +49,7 @@
 /* Webhooks that are read by one statement, which bounds what it holds. */
 #define LOAD_AT_ONCE	32
 
-/* The credentials, and the two that sign; CWH_MAX_CREDENTIALS + 2. */
+/* The 50 credentials that set_credential() stores at most, and two that sign. */
 #define MAX_SECRETS		"52"
 
 /* INDENT OFF */
@@ -691,7 +691,7 @@ within(int64 value, int64 least, int64 most)
  * allows, and for those of one chatbot within the administrator's bounds.
  */
 static void
-load_policy(CwhWebhook *webhook, uint64 row)
+load_limits(CwhWebhook *webhook, uint64 row)
 {
 	static const int64 day_ms = 86400000;
 	int			retries = CWH_MAX_RETRIES;
@@ -779,7 +779,7 @@ size_problem(uint64 row)
 		if (exceeds(row, values[i].column, values[i].most))
 			return values[i].problem;
 	if (!DatumGetBool(cwh_field(row, SECRETS_FIT, NULL)))
-		return "its credentials are too many, or too large";
+		return "it has too many credentials, or they are too large";
 	return NULL;
 }
 
@@ -822,7 +822,7 @@ load_row(CwhWebhook *webhook, uint64 row, MemoryContext scratch)
 	webhook->proven = DatumGetBool(cwh_field(row, PROVEN, NULL));
 	webhook->updated_at = DatumGetTimestampTz(cwh_field(row, UPDATED_AT, NULL));
 	webhook->noted = cwh_field_text(row, NOTED);
-	load_policy(webhook, row);
+	load_limits(webhook, row);
 	webhook->problem = size_problem(row);
 	if (!exceeds(row, NAME, CWH_MAX_NAME))
 		webhook->name = cwh_field_text(row, NAME);
@@ -895,7 +895,7 @@ try_load(const pg_uuid_t *ids, int n, MemoryContext parent,
 	PG_TRY();
 	{
 		Datum		arg = cwh_uuid_array(ids, n);
-		uint64		found = cwh_run(&load_st[!cwh_lock_unless_locked(CWH_REL_WEBHOOK)],
+		uint64		found = cwh_run(&load_st[!cwh_try_lock_for_reading(CWH_REL_WEBHOOK)],
 									&arg);
 		SPITupleTable *rows = SPI_tuptable;
 
@@ -983,7 +983,7 @@ cwh_webhook_find(const pg_uuid_t *ids, int n, bool deleted,
 {
 	Datum		arg = cwh_uuid_array(ids, n);
 	uint64		found = cwh_run(deleted ? &find_deleted_st :
-								&find_st[!cwh_lock_unless_locked(CWH_REL_WEBHOOK)],
+								&find_st[!cwh_try_lock_for_reading(CWH_REL_WEBHOOK)],
 								&arg);
 
 	for (uint64 i = 0; i < found; i++)

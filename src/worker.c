@@ -40,7 +40,6 @@
 #include "endpoint.h"
 #include "gate.h"
 #include "ledger.h"
-#include "outbox.h"
 #include "render.h"
 #include "request.h"
 #include "settings.h"

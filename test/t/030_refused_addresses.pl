@@ -87,7 +87,7 @@ my $why_not = 'this user may not make a network of its own (unshare, ip)';
 my $timeout = $PostgreSQL::Test::Utils::timeout_default;
 # what a customer's webhook is told of a name
 my $no_address =
-  "the host's name cannot be looked up, or leads to addresses that may not be sent to";
+  "could not resolve the host name, or it resolves to addresses that are not allowed";
 
 END { unlink $witness_log if $own_network; }
 
