@@ -3,7 +3,8 @@
  * settling and when they read the whole queue; a session does when it enables,
  * disables or deletes a webhook.
  *
- * They read _webhook, so as not to wait for somebody who locks webhook.
+ * They read _webhook, so as not to wait for somebody who locks webhook, and wait
+ * for no row that somebody has locked: it is checked again later.
  */
 CREATE TABLE chatwebhook.alert (
     id           uuid PRIMARY KEY,
@@ -103,7 +104,7 @@ COMMENT ON FUNCTION chatwebhook._set_alert(uuid, text, boolean, text) IS
 
 CREATE FUNCTION chatwebhook._check_alerts_together(webhook_ids uuid[]) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1ms' SET session_replication_role = replica
     AS $$
 DECLARE
     max_failures  constant integer := chatwebhook._setting('chatwebhook.alert_failures');
@@ -219,7 +220,7 @@ COMMENT ON FUNCTION chatwebhook._disable(uuid, text) IS
 
 CREATE FUNCTION chatwebhook._check_backlog(webhook_ids uuid[], dues timestamptz[]) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1ms'
     AS $$
 DECLARE
     change record;
@@ -240,7 +241,12 @@ BEGIN
                             WHERE w.id = a.webhook_id AND w.enabled AND w.id = ANY (webhook_ids))
          ORDER BY 1
     LOOP
-        PERFORM chatwebhook._set_alert(change.id, 'backlog', change.wanted, change.message);
+        BEGIN
+            PERFORM chatwebhook._set_alert(change.id, 'backlog', change.wanted, change.message);
+        EXCEPTION
+            WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
+                NULL;   -- the next sweep tries again
+        END;
     END LOOP;
 END
 $$;

@@ -222,6 +222,9 @@ DECLARE
     hooks      uuid[];
     erased     bigint;
 BEGIN
+    IF NOT EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = ANY (event_ids)) THEN
+        RETURN 0;
+    END IF;
     -- a request that is under way is not stopped, but leaves nothing behind
     PERFORM chatwebhook._cancel_deliveries(ARRAY(SELECT q.id FROM chatwebhook.queue q
                                                   WHERE q.event_id IN (SELECT unnest(event_ids))), reason);
@@ -251,7 +254,7 @@ BEGIN
     UPDATE chatwebhook.health h SET last_error = NULL
       FROM chatwebhook.webhook w
      WHERE w.id = h.webhook_id
-       AND (w.chatbot_id IS NULL OR w.id = ANY (hooks)
+       AND (w.id = ANY (hooks)
             OR w.chatbot_id IN (SELECT e.chatbot_id FROM chatwebhook.event e WHERE e.id = ANY (event_ids)))
        AND h.last_error !~ E'^(request \\d+: )?HTTP status \\d+$';
     DELETE FROM chatwebhook.event e WHERE e.id = ANY (event_ids);

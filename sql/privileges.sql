@@ -202,6 +202,12 @@ BEGIN
         RAISE EXCEPTION 'role "%" does not exist', role
             USING ERRCODE = 'undefined_object';
     END IF;
+    -- revoke_access() would take from these what they have without it
+    IF role = 'pg_monitor' OR id = (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'chatwebhook') THEN
+        RAISE EXCEPTION 'role "%" has access of its own', role
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Grant access to another role.';
+    END IF;
     -- anew, so that privileges and policies are there even if they were dropped
     DELETE FROM chatwebhook.grantee g
      WHERE g.role = id AND g.access = access
@@ -218,7 +224,7 @@ COMMENT ON FUNCTION chatwebhook._add_grantee(name, text) IS
  */
 CREATE FUNCTION chatwebhook.grant_admin(role name) RETURNS void
     LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s'
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms'
     AS $$
     SELECT chatwebhook._add_grantee(role, 'admin')
 $$;
@@ -227,7 +233,7 @@ COMMENT ON FUNCTION chatwebhook.grant_admin(name) IS
 
 CREATE FUNCTION chatwebhook.grant_reader(role name) RETURNS void
     LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s'
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms'
     AS $$
     SELECT chatwebhook._add_grantee(role, 'reader')
 $$;
@@ -236,7 +242,7 @@ COMMENT ON FUNCTION chatwebhook.grant_reader(name) IS
 
 CREATE FUNCTION chatwebhook.grant_app(role name) RETURNS void
     LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s'
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms'
     AS $$
     SELECT chatwebhook._add_grantee(role, 'app')
 $$;
@@ -245,7 +251,7 @@ COMMENT ON FUNCTION chatwebhook.grant_app(name) IS
 
 CREATE FUNCTION chatwebhook.revoke_access(role name) RETURNS void
     LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '3s'
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms'
     AS $$
     DELETE FROM chatwebhook.grantee g USING pg_roles r
      WHERE r.rolname = revoke_access.role AND g.role = r.oid

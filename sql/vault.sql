@@ -101,10 +101,21 @@ COMMENT ON FUNCTION chatwebhook._set_secret(uuid, text, bytea, timestamptz) IS
     'Puts a sealed secret into the vault.';
 
 CREATE FUNCTION chatwebhook._do_set_signing_secret(webhook_id uuid, secret text) RETURNS void
-    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT chatwebhook._set_secret(webhook_id, 'signing_secret', chatwebhook._seal(webhook_id, 'signing_secret', secret))
+#variable_conflict use_variable
+BEGIN
+    IF secret IS NULL
+       OR (CASE (SELECT w.signing FROM chatwebhook.webhook w WHERE w.id = webhook_id)
+           WHEN 'v1' THEN chatwebhook._secret_problem(secret) IS NOT NULL
+           ELSE chatwebhook._public_key(secret) IS NULL END) THEN
+        RAISE EXCEPTION 'invalid signing secret'
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Use create_webhook() or rotate_secret().';
+    END IF;
+    PERFORM chatwebhook._set_secret(webhook_id, 'signing_secret', chatwebhook._seal(webhook_id, 'signing_secret', secret));
+END
 $$;
 COMMENT ON FUNCTION chatwebhook._do_set_signing_secret(uuid, text) IS
     'Stores a signing secret that create_webhook() was given.';

@@ -488,6 +488,17 @@ DECLARE
     ids bigint[];
 BEGIN
     IF TG_OP = 'INSERT' THEN
+        IF NOT chatwebhook._restoring() THEN
+            -- the index also knows of a deletion that this snapshot does not see
+            BEGIN
+                INSERT INTO chatwebhook.deleted_webhook (id) VALUES (NEW.id);
+            EXCEPTION
+                WHEN unique_violation THEN
+                    RAISE EXCEPTION 'cannot create webhook "%" with the id of a deleted webhook', NEW.name
+                        USING ERRCODE = 'check_violation',
+                              HINT = 'Omit the id to have one generated.';
+            END;
+        END IF;
         DELETE FROM chatwebhook.deleted_webhook WHERE id = NEW.id;
         IF NOT chatwebhook._restoring() THEN
             INSERT INTO chatwebhook.health (webhook_id) VALUES (NEW.id);

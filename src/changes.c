@@ -75,6 +75,7 @@ static const char *const relation_names[CWH_RELATIONS] = {
 	[CWH_REL_DELIVERY_ID_SEQ] = "delivery_id_seq"
 };
 static RelationEntry relations[CWH_RELATIONS];
+static uint32 schema_hash = 0;	/* of our schema's OID; 0: not known */
 
 CwhChanges	cwh_changes = {.generation = 1, .resets = 1};
 
@@ -124,10 +125,16 @@ on_relation_change(Datum arg, Oid relid)
 		change_row();
 }
 
-/* Syscache callback: a schema was created, renamed or dropped. */
+/*
+ * Syscache callback: a schema was created, renamed or dropped.  Others than ours
+ * do not matter, such as those of temporary tables, once ours is known.
+ */
 static void
 on_schema_change(Datum arg, int cacheid, uint32 hashvalue)
 {
+	if (hashvalue != 0 && schema_hash != 0 && hashvalue != schema_hash)
+		return;
+	schema_hash = 0;
 	memset(relations, 0, sizeof(relations));
 	change_everything();
 }
@@ -161,6 +168,8 @@ find_relation(CwhRelation which)
 	namespace = get_namespace_oid("chatwebhook", true);
 	if (!OidIsValid(namespace))
 		return InvalidOid;
+	schema_hash = GetSysCacheHashValue1(NAMESPACEOID,
+										ObjectIdGetDatum(namespace));
 	relation = get_relname_relid(relation_names[which], namespace);
 	/* do not keep it if something changed during the lookup */
 	if (OidIsValid(relation) && started == cwh_changes.generation)

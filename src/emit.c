@@ -442,14 +442,14 @@ check_event(const CwhEvent *event)
 
 /* Report that there was no time to evaluate some filters of an event. */
 static void
-report_left_out(const CwhEvent *event, int n)
+report_left_out(const CwhEvent *event, const CwhFilterBudget *budget)
 {
 	ereport(WARNING,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 			 errmsg("event \"%s\" is not sent to %d of its webhooks",
-					event->type, n),
+					event->type, budget->left_out),
 			 errdetail("Evaluating all filters took longer than %d ms; those that were not evaluated match nothing.",
-					   CWH_FILTERS_MS),
+					   budget->limit_ms),
 			 errhint("Emit less data, or use simpler filters.")));
 }
 
@@ -457,7 +457,10 @@ report_left_out(const CwhEvent *event, int n)
 static List *
 apply_filters(List *subscriptions, const CwhEvent *event)
 {
-	CwhFilterBudget budget = {0};
+	bool		is_alert = strcmp(event->type, "webhook.alert") == 0;
+	CwhFilterBudget budget = {
+		.limit_ms = is_alert ? CWH_ALERT_FILTERS_MS : CWH_FILTERS_MS
+	};
 	Jsonb	   *envelope = NULL;
 	List	   *result = NIL;
 	ListCell   *cell;
@@ -470,13 +473,15 @@ apply_filters(List *subscriptions, const CwhEvent *event)
 		{
 			if (envelope == NULL)
 				envelope = cwh_envelope_jsonb(event);
-			if (!cwh_filter_matches(subscription->filter, envelope, &budget))
+			if (!cwh_filter_matches(subscription->filter,
+									subscription->slow_filter, envelope,
+									&budget))
 				continue;
 		}
 		result = lappend(result, subscription);
 	}
 	if (budget.left_out > 0)
-		report_left_out(event, budget.left_out);
+		report_left_out(event, &budget);
 	return result;
 }
 

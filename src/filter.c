@@ -13,7 +13,7 @@
  * [...], multiplying or dividing two numbers of any length, and regular
  * expressions that need backtracking.
  *
- * When it is evaluated, all filters of an event together have CWH_FILTERS_MS.
+ * When it is evaluated, all filters of an event together have a limited time.
  * The timer runs only once the estimated work is large, so most events never
  * start it.  When it expires, it cancels the evaluation as a statement is
  * canceled, by CHECK_FOR_INTERRUPTS(), which jsonpath calls for each step of
@@ -37,6 +37,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/jsonpath.h"
 #include "utils/memutils.h"
+#include "utils/numeric.h"
 #include "utils/timeout.h"
 
 #include "compat.h"
@@ -51,6 +52,8 @@ PG_FUNCTION_INFO_V1(chatwebhook_filter_problem);
 #define MAX_PATTERNS	8
 #define MAX_PATTERN		256		/* bytes */
 #define MAX_REPEATS		128		/* of the bounds in a pattern, such as {2,4} */
+#define MAX_QUANTIFIERS	16		/* in a pattern: more take long to compile */
+#define MAX_DIGITS		100		/* of a number */
 
 /*
  * The work of an evaluation is estimated as the product of both sizes, in units
@@ -70,6 +73,7 @@ typedef struct Check
 	int			nwildcards;
 	int			nrecursive;		/* of them, .** */
 	int			npatterns;
+	bool		is_slow;		/* it can take long for a small event */
 	char	   *problem;		/* the first one found, or null */
 } Check;
 
@@ -137,14 +141,15 @@ skip_bound(const char *c, const char *end, int *repeats)
 
 /*
  * Is this a regular expression that is matched in one pass, and quickly
- * compiled?  Literals, classes, alternatives, and groups are; also *, +, ?, and
- * small bounds after a single character.
+ * compiled?  Literals, classes, alternatives, and groups are; also a few *, +, ?,
+ * and small bounds after a single character.
  */
 static bool
 is_plain_pattern(const char *pattern, int len)
 {
 	const char *end = pattern + len;
 	int			repeats = 0;
+	int			nquantifiers = 0;
 
 	if (len > 0 && *pattern == '*')
 		return false;			/* a director, such as ***: */
@@ -166,7 +171,13 @@ is_plain_pattern(const char *pattern, int len)
 				break;
 			case '{':
 				c = skip_bound(c, end, &repeats);
-				if (c == NULL)
+				if (c == NULL || ++nquantifiers > MAX_QUANTIFIERS)
+					return false;
+				break;
+			case '*':
+			case '+':
+			case '?':
+				if (++nquantifiers > MAX_QUANTIFIERS)
 					return false;
 				break;
 			case '(':
@@ -199,9 +210,11 @@ check_pattern(Check *check, const JsonPathItem *item)
 	if (len > MAX_PATTERN)
 		refuse(check, psprintf("a pattern of like_regex has %d bytes, more than %d",
 							   len, MAX_PATTERN));
-	else if (!(item->content.like_regex.flags & JSP_REGEX_QUOTE) &&
-			 !is_plain_pattern(item->content.like_regex.pattern, len))
-		refuse(check, "a pattern of like_regex has a back reference, a lookahead or lookbehind, an option, a repeated group, or a large bound; simplify the pattern, or use flag \"q\" to match it literally");
+	check->is_slow = true;
+	if (len <= MAX_PATTERN &&
+		!(item->content.like_regex.flags & JSP_REGEX_QUOTE) &&
+		!is_plain_pattern(item->content.like_regex.pattern, len))
+		refuse(check, "a pattern of like_regex has a back reference, a lookahead or lookbehind, an option, a repeated group, a large bound, or too many of *, + and ?; simplify the pattern, or use flag \"q\" to match it literally");
 }
 
 /*
@@ -220,30 +233,30 @@ check_comparison(Check *check, JsonPathItem *item)
 			   "it compares two values of the event, and both paths have a wildcard");
 }
 
-/* Is this a number, or an expression of numbers? */
+/* Is this a number as written, perhaps with a sign? */
 static bool
-is_constant(char *base, int32 pos)
+is_literal(char *base, int32 pos)
 {
 	JsonPathItem item;
 
 	jspInitByBuffer(&item, base, pos);
-	switch (item.type)
-	{
-		case jpiNumeric:
-			return !jspHasNext(&item);
-		case jpiPlus:
-		case jpiMinus:
-			return is_constant(base, item.content.arg);
-		case jpiAdd:
-		case jpiSub:
-		case jpiMul:
-		case jpiDiv:
-		case jpiMod:
-			return is_constant(base, item.content.args.left) &&
-				is_constant(base, item.content.args.right);
-		default:
-			return false;
-	}
+	if (item.type == jpiPlus || item.type == jpiMinus)
+		return is_literal(item.base, item.content.arg);
+	return item.type == jpiNumeric && !jspHasNext(&item);
+}
+
+/*
+ * Check a number.  A few bytes can stand for many digits, such as 1e100000.
+ */
+static void
+check_number(Check *check, JsonPathItem *item)
+{
+	Datum		number = NumericGetDatum(jspGetNumeric(item));
+
+	if (strlen(DatumGetCString(DirectFunctionCall1(numeric_out,
+												   number))) > MAX_DIGITS)
+		refuse(check, psprintf("it has a number of more than %d digits",
+							   MAX_DIGITS));
 }
 
 /*
@@ -254,12 +267,13 @@ is_constant(char *base, int32 pos)
 static void
 check_arithmetic(Check *check, JsonPathItem *item)
 {
+	check->is_slow = true;
 	(void) check_path(check, item->base, item->content.args.left);
 	(void) check_path(check, item->base, item->content.args.right);
 	if (check->problem == NULL && item->type != jpiAdd && item->type != jpiSub &&
-		!is_constant(item->base, item->content.args.left) &&
-		!is_constant(item->base, item->content.args.right))
-		refuse(check, "it multiplies or divides two values of the event; one must be a constant");
+		!is_literal(item->base, item->content.args.left) &&
+		!is_literal(item->base, item->content.args.right))
+		refuse(check, "it multiplies or divides two values; one must be a number as written");
 }
 
 /* Check a subscript: a constant, or a range of constants; true if it is one. */
@@ -312,9 +326,11 @@ check_head(Check *check, JsonPathItem *item)
 {
 	switch (item->type)
 	{
+		case jpiNumeric:
+			check_number(check, item);
+			return true;
 		case jpiNull:
 		case jpiString:
-		case jpiNumeric:
 		case jpiBool:
 			return true;
 		case jpiLast:
@@ -447,10 +463,11 @@ check_path(Check *check, char *base, int32 pos)
 
 /*
  * Why a filter may not be evaluated, as a sentence about "it"; or null.  One that
- * is too large is not read, as it may be much larger than its row.
+ * is too large is not read, as it may be much larger than its row.  *is_slow says
+ * whether its time must be limited whatever the size of an event.
  */
 char *
-cwh_filter_problem(Datum filter)
+cwh_filter_problem(Datum filter, bool *is_slow)
 {
 	Size		size = toast_raw_datum_size(filter);
 	JsonPath   *path;
@@ -464,6 +481,7 @@ cwh_filter_problem(Datum filter)
 	memset(&check, 0, sizeof(check));
 	check.lax = (path->header & JSONPATH_LAX) != 0;
 	(void) check_path(&check, path->data, 0);
+	*is_slow = check.is_slow;
 	return check.problem;
 }
 
@@ -471,7 +489,8 @@ cwh_filter_problem(Datum filter)
 Datum
 chatwebhook_filter_problem(PG_FUNCTION_ARGS)
 {
-	char	   *problem = cwh_filter_problem(PG_GETARG_DATUM(0));
+	bool		is_slow;
+	char	   *problem = cwh_filter_problem(PG_GETARG_DATUM(0), &is_slow);
 
 	if (problem == NULL)
 		PG_RETURN_NULL();
@@ -567,7 +586,7 @@ evaluate_safely(Datum filter, Jsonb *envelope)
 static bool
 evaluate_in_time(Datum filter, Jsonb *envelope, CwhFilterBudget *budget)
 {
-	int64		left_us = CWH_FILTERS_MS * INT64CONST(1000) - budget->used_us;
+	int64		left_us = budget->limit_ms * INT64CONST(1000) - budget->used_us;
 	MemoryContext scratch;
 	MemoryContext oldcontext;
 	instr_time	start;
@@ -617,11 +636,12 @@ evaluate_in_time(Datum filter, Jsonb *envelope, CwhFilterBudget *budget)
  * A filter that fails, or for which there is no time left, matches nothing.
  */
 bool
-cwh_filter_matches(Datum filter, Jsonb *envelope, CwhFilterBudget *budget)
+cwh_filter_matches(Datum filter, bool is_slow, Jsonb *envelope,
+				   CwhFilterBudget *budget)
 {
 	budget->work += (Size) VARSIZE(envelope) *
 		VARSIZE(DatumGetPointer(filter)) / WORK_UNIT;
-	if (budget->work < TIMED_WORK)
+	if (budget->work < TIMED_WORK && !is_slow)
 		return evaluate_safely(filter, envelope);
 	return evaluate_in_time(filter, envelope, budget);
 }

@@ -186,23 +186,22 @@ is_loadable(TupleTableSlot *slot)
 }
 
 /*
- * Take the filter of a webhook, or 0 if it has none.  Returns false if the filter
+ * Take the filter of a webhook, if it has one.  Returns false if the filter
  * may not be evaluated, and so matches nothing: the trigger refuses it, but a
  * restore, replication or a superuser can get past that.
  */
 static bool
-load_filter(TupleTableSlot *slot, Datum *filter)
+load_filter(TupleTableSlot *slot, CwhSubscription *subscription)
 {
 	bool		isnull;
 	Datum		datum = column(slot, "filter", &isnull);
 
-	*filter = 0;
 	if (isnull)
 		return true;
 	/* before it is detoasted, since it may be huge */
-	if (cwh_filter_problem(datum) != NULL)
+	if (cwh_filter_problem(datum, &subscription->slow_filter) != NULL)
 		return false;
-	*filter = PointerGetDatum(PG_DETOAST_DATUM_COPY(datum));
+	subscription->filter = PointerGetDatum(PG_DETOAST_DATUM_COPY(datum));
 	return true;
 }
 
@@ -214,22 +213,22 @@ static void
 load_webhook(Entry *entry, TupleTableSlot *slot)
 {
 	Subscriber *subscriber;
-	Datum		filter;
 	bool		isnull;
 
 	if (!DatumGetBool(column(slot, "enabled", &isnull)) ||
-		!is_loadable(slot) || !load_filter(slot, &filter))
+		!is_loadable(slot))
 		return;
 	if (entry->chatbot_id &&
 		strcmp(TextDatumGetCString(column(slot, "chatbot_id", &isnull)),
 			   entry->chatbot_id) != 0)
 		return;
 	subscriber = palloc0(sizeof(Subscriber));
+	if (!load_filter(slot, &subscriber->subscription))
+		return;
 	subscriber->subscription.webhook_id =
 		*DatumGetUUIDP(column(slot, "id", &isnull));
 	subscriber->subscription.ordered =
 		DatumGetBool(column(slot, "ordered", &isnull));
-	subscriber->subscription.filter = filter;
 	subscriber->patterns = text_array(column(slot, "events", &isnull),
 									  &subscriber->npatterns);
 	entry->subscribers = lappend(entry->subscribers, subscriber);

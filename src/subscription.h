@@ -26,6 +26,7 @@ typedef struct CwhSubscription
 {
 	pg_uuid_t	webhook_id;
 	Datum		filter;			/* jsonpath, or 0 */
+	bool		slow_filter;	/* see cwh_filter_problem() */
 	bool		ordered;		/* webhook.ordered */
 } CwhSubscription;
 

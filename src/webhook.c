@@ -812,6 +812,18 @@ load_secret_parts(Loading *loading, uint64 row)
 		cleanse_string(loading->secrets[i].value);
 }
 
+/* A hash of a chatbot's id, for which nobody can choose another of the same. */
+static uint64
+hash_owner(const char *chatbot_id)
+{
+	static uint64 seed = 0;
+
+	if (seed == 0 && !pg_strong_random(&seed, sizeof(seed)))
+		elog(ERROR, "could not generate a random number");
+	return DatumGetUInt64(hash_any_extended((const unsigned char *) chatbot_id,
+											strlen(chatbot_id), seed));
+}
+
 /* Fill in a webhook from a row, in its own memory context. */
 static void
 load_row(CwhWebhook *webhook, uint64 row, MemoryContext scratch)
@@ -829,8 +841,7 @@ load_row(CwhWebhook *webhook, uint64 row, MemoryContext scratch)
 	if (!exceeds(row, CHATBOT_ID, CWH_MAX_NAME))
 		webhook->chatbot_id = cwh_field_text(row, CHATBOT_ID);
 	if (webhook->chatbot_id)
-		webhook->owner = DatumGetUInt64(hash_any_extended((unsigned char *) webhook->chatbot_id,
-														  strlen(webhook->chatbot_id), 0));
+		webhook->owner = hash_owner(webhook->chatbot_id);
 	if (webhook->problem == NULL)
 		load_secret_parts(&loading, row);
 }

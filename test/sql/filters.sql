@@ -52,6 +52,8 @@ SELECT left(filter, 70) AS filter, refused(filter)
         '$.data.a[0,0]', '$.data.a[0,0][0,0][0,0][0,0]', '$.data.a[$.data.b]', '$' || repeat('[*]', 9), '$' || repeat('.*', 9),
         -- digits
         '$.data.a * $.data.b > 1', 'strict $.data.a[*] ? (@ / @ > 1)', '$.data.a % ($.data.b + 1) == 1',
+        '(1/3) * (1/7) == 1', '($.data.a/3) * $.data.b == 1', '(1e65000/3) * (1e65000/7) == 1', '$.data.a > 1e65000', '$.data.a * -1e-200 < 1',
+        '$.data.a like_regex "' || repeat('.?', 17) || '"', '$.data.a like_regex "' || repeat('a*', 10) || repeat('b{1}', 7) || '"',
         -- regular expressions
         '$.data.a like_regex "(a+)+b"', '$.data.a like_regex "(a|b)*"', '$.data.a like_regex "(a)\\1"', '$.data.a like_regex "a{1,255}"', '$.data.a like_regex "a{64}b{65}"',
         '$.data.a like_regex "(?=a)b"', '$.data.a like_regex "(?<!a)b"', '$.data.a like_regex "(?i)b"', '$.data.a like_regex "***:(?i)b"',

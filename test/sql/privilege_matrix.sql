@@ -674,6 +674,8 @@ SELECT chatwebhook.grant_app('regress_cwh_a');
 SELECT * FROM has EXCEPT SELECT * FROM had;
 -- kinds add up, and taking them back takes all of them
 SELECT chatwebhook.grant_reader('regress_cwh_nobody'), chatwebhook.grant_admin('regress_cwh_nobody');
+-- what these have cannot be granted, and so not be revoked
+SELECT chatwebhook.grant_reader('pg_monitor');
 SELECT access FROM chatwebhook.grantee WHERE role = 'regress_cwh_nobody'::regrole ORDER BY 1;
 SELECT h.role, h.policies, h.columns = r.columns AND h.functions = a.functions AS both
   FROM has h, had a, had r WHERE h.role = 'regress_cwh_nobody' AND a.role = 'regress_cwh_admin' AND r.role = 'regress_cwh_reader';
