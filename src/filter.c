@@ -336,10 +336,9 @@ check_head(Check *check, JsonPathItem *item)
 		case jpiLast:
 			return true;
 		case jpiRoot:
-			if (check->in_filter && check->lax)
-				refuse(check, "it uses $ within ? (...); use @ there, or begin the filter with strict");
-			/* FALLTHROUGH */
 		case jpiCurrent:
+			if (item->type == jpiRoot && check->in_filter && check->lax)
+				refuse(check, "it uses $ within ? (...); use @ there, or begin the filter with strict");
 			if (check->in_subscript)
 				refuse(check, "a subscript is not constant");
 			return !check->lax;
