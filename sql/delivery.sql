@@ -254,7 +254,7 @@ BEGIN
     UPDATE chatwebhook.health h SET last_error = NULL
       FROM chatwebhook.webhook w
      WHERE w.id = h.webhook_id
-       AND (w.id = ANY (hooks)
+       AND (w.chatbot_id IS NULL OR w.id = ANY (hooks)
             OR w.chatbot_id IN (SELECT e.chatbot_id FROM chatwebhook.event e WHERE e.id = ANY (event_ids)))
        AND h.last_error !~ E'^(request \\d+: )?HTTP status \\d+$';
     DELETE FROM chatwebhook.event e WHERE e.id = ANY (event_ids);

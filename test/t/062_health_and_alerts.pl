@@ -16,6 +16,7 @@ use List::Util qw(max sum0);
 use JSON::PP ();
 use POSIX qw(ceil);
 use PostgreSQL::Test::Utils;
+use Session;
 use Test::More;
 
 my $services = start_services();
@@ -575,9 +576,25 @@ subtest 'backlog' => sub {
 	emit('closed', 2);
 	opens('closed', 'backlog', 'what came later, and is due, is a backlog');
 	is(alerts('waiting'), '', 'what waits for its retry is none');
-	set('alert_backlog', '0');
-	closes('closed', 'backlog', 'alert_backlog = 0 closes it');
+
+	# a customer can lock an alert's row, as by deleting the webhook in a transaction
+	my $locker = Session->new($node, 'postgres') or die $Session::error;
+	$locker->query(q{BEGIN; SELECT FROM chatwebhook.alert WHERE webhook_name = 'closed' FOR UPDATE});
 	$receiver->set(up => ['closed']);
+	becomes_true(q{SELECT pending = 0 FROM chatwebhook.webhook_health WHERE name = 'closed'}, 'an alert is to be closed, and locked');
+	webhook('beside', '/hang-until-told', max_in_flight => 1, timeout => '5 minutes');
+	emit('beside', 2);
+	opens('beside', 'backlog', 'that holds up no other');
+	is(alerts('closed'), 'backlog|open', 'it stays open');
+	$locker->query('ROLLBACK');
+	$locker->close;
+	closes('closed', 'backlog', 'and closes when it can');
+	webhook('reopened', '/hang-until-told', max_in_flight => 1, timeout => '5 minutes');
+	emit('reopened', 2);
+	opens('reopened', 'backlog', 'another backlog');
+	set('alert_backlog', '0');
+	closes('reopened', 'backlog', 'alert_backlog = 0 closes it');
+	$receiver->set(up => [ 'beside', 'reopened' ]);
 	sql(q{DELETE FROM chatwebhook.webhook WHERE name = 'waiting'});
 	set('poll_interval', '1h');
 };
