@@ -60,8 +60,27 @@ $session->quit;
 becomes_true("SELECT count(*) = 1 FROM chatwebhook.history
 	WHERE status = 'canceled' AND last_error = 'the webhook was deleted'", 'what was emitted meanwhile is canceled');
 
-# what a restore has brought so far: a delivery, and its event, but no webhook
 my $id = 'a0000000-0000-4000-8000-000000000001';
+
+# Restores the webhook as a dump does: with its health, its secret, and the setting
+# that tells a restore from a session that takes over a deleted webhook's id.
+sub restore
+{
+	my ($name) = @_;
+	my $url = $receiver->url("/ok/-/$name");
+
+	script("
+		BEGIN;
+		SET check_function_bodies = off;
+		INSERT INTO chatwebhook.webhook (id, name, url) VALUES ('$id', '$name', '$url');
+		INSERT INTO chatwebhook.health (webhook_id) VALUES ('$id');
+		SELECT chatwebhook._set_secret('$id', 'signing_secret', chatwebhook._seal_new('$id', 'signing_secret', signing))
+		FROM chatwebhook.webhook WHERE id = '$id';
+		COMMIT");
+	return;
+}
+
+# what a restore has brought so far: a delivery, and its event, but no webhook
 script("
 	BEGIN;
 	INSERT INTO chatwebhook.event (id, type, created_at, first_delivery, last_delivery, data)
@@ -74,12 +93,11 @@ create_webhook($node, name => 'witness', chatbot_id => 'bot');
 sql($emit);
 ok($receiver->wait_for(1, 'witness'), 'another is delivered');
 is(sql('SELECT count(*) FROM chatwebhook.queue WHERE id = 1'), 1, 'what has no webhook waits for it');
-my $url = $receiver->url('/ok/-/restored');
-sql("INSERT INTO chatwebhook.webhook (id, name, url) VALUES ('$id', 'restored', '$url')");
+restore('restored');
 ok($receiver->wait_for(1, 'restored'), 'and is delivered when it is there');
 ok(wait_idle($node), 'nothing is left');
 sql("DELETE FROM chatwebhook.webhook WHERE id = '$id'");
-sql("INSERT INTO chatwebhook.webhook (id, name, url) VALUES ('$id', 'again', '$url')");
+restore('again');
 is(sql("SELECT count(*) FROM chatwebhook.deleted_webhook WHERE id = '$id'"), 0,
 	'a webhook that is there again was not deleted');
 

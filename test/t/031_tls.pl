@@ -213,7 +213,7 @@ subtest 'certificates' => sub {
 		my $delivered = $expected{$name} =~ /delivered/;
 		is($receivers{$name}->count, $delivered ? 1 : 0,
 			$delivered ? "$name: the request has arrived" : "$name: no request was made");
-		my ($test) = sql("SELECT success, error FROM chatconversation.ended_webhook('$id{$name}')");
+		my ($test) = sql("SELECT success, error FROM chatwebhook.test_webhook('$id{$name}')");
 		my ($error) = outcome($name) =~ /\|([^|]*)$/;
 		is($test, $delivered ? 't|' : "f|$error", "$name: test_webhook() says the same");
 	}
