@@ -223,7 +223,9 @@ subtest 'settings that are none' => sub {
 		  $node->psql('postgres', "ALTER SYSTEM SET $name = '$value'");
 
 		isnt($result, 0, "$name = $value is refused");
-		like($stderr, qr/ERROR:.* (?:invalid value for|is outside the valid range for|unrecognized configuration) parameter "\Q$name\E"/,
+		# the last is how PostgreSQL 18 says it
+		like($stderr,
+			qr/ERROR:.* (?:(?:invalid value for|is outside the valid range for|unrecognized configuration) parameter|invalid configuration parameter name) "\Q$name\E"/,
 			'for that reason');
 	}
 };
