@@ -104,7 +104,7 @@ my %classes = (
 	slow_headers => [ '/slow-headers/5', qr/^dead/, %short ],
 	slow_body => [ '/slow-body/5', qr/^dead/, %short ],
 	closed => [ $nobody, qr/^dead.*refused/ ],
-	unknown => [ 'http://receiver.invalid/', qr/^dead.*look up/ ],
+	unknown => [ 'http://receiver.invalid/', qr/^dead.*could not resolve/ ],
 	blocked => [ '{{where}}', qr/^dead.*link-local/, credential => [ where => 'http://169.254.10.20/' ] ],
 	no_credential => [ '/ok', $delivered, auth => { type => 'bearer', token => '{{absent}}' } ],
 	oauth_refused => [ '/ok', qr/^dead/,
@@ -340,11 +340,12 @@ sub weigh
 			sleep 0.1;
 		}
 		($result{palloc}) = $account =~ /Grand total: .*?(\d+) used/;
+		$result{contexts}{$1} += $2 while $account =~ /level: \d+; (.+?): \d+ total in .*? (\d+) used/g;
 		# Deleted webhooks are there until the next sweep, or for ten minutes if
 		# deliveries were pending: 016_deleted_webhooks.pl shows that they are forgotten.
 		$result{palloc} -= $_ foreach $account =~ /chatwebhook webhook: .*?(\d+) used/g;
 	}
-	diag("after $deliveries deliveries, worker $pid: " . join(', ', map { "$_ $result{$_}" } sort keys %result));
+	diag("after $deliveries deliveries, worker $pid: " . join(', ', map { "$_ $result{$_}" } sort grep { $_ ne 'contexts' } keys %result));
 	return \%result;
 }
 
@@ -376,6 +377,11 @@ is(worker_pid(), $pid, 'it is the same worker');
 cmp_ok($end->{rss_kb} - $half->{rss_kb}, '<', $growth_kb, 'its own memory has not grown');
 cmp_ok($end->{palloc} - $half->{palloc}, '<', $palloc_tolerance, 'palloc\'d memory has not grown')
   if defined $end->{palloc};
+foreach my $context (sort keys %{ $end->{contexts} })
+{
+	my $growth = $end->{contexts}{$context} - ($half->{contexts}{$context} // 0);
+	diag("$context has grown by $growth") if $growth > 1000;
+}
 
 # Every class has come to the end that it was to show.
 foreach my $name (sort keys %classes)
