@@ -242,16 +242,20 @@ cwh_count_waiting(Endpoint *endpoint, int more)
 	endpoint->customer->nheld[endpoint->proven] += more;
 }
 
-/* How many more of its deliveries to claim. */
+/*
+ * How many more of its deliveries to claim.  Those of a deleted webhook are
+ * claimed to be canceled, whether or not it was disabled before.
+ */
 static inline int
 cwh_endpoint_room(const Endpoint *endpoint)
 {
 	int			prefetch = 0;
 	int			batch = endpoint->webhook ? endpoint->webhook->batch_size : 1;
+	bool		must_wait = endpoint->gone ? !endpoint->deleted :
+		endpoint->webhook && !endpoint->webhook->enabled;
 
 	if (endpoint->account.disable || endpoint->blocked ||
-		(endpoint->gone && !endpoint->deleted && !endpoint->changed) ||
-		(endpoint->webhook && !endpoint->webhook->enabled && !endpoint->changed))
+		(must_wait && !endpoint->changed))
 		return 0;
 	if (endpoint->window > FIRST_WINDOW)
 		prefetch = Min(4 * endpoint->window, MAX_PREFETCH);

@@ -1,9 +1,10 @@
 # A worker forgets a webhook that was deleted, and cancels what is owed to it.
 #
 # Only the worker's own account of its memory can show the former: what it keeps of
-# the deleted webhooks is freed, and what it keeps of the others is not. Only
-# deliveries without a webhook can show the latter: they are canceled if it was
-# deleted, and wait for it if a restore has yet to bring it.
+# the deleted webhooks is freed, whether they were enabled or disabled, and what it
+# keeps of the others is not. Only deliveries without a webhook can show the latter:
+# they are canceled if it was deleted, and wait for it if a restore has yet to bring
+# it.
 
 use strict;
 use warnings;
@@ -31,6 +32,17 @@ sub held
 	return scalar(() = slurp_file($node->logfile, $offset) =~ /chatwebhook webhook: /g);
 }
 
+# Wait until it holds no more than that many, and check that it holds no fewer.
+sub is_held
+{
+	my ($pid, $wanted) = @_;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+	my $held;
+
+	do { $held = held($pid) } until $held <= $wanted || time > $deadline;
+	return $held == $wanted;
+}
+
 create_webhook($node, name => "w$_", chatbot_id => 'bot') foreach 1 .. $n;
 my $emit = "SELECT chatwebhook.emit('webhook.test', 'bot', NULL, '{}')";
 sql($emit);
@@ -39,26 +51,43 @@ my $pid = sql('SELECT pid FROM chatwebhook.worker_status');
 is(held($pid), $n, 'the worker knows them all');
 
 sql("DELETE FROM chatwebhook.webhook WHERE name <> 'w1'");
-my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
-my $held;
-do { $held = held($pid) } until $held <= 1 || time > $deadline;
-is($held, 1, 'and forgets those that were deleted, but not the other');
+ok(is_held($pid, 1), 'and forgets those that were deleted, but not the other');
 
 sql($emit);
 ok(wait_idle($node), 'which is sent to as before');
 is($receiver->count('w1'), 2, 'both times');
 is(sql('SELECT pid FROM chatwebhook.worker_status'), $pid, 'by the same worker');
 
+# one that a worker has disabled before it is deleted; an event for it is committed
+# after that
+create_webhook($node, name => 'gone', chatbot_id => 'gone', path => '/gone');
+my $emit_gone = "SELECT chatwebhook.emit('webhook.test', 'gone', NULL, '{}')";
+my $late = $node->background_psql('postgres');
+$late->query_safe('BEGIN');
+$late->query_safe($emit_gone);
+sql($emit_gone);
+becomes_true("SELECT NOT enabled FROM chatwebhook.webhook WHERE name = 'gone'", 'a webhook is disabled');
+sql($emit);
+ok(wait_idle($node), 'another is sent to');
+is(held($pid), 2, 'the worker knows both');
+sql("DELETE FROM chatwebhook.webhook WHERE name = 'gone'");
+$late->query_safe('COMMIT');
+$late->quit;
+becomes_true("SELECT count(*) = 1 FROM chatwebhook.history
+	WHERE chatbot_id = 'gone' AND status = 'canceled' AND last_error = 'the webhook was deleted'",
+	'what was emitted for the deleted one is canceled');
+ok(is_held($pid, 1), 'and the worker forgets it');
+
 # an event that is committed after the deletion, which has not seen its delivery
 my $session = $node->background_psql('postgres');
 $session->query_safe('BEGIN');
 $session->query_safe($emit);
 sql('DELETE FROM chatwebhook.webhook');
-is(sql('SELECT count(*) FROM chatwebhook.deleted_webhook'), $n, 'the deletions are noted');
+is(sql('SELECT count(*) FROM chatwebhook.deleted_webhook'), $n + 1, 'the deletions are noted');
 $session->query_safe('COMMIT');
 $session->quit;
 becomes_true("SELECT count(*) = 1 FROM chatwebhook.history
-	WHERE status = 'canceled' AND last_error = 'the webhook was deleted'", 'what was emitted meanwhile is canceled');
+	WHERE chatbot_id = 'bot' AND status = 'canceled' AND last_error = 'the webhook was deleted'", 'what was emitted meanwhile is canceled');
 
 my $id = 'a0000000-0000-4000-8000-000000000001';
 
