@@ -1,4 +1,5 @@
-# What a next request follows from is on disk before that is sent.
+# What a next request follows from is on disk before that is sent, and all else
+# that a worker commits soon is.
 #
 # A crash must not have a connector's request made again whose reply the next one
 # came from, nor an earlier event of an ordered conversation sent behind a later
@@ -14,7 +15,9 @@ use lib "$FindBin::Bin/../lib";
 
 use Chatwebhook;
 use PostgreSQL::Test::Utils;
+use Session;
 use Test::More;
+use Time::HiRes qw(sleep time);
 
 my $receiver = start_receiver();
 my $node = new_node(
@@ -66,6 +69,20 @@ sub stop_processes
 	return;
 }
 
+# Wait until a process has ended, be its parent stopped or not.
+sub wait_for_end
+{
+	my ($pid) = @_;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+
+	while (-e "/proc/$pid" && slurp_file("/proc/$pid/stat") !~ /^.*\) [ZX] /s)
+	{
+		die "process $pid does not end\n" if time > $deadline;
+		sleep 0.05;
+	}
+	return;
+}
+
 # End the server as a crash of one of its processes does: what it has not
 # written is lost.
 sub crash
@@ -99,6 +116,111 @@ subtest 'an ordered delivery' => sub {
 	$receiver->set(up => ['second']);
 	ok(wait_idle($node), 'it is answered');
 	is($receiver->count('first'), 1, 'the first was sent once');
+};
+
+# Nothing waits for what a worker commits last, but a crash would have it done
+# again.  Without the WAL writer only the launcher flushes that, since it is asked
+# to.
+sub is_flushed_beyond
+{
+	my ($lsn, $what) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return becomes_true("SELECT pg_current_wal_flush_lsn() > '$lsn'", $what);
+}
+
+create_webhook($node, name => 'last', chatbot_id => 'last', path => '/hang-until-told', timeout => '5 minutes');
+
+# Have a request of that webhook answered, after $before was called while it hangs;
+# returns what that returns.
+sub answer_last
+{
+	my ($before) = @_;
+	my $n = $receiver->count('last') + 1;
+
+	$receiver->set(down => ['last']);
+	sql(emit_sql('last'));
+	$receiver->wait_for($n, 'last') or die "nothing is sent\n";
+	my $result = $before->();
+	$receiver->set(up => ['last']);
+	return $result;
+}
+
+# How many were settled.
+sub settled
+{
+	my ($n) = @_;
+	return "SELECT count(*) = $n FROM chatwebhook.history WHERE webhook_name = 'last'";
+}
+
+sub insert_lsn
+{
+	return sql('SELECT pg_current_wal_insert_lsn()');
+}
+
+subtest 'the last outcome' => sub {
+	my $lsn = answer_last(
+		sub {
+			stop_processes('walwriter');
+			return insert_lsn();
+		});
+	becomes_true(settled(1), 'an event is delivered');
+	is_flushed_beyond($lsn, 'the launcher flushes that');
+	crash();
+	becomes_true(settled(1), 'it is known after a crash');
+	is($receiver->count('last'), 1, 'it was sent once');
+};
+
+subtest 'an alert' => sub {
+	my $alert = q{FROM chatwebhook.alert WHERE webhook_name = 'last'};
+	my $id = sql(q{SELECT id FROM chatwebhook.webhook WHERE name = 'last'});
+
+	sql(qq{INSERT INTO chatwebhook.alert (id, webhook_id, webhook_name, kind, message, opened_at)
+		VALUES (gen_random_uuid(), '$id', 'last', 'consecutive_failures', 'open', now())});
+	# it cannot be closed before the outcome is on disk
+	my $locker = Session->new($node, 'postgres') or die $Session::error;
+	$locker->query("BEGIN; SELECT $alert FOR UPDATE");
+	my $offset = -s $node->logfile;
+	answer_last(sub { stop_processes('walwriter') });
+	$node->wait_for_log(qr/could not check the alerts of webhook "last"/, $offset);
+	# a session's commit, after which nothing but the alert's is to be flushed
+	sql(q{COMMENT ON TABLE chatwebhook.webhook IS 'on disk'});
+	my $lsn = insert_lsn();
+	$locker->query('ROLLBACK');
+	becomes_true("SELECT closed_at IS NOT NULL $alert", 'an alert is closed');
+	is_flushed_beyond($lsn, 'the launcher flushes that');
+	$locker->close;
+	kill 'CONT', @stopped;
+};
+
+# What is settled when there is no launcher any more, and no other yet: the
+# postmaster is stopped.
+subtest 'an outcome without a launcher' => sub {
+	my $postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
+	my $launcher = pid_of('chatwebhook launcher');
+	my $worker = pid_of('chatwebhook worker');
+	my $row = q{FROM chatwebhook.queue q JOIN chatwebhook.webhook w ON w.id = q.webhook_id WHERE w.name = 'last'};
+	my $locker = Session->new($node, 'postgres') or die $Session::error;
+	my $lsn;
+
+	# answered, and not settled as long as the row is locked
+	answer_last(sub { $locker->query("BEGIN; SELECT q.id $row FOR UPDATE OF q") });
+	becomes_true("SELECT delivered > 0 FROM chatwebhook.worker_status", 'the answer has arrived');
+	while_stopped(
+		sub {
+			$locker->query('ROLLBACK');
+			stop_processes('walwriter');
+			kill 'STOP', $postmaster or die "could not stop the postmaster: $!\n";
+			push @stopped, $postmaster;
+			kill 'TERM', $launcher;
+			wait_for_end($launcher);
+			$lsn = insert_lsn();
+		});
+	wait_for_end($worker);
+	is(sql(settled(3)), 't', 'a worker that leaves settles what was answered');
+	is(sql("SELECT pg_current_wal_flush_lsn() > '$lsn'"), 't', 'and flushes that itself');
+	kill 'CONT', @stopped;
+	$locker->close;
+	becomes_true('SELECT count(*) = 1 FROM chatwebhook.worker_status', 'there is a worker again');
 };
 
 # What a worker finds by looking at the queue it knows nothing of, and so not
