@@ -99,6 +99,8 @@ my $launcher = processes('launcher');
 		$seen = launcher_sleeps();
 		sleep 1;
 	}
+	is(sql(q{SELECT datname FROM pg_stat_activity WHERE backend_type = 'chatwebhook worker' ORDER BY datname}),
+		"db10\ndb40", 'none has stayed in a template, either');
 	my @workers = split /\n/, processes('worker');
 	my ($before, $woken) = (ticks($launcher), launcher_sleeps());
 	my $worked = 0;
@@ -178,6 +180,31 @@ foreach my $n (1 .. 2)
 			SELECT count(*) = 4 FROM pg_stat_activity
 			 WHERE backend_type = 'chatwebhook worker' AND pid NOT IN ($workers)},
 		'which starts as many workers') or last;
+}
+
+# One that ends when workers have places, but no processes yet: the postmaster is
+# stopped before it is asked for these.
+$node->append_conf('postgresql.conf', q{chatwebhook.databases = 'db10, db20'});
+my $postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
+foreach my $n (1 .. 2)
+{
+	$node->append_conf('postgresql.conf', 'chatwebhook.workers = 1');
+	$node->reload;
+	has_workers($_, 1, 'both have one worker') foreach 'db10', 'db20';
+	my $old = processes('launcher');
+	$offset = -s $node->logfile;
+	$node->append_conf('postgresql.conf', 'chatwebhook.workers = 8');
+	kill 'STOP', $postmaster or die "could not stop the postmaster: $!\n";
+	kill 'HUP', $old;
+	$deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+	sleep 0.1 while slurp_file($node->logfile, $offset) !~ $complaint && time < $deadline;
+	kill 'TERM', $old;
+	sleep 0.1 while slurp_file("/proc/$old/stat") !~ /^.*\) Z /s && time < $deadline;
+	kill 'CONT', $postmaster;
+	cmp_ok(time, '<', $deadline, 'a launcher has ended that has asked for as many as there is room for');
+	$node->append_conf('postgresql.conf', 'chatwebhook.workers = 2');
+	$node->reload;
+	has_workers($_, 2, 'another launcher has all places for its workers') foreach 'db10', 'db20';
 }
 delivers($_, 'it delivers') foreach 'db10', 'db20';
 $node->stop;
