@@ -505,6 +505,37 @@ subtest 'disabled by disable_after' => sub {
 	set('disable_after', '5d');
 };
 
+# A webhook that recovers and fails again within one settle, which is what several
+# settles become for as long as its row is locked.
+subtest 'failing since the last success' => sub {
+	webhook('relapsing', '/scripted', max_in_flight => 1);
+	my $reply = sub {
+		my ($status) = @_;
+		$receiver->set(replies => { relapsing => [ { status => $status } ] });
+	};
+	my $health = q{FROM chatwebhook.health h JOIN chatwebhook.webhook w ON w.id = h.webhook_id WHERE w.name = 'relapsing'};
+	$reply->(500);
+	send_all('relapsing', 2);
+	is(sql("SELECT h.failing_since < h.last_failure_at $health"), 't', 'it has been failing since the first of two failures');
+	my $before = sql("SELECT h.failing_since $health");
+
+	my $locker = Session->new($node, 'postgres') or die $Session::error;
+	$locker->query("BEGIN; SELECT $health FOR UPDATE OF h");
+	$reply->(200);
+	emit('relapsing');
+	becomes_true(q{SELECT count(*) = 1 FROM chatwebhook.history WHERE webhook_name = 'relapsing'}, 'it recovers');
+	$reply->(500);
+	emit('relapsing');
+	becomes_true(q{SELECT count(*) = 3 FROM chatwebhook.dead WHERE webhook_name = 'relapsing'}, 'and fails again');
+	is(sql("SELECT h.total, h.failing_since $health"), "2|$before", 'of which its health knows nothing yet');
+	$locker->query('ROLLBACK');
+	$locker->close;
+	becomes_true("SELECT h.total = 4 $health", 'now it does');
+	is(sql("SELECT h.consecutive_failures, h.failing_since = h.last_failure_at, h.failing_since > h.last_success_at $health"),
+		'1|t|t', 'it has been failing since the failure after its recovery');
+	sql(q{DELETE FROM chatwebhook.webhook WHERE name = 'relapsing'});
+};
+
 subtest 'not disabled with disable_after = -1' => sub {
 	set('disable_after', '-1');
 	set('alert_failures', 1);
