@@ -55,14 +55,15 @@ sub all_workers_turn
 {
 	my $pids = sub { return { map { split /\|/ } split /\n/, sql('SELECT pid, delivered FROM chatwebhook.worker_status') } };
 	my $before = $pids->();
-	foreach my $round (1 .. 100)
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+	while (1)
 	{
 		emit('bystander', 50);
-		wait_until(q{SELECT pending = 0 FROM chatwebhook.webhook_health WHERE name = 'bystander'}) or last;
+		wait_until(q{SELECT pending = 0 FROM chatwebhook.webhook_health WHERE name = 'bystander'}) or return 0;
 		my $now = $pids->();
 		return 1 if !grep { ($now->{$_} // 0) <= $before->{$_} } keys %$before;
+		return 0 if time > $deadline;
 	}
-	return 0;
 }
 
 subtest 'one probe for all workers' => sub {
