@@ -435,7 +435,8 @@ start_attempts(void)
 		TimestampTz again;
 		int			n;
 
-		cwh_not_startable(endpoint);
+		/* cwh_reconsider() puts it at the end again */
+		cwh_set_startable(endpoint, false);
 		if (cwh_connector_slow(endpoint) && cwh_worker.slow_until > now)
 		{
 			cwh_block_endpoint(endpoint, cwh_worker.slow_until, now);

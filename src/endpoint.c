@@ -77,15 +77,13 @@ set_up(void)
 
 /*
  * The customer whose webhook this is, made if needed: it is known by the
- * webhook's chatbot_id, or, without one, by its id.
+ * webhook's owner, a hash of its chatbot_id, or, if that is 0, by its id.
  */
 static Customer *
-find_customer(const pg_uuid_t *id, const char *chatbot_id)
+find_customer(const pg_uuid_t *id, uint64 owner)
 {
-	uint64		key = DatumGetUInt64(chatbot_id ?
-									 hash_any_extended((const unsigned char *) chatbot_id,
-													   strlen(chatbot_id), 0) :
-									 hash_any_extended(id->data, UUID_LEN, 1));
+	uint64		key = owner ? owner :
+		DatumGetUInt64(hash_any_extended(id->data, UUID_LEN, 1));
 	bool		found;
 	Customer   *customer = hash_search(customers, &key, HASH_ENTER, &found);
 
@@ -116,7 +114,7 @@ cwh_endpoint(const pg_uuid_t *id)
 	{
 		memset((char *) endpoint + sizeof(pg_uuid_t), 0,
 			   sizeof(Endpoint) - sizeof(pg_uuid_t));
-		endpoint->customer = find_customer(id, NULL);
+		endpoint->customer = find_customer(id, 0);
 		endpoint->customer->nendpoints++;
 		endpoint->bucket = cwh_bucket(id->data, UUID_LEN);
 		endpoint->window = FIRST_WINDOW;
@@ -174,16 +172,6 @@ set_ready(Endpoint *endpoint, bool ready)
 				 &endpoint->ready_node, &endpoint->in_ready, ready);
 }
 
-/* The same for the list of those that are startable. */
-static void
-set_startable(Endpoint *endpoint, bool startable)
-{
-	cwh_set_turn(&cwh_endpoints.startable[endpoint->proven],
-				 &endpoint->customer->startable[endpoint->proven],
-				 &endpoint->startable_node, &endpoint->in_startable,
-				 startable);
-}
-
 /* Note whether an endpoint is hungry. */
 static void
 set_hungry(Endpoint *endpoint, bool hungry)
@@ -208,37 +196,27 @@ cwh_reconsider(Endpoint *endpoint)
 	set_hungry(endpoint, ready && endpoint->nwaiting == 0 &&
 			   endpoint->in_flight < endpoint->window);
 	set_ready(endpoint, ready);
-	set_startable(endpoint, startable);
-}
-
-/* Count what an endpoint holds (1), or do not (-1). */
-static void
-count_held(Endpoint *endpoint, int sign)
-{
-	int			started = sign * endpoint->in_flight;
-	int			held = sign * (endpoint->in_flight + endpoint->nwaiting);
-
-	cwh_endpoints.nstarted[endpoint->proven] += started;
-	cwh_endpoints.nheld[endpoint->proven] += held;
-	endpoint->customer->nstarted[endpoint->proven] += started;
-	endpoint->customer->nheld[endpoint->proven] += held;
+	cwh_set_startable(endpoint, startable);
 }
 
 /* Move an endpoint between the lists of customers, and of the two kinds. */
 static void
 move_endpoint(Endpoint *endpoint, Customer *customer, bool proven)
 {
+	int			started = endpoint->in_flight;
+	int			held = endpoint->in_flight + endpoint->nwaiting;
+
 	if (endpoint->customer == customer && endpoint->proven == proven)
 		return;
 	set_hungry(endpoint, false);
 	set_ready(endpoint, false);
-	set_startable(endpoint, false);
-	count_held(endpoint, -1);
+	cwh_set_startable(endpoint, false);
+	cwh_count_held(endpoint, -started, -held);
 	endpoint->customer->nendpoints--;
 	endpoint->customer = customer;
 	endpoint->customer->nendpoints++;
 	endpoint->proven = proven;
-	count_held(endpoint, 1);
+	cwh_count_held(endpoint, started, held);
 	cwh_reconsider(endpoint);
 }
 
@@ -624,7 +602,7 @@ on_webhook(void *context, CwhWebhook *webhook)
 	endpoint->gone = endpoint->deleted = false;
 	endpoint->changed = false;
 	cwh_limit_window(endpoint, webhook->max_in_flight);
-	move_endpoint(endpoint, find_customer(&webhook->id, webhook->chatbot_id),
+	move_endpoint(endpoint, find_customer(&webhook->id, webhook->owner),
 				  endpoint->tried ? endpoint->proven : webhook->proven);
 
 	/* what cannot be sent is not tried: it waits until that has been fixed */

@@ -220,16 +220,26 @@ cwh_advance(Endpoint *endpoint, TimestampTz due, int64 id)
 	endpoint->after.id = id;
 }
 
+/*
+ * So many more requests are under way, and so many more are that or deliveries
+ * that wait, for the endpoint's kind and for its customer.
+ */
+static inline void
+cwh_count_held(Endpoint *endpoint, int started, int held)
+{
+	cwh_endpoints.nstarted[endpoint->proven] += started;
+	cwh_endpoints.nheld[endpoint->proven] += held;
+	endpoint->customer->nstarted[endpoint->proven] += started;
+	endpoint->customer->nheld[endpoint->proven] += held;
+}
+
 /* Requests start (1) or end (-1). */
 static inline void
 cwh_count_in_flight(Endpoint *endpoint, int more)
 {
 	endpoint->in_flight += more;
 	cwh_worker.in_flight += more;
-	cwh_endpoints.nstarted[endpoint->proven] += more;
-	cwh_endpoints.nheld[endpoint->proven] += more;
-	endpoint->customer->nstarted[endpoint->proven] += more;
-	endpoint->customer->nheld[endpoint->proven] += more;
+	cwh_count_held(endpoint, more, more);
 }
 
 /* Deliveries begin (1) or cease (-1) to wait. */
@@ -238,8 +248,7 @@ cwh_count_waiting(Endpoint *endpoint, int more)
 {
 	endpoint->nwaiting += more;
 	cwh_worker.nwaiting += more;
-	cwh_endpoints.nheld[endpoint->proven] += more;
-	endpoint->customer->nheld[endpoint->proven] += more;
+	cwh_count_held(endpoint, 0, more);
 }
 
 /*
@@ -275,13 +284,17 @@ cwh_wait(Delivery *delivery)
 	cwh_reconsider(endpoint);
 }
 
-/* Take an endpoint off its list; cwh_reconsider() puts it at the end again. */
+/*
+ * Put an endpoint at the end of the list of those that are startable, unless it
+ * is there, or take it out.
+ */
 static inline void
-cwh_not_startable(Endpoint *endpoint)
+cwh_set_startable(Endpoint *endpoint, bool startable)
 {
 	cwh_set_turn(&cwh_endpoints.startable[endpoint->proven],
 				 &endpoint->customer->startable[endpoint->proven],
-				 &endpoint->startable_node, &endpoint->in_startable, false);
+				 &endpoint->startable_node, &endpoint->in_startable,
+				 startable);
 }
 
 /* Take the first of the deliveries that wait. */
