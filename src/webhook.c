@@ -406,6 +406,18 @@ load_headers(Loading *loading, uint64 row)
 	}
 }
 
+/* A member of an object, of a type; null if it is not there. */
+static JsonbValue *
+member(JsonbContainer *object, const char *key, enum jbvType type,
+	   JsonbValue *value)
+{
+	if (!JsonContainerIsObject(object) ||
+		getKeyJsonValueFromContainer(object, key, strlen(key), value) == NULL ||
+		value->type != type)
+		return NULL;
+	return value;
+}
+
 /* Members of the column "auth". */
 enum
 {
@@ -482,10 +494,7 @@ load_auth(Loading *loading, Jsonb *auth)
 		JsonbValue	value;
 
 		values[i] = pstrdup("");
-		if (JB_ROOT_IS_OBJECT(auth) &&
-			getKeyJsonValueFromContainer(&auth->root, keys[i], strlen(keys[i]),
-										 &value) &&
-			value.type == jbvString)
+		if (member(&auth->root, keys[i], jbvString, &value))
 			values[i] = fill_in_line(loading, "its auth", &value);
 	}
 	webhook->auth = CWH_AUTH_HEADER;
@@ -523,18 +532,6 @@ load_auth(Loading *loading, Jsonb *auth)
 /*
  * Rules: what replies mean to a connector
  */
-
-/* A member of an object, of a type; null if it is not there. */
-static JsonbValue *
-member(JsonbContainer *object, const char *key, enum jbvType type,
-	   JsonbValue *value)
-{
-	if (!JsonContainerIsObject(object) ||
-		getKeyJsonValueFromContainer(object, key, strlen(key), value) == NULL ||
-		value->type != type)
-		return NULL;
-	return value;
-}
 
 /* A number that the table's trigger has seen to be a small whole one. */
 static int
@@ -623,7 +620,7 @@ push_string(CwhJsonbState *state, const char *key, const char *string)
 
 /* The webhook as its connector's function gets it. */
 static Jsonb *
-connector_argument(const Loading *loading, uint64 row, Jsonb *settings)
+connector_argument(const Loading *loading, Jsonb *settings)
 {
 	const CwhWebhook *webhook = loading->webhook;
 	MemoryContext oldcontext = MemoryContextSwitchTo(loading->scratch);
@@ -637,7 +634,7 @@ connector_argument(const Loading *loading, uint64 row, Jsonb *settings)
 	push_string(&state, "id", id);
 	push_string(&state, "name", webhook->name);
 	push_string(&state, "url", webhook->url_template);
-	push_string(&state, "chatbotId", cwh_field_text(row, CHATBOT_ID));
+	push_string(&state, "chatbotId", webhook->chatbot_id);
 	value.type = jbvString;
 	value.val.string.val = "settings";
 	value.val.string.len = strlen("settings");
@@ -674,7 +671,7 @@ load_connector(Loading *loading, uint64 row, const char *url)
 		parse_rules(scratch_jsonb(loading, rules), webhook);
 	settings = scratch_jsonb(loading, cwh_field(row, SETTINGS, NULL));
 	if (JB_ROOT_IS_OBJECT(settings))
-		webhook->argument = connector_argument(loading, row, settings);
+		webhook->argument = connector_argument(loading, settings);
 	else
 		note(webhook, "its settings are not an object");
 }
