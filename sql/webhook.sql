@@ -485,10 +485,11 @@ CREATE FUNCTION chatwebhook._webhook_follow() RETURNS trigger
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
 DECLARE
-    ids bigint[];
+    restoring constant boolean := chatwebhook._restoring();
+    ids       bigint[];
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        IF NOT chatwebhook._restoring() THEN
+        IF NOT restoring THEN
             -- the index also knows of a deletion that this snapshot does not see
             BEGIN
                 INSERT INTO chatwebhook.deleted_webhook (id) VALUES (NEW.id);
@@ -500,7 +501,7 @@ BEGIN
             END;
         END IF;
         DELETE FROM chatwebhook.deleted_webhook WHERE id = NEW.id;
-        IF NOT chatwebhook._restoring() THEN
+        IF NOT restoring THEN
             INSERT INTO chatwebhook.health (webhook_id) VALUES (NEW.id);
             PERFORM chatwebhook._set_secret(NEW.id, 'signing_secret',
                                             chatwebhook._seal_new(NEW.id, 'signing_secret', NEW.signing));
