@@ -69,6 +69,9 @@ sub stop_processes
 	return;
 }
 
+# Also if this test ends early, since a stopped server cannot be ended.
+END { kill 'CONT', @stopped if @stopped }
+
 # Wait until a process has ended, be its parent stopped or not.
 sub wait_for_end
 {
