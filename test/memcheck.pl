@@ -341,8 +341,8 @@ sub weigh
 		}
 		($result{palloc}) = $account =~ /Grand total: .*?(\d+) used/;
 		$result{contexts}{$1} += $2 while $account =~ /level: \d+; (.+?): \d+ total in .*? (\d+) used/g;
-		# Deleted webhooks are there until the next sweep, or for ten minutes if
-		# deliveries were pending: 016_deleted_webhooks.pl shows that they are forgotten.
+		# Deleted webhooks are there until the next sweep: 016_deleted_webhooks.pl shows
+		# that they are forgotten.
 		$result{palloc} -= $_ foreach $account =~ /chatwebhook webhook: .*?(\d+) used/g;
 	}
 	diag("after $deliveries deliveries, worker $pid: " . join(', ', map { "$_ $result{$_}" } sort grep { $_ ne 'contexts' } keys %result));
