@@ -59,7 +59,7 @@ COMMENT ON COLUMN chatwebhook.queue.id IS 'Identifies the delivery.';
 COMMENT ON COLUMN chatwebhook.queue.webhook_id IS 'Webhook to deliver to.';
 COMMENT ON COLUMN chatwebhook.queue.event_id IS 'Event to deliver.';
 COMMENT ON COLUMN chatwebhook.queue.created_at IS 'When the event was emitted.';
-COMMENT ON COLUMN chatwebhook.queue.next_attempt_at IS 'When the next attempt is due.';
+COMMENT ON COLUMN chatwebhook.queue.next_attempt_at IS 'When the next attempt is due; infinity: when nothing else of the webhook is (backfill).';
 COMMENT ON COLUMN chatwebhook.queue.last_attempt_at IS 'When the last attempt started.';
 COMMENT ON COLUMN chatwebhook.queue.attempts IS 'Attempts made so far.';
 COMMENT ON COLUMN chatwebhook.queue.first_attempt IS

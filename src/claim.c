@@ -334,6 +334,7 @@ typedef struct Choice
 	int			max;			/* endpoints */
 	int			n;
 	CwhWant    *wants;
+	TimestampTz now;
 } Choice;
 
 /*
@@ -367,7 +368,9 @@ choose_endpoints(Choice *choice, Customer *customer, bool proven, int most)
 		if (!proven)
 			choice->left[false] -= n;
 		choice->wants[choice->n].webhook_id = endpoint->id;
-		choice->wants[choice->n].after = endpoint->after;
+		choice->wants[choice->n].after =
+			cwh_next_position(endpoint, choice->now,
+							  &choice->wants[choice->n].until);
 		choice->wants[choice->n].n = n;
 		choice->n++;
 	}
@@ -375,9 +378,9 @@ choose_endpoints(Choice *choice, Customer *customer, bool proven, int most)
 
 /* The endpoints to claim for, and how much for each: a fair share. */
 static CwhWant *
-choose_wants(int *nwants, int *most)
+choose_wants(int *nwants, int *most, TimestampTz now)
 {
-	Choice		choice = {0};
+	Choice		choice = {.now = now};
 	int			budget = claim_budget(&choice.left[false]);
 	int			first = choice.left[false] > 0 ? 0 : 1;
 	int			ncustomers = 0;
@@ -418,10 +421,10 @@ claim_due(Claims *claims)
 {
 	int			n;
 	int			most;
-	CwhWant    *wants = choose_wants(&n, &most);
+	TimestampTz now = GetCurrentTimestamp();
+	CwhWant    *wants = choose_wants(&n, &most, now);
 	pg_uuid_t  *later;
 	int			nlater = 0;
-	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz reread_at;
 
 	if (n == 0)
@@ -430,7 +433,7 @@ claim_due(Claims *claims)
 	claims->wants = wants;
 	claims->in_conversation = false;
 	make_room(claims, most);
-	cwh_outbox_claim(wants, n, now, has_room, on_claimed, claims);
+	cwh_outbox_claim(wants, n, has_room, on_claimed, claims);
 	reread_at = GetCurrentTimestamp();
 	reread_at += REREAD_SHARE * (reread_at - now);
 
@@ -439,11 +442,12 @@ claim_due(Claims *claims)
 	for (int i = 0; i < n; i++)
 	{
 		Endpoint   *endpoint = cwh_endpoint(&wants[i].webhook_id);
+		bool		exhausted = endpoint->claim.got < endpoint->claim.wanted &&
+			!endpoint->claim.cut;
 
-		if (cwh_claim_made(endpoint,
-						   endpoint->claim.got < endpoint->claim.wanted &&
-						   !endpoint->claim.cut,
-						   now, reread_at))
+		if (wants[i].until == DT_NOEND)
+			cwh_backfill_claimed(endpoint, exhausted);
+		else if (cwh_claim_made(endpoint, exhausted, now, reread_at))
 			later[nlater++] = endpoint->id;
 	}
 	if (nlater > 0)

@@ -77,6 +77,7 @@ typedef struct Writer
 	EState	   *estate;
 	CwhRows		events;
 	CwhRows		deliveries;
+	bool		behind;			/* deliver when nothing else is due */
 } Writer;
 
 /*
@@ -127,6 +128,7 @@ static void
 init_writer(Writer *writer)
 {
 	writer->open = false;
+	writer->behind = false;
 	writer->context = CurrentMemoryContext;
 }
 
@@ -217,10 +219,10 @@ next_delivery_id(TimestampTz now)
 
 /* Write an event's delivery to a webhook. */
 static void
-write_delivery(CwhRows *rows, const CwhEvent *event, const pg_uuid_t *webhook_id,
-			   int64 id, bool ordered)
+write_delivery(Writer *writer, const CwhEvent *event,
+			   const pg_uuid_t *webhook_id, int64 id, bool ordered)
 {
-	TupleTableSlot *slot = cwh_rows_next(rows);
+	TupleTableSlot *slot = cwh_rows_next(&writer->deliveries);
 
 	cwh_set_column(slot, CWH_QUEUE_ID, Int64GetDatum(id));
 	cwh_set_column(slot, CWH_QUEUE_WEBHOOK_ID, UUIDPGetDatum(webhook_id));
@@ -228,7 +230,8 @@ write_delivery(CwhRows *rows, const CwhEvent *event, const pg_uuid_t *webhook_id
 	cwh_set_column(slot, CWH_QUEUE_CREATED_AT,
 				   TimestampTzGetDatum(event->created_at));
 	cwh_set_column(slot, CWH_QUEUE_NEXT_ATTEMPT_AT,
-				   TimestampTzGetDatum(event->created_at));
+				   TimestampTzGetDatum(writer->behind ? DT_NOEND :
+									   event->created_at));
 	cwh_set_column(slot, CWH_QUEUE_ATTEMPTS, Int32GetDatum(0));
 	cwh_set_column(slot, CWH_QUEUE_FIRST_ATTEMPT, Int32GetDatum(0));
 	cwh_set_column(slot, CWH_QUEUE_LAST_WAIT_MS, Int64GetDatum(0));
@@ -293,11 +296,12 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 		if (last == NULL || last->ordered != subscription->ordered ||
 			!write_delivery_like_last(&writer->deliveries,
 									  &subscription->webhook_id, id))
-			write_delivery(&writer->deliveries, event,
-						   &subscription->webhook_id, id,
+			write_delivery(writer, event, &subscription->webhook_id, id,
 						   subscription->ordered && may_be_ordered(event));
 		last = subscription;
-		cwh_hint(&subscription->webhook_id, event->created_at, id, 1);
+		/* of those behind, a worker learns as it reads the queue from its head */
+		cwh_hint(&subscription->webhook_id,
+				 writer->behind ? DT_NOBEGIN : event->created_at, id, 1);
 	}
 
 	slot = cwh_rows_next(&writer->events);
@@ -1023,7 +1027,7 @@ leave_out(List *subscriptions, ArrayType *webhook_ids)
 /*
  * Emit the event that four arguments of a call, beginning with "first",
  * describe.  It goes to all webhooks that want it; or if "only" is given, to
- * that one whether it wants it or not; or if "but" is given, not to those.
+ * that one whether it wants it or not, but after all that is due; or if "but" is given, not to those.
  */
 static Datum
 emit_arguments(FunctionCallInfo fcinfo, int first, const pg_uuid_t *only,
@@ -1073,6 +1077,7 @@ emit_arguments(FunctionCallInfo fcinfo, int first, const pg_uuid_t *only,
 	if (subscriptions == NIL)
 		PG_RETURN_NULL();
 	init_writer(&writer);
+	writer.behind = only != NULL;
 	if (!emit_event(&writer, &event, subscriptions))
 		PG_RETURN_NULL();
 	close_writer(&writer);

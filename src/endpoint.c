@@ -187,8 +187,8 @@ set_hungry(Endpoint *endpoint, bool hungry)
 void
 cwh_reconsider(Endpoint *endpoint)
 {
-	bool		ready = endpoint->ready && cwh_endpoint_room(endpoint) > 0 &&
-		!is_gathering(endpoint);
+	bool		ready = cwh_endpoint_room(endpoint) > 0 &&
+		(endpoint->ready ? !is_gathering(endpoint) : endpoint->backfill);
 	bool		startable = endpoint->nwaiting > 0 &&
 		!endpoint->account.disable && !endpoint->token.requested &&
 		!endpoint->blocked && endpoint->in_flight < endpoint->window;
@@ -253,6 +253,9 @@ make_ready(Endpoint *endpoint, TimestampTz due, int64 id, int n)
 		endpoint->after.due = due;
 		endpoint->after.id = id - 1;
 	}
+	/* what is given back can be of a backfill as well */
+	if (due == DT_NOBEGIN)
+		endpoint->backfill_after = 0;
 	if (!endpoint->ready)
 	{
 		endpoint->ready_since = GetCurrentTimestamp();
@@ -265,6 +268,19 @@ make_ready(Endpoint *endpoint, TimestampTz due, int64 id, int n)
 	cwh_reconsider(endpoint);
 }
 
+/* There are deliveries of a backfill: claim them when nothing else is due. */
+static void
+expect_backfill(Endpoint *endpoint)
+{
+	/* while it is being read, what comes before has been read */
+	if (!endpoint->backfill)
+		endpoint->backfill_after = 0;
+	endpoint->backfill = true;
+	if (is_stale(endpoint))
+		mark_stale(endpoint);
+	cwh_reconsider(endpoint);
+}
+
 /*
  * There are deliveries from this position on, n of which are new: claim them as
  * soon as they are due.
@@ -272,7 +288,9 @@ make_ready(Endpoint *endpoint, TimestampTz due, int64 id, int n)
 void
 cwh_expect(Endpoint *endpoint, TimestampTz due, int64 id, int n)
 {
-	if (due > GetCurrentTimestamp())
+	if (due == DT_NOEND)
+		expect_backfill(endpoint);
+	else if (due > GetCurrentTimestamp())
 	{
 		endpoint->later = true;
 		set_timer(endpoint, due);
@@ -291,7 +309,9 @@ cwh_found_pending(Endpoint *endpoint, TimestampTz first_due)
 	TimestampTz now = GetCurrentTimestamp();
 
 	endpoint->later = true;
-	if (first_due > now)
+	if (first_due == DT_NOEND)
+		expect_backfill(endpoint);
+	else if (first_due > now)
 		set_timer(endpoint, first_due);
 	else if (endpoint->reread_at > now)
 	{
@@ -438,7 +458,8 @@ release_waiting(Endpoint *endpoint)
 		cwh_claim_release(&delivery->id, 1);
 		cwh_delivery_free(delivery);
 		endpoint->after.due = DT_NOBEGIN;
-		endpoint->ready = true;
+		endpoint->backfill_after = 0;
+		endpoint->ready = endpoint->later = true;
 	}
 	cwh_reconsider(endpoint);
 }
@@ -641,7 +662,7 @@ on_deleted(void *context, const pg_uuid_t *webhook_id)
 static bool
 is_idle(const Endpoint *endpoint)
 {
-	return !(endpoint->ready || endpoint->later || endpoint->in_timers ||
+	return !(endpoint->ready || endpoint->backfill || endpoint->later || endpoint->in_timers ||
 			 endpoint->in_ready || endpoint->in_startable ||
 			 endpoint->in_flight > 0 || endpoint->nwaiting > 0 ||
 			 endpoint->account.unsettled > 0 || endpoint->account.listed ||
@@ -766,7 +787,7 @@ cwh_refresh_endpoints(bool swept)
 		endpoint->in_stale = false;
 		nstale--;
 		if (is_stale(endpoint) &&
-			(endpoint->ready || endpoint->nwaiting > 0 ||
+			(endpoint->ready || endpoint->backfill || endpoint->nwaiting > 0 ||
 			 endpoint->in_flight > 0 || endpoint->account.listed))
 		{
 			endpoint->changed = true;	/* until it has been read */

@@ -86,6 +86,9 @@ struct Endpoint
 	/* its queue, as far as it was read */
 	CwhPosition after;			/* claims look behind this */
 	bool		ready;			/* there may be something to claim */
+	bool		backfill;		/* the same of a backfill, which comes after
+								 * all that is due */
+	int64		backfill_after; /* claims of that look behind this id */
 	bool		later;			/* there may be something due later */
 	TimestampTz ready_since;
 	int			expected;		/* new ones since then, up to a full batch */
@@ -207,7 +210,8 @@ cwh_expect_more(Endpoint *endpoint, TimestampTz due)
 static inline void
 cwh_postpone(Endpoint *endpoint, TimestampTz until)
 {
-	endpoint->ready = false;
+	endpoint->ready = endpoint->backfill = false;
+	endpoint->later = true;
 	cwh_expect(endpoint, until, 0, 0);
 	cwh_reconsider(endpoint);
 }
@@ -216,8 +220,32 @@ cwh_postpone(Endpoint *endpoint, TimestampTz until)
 static inline void
 cwh_advance(Endpoint *endpoint, TimestampTz due, int64 id)
 {
-	endpoint->after.due = due;
-	endpoint->after.id = id;
+	if (due == DT_NOEND)
+		endpoint->backfill_after = id;
+	else
+	{
+		endpoint->after.due = due;
+		endpoint->after.id = id;
+	}
+}
+
+/* Where its next claim looks, and up to which time. */
+static inline CwhPosition
+cwh_next_position(const Endpoint *endpoint, TimestampTz now, TimestampTz *until)
+{
+	CwhPosition position = {DT_NOEND, endpoint->backfill_after};
+
+	*until = endpoint->ready ? now : DT_NOEND;
+	return endpoint->ready ? endpoint->after : position;
+}
+
+/* A claim of its backfill was made; if that got less than it wanted, it is over. */
+static inline void
+cwh_backfill_claimed(Endpoint *endpoint, bool exhausted)
+{
+	if (exhausted)
+		endpoint->backfill = false;
+	cwh_reconsider(endpoint);
 }
 
 /*

@@ -71,7 +71,12 @@ static const char sweep_sql[] =
 	"           SELECT q.webhook_id, q.next_attempt_at FROM chatwebhook.queue q"
 	"            WHERE q.webhook_id" GT "found.webhook_id"
 	"            ORDER BY q.webhook_id, q.next_attempt_at LIMIT 1) n"
-	") SELECT webhook_id, next_attempt_at FROM found";
+	") SELECT webhook_id, next_attempt_at FROM found"
+	"  UNION ALL"
+	" SELECT f.webhook_id, 'infinity' FROM found f"
+	"  WHERE f.next_attempt_at" LT "'infinity' AND EXISTS ("
+	"        SELECT FROM chatwebhook.queue p"
+	"         WHERE p.webhook_id" EQ "f.webhook_id AND p.next_attempt_at" EQ "'infinity')";
 
 /*
  * Make deliveries due that wait only because the clock was set back: they are
@@ -84,6 +89,7 @@ static const char catch_up_sql[] =
 	"         CROSS JOIN LATERAL ("
 	"               SELECT p.id FROM chatwebhook.queue p"
 	"                WHERE p.webhook_id" EQ "w.id AND p.next_attempt_at" GT "$1"
+	"                  AND p.next_attempt_at" LT "'infinity'"
 	"                  AND (p.last_wait_ms" EQ "0 OR p.last_attempt_at" GT "$1)"
 	"                  FOR UPDATE SKIP LOCKED) a"
 	"         LIMIT $2) ahead"
@@ -115,13 +121,14 @@ enum
 static const char claim_sql[] =
 	CLAIMED
 	"  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
-	"                  pg_catalog.unnest($3), pg_catalog.unnest($4))"
-	"       AS want(webhook_id, due, id, n)"
+	"                  pg_catalog.unnest($3), pg_catalog.unnest($4),"
+	"                  pg_catalog.unnest($5))"
+	"       AS want(webhook_id, due, id, n, until)"
 	" CROSS JOIN LATERAL ("
 	"       SELECT * FROM chatwebhook.queue p"
 	"        WHERE p.webhook_id" EQ "want.webhook_id"
 	"          AND ROW(p.next_attempt_at, p.id)" GT "ROW(want.due, want.id)"
-	"          AND p.next_attempt_at" LE "$5"
+	"          AND p.next_attempt_at" LE "want.until"
 	"          AND NOT chatwebhook._claimed(p.id)"
 	"          AND (NOT p.ordered OR NOT EXISTS ("
 	"               SELECT FROM chatwebhook.queue b"
@@ -158,7 +165,13 @@ static const char next_due_sql[] =
 	"       SELECT p.next_attempt_at FROM chatwebhook.queue p"
 	"        WHERE p.webhook_id" EQ "want.webhook_id"
 	"          AND p.next_attempt_at" GT "$2"
-	"        ORDER BY p.next_attempt_at LIMIT 1) q";
+	"        ORDER BY p.next_attempt_at LIMIT 1) q"
+	" UNION ALL"
+	" SELECT want.webhook_id, 'infinity'"
+	"   FROM pg_catalog.unnest($1) AS want(webhook_id)"
+	"  WHERE EXISTS (SELECT FROM chatwebhook.queue p"
+	"                 WHERE p.webhook_id" EQ "want.webhook_id"
+	"                   AND p.next_attempt_at" EQ "'infinity')";
 
 /* Parameters of postpone_sql, each an array. */
 enum
@@ -307,7 +320,7 @@ static CwhStatement catch_up_st = {catch_up_sql, 2, {TIMESTAMPTZOID, INT8OID}, N
 static CwhStatement problems_st = {problems_sql, 0, {0}, NULL};
 static CwhStatement claim_st = {claim_sql, 5,
 	{UUIDARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID, INT4ARRAYOID,
-	TIMESTAMPTZOID}, NULL};
+	TIMESTAMPTZARRAYOID}, NULL};
 static CwhStatement claim_next_st = {claim_next_sql, 3,
 	{UUIDARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}, NULL};
 static CwhStatement next_due_st = {next_due_sql, 2,
@@ -463,22 +476,22 @@ record_claims(uint64 found, CwhMayClaim may, CwhOnClaimed each, void *context)
 
 /* Claim deliveries that are due now, up to a wanted number for each webhook. */
 void
-cwh_outbox_claim(const CwhWant *wants, int n, TimestampTz now, CwhMayClaim may,
+cwh_outbox_claim(const CwhWant *wants, int n, CwhMayClaim may,
 				 CwhOnClaimed each, void *context)
 {
-	CwhArray	arrays[4];
+	CwhArray	arrays[5];
 	Datum		args[5];
 
-	cwh_make_arrays(arrays, &claim_st, 4, n);
+	cwh_make_arrays(arrays, &claim_st, 5, n);
 	for (int i = 0; i < n; i++)
 	{
 		cwh_array_set(&arrays[0], i, UUIDPGetDatum(&wants[i].webhook_id));
 		cwh_array_set(&arrays[1], i, TimestampTzGetDatum(wants[i].after.due));
 		cwh_array_set(&arrays[2], i, Int64GetDatum(wants[i].after.id));
 		cwh_array_set(&arrays[3], i, Int32GetDatum(wants[i].n));
+		cwh_array_set(&arrays[4], i, TimestampTzGetDatum(wants[i].until));
 	}
-	cwh_finish_arrays(arrays, 4, args);
-	args[4] = TimestampTzGetDatum(now);
+	cwh_finish_arrays(arrays, 5, args);
 	record_claims(cwh_run(&claim_st, args), may, each, context);
 }
 

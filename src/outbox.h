@@ -29,6 +29,8 @@ typedef struct CwhWant
 {
 	pg_uuid_t	webhook_id;
 	CwhPosition after;
+	TimestampTz until;			/* due by then; DT_NOEND: of a backfill, if the
+								 * position is there */
 	int			n;				/* at most */
 } CwhWant;
 
@@ -142,8 +144,8 @@ extern int64 cwh_outbox_sweep(int64 ncatch_up, CwhOnPending on_pending,
 							  CwhOnPending on_problem, void *context);
 /* exported for test/modules/chatwebhook_test */
 extern PGDLLEXPORT void cwh_outbox_claim(const CwhWant *wants, int n,
-										 TimestampTz now, CwhMayClaim may,
-										 CwhOnClaimed each, void *context);
+										 CwhMayClaim may, CwhOnClaimed each,
+										 void *context);
 extern void cwh_outbox_claim_next(const CwhWantNext *wants, int n,
 								  TimestampTz now, CwhMayClaim may,
 								  CwhOnClaimed each, void *context);

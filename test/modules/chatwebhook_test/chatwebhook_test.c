@@ -29,8 +29,7 @@ PG_FUNCTION_INFO_V1(chatwebhook_test_release);
 /* The functions of the library, as its headers declare them. */
 static struct
 {
-	void		(*outbox_claim) (const CwhWant *wants, int n, TimestampTz now,
-								 CwhMayClaim may,
+	void		(*outbox_claim) (const CwhWant *wants, int n, CwhMayClaim may,
 								 CwhOnClaimed each, void *context);
 	void		(*outbox_settle) (CwhResult *results, int n, bool careful);
 	void		(*claims_mine) (const int64 *ids, int n, bool *mine);
@@ -87,10 +86,10 @@ chatwebhook_test_claim(PG_FUNCTION_ARGS)
 	want.webhook_id = *PG_GETARG_UUID_P(0);
 	want.after.due = DT_NOBEGIN;
 	want.after.id = 0;
+	want.until = GetCurrentTimestamp();
 	want.n = PG_GETARG_INT32(1);
 	SPI_connect();
-	library.outbox_claim(&want, 1, GetCurrentTimestamp(), NULL, on_claimed,
-						 fcinfo->resultinfo);
+	library.outbox_claim(&want, 1, NULL, on_claimed, fcinfo->resultinfo);
 	SPI_finish();
 	return (Datum) 0;
 }
