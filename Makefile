@@ -14,9 +14,11 @@ OBJS = \
 	src/claim.o \
 	src/connector.o \
 	src/curl_handle.o \
+	src/deadline.o \
 	src/decision.o \
 	src/delivery.o \
 	src/emit.o \
+	src/emit_failure.o \
 	src/endpoint.o \
 	src/envelope.o \
 	src/exchange.o \
@@ -27,7 +29,9 @@ OBJS = \
 	src/json.o \
 	src/launcher.o \
 	src/ledger.o \
+	src/mapping.o \
 	src/outbox.o \
+	src/query.o \
 	src/render.o \
 	src/request.o \
 	src/retention.o \
@@ -50,6 +54,7 @@ OBJS = \
 	src/value.o \
 	src/vault.o \
 	src/wait.o \
+	src/watched.o \
 	src/webhook.o \
 	src/worker.o
 
@@ -65,6 +70,7 @@ SQL_PARTS = \
 	sql/delivery.sql \
 	sql/health.sql \
 	sql/alert.sql \
+	sql/watched.sql \
 	sql/access.sql \
 	sql/signature.sql \
 	sql/metrics.sql \

@@ -8,30 +8,35 @@
  */
 CREATE TABLE chatwebhook.alert (
     id           uuid PRIMARY KEY,
-    webhook_id   uuid NOT NULL,
+    webhook_id   uuid,
     chatbot_id   text,
-    webhook_name text NOT NULL,
+    webhook_name text,
+    watch        text,
     kind         text NOT NULL,
     message      text NOT NULL,
     opened_at    timestamptz NOT NULL,
-    closed_at    timestamptz
+    closed_at    timestamptz,
+    CHECK ((webhook_id IS NULL) OPERATOR(pg_catalog.<>) (watch IS NULL))
 );
 CREATE UNIQUE INDEX alert_open_idx ON chatwebhook.alert (webhook_id, kind) WHERE closed_at IS NULL;
+CREATE UNIQUE INDEX alert_watch_idx ON chatwebhook.alert (watch) WHERE closed_at IS NULL AND watch IS NOT NULL;
 CREATE INDEX alert_webhook_idx ON chatwebhook.alert (webhook_id, kind, closed_at);
 COMMENT ON TABLE chatwebhook.alert IS
-    'Alerts about webhooks, open and closed. At most one of each kind is open for a webhook. Opening or closing an alert emits webhook.alert to the other webhooks that subscribe to webhook.alert or webhook.*, except to those that are failing themselves.';
+    'Alerts about webhooks and watches, open and closed. At most one of each kind is open for a webhook. Opening or closing an alert emits webhook.alert to the other webhooks that subscribe to webhook.alert or webhook.*, except to those that are failing themselves.';
 COMMENT ON COLUMN chatwebhook.alert.id IS 'Identifies the alert. Its webhook.alert events have it as alertId.';
-COMMENT ON COLUMN chatwebhook.alert.webhook_id IS 'Webhook that the alert is about.';
+COMMENT ON COLUMN chatwebhook.alert.webhook_id IS 'Webhook that the alert is about; null if it is about a watch.';
 COMMENT ON COLUMN chatwebhook.alert.chatbot_id IS 'Chatbot of that webhook; null if it serves every chatbot.';
 COMMENT ON COLUMN chatwebhook.alert.webhook_name IS 'Name of that webhook at that time.';
+COMMENT ON COLUMN chatwebhook.alert.watch IS
+    'Trigger and table that the alert is about; null if it is about a webhook.';
 COMMENT ON COLUMN chatwebhook.alert.kind IS
-    'consecutive_failures: at least chatwebhook.alert_failures attempts in a row failed, closed by a success; low_success_rate: less than chatwebhook.alert_success_rate of the last 100 attempts (at least 20) succeeded, closed when the rate is halfway from there to 1; webhook_disabled: the extension disabled it, or deliveries wait but nothing can be sent, as webhook_health.problem says, closed when it is enabled or the problem is gone; backlog: a delivery has been due for longer than chatwebhook.alert_backlog, closed when none has.';
+    'emit_failed: a trigger could not emit an event, see emit_failure, closed when the watch is changed or has not failed for an hour; consecutive_failures: at least chatwebhook.alert_failures attempts in a row failed, closed by a success; low_success_rate: less than chatwebhook.alert_success_rate of the last 100 attempts (at least 20) succeeded, closed when the rate is halfway from there to 1; webhook_disabled: the extension disabled it, or deliveries wait but nothing can be sent, as webhook_health.problem says, closed when it is enabled or the problem is gone; backlog: a delivery has been due for longer than chatwebhook.alert_backlog, closed when none has.';
 COMMENT ON COLUMN chatwebhook.alert.message IS 'Description of the trouble, for people.';
 COMMENT ON COLUMN chatwebhook.alert.opened_at IS 'When it was opened.';
 COMMENT ON COLUMN chatwebhook.alert.closed_at IS 'When it was closed; null while it is open.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.alert', '');
 
-CREATE FUNCTION chatwebhook._log_alert(webhook_name text, message text, has_ended boolean) RETURNS void
+CREATE FUNCTION chatwebhook._log_alert(subject text, message text, has_ended boolean) RETURNS void
     AS 'MODULE_PATHNAME', 'chatwebhook_log_alert'
     LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._log_alert(text, text, boolean) IS
@@ -54,6 +59,34 @@ CREATE FUNCTION chatwebhook._failing_webhooks(webhook_ids uuid[]) RETURNS uuid[]
 $$;
 COMMENT ON FUNCTION chatwebhook._failing_webhooks(uuid[]) IS
     'Returns those of these webhooks that are failing themselves, or cannot be sent to. An alert would not arrive there, and its failure would lead to more alerts.';
+
+CREATE FUNCTION chatwebhook._announce_alert(changed chatwebhook.alert) RETURNS void
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+DECLARE
+    is_open constant boolean := changed.closed_at IS NULL;
+    subject constant text := coalesce('webhook "' || changed.webhook_name || '"', 'watch "' || changed.watch || '"');
+BEGIN
+    PERFORM chatwebhook._log_alert(subject, changed.message, NOT is_open);
+    -- if this fails, keep the alert, and what the transaction was doing
+    BEGIN
+        PERFORM chatwebhook._emit_but(array_append(chatwebhook._failing_webhooks(chatwebhook._subscribers('webhook.alert', changed.chatbot_id)), changed.webhook_id),
+            'webhook.alert', changed.chatbot_id, NULL, jsonb_build_object(
+            'state', CASE WHEN is_open THEN 'opened' ELSE 'closed' END,
+            'alertId', changed.id, 'kind', changed.kind, 'message', changed.message,
+            'openedAt', to_char(changed.opened_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+            'closedAt', to_char(changed.closed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))
+            || CASE WHEN changed.watch IS NULL THEN jsonb_build_object('webhookId', changed.webhook_id, 'webhookName', changed.webhook_name)
+                    ELSE jsonb_build_object('watch', changed.watch) END);
+    EXCEPTION
+        WHEN OTHERS THEN
+            RAISE WARNING 'could not emit webhook.alert about %: %', subject, SQLERRM;
+    END;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._announce_alert(chatwebhook.alert) IS
+    'An alert was opened or closed: logs that, and emits webhook.alert.';
 
 CREATE FUNCTION chatwebhook._set_alert(hook uuid, kind text, wanted boolean, message text) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -83,24 +116,11 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    PERFORM chatwebhook._log_alert(changed.webhook_name, changed.message, NOT wanted);
-    -- if this fails, keep the alert, and what the transaction was doing
-    BEGIN
-        PERFORM chatwebhook._emit_but(chatwebhook._failing_webhooks(chatwebhook._subscribers('webhook.alert', changed.chatbot_id)) || hook,
-            'webhook.alert', changed.chatbot_id, NULL, jsonb_build_object(
-            'state', CASE WHEN wanted THEN 'opened' ELSE 'closed' END,
-            'alertId', changed.id, 'kind', kind, 'message', changed.message,
-            'webhookId', hook, 'webhookName', changed.webhook_name,
-            'openedAt', to_char(changed.opened_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
-            'closedAt', to_char(changed.closed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')));
-    EXCEPTION
-        WHEN OTHERS THEN
-            RAISE WARNING 'could not emit webhook.alert about webhook "%": %', changed.webhook_name, SQLERRM;
-    END;
+    PERFORM chatwebhook._announce_alert(changed);
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._set_alert(uuid, text, boolean, text) IS
-    'Opens or closes an alert of this kind, unless it is open or closed already; logs that, and emits webhook.alert.';
+    'Opens or closes an alert of this kind, unless it is open or closed already, and announces that.';
 
 CREATE FUNCTION chatwebhook._check_alerts_together(webhook_ids uuid[]) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE

@@ -566,8 +566,9 @@ BEGIN
                                   WHEN 'low_success_rate' THEN 'Low success rate'
                                   WHEN 'webhook_disabled' THEN CASE h.state WHEN 'paused' THEN 'Paused' ELSE 'Disabled' END
                                   WHEN 'backlog' THEN 'Backlog'
+                                  WHEN 'emit_failed' THEN 'Events not emitted'
                                   ELSE chatwebhook._dashboard_text(a.kind, 60) END,
-                      CASE WHEN h.webhook_id IS NULL THEN '<bdi>' || chatwebhook._dashboard_text(a.webhook_name, 120) || '</bdi>'
+                      CASE WHEN h.webhook_id IS NULL THEN '<bdi>' || chatwebhook._dashboard_text(coalesce(a.webhook_name, a.watch), 120) || '</bdi>'
                            ELSE format('<a href="#w-%s"><bdi>%s</bdi></a>', h.webhook_id, chatwebhook._dashboard_text(h.name, 120)) END,
                       '<bdi>' || chatwebhook._dashboard_text(a.message, 400) || '</bdi>',
                       chatwebhook._dashboard_age(a.opened_at)) AS item

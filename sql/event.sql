@@ -5,6 +5,7 @@ CREATE TABLE chatwebhook.event_type (
     name        text PRIMARY KEY,
     description text,
     required    text[] NOT NULL DEFAULT '{}',
+    example     jsonb,
     shipped     boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE chatwebhook.event_type IS
@@ -14,22 +15,31 @@ COMMENT ON COLUMN chatwebhook.event_type.name IS
 COMMENT ON COLUMN chatwebhook.event_type.description IS 'Description for people.';
 COMMENT ON COLUMN chatwebhook.event_type.required IS
     'Keys that data must have, with values that are not null. See the setting chatwebhook.validation.';
+COMMENT ON COLUMN chatwebhook.event_type.example IS
+    'Example of data, for people. watch() compares the types of its values with those of columns.';
 COMMENT ON COLUMN chatwebhook.event_type.shipped IS
     'True for a type that came with the extension and was not changed. pg_dump omits it.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.event_type', 'WHERE NOT shipped');
 
-INSERT INTO chatwebhook.event_type (name, required, description, shipped) VALUES
-    ('conversation.started', '{visitorId,pageUrl,userAgent}', 'A visitor started a conversation. Optional keys: referrer, metadata.', true),
-    ('conversation.ended', '{}', 'A conversation ended.', true),
-    ('message.received', '{role,content}', 'The visitor sent a message. Optional key: sentiment.', true),
-    ('message.sent', '{role,content}', 'The chatbot sent a message. Optional key: sentiment.', true),
-    ('lead.captured', '{email,source,conversationSummary}', 'A visitor left contact details. Optional keys: name, phone, company.', true),
-    ('handoff.requested', '{reason}', 'A visitor needs a human. Optional keys: urgency, visitorName, visitorEmail, conversationHistory.', true),
-    ('sentiment.negative', '{message,sentimentScore}', 'A visitor seems unhappy. The score is from 0 to 1.', true),
-    ('feedback.received', '{rating}', 'A visitor rated the conversation.', true),
-    ('sales.opportunity', '{visitorId,intent}', 'A visitor may want to buy. Optional key: estimatedValue.', true),
-    ('webhook.test', '{}', 'Sent by test_webhook().', true),
-    ('webhook.alert', '{}', 'An alert about a webhook was opened or closed.', true);
+INSERT INTO chatwebhook.event_type (name, required, description, example, shipped) VALUES
+    ('conversation.started', '{visitorId,pageUrl,userAgent}', 'A visitor started a conversation. Optional keys: referrer, metadata.',
+     '{"visitorId": "v-1042", "pageUrl": "https://shop.example/pricing", "userAgent": "Mozilla/5.0", "referrer": "https://search.example/", "metadata": {"plan": "trial"}}', true),
+    ('conversation.ended', '{}', 'A conversation ended.', '{}', true),
+    ('message.received', '{role,content}', 'The visitor sent a message. Optional key: sentiment.',
+     '{"role": "user", "content": "Do you ship to Norway?", "sentiment": "neutral"}', true),
+    ('message.sent', '{role,content}', 'The chatbot sent a message. Optional key: sentiment.',
+     '{"role": "assistant", "content": "Yes, within three days."}', true),
+    ('lead.captured', '{email,source,conversationSummary}', 'A visitor left contact details. Optional keys: name, phone, company.',
+     '{"email": "zoe@example.com", "source": "widget", "conversationSummary": "Asked for prices.", "name": "Zoe", "phone": "+47 555 01 23", "company": "Example AS"}', true),
+    ('handoff.requested', '{reason}', 'A visitor needs a human. Optional keys: urgency, visitorName, visitorEmail, conversationHistory.',
+     '{"reason": "Wants a refund", "urgency": "high", "visitorName": "Zoe", "visitorEmail": "zoe@example.com", "conversationHistory": [{"role": "user", "content": "I want my money back."}]}', true),
+    ('sentiment.negative', '{message,sentimentScore}', 'A visitor seems unhappy. The score is from 0 to 1.',
+     '{"message": "This is useless.", "sentimentScore": 0.92}', true),
+    ('feedback.received', '{rating}', 'A visitor rated the conversation.', '{"rating": 4}', true),
+    ('sales.opportunity', '{visitorId,intent}', 'A visitor may want to buy. Optional key: estimatedValue.',
+     '{"visitorId": "v-1042", "intent": "Wants 20 seats", "estimatedValue": 4800}', true),
+    ('webhook.test', '{}', 'Sent by test_webhook().', NULL, true),
+    ('webhook.alert', '{}', 'An alert about a webhook or a watch was opened or closed.', NULL, true);
 
 CREATE FUNCTION chatwebhook._check_event_type() RETURNS trigger
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -111,12 +121,12 @@ CREATE FUNCTION chatwebhook.emit(type text, chatbot_id text, conversation_id tex
 COMMENT ON FUNCTION chatwebhook.emit(text, text, text, jsonb) IS
     'Emits an event as part of the transaction. Returns its id, or null if no webhook subscribes to it.';
 
-CREATE FUNCTION chatwebhook._emit_to(webhook_id uuid, type text, chatbot_id text, conversation_id text, data jsonb)
+CREATE FUNCTION chatwebhook._emit_to(webhook_id uuid, ordered boolean, type text, chatbot_id text, conversation_id text, data jsonb)
     RETURNS uuid
     AS 'MODULE_PATHNAME', 'chatwebhook_emit_to'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
-COMMENT ON FUNCTION chatwebhook._emit_to(uuid, text, text, text, jsonb) IS
-    'Emits an event to one webhook, regardless of its subscription.';
+COMMENT ON FUNCTION chatwebhook._emit_to(uuid, boolean, text, text, text, jsonb) IS
+    'Emits an event to one webhook, which is ordered or not, regardless of its subscription. It is delivered when nothing else of the webhook is due.';
 
 CREATE FUNCTION chatwebhook._subscribers(type text, chatbot_id text) RETURNS uuid[]
     AS 'MODULE_PATHNAME', 'chatwebhook_subscribers'

@@ -109,6 +109,12 @@ CREATE VIEW chatwebhook.metrics WITH (security_invoker) AS
           FROM w
           JOIN chatwebhook.alert a ON a.webhook_id = w.id AND a.closed_at IS NULL
         UNION ALL
+        SELECT 'chatwebhook_alerts_open', 'gauge',
+               '1 for each open alert; closed alerts have no series.',
+               pg_catalog.jsonb_build_object('watch', a.watch, 'kind', a.kind), 1
+          FROM chatwebhook.alert a
+         WHERE a.webhook_id IS NULL AND a.closed_at IS NULL
+        UNION ALL
         SELECT 'chatwebhook_workers_running', 'gauge',
                'Running workers of this database.', '{}',
                (SELECT pg_catalog.count(*) FROM chatwebhook._workers())
@@ -126,7 +132,7 @@ COMMENT ON COLUMN chatwebhook.metrics.name IS
 COMMENT ON COLUMN chatwebhook.metrics.type IS 'counter, gauge or histogram.';
 COMMENT ON COLUMN chatwebhook.metrics.help IS 'Description of the metric.';
 COMMENT ON COLUMN chatwebhook.metrics.labels IS
-    'An object of strings: webhook_id and webhook (its name), unless it is about the whole database, and result, le, state or kind.';
+    'An object of strings: webhook_id and webhook (its name), or watch, unless it is about the whole database, and result, le, state or kind.';
 COMMENT ON COLUMN chatwebhook.metrics.value IS
     'The value. Durations are in seconds, points in time in seconds since 1970. Buckets are cumulative.';
 

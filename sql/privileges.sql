@@ -58,7 +58,12 @@ CREATE FUNCTION chatwebhook._privileges(access text) RETURNS SETOF text
         ('EXECUTE ON FUNCTION chatwebhook.dashboard', '{admin,reader,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.emit()', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook.emit(text, text, text, jsonb)', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.wanted', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook.watch', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook._forget_failures', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.check_watches', '{admin}'),
+        ('SELECT ON chatwebhook.watched', '{admin}'),
+        ('SELECT ON chatwebhook.emit_failure', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook.unwatch', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook.backfill', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook._emit_to', '{admin}'),
@@ -273,7 +278,6 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA chatwebhook FROM PUBLIC;
  * them.
  */
 GRANT EXECUTE ON FUNCTION chatwebhook._setting(text) TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook._mapping(regclass, text, jsonb) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._to_jsonb(anyelement) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._redact(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._encrypts() TO PUBLIC;
@@ -295,6 +299,25 @@ GRANT EXECUTE ON FUNCTION chatwebhook._dashboard_text(text, integer) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._dashboard_throughput() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._dashboard_webhooks(chatwebhook.webhook_health[], uuid[]) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook.uuidv7() TO PUBLIC;
+
+/* And these, of watch(), unwatch(), backfill() and the view watched. */
+GRANT EXECUTE ON FUNCTION chatwebhook._watch_name(text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._watch_statements(regclass, text, jsonb, text, text, text, boolean, text, boolean) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._mapping(regclass, jsonb) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._mapping_query(regclass, jsonb, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._select(text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._check_watched_relation(regclass) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._condition_is_harmless(oid) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._explain_missing(regclass, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._watch_details(oid, boolean) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._check_watch(text, text[]) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._missing_key(text, text[]) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._watch_warnings(oid, text[]) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._watches(regclass, text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._query_view(name, regclass) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._backfill_statement(uuid, text, boolean, regclass, text, jsonb, text, text, boolean) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._watch_operation(smallint, regclass, int2vector) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._matches(text[], text) TO PUBLIC;
 
 /* Authors of connectors call these. */
 GRANT EXECUTE ON FUNCTION chatwebhook.cut(text, integer) TO PUBLIC;

@@ -2,8 +2,8 @@
  * chatwebhook: the extension's script, joined by the Makefile from sql/
  *
  * The files follow the way of an event: event, watch, connector, webhook, vault,
- * queue, delivery, health, alert, access, signature, metrics, dashboard, the
- * connectors that ship, privileges.
+ * queue, delivery, health, alert, watched, access, signature, metrics, dashboard,
+ * the connectors that ship, privileges.
  */
 
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION

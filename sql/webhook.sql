@@ -681,7 +681,7 @@ CREATE FUNCTION chatwebhook._preview(webhook_id uuid, event jsonb, replies jsonb
 COMMENT ON FUNCTION chatwebhook._preview(uuid, jsonb, jsonb) IS
     'Calls _do_preview() if the caller can see the webhook.';
 
-CREATE FUNCTION chatwebhook.preview(webhook_id uuid, event jsonb, replies jsonb DEFAULT '[]')
+CREATE FUNCTION chatwebhook.preview(webhook_id uuid, event jsonb DEFAULT NULL, replies jsonb DEFAULT '[]', event_id uuid DEFAULT NULL)
     RETURNS chatwebhook.request
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
@@ -693,12 +693,35 @@ DECLARE
     request chatwebhook.request;
     base    text;
     auth    jsonb;
+    unknown text;
 BEGIN
     PERFORM chatwebhook._check_webhook_access(webhook_id);
+    IF (event IS NULL) = (event_id IS NULL) THEN
+        RAISE EXCEPTION 'preview() takes an event or an event_id'
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF event IS NULL THEN
+        SELECT jsonb_build_object(
+                   'id', e.id, 'type', e.type,
+                   'timestamp', to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+                   'chatbotId', e.chatbot_id, 'conversationId', e.conversation_id, 'data', e.data)
+          INTO event
+          FROM chatwebhook.event e WHERE e.id = event_id;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'event "%" does not exist', event_id
+                USING ERRCODE = 'no_data_found';
+        END IF;
+    END IF;
     IF jsonb_typeof(event) IS DISTINCT FROM 'object' OR jsonb_typeof(event->'type') IS DISTINCT FROM 'string' THEN
         RAISE EXCEPTION 'event is not an object with a type'
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Use an object such as {"type": "lead.captured", "data": {"email": "ann@example.com"}}.';
+    END IF;
+    SELECT k INTO unknown FROM jsonb_object_keys(event) AS k
+     WHERE k <> ALL ('{id,type,timestamp,chatbotId,conversationId,data}') LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'unknown key in event: "%"', left(unknown, 100)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'An event has the keys id, type, timestamp, chatbotId, conversationId and data; everything else belongs into data.';
     END IF;
     IF jsonb_typeof(replies) IS DISTINCT FROM 'array' THEN
         RAISE EXCEPTION 'replies are not an array'
@@ -748,5 +771,5 @@ BEGIN
     RETURN request;
 END
 $$;
-COMMENT ON FUNCTION chatwebhook.preview(uuid, jsonb, jsonb) IS
-    'Returns the request that the webhook would send for this event after these replies (none: the first request), or null if it would send none. Nothing is sent. Secrets are shown as {{name}}, and parts of the URL that may be secret are left out. The event needs only a type.';
+COMMENT ON FUNCTION chatwebhook.preview(uuid, jsonb, jsonb, uuid) IS
+    'Returns the request that the webhook would send for this event after these replies (none: the first request), or null if it would send none. Nothing is sent. Secrets are shown as {{name}}, and parts of the URL that may be secret are left out. The event needs only a type; event_id stands for one that was emitted.';

@@ -13,6 +13,7 @@
 #include "access/xact.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_trigger.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "fmgr.h"
@@ -23,7 +24,9 @@
 #include "utils/inval.h"
 
 #include "compat.h"
+#include "emit_failure.h"
 #include "gate.h"
+#include "query.h"
 #include "settings.h"
 #include "shared.h"
 
@@ -40,7 +43,10 @@ static ProcessUtility_hook_type prev_process_utility_hook = NULL;
 static bool check_this_database = false;
 static bool check_all_databases = false;
 
-/* object_access_hook: notice CREATE, ALTER and DROP EXTENSION. */
+/*
+ * object_access_hook: notice CREATE, ALTER and DROP EXTENSION, and CREATE
+ * TRIGGER.
+ */
 static void
 on_object_access(ObjectAccessType access, Oid classId, Oid objectId,
 				 int subId, void *arg)
@@ -57,6 +63,8 @@ on_object_access(ObjectAccessType access, Oid classId, Oid objectId,
 		cwh_hint(NULL, 0, 0, 0);
 		CacheInvalidateRelcacheByRelid(ExtensionRelationId);
 	}
+	else if (classId == TriggerRelationId && access == OAT_POST_CREATE)
+		cwh_query_tie(objectId);
 }
 
 /* Find an option of a statement; null if the statement does not have it. */
@@ -195,6 +203,7 @@ _PG_init(void)
 	cwh_define_settings();
 	cwh_shared_install();
 	cwh_gate_install();
+	cwh_emit_failure_install();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 

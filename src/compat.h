@@ -25,6 +25,7 @@
 #endif
 #include "storage/latch.h"
 #include "storage/shmem.h"
+#include "tcop/tcopprot.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
@@ -245,6 +246,28 @@ cwh_wait_event(const char *name)
 #else
 	(void) name;
 	return PG_WAIT_EXTENSION;
+#endif
+}
+
+/* Plan a query that has been rewritten. */
+static inline PlannedStmt *
+cwh_plan_query(Query *query)
+{
+#if PG_VERSION_NUM >= 190000
+	return pg_plan_query(query, "", 0, NULL, NULL);
+#else
+	return pg_plan_query(query, "", 0, NULL);
+#endif
+}
+
+/* Execute a plan until it has returned this many rows. */
+static inline void
+cwh_executor_run(QueryDesc *desc, uint64 count)
+{
+#if PG_VERSION_NUM >= 180000
+	ExecutorRun(desc, ForwardScanDirection, count);
+#else
+	ExecutorRun(desc, ForwardScanDirection, count, true);
 #endif
 }
 

@@ -49,8 +49,12 @@
 
 #include "changes.h"
 #include "compat.h"
+#include "deadline.h"
+#include "emit_failure.h"
 #include "envelope.h"
 #include "filter.h"
+#include "mapping.h"
+#include "query.h"
 #include "rows.h"
 #include "settings.h"
 #include "shared.h"
@@ -62,6 +66,7 @@ PG_FUNCTION_INFO_V1(chatwebhook_emit_trigger);
 PG_FUNCTION_INFO_V1(chatwebhook_emit_to);
 PG_FUNCTION_INFO_V1(chatwebhook_emit_but);
 PG_FUNCTION_INFO_V1(chatwebhook_subscribers);
+PG_FUNCTION_INFO_V1(chatwebhook_wanted);
 
 /* The longest chatbotId or conversationId, in bytes. */
 #define MAX_ID			16384
@@ -90,34 +95,25 @@ typedef struct QueueHead
 	pg_uuid_t	webhook_id;
 } QueueHead;
 
-/* Where a value of an event comes from. */
-typedef struct Source
-{
-	char	   *key;			/* in data */
-	AttrNumber	column;			/* 0: a constant */
-	char	   *constant;
-	Oid			type;			/* the column's; of a domain, its base type */
-	FmgrInfo	to_jsonb;		/* set up for that type */
-	ExprState  *generate;		/* of a virtual generated column, else null */
-	ExprContext *row;			/* to evaluate that in */
-} Source;
+/* What is said of a query that took too long. */
+#define TOO_SLOW		"the query took longer than %d ms"
+#define TOO_SLOW_HINT	"Simplify the query, add an index, or increase chatwebhook.emit_timeout."
 
-/* A trigger's arguments, parsed. */
-typedef struct TriggerPlan
+/* What a trigger has fired for, and what becomes of it. */
+typedef struct Firing
 {
-	Oid			trigger;		/* hash key */
-	Oid			relation;		/* that it is on */
-	bool		valid;			/* the relation has not changed since */
-	MemoryContext context;		/* of everything below */
-	char	   *type;			/* of the events */
-	Source	   *chatbot;		/* null: none */
-	Source	   *conversation;	/* null: none */
-	Source	   *data;
-	int			ndata;
-	bool		by_settings;	/* a value's text depends on the session */
-} TriggerPlan;
+	const Trigger *trigger;
+	Relation	relation;
+	TupleTableSlot *newslot;	/* null in a DELETE */
+	TupleTableSlot *oldslot;	/* null in an INSERT, and in a statement trigger */
+	CwhMapping *mapping;
+	MemoryContext context;		/* of the events */
+	CwhEvent	event;			/* of a mapping by columns */
+	List	   *events;			/* of a query */
+} Firing;
 
-static HTAB *plans = NULL;		/* of TriggerPlan */
+/* The start of the last statement in which a query took too long. */
+static TimestampTz slow_statement = 0;
 
 /*
  * Writing
@@ -368,6 +364,24 @@ report_missing_key(const char *type, const char *key)
 				   errhint("Add the key to data, with a value that is not null, or change the column \"required\" of chatwebhook.event_type."));
 }
 
+/* Check that data has the keys that its event type requires. */
+static void
+check_keys(const CwhEventType *type, Jsonb *data)
+{
+	if (cwh_validation == CWH_VALIDATION_OFF)
+		return;
+	for (int i = 0; i < type->nrequired; i++)
+	{
+		JsonbValue	value;
+
+		if (getKeyJsonValueFromContainer(&data->root, type->required[i],
+										 strlen(type->required[i]),
+										 &value) == NULL ||
+			value.type == jbvNull)
+			report_missing_key(type->name, type->required[i]);
+	}
+}
+
 /* A text of an event that is being checked. */
 typedef struct CheckedText
 {
@@ -405,12 +419,10 @@ check_id(const CwhEvent *event, const char *column, const char *id)
 										 len, GetDatabaseEncoding(), PG_UTF8);
 }
 
-/* Raise an error if an event's data is too large as JSON. */
+/* Raise an error: an event's data is too large as JSON. */
 static void
-check_size(const CwhEvent *event)
+report_too_large(const CwhEvent *event)
 {
-	if (cwh_json_fits(event->data, cwh_max_payload_size))
-		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 			 errmsg("the data of event \"%s\" is too large", event->type),
@@ -440,7 +452,8 @@ check_event(const CwhEvent *event)
 	checked.column = "conversation_id";
 	check_id(event, "conversation_id", event->conversation_id);
 	checked.column = "data";
-	check_size(event);
+	if (!cwh_json_fits(event->data, cwh_max_payload_size))
+		report_too_large(event);
 	error_context_stack = callback.previous;
 }
 
@@ -511,431 +524,431 @@ emit_event(Writer *writer, CwhEvent *event, List *subscriptions)
  * From rows to events
  */
 
-/* Add a string to a jsonb value that is being built. */
-static void
-push_string(CwhJsonbState *state, JsonbIteratorToken token,
-			const char *string, size_t len)
+/* The row that a mapping by columns takes values from. */
+static TupleTableSlot *
+mapped_row(const Firing *firing)
 {
-	JsonbValue	value;
-
-	value.type = jbvString;
-	value.val.string.val = (char *) string;
-	value.val.string.len = len;
-	cwh_push_jsonb(state, token, &value);
-}
-
-/* Add a column's value to data, as to_jsonb() would convert it. */
-static void
-push_datum(CwhJsonbState *state, Source *source, Datum datum)
-{
-	JsonbValue	value;
-	Jsonb	   *jsonb;
-
-	switch (source->type)
-	{
-			/* common types, without the detour through to_jsonb() */
-		case TEXTOID:
-		case VARCHAROID:
-			{
-				text	   *string = DatumGetTextPP(datum);
-
-				push_string(state, WJB_VALUE, VARDATA_ANY(string),
-							VARSIZE_ANY_EXHDR(string));
-				return;
-			}
-		case BOOLOID:
-			value.type = jbvBool;
-			value.val.boolean = DatumGetBool(datum);
-			cwh_push_jsonb(state, WJB_VALUE, &value);
-			return;
-		case INT4OID:
-			value.type = jbvNumeric;
-			value.val.numeric = DatumGetNumeric(DirectFunctionCall1(int4_numeric, datum));
-			cwh_push_jsonb(state, WJB_VALUE, &value);
-			return;
-		case INT8OID:
-			value.type = jbvNumeric;
-			value.val.numeric = DatumGetNumeric(DirectFunctionCall1(int8_numeric, datum));
-			cwh_push_jsonb(state, WJB_VALUE, &value);
-			return;
-		case UUIDOID:
-			{
-				char	   *string = palloc(CWH_UUID_LEN + 1);
-
-				cwh_uuid_text(DatumGetUUIDP(datum), string);
-				push_string(state, WJB_VALUE, string, CWH_UUID_LEN);
-				return;
-			}
-		case JSONBOID:
-			jsonb = DatumGetJsonbP(datum);
-			break;
-		default:
-			jsonb = DatumGetJsonbP(FunctionCall1(&source->to_jsonb, datum));
-			break;
-	}
-	if (!JB_ROOT_IS_SCALAR(jsonb) || !JsonbExtractScalar(&jsonb->root, &value))
-	{
-		value.type = jbvBinary;
-		value.val.binary.data = &jsonb->root;
-		value.val.binary.len = VARSIZE(jsonb) - VARHDRSZ;
-	}
-	cwh_push_jsonb(state, WJB_VALUE, &value);
-}
-
-/* A column's value in a row; a virtual generated column is computed. */
-static Datum
-row_value(Source *source, TupleTableSlot *slot, bool *isnull)
-{
-	if (source->generate == NULL)
-		return slot_getattr(slot, source->column, isnull);
-	source->row->ecxt_scantuple = slot;
-	return ExecEvalExpr(source->generate, source->row, isnull);
-}
-
-/* Build an event's data from a row. */
-static Jsonb *
-row_data(TriggerPlan *plan, TupleTableSlot *slot)
-{
-	CwhJsonbState state = {0};
-
-	cwh_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
-	for (int i = 0; i < plan->ndata; i++)
-	{
-		Source	   *source = &plan->data[i];
-		Datum		datum;
-		bool		isnull;
-
-		push_string(&state, WJB_KEY, source->key, strlen(source->key));
-		if (source->column == 0)
-		{
-			push_string(&state, WJB_VALUE, source->constant,
-						strlen(source->constant));
-			continue;
-		}
-		datum = row_value(source, slot, &isnull);
-		if (isnull)
-		{
-			JsonbValue	value;
-
-			value.type = jbvNull;
-			cwh_push_jsonb(&state, WJB_VALUE, &value);
-		}
-		else
-			push_datum(&state, source, datum);
-	}
-	cwh_push_jsonb(&state, WJB_END_OBJECT, NULL);
-	return JsonbValueToJsonb(state.result);
-}
-
-/* A row's chatbotId or conversationId as a string, or null. */
-static char *
-row_text(Source *source, TupleTableSlot *slot)
-{
-	Datum		datum;
-	bool		isnull;
-	Oid			output;
-	bool		is_varlena;
-
-	if (source == NULL)
-		return NULL;
-	if (source->column == 0)
-		return source->constant;
-	datum = row_value(source, slot, &isnull);
-	if (isnull)
-		return NULL;
-	if (source->type == TEXTOID || source->type == VARCHAROID)
-		return TextDatumGetCString(datum);
-	getTypeOutputInfo(source->type, &output, &is_varlena);
-	return OidOutputFunctionCall(output, datum);
+	return firing->newslot ? firing->newslot : firing->oldslot;
 }
 
 /* Check that a row provides the keys that its event type requires. */
 static void
-check_row_keys(TriggerPlan *plan, const CwhEventType *type,
-			   TupleTableSlot *slot)
+check_row_keys(Firing *firing, const CwhEventType *type)
 {
 	if (cwh_validation == CWH_VALIDATION_OFF)
 		return;
 	for (int i = 0; i < type->nrequired; i++)
-	{
-		bool		missing = true;
-
-		for (int j = 0; j < plan->ndata && missing; j++)
-		{
-			Source	   *source = &plan->data[j];
-
-			if (strcmp(source->key, type->required[i]) == 0)
-			{
-				missing = false;
-				if (source->column != 0)
-					(void) row_value(source, slot, &missing);
-			}
-		}
-		if (missing)
+		if (!cwh_mapping_has_key(firing->mapping, type->required[i],
+								 mapped_row(firing)))
 			report_missing_key(type->name, type->required[i]);
-	}
 }
 
-/* Emit the event of one row. */
+/* Step of a firing: get its mapping. */
 static void
-emit_row(Writer *writer, TriggerPlan *plan, TupleTableSlot *slot)
+find_mapping(Firing *firing)
 {
-	const CwhEventType *type = check_type(plan->type);
-	List	   *subscriptions;
-	CwhEvent	event;
-	int			level;
+	firing->mapping = cwh_make_mapping(firing->trigger, firing->relation);
+}
 
-	check_row_keys(plan, type, slot);
-	if (!type->wanted)
-		return;
-	level = plan->by_settings ? cwh_fix_settings() : 0;
-	event.type = plan->type;
-	event.chatbot_id = row_text(plan->chatbot, slot);
-	event.conversation_id = row_text(plan->conversation, slot);
-	subscriptions = cwh_subscriptions(plan->type, event.chatbot_id);
-	if (subscriptions != NIL)
-		event.data = row_data(plan, slot);
+/* Step of a firing: check the row's keys, and take its ids. */
+static void
+check_row(Firing *firing)
+{
+	CwhMapping *mapping = firing->mapping;
+	MemoryContext oldcontext = MemoryContextSwitchTo(firing->context);
+	int			level = mapping->by_settings ? cwh_fix_settings() : 0;
+
+	check_row_keys(firing, check_type(mapping->type));
+	firing->event.type = mapping->type;
+	firing->event.chatbot_id = cwh_mapping_text(mapping->chatbot,
+												mapped_row(firing));
+	firing->event.conversation_id = cwh_mapping_text(mapping->conversation,
+													 mapped_row(firing));
 	if (level > 0)
 		AtEOXact_GUC(true, level);
-
-	/*
-	 * row_data() may have called a user's function, such as a type's output
-	 * function.  If that emitted an event or changed a webhook, our list may
-	 * have been freed.
-	 */
-	subscriptions = cwh_subscriptions(plan->type, event.chatbot_id);
-	if (subscriptions == NIL)
-		return;
-	(void) emit_event(writer, &event, subscriptions);
-}
-
-/*
- * The trigger
- */
-
-/* Relcache callback: a relation has changed, or all if relid is invalid. */
-static void
-on_relation_change(Datum arg, Oid relid)
-{
-	HASH_SEQ_STATUS status;
-	TriggerPlan *plan;
-
-	hash_seq_init(&status, plans);
-	while ((plan = hash_seq_search(&status)) != NULL)
-		if (relid == InvalidOid || relid == plan->relation)
-			plan->valid = false;
-}
-
-/*
- * Parse one argument of a trigger: a key of data or of the envelope, and its
- * origin, a column's name or "@" and a constant.
- */
-static void
-set_source(Source *source, TupleDesc desc, Relation relation,
-		   const char *key, const char *origin)
-{
-	memset(source, 0, sizeof(Source));
-	source->key = pstrdup(key);
-	if (origin[0] == '@')
-	{
-		source->constant = pstrdup(origin + 1);
-		return;
-	}
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute attribute = TupleDescAttr(desc, i);
-		Expr	   *expression;
-
-		if (attribute->attisdropped ||
-			strcmp(NameStr(attribute->attname), origin) != 0)
-			continue;
-		source->column = i + 1;
-		source->type = getBaseType(attribute->atttypid);
-		/* to_jsonb() gets its argument's type from the call's expression */
-		fmgr_info(F_TO_JSONB, &source->to_jsonb);
-		fmgr_info_set_expr((Node *)
-						   makeFuncExpr(F_TO_JSONB, JSONBOID,
-										list_make1(makeNullConst(source->type, -1, InvalidOid)),
-										InvalidOid, InvalidOid,
-										COERCE_EXPLICIT_CALL),
-						   &source->to_jsonb);
-		expression = cwh_virtual_expression(relation, attribute);
-		if (expression)
-		{
-			source->generate = ExecInitExpr(expression_planner(expression), NULL);
-			source->row = CreateStandaloneExprContext();
-		}
-		return;
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_COLUMN),
-			 errmsg("column \"%s\" of relation \"%s\" does not exist",
-					origin, RelationGetRelationName(relation)),
-			 errdetail("The trigger passes it to chatwebhook.emit() for the key \"%s\".",
-					   key),
-			 errhint("Re-create the trigger with the name of a column; a constant is written with a leading @.")));
-}
-
-/* Parse a trigger's arguments, in the plan's memory. */
-static void
-make_plan(TriggerPlan *plan, Trigger *trigger, Relation relation)
-{
-	TupleDesc	desc = RelationGetDescr(relation);
-	bool		whole_row;
-
-	if (trigger->tgnargs == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("trigger \"%s\" passes no event type to chatwebhook.emit()",
-						trigger->tgname),
-				 errhint("The first argument is the event type, such as 'lead.captured'.")));
-	plan->type = pstrdup(trigger->tgargs[0]);
-	plan->chatbot = NULL;
-	plan->conversation = NULL;
-	plan->ndata = 0;
-	plan->data = palloc((trigger->tgnargs + desc->natts) * sizeof(Source));
-
-	for (int i = 1; i < trigger->tgnargs; i++)
-	{
-		char	   *key = pstrdup(trigger->tgargs[i]);
-		char	   *equals = strchr(key, '=');
-		const char *origin = key;
-
-		if (equals)
-		{
-			*equals = '\0';
-			origin = equals + 1;
-		}
-		if (strcmp(key, "chatbotId") == 0)
-		{
-			plan->chatbot = palloc(sizeof(Source));
-			set_source(plan->chatbot, desc, relation, key, origin);
-		}
-		else if (strcmp(key, "conversationId") == 0)
-		{
-			plan->conversation = palloc(sizeof(Source));
-			set_source(plan->conversation, desc, relation, key, origin);
-		}
-		else
-			set_source(&plan->data[plan->ndata++], desc, relation, key, origin);
-	}
-
-	/* no keys of data: the whole row, except the columns in the envelope */
-	whole_row = plan->ndata == 0;
-	for (int i = 0; whole_row && i < desc->natts; i++)
-	{
-		Form_pg_attribute attribute = TupleDescAttr(desc, i);
-
-		if (attribute->attisdropped ||
-			(plan->chatbot && plan->chatbot->column == i + 1) ||
-			(plan->conversation && plan->conversation->column == i + 1))
-			continue;
-		set_source(&plan->data[plan->ndata++], desc, relation,
-				   NameStr(attribute->attname), NameStr(attribute->attname));
-	}
-
-	plan->by_settings =
-		(plan->chatbot && cwh_depends_on_settings(plan->chatbot->type)) ||
-		(plan->conversation && cwh_depends_on_settings(plan->conversation->type));
-	for (int i = 0; i < plan->ndata && !plan->by_settings; i++)
-		plan->by_settings = cwh_depends_on_settings(plan->data[i].type);
-}
-
-/* Get the plan of a trigger. */
-static TriggerPlan *
-get_plan(Trigger *trigger, Relation relation)
-{
-	TriggerPlan *plan;
-	MemoryContext oldcontext;
-	bool		found;
-
-	if (plans == NULL)
-	{
-		HASHCTL		info;
-
-		memset(&info, 0, sizeof(info));
-		info.keysize = sizeof(Oid);
-		info.entrysize = sizeof(TriggerPlan);
-		info.hcxt = CacheMemoryContext;
-		plans = hash_create("chatwebhook triggers", 16, &info,
-							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-		CacheRegisterRelcacheCallback(on_relation_change, (Datum) 0);
-	}
-	plan = hash_search(plans, &trigger->tgoid, HASH_ENTER, &found);
-	if (found && plan->valid)
-		return plan;
-
-	/*
-	 * A caller up the stack may still use the old plan, so it lives on until
-	 * the transaction ends.
-	 */
-	if (found && plan->context)
-		MemoryContextSetParent(plan->context, TopTransactionContext);
-	plan->valid = false;
-	plan->relation = RelationGetRelid(relation);
-	plan->context = AllocSetContextCreate(CacheMemoryContext,
-										  "chatwebhook trigger",
-										  ALLOCSET_SMALL_SIZES);
-	oldcontext = MemoryContextSwitchTo(plan->context);
-	make_plan(plan, trigger, relation);
 	MemoryContextSwitchTo(oldcontext);
-	plan->valid = true;
-	return plan;
 }
 
-/* Can all events of this type be skipped without looking at the rows? */
+/* Step of a firing: make the event of the row. */
+static void
+make_event(Firing *firing)
+{
+	CwhMapping *mapping = firing->mapping;
+	MemoryContext oldcontext = MemoryContextSwitchTo(firing->context);
+	int			level = mapping->by_settings ? cwh_fix_settings() : 0;
+
+	if (!cwh_mapping_fits(mapping, mapped_row(firing), cwh_max_payload_size))
+		report_too_large(&firing->event);
+	firing->event.data = cwh_mapping_data(mapping, mapped_row(firing));
+	if (level > 0)
+		AtEOXact_GUC(true, level);
+	check_event(&firing->event);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/* Step of a firing: the same two for a row whose values can raise errors. */
+static void
+make_event_with_care(Firing *firing)
+{
+	const CwhEventType *type;
+
+	check_row(firing);
+	type = cwh_event_type(firing->mapping->type);
+	if (type->wanted && cwh_subscriptions(firing->event.type,
+										  firing->event.chatbot_id) != NIL)
+		make_event(firing);
+}
+
+/* Step of a firing: run the query, and make events of its rows. */
+static void
+run_query(Firing *firing)
+{
+	CwhQuery   *query = firing->mapping->query;
+	char	   *chatbot_id;
+	List	   *rows;
+	ListCell   *cell;
+	MemoryContext oldcontext;
+
+	if (!check_type(firing->mapping->type)->wanted)
+		return;
+	/* a query of this statement has used up the time */
+	if (slow_statement == GetCurrentStatementStartTimestamp())
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg(TOO_SLOW, cwh_emit_timeout), errhint(TOO_SLOW_HINT)));
+	cwh_query_enter(query, firing->newslot, firing->oldslot);
+	if (cwh_query_chatbot(query, &chatbot_id) &&
+		cwh_subscriptions(firing->mapping->type, chatbot_id) == NIL)
+		return;
+	rows = cwh_query_run(query, firing->context);
+	oldcontext = MemoryContextSwitchTo(firing->context);
+	foreach(cell, rows)
+	{
+		CwhEvent   *event = palloc0(sizeof(CwhEvent));
+
+		event->type = firing->mapping->type;
+		event->data = cwh_query_row(lfirst(cell), &event->chatbot_id,
+									&event->conversation_id);
+		check_keys(cwh_event_type(event->type), event->data);
+		check_event(event);
+		firing->events = lappend(firing->events, event);
+	}
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/*
+ * Should this error end the statement in any case?  A cancellation that is not
+ * ours should, and in a serializable transaction, the discovery that it has to
+ * be repeated.
+ */
 static bool
-is_idle(const char *name)
+ends_statement(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+		error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
+}
+
+/*
+ * The message of an error, without values of the row.  PostgreSQL's own messages
+ * about data have them in quotes; a message that a function raises could have
+ * any.
+ */
+static const char *
+public_message(const ErrorData *error)
+{
+	StringInfoData message;
+	bool		quoted = false;
+
+	if (error->sqlerrcode == ERRCODE_RAISE_EXCEPTION)
+		return "a function raised an exception";
+	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_DATA_EXCEPTION ||
+		error->sqlerrcode == ERRCODE_INVALID_PARAMETER_VALUE)
+		return error->message;
+	initStringInfo(&message);
+	for (const char *c = error->message; *c; c++)
+	{
+		if (*c == '"')
+		{
+			appendStringInfoString(&message, quoted ? "..." : "");
+			quoted = !quoted;
+		}
+		if (!quoted || *c == '"')
+			appendStringInfoChar(&message, *c);
+	}
+	return message.data;
+}
+
+/*
+ * Note what identifies the row: the columns of its primary key, if they are
+ * numbers or UUIDs, which say nothing of a person.
+ */
+static void
+describe_row(const Firing *firing, char *out, size_t size)
+{
+	TupleDesc	desc = RelationGetDescr(firing->relation);
+	TupleTableSlot *slot = mapped_row(firing);
+	Bitmapset  *key;
+	int			i = -1;
+	StringInfoData columns;
+
+	out[0] = '\0';
+	if (slot == NULL)
+		return;
+	initStringInfo(&columns);
+	key = RelationGetIndexAttrBitmap(firing->relation,
+									 INDEX_ATTR_BITMAP_PRIMARY_KEY);
+	while ((i = bms_next_member(key, i)) >= 0)
+	{
+		AttrNumber	column = i + FirstLowInvalidHeapAttributeNumber;
+		Form_pg_attribute attribute = TupleDescAttr(desc, column - 1);
+		bool		isnull;
+		Datum		value = slot_getattr(slot, column, &isnull);
+		Oid			output;
+		bool		is_varlena;
+
+		if (isnull ||
+			(attribute->atttypid != INT2OID && attribute->atttypid != INT4OID &&
+			 attribute->atttypid != INT8OID && attribute->atttypid != UUIDOID))
+			continue;
+		getTypeOutputInfo(attribute->atttypid, &output, &is_varlena);
+		appendStringInfo(&columns, "%s%s=%s", columns.len > 0 ? ", " : "",
+						 NameStr(attribute->attname),
+						 OidOutputFunctionCall(output, value));
+	}
+	cwh_copy_text(out, columns.data, size);
+}
+
+/*
+ * Count an event that cannot be emitted, and warn of it.  A statement that
+ * changes many rows warns once.
+ */
+static void
+count_failure(Firing *firing, const ErrorData *error)
+{
+	static TimestampTz warned_at = 0;
+	static Oid	warned_of = InvalidOid;
+	TimestampTz statement = GetCurrentStatementStartTimestamp();
+	const char *type = firing->trigger->tgnargs > 0 ?
+		firing->trigger->tgargs[0] : "";
+	/* clients do not show the context of a warning */
+	const char *detail = error->detail ? error->detail : error->context;
+	CwhEmitFailure failure;
+
+	memset(&failure, 0, sizeof(failure));
+	failure.database = MyDatabaseId;
+	failure.relation = RelationGetRelid(firing->relation);
+	strlcpy(failure.trigger, firing->trigger->tgname, NAMEDATALEN);
+	cwh_copy_text(failure.event_type, type, sizeof(failure.event_type));
+	failure.sqlerrcode = error->sqlerrcode;
+	cwh_copy_text(failure.message, public_message(error), sizeof(failure.message));
+	describe_row(firing, failure.example, sizeof(failure.example));
+	failure.n = 1;
+	failure.first_at = failure.last_at = GetCurrentTimestamp();
+	cwh_emit_failure_add(&failure);
+
+	if (warned_at == statement && warned_of == firing->trigger->tgoid)
+		return;
+	warned_at = statement;
+	warned_of = firing->trigger->tgoid;
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("event \"%s\" was not emitted: %s", failure.event_type,
+					error->message),
+			 detail ? errdetail_internal("%s", detail) : 0,
+			 error->hint ? errhint("%s", error->hint) : 0));
+}
+
+/*
+ * If the deadline has ended a step, make the error say so.  After that, the same
+ * statement waits for no other query.
+ */
+static void
+blame_time(ErrorData *error)
+{
+	if (!cwh_deadline_raised(error))
+		return;
+	slow_statement = GetCurrentStatementStartTimestamp();
+	error->sqlerrcode = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+	error->message = psprintf(TOO_SLOW, cwh_emit_timeout);
+	error->hint = TOO_SLOW_HINT;
+}
+
+/*
+ * Make a step of a firing.  If it raises an error, the event is not emitted, but
+ * counted, and the statement goes on; unless chatwebhook.on_emit_error is error.
+ *
+ * A step that may call anything gets a subtransaction, which is rolled back even
+ * if there is no error.  Others are without: they only allocate memory.
+ */
+static bool
+attempt(Firing *firing, void (*step) (Firing *), bool with_care)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+	ResourceOwner oldowner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	if (with_care)
+	{
+		BeginInternalSubTransaction(NULL);
+		cwh_deadline_set(cwh_emit_timeout);
+	}
+	PG_TRY();
+	{
+		step(firing);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(firing->context);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	if (with_care)
+	{
+		if (cwh_deadline_clear() && error)
+			blame_time(error);
+		RollbackAndReleaseCurrentSubTransaction();
+		CurrentResourceOwner = oldowner;
+	}
+	MemoryContextSwitchTo(oldcontext);
+	if (error == NULL)
+		return true;
+	if (cwh_on_emit_error == CWH_ON_EMIT_ERROR_RAISE || ends_statement(error))
+		ReThrowError(error);
+	count_failure(firing, error);
+	return false;
+}
+
+/*
+ * Can all events of this type be skipped without looking at the rows?  A query
+ * is not run only to find out whether its rows have the required keys.
+ */
+static bool
+is_idle(const char *name, bool by_query)
 {
 	const CwhEventType *type;
 
 	if (!is_plain(name))
 		return false;
 	type = cwh_event_type(name);
-	return type->known && !type->wanted &&
-		(type->nrequired == 0 || cwh_validation == CWH_VALIDATION_OFF);
+	if (type->wanted)
+		return false;
+	return cwh_validation == CWH_VALIDATION_OFF ||
+		(type->known && (by_query || type->nrequired == 0));
 }
+
+/* Emit an event that has been made, to those webhooks that want it. */
+static void
+emit_made(Writer *writer, CwhEvent *event)
+{
+	List	   *subscriptions = cwh_subscriptions(event->type, event->chatbot_id);
+
+	if (subscriptions != NIL)
+		(void) emit_event(writer, event, subscriptions);
+}
+
+/* Emit the events of a row that a query makes. */
+static void
+emit_by_query(Writer *writer, Firing *firing)
+{
+	ListCell   *cell;
+
+	firing->events = NIL;
+	if (!attempt(firing, run_query, true))
+		return;
+	foreach(cell, firing->events)
+		emit_made(writer, lfirst(cell));
+}
+
+/* Emit the event of a row, or the events that its query makes. */
+static void
+emit_row(Writer *writer, Firing *firing)
+{
+	CwhMapping *mapping = firing->mapping;
+	List	   *subscriptions;
+
+	if (mapping->query)
+	{
+		if (!is_idle(mapping->type, true))
+			emit_by_query(writer, firing);
+		return;
+	}
+	if (mapping->can_fail)
+	{
+		if (is_idle(mapping->type, false))
+			return;
+		firing->event.data = NULL;
+		if (attempt(firing, make_event_with_care, true) && firing->event.data)
+			emit_made(writer, &firing->event);
+		return;
+	}
+	/* read the tables now: the check is without a subtransaction */
+	if (is_plain(mapping->type))
+		(void) cwh_event_type(mapping->type);
+	if (!attempt(firing, check_row, false) ||
+		!cwh_event_type(mapping->type)->wanted)
+		return;
+	subscriptions = cwh_subscriptions(mapping->type, firing->event.chatbot_id);
+	if (subscriptions != NIL && attempt(firing, make_event, false))
+		(void) emit_event(writer, &firing->event, subscriptions);
+}
+
+/*
+ * The trigger
+ */
 
 /* Emit the events of all rows of a transition table. */
 static void
-emit_rows(Writer *writer, TriggerPlan *plan, Relation relation,
-		  Tuplestorestate *rows)
+emit_rows(Writer *writer, Firing *firing, Tuplestorestate *rows, bool is_new)
 {
 	TupleTableSlot *slot;
-	MemoryContext context;
-	MemoryContext oldcontext;
+	MemoryContext oldcontext = CurrentMemoryContext;
 
-	if (tuplestore_tuple_count(rows) == 0 || is_idle(plan->type))
+	if (tuplestore_tuple_count(rows) == 0 ||
+		is_idle(firing->mapping->type, false))
 		return;
-	slot = MakeSingleTupleTableSlot(RelationGetDescr(relation),
+	slot = MakeSingleTupleTableSlot(RelationGetDescr(firing->relation),
 									&TTSOpsMinimalTuple);
-	context = AllocSetContextCreate(CurrentMemoryContext, "chatwebhook row",
-									ALLOCSET_DEFAULT_SIZES);
+	if (is_new)
+		firing->newslot = slot;
+	else
+		firing->oldslot = slot;
+	firing->context = AllocSetContextCreate(CurrentMemoryContext,
+											"chatwebhook row",
+											ALLOCSET_DEFAULT_SIZES);
 	tuplestore_rescan(rows);
 	while (tuplestore_gettupleslot(rows, true, false, slot))
 	{
 		CHECK_FOR_INTERRUPTS();
-		oldcontext = MemoryContextSwitchTo(context);
-		emit_row(writer, plan, slot);
+		MemoryContextSwitchTo(firing->context);
+		emit_row(writer, firing);
 		MemoryContextSwitchTo(oldcontext);
-		MemoryContextReset(context);
+		MemoryContextReset(firing->context);
 	}
-	MemoryContextDelete(context);
+	MemoryContextDelete(firing->context);
 	ExecDropSingleTupleTableSlot(slot);
 }
 
-/* SQL trigger: emit the event of a row, or the events of a statement's rows. */
-Datum
-chatwebhook_emit_trigger(PG_FUNCTION_ARGS)
+/* The rows of a statement, from its transition table. */
+static Tuplestorestate *
+transition_table(const TriggerData *data)
 {
-	TriggerData *data = (TriggerData *) fcinfo->context;
-	TriggerPlan *plan;
-	Writer		writer;
+	Tuplestorestate *rows = TRIGGER_FIRED_BY_DELETE(data->tg_event) ?
+		data->tg_oldtable : data->tg_newtable;
 
-	if (!CALLED_AS_TRIGGER(fcinfo))
+	if (rows == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function \"emit\" was not called by a trigger")));
+				 errmsg("statement trigger \"%s\" has no transition table",
+						data->tg_trigger->tgname),
+				 errhint("Create it with REFERENCING NEW TABLE AS, or OLD TABLE AS for DELETE, or FOR EACH ROW.")));
+	return rows;
+}
+
+/* Check that a trigger calls us as it should. */
+static void
+check_call(const TriggerData *data)
+{
 	if (!TRIGGER_FIRED_AFTER(data->tg_event))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
@@ -947,30 +960,49 @@ chatwebhook_emit_trigger(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("trigger \"%s\" is on TRUNCATE, which has no rows",
 						data->tg_trigger->tgname)));
+}
+
+/* SQL trigger: emit the event of a row, or the events of a statement's rows. */
+Datum
+chatwebhook_emit_trigger(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = (TriggerData *) fcinfo->context;
+	Tuplestorestate *rows = NULL;
+	Firing		firing;
+	Writer		writer;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"emit\" was not called by a trigger")));
+	check_call(data);
+	memset(&firing, 0, sizeof(firing));
+	firing.trigger = data->tg_trigger;
+	firing.relation = data->tg_relation;
+	firing.context = CurrentMemoryContext;
+	if (!TRIGGER_FIRED_FOR_ROW(data->tg_event))
+		rows = transition_table(data);
+	else if (TRIGGER_FIRED_BY_UPDATE(data->tg_event))
+	{
+		firing.newslot = data->tg_newslot;
+		firing.oldslot = data->tg_trigslot;
+	}
+	else if (TRIGGER_FIRED_BY_DELETE(data->tg_event))
+		firing.oldslot = data->tg_trigslot;
+	else
+		firing.newslot = data->tg_trigslot;
 
 	/* see webhooks that others have committed since our transaction began */
 	AcceptInvalidationMessages();
-	plan = get_plan(data->tg_trigger, data->tg_relation);
+	firing.mapping = cwh_known_mapping(firing.trigger->tgoid);
+	if (firing.mapping == NULL && !attempt(&firing, find_mapping, true))
+		return PointerGetDatum(NULL);
 	init_writer(&writer);
-	if (TRIGGER_FIRED_FOR_ROW(data->tg_event))
-	{
-		emit_row(&writer, plan,
-				 TRIGGER_FIRED_BY_UPDATE(data->tg_event) ?
-				 data->tg_newslot : data->tg_trigslot);
-	}
+	if (rows)
+		emit_rows(&writer, &firing, rows,
+				  !TRIGGER_FIRED_BY_DELETE(data->tg_event));
 	else
-	{
-		Tuplestorestate *rows = TRIGGER_FIRED_BY_DELETE(data->tg_event) ?
-			data->tg_oldtable : data->tg_newtable;
-
-		if (rows == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-					 errmsg("statement trigger \"%s\" has no transition table",
-							data->tg_trigger->tgname),
-					 errhint("Create it with REFERENCING NEW TABLE AS, or OLD TABLE AS for DELETE, or FOR EACH ROW.")));
-		emit_rows(&writer, plan, data->tg_relation, rows);
-	}
+		emit_row(&writer, &firing);
 	close_writer(&writer);
 	return PointerGetDatum(NULL);
 }
@@ -978,24 +1010,6 @@ chatwebhook_emit_trigger(PG_FUNCTION_ARGS)
 /*
  * The function
  */
-
-/* Check that data has the keys that its event type requires. */
-static void
-check_keys(const CwhEventType *type, Jsonb *data)
-{
-	if (cwh_validation == CWH_VALIDATION_OFF)
-		return;
-	for (int i = 0; i < type->nrequired; i++)
-	{
-		JsonbValue	value;
-
-		if (getKeyJsonValueFromContainer(&data->root, type->required[i],
-										 strlen(type->required[i]),
-										 &value) == NULL ||
-			value.type == jbvNull)
-			report_missing_key(type->name, type->required[i]);
-	}
-}
 
 /* A list of webhooks without those in an array. */
 static List *
@@ -1030,12 +1044,11 @@ leave_out(List *subscriptions, ArrayType *webhook_ids)
  * that one whether it wants it or not, but after all that is due; or if "but" is given, not to those.
  */
 static Datum
-emit_arguments(FunctionCallInfo fcinfo, int first, const pg_uuid_t *only,
+emit_arguments(FunctionCallInfo fcinfo, int first, CwhSubscription *only,
 			   ArrayType *but)
 {
 	NullableDatum *args = &fcinfo->args[first];
 	const CwhEventType *type;
-	CwhSubscription one;
 	List	   *subscriptions;
 	CwhEvent	event;
 	Writer		writer;
@@ -1064,11 +1077,7 @@ emit_arguments(FunctionCallInfo fcinfo, int first, const pg_uuid_t *only,
 				 errhint("Wrap it in an object, such as jsonb_build_object('value', ...).")));
 	check_keys(type, event.data);
 	if (only)
-	{
-		memset(&one, 0, sizeof(one));
-		one.webhook_id = *only;
-		subscriptions = list_make1(&one);
-	}
+		subscriptions = list_make1(only);
 	else
 		subscriptions = type->wanted ?
 			cwh_subscriptions(event.type, event.chatbot_id) : NIL;
@@ -1093,13 +1102,17 @@ chatwebhook_emit(PG_FUNCTION_ARGS)
 	return emit_arguments(fcinfo, 0, NULL, NULL);
 }
 
-/* SQL: emit an event to one webhook. */
+/* SQL: emit an event to one webhook, which is ordered or not. */
 Datum
 chatwebhook_emit_to(PG_FUNCTION_ARGS)
 {
+	CwhSubscription only = {.slow_filter = false};
+
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	return emit_arguments(fcinfo, 1, PG_GETARG_UUID_P(0), NULL);
+	only.webhook_id = *PG_GETARG_UUID_P(0);
+	only.ordered = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
+	return emit_arguments(fcinfo, 2, &only, NULL);
 }
 
 /* SQL: emit an event to all webhooks that want it, except some. */
@@ -1138,4 +1151,19 @@ chatwebhook_subscribers(PG_FUNCTION_ARGS)
 	}
 	PG_RETURN_ARRAYTYPE_P(construct_array(ids, n, UUIDOID, UUID_LEN, false,
 										  TYPALIGN_CHAR));
+}
+
+/* SQL: does any webhook want events of this type, of this chatbot? */
+Datum
+chatwebhook_wanted(PG_FUNCTION_ARGS)
+{
+	char	   *type;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	type = TextDatumGetCString(PG_GETARG_DATUM(0));
+	AcceptInvalidationMessages();
+	PG_RETURN_BOOL(check_type(type)->wanted &&
+				   cwh_subscriptions(type, PG_ARGISNULL(1) ? NULL :
+									 TextDatumGetCString(PG_GETARG_DATUM(1))) != NIL);
 }

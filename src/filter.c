@@ -27,7 +27,6 @@
 #include "postgres.h"
 
 #include <ctype.h>
-#include <signal.h>
 
 #include "access/detoast.h"
 #include "fmgr.h"
@@ -38,9 +37,9 @@
 #include "utils/jsonpath.h"
 #include "utils/memutils.h"
 #include "utils/numeric.h"
-#include "utils/timeout.h"
 
 #include "compat.h"
+#include "deadline.h"
 #include "filter.h"
 
 PG_FUNCTION_INFO_V1(chatwebhook_filter_problem);
@@ -76,9 +75,6 @@ typedef struct Check
 	bool		is_slow;		/* it can take long for a small event */
 	char	   *problem;		/* the first one found, or null */
 } Check;
-
-static TimeoutId time_limit = MAX_TIMEOUTS; /* registered on first use */
-static volatile sig_atomic_t overdue = false;	/* the time limit has expired */
 
 static bool check_path(Check *check, char *base, int32 pos);
 
@@ -500,27 +496,6 @@ chatwebhook_filter_problem(PG_FUNCTION_ARGS)
  * Evaluating
  */
 
-/* Timeout handler: have CHECK_FOR_INTERRUPTS() raise an error. */
-static void
-on_overdue(void)
-{
-	overdue = true;
-	QueryCancelPending = true;
-	InterruptPending = true;
-}
-
-/*
- * Did on_overdue() raise this error?  Other cancellations have other messages,
- * except a user's cancel request that arrives at the same moment: it is lost,
- * and must be repeated.
- */
-static bool
-is_ours(const ErrorData *error)
-{
-	return overdue && error->message_id &&
-		strcmp(error->message_id, "canceling statement due to user request") == 0;
-}
-
 /*
  * The operator @@, which returns null if the path fails or its result is not
  * boolean, but with time zones.  Without them, comparing a timestamp with a
@@ -572,7 +547,7 @@ evaluate_safely(Datum filter, Jsonb *envelope)
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && !is_ours(error))
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && !cwh_deadline_raised(error))
 			PG_RE_THROW();
 		FlushErrorState();
 		FreeErrorData(error);
@@ -591,30 +566,25 @@ evaluate_in_time(Datum filter, Jsonb *envelope, CwhFilterBudget *budget)
 	instr_time	start;
 	instr_time	end;
 	volatile bool match = false;
+	volatile bool overdue = false;
 
 	if (left_us < 1000)
 	{
 		budget->left_out++;
 		return false;
 	}
-	if (time_limit == MAX_TIMEOUTS)
-		time_limit = RegisterTimeout(USER_TIMEOUT, on_overdue);
 	scratch = AllocSetContextCreate(CurrentMemoryContext, "chatwebhook filter",
 									ALLOCSET_DEFAULT_SIZES);
 	oldcontext = MemoryContextSwitchTo(scratch);
 	INSTR_TIME_SET_CURRENT(start);
-	overdue = false;
-	enable_timeout_after(time_limit, (int) (left_us / 1000));
+	cwh_deadline_set((int) (left_us / 1000));
 	PG_TRY();
 	{
 		match = evaluate_safely(filter, envelope);
 	}
 	PG_FINALLY();
 	{
-		disable_timeout(time_limit, false);
-		/* it may have expired at the very end */
-		if (overdue)
-			QueryCancelPending = false;
+		overdue = cwh_deadline_clear();
 	}
 	PG_END_TRY();
 	if (overdue)

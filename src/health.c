@@ -37,18 +37,18 @@ chatwebhook_add(PG_FUNCTION_ARGS)
 Datum
 chatwebhook_log_alert(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *subject = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	char	   *message = text_to_cstring(PG_GETARG_TEXT_PP(1));
 
 	if (PG_GETARG_BOOL(2))
 		ereport(LOG,
-				(errmsg("chatwebhook: alert about webhook \"%s\" closed: %s",
-						name, message),
+				(errmsg("chatwebhook: alert about %s closed: %s",
+						subject, message),
 				 errhidecontext(true), errhidestmt(true)));
 	else
 		ereport(WARNING,
-				(errmsg("chatwebhook: alert about webhook \"%s\" opened: %s",
-						name, message),
+				(errmsg("chatwebhook: alert about %s opened: %s",
+						subject, message),
 				 errhidecontext(true), errhidestmt(true)));
 	PG_RETURN_VOID();
 }

@@ -113,6 +113,8 @@ static const char rest_sql[] =
 	"   DELETE FROM chatwebhook.alert a WHERE a.closed_at" LT "$1 RETURNING 1"
 	"), past AS ("
 	"   DELETE FROM chatwebhook.activity a WHERE a.since" LT "($1 OPERATOR(pg_catalog.-) '10 minutes'::pg_catalog.interval) RETURNING 1"
+	"), failed AS ("
+	"   DELETE FROM chatwebhook.emit_failure f WHERE f.last_at" LT "$1 RETURNING 1"
 	"), deleted AS ("
 	"   DELETE FROM chatwebhook.deleted_webhook d WHERE d.deleted_at" LT "$1 RETURNING 1"
 	") SELECT 1";

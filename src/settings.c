@@ -46,6 +46,8 @@ char	   *cwh_ca_file = NULL;
 char	   *cwh_proxy = NULL;
 int			cwh_log_attempts = CWH_LOG_FAILURES;
 int			cwh_validation = CWH_VALIDATION_ERROR;
+int			cwh_on_emit_error = CWH_ON_EMIT_ERROR_WARN;
+int			cwh_emit_timeout = 1000;
 char	   *cwh_user_agent = NULL;
 char	   *cwh_secret_key_file = NULL;
 
@@ -74,6 +76,12 @@ static const struct config_enum_entry validation_options[] = {
 	{"off", CWH_VALIDATION_OFF, false},
 	{"warning", CWH_VALIDATION_WARNING, false},
 	{"error", CWH_VALIDATION_ERROR, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry on_emit_error_options[] = {
+	{"warning", CWH_ON_EMIT_ERROR_WARN, false},
+	{"error", CWH_ON_EMIT_ERROR_RAISE, false},
 	{NULL, 0, false}
 };
 
@@ -374,10 +382,25 @@ define_data_settings(void)
 							 validation_options, PGC_USERSET, 0,
 							 NULL, NULL, NULL);
 
+	/* A chat must go on even if an event cannot be emitted; a test had better fail. */
+	DefineCustomEnumVariable("chatwebhook.on_emit_error",
+							 "Sets what a trigger does if it cannot emit an event.",
+							 "With warning, the statement goes on without the event, which emit_failure counts. With error, the statement fails. Calls of emit() always fail.",
+							 &cwh_on_emit_error, CWH_ON_EMIT_ERROR_WARN,
+							 on_emit_error_options, PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
+	/* A chat must not wait for a watch's query. */
+	DefineCustomIntVariable("chatwebhook.emit_timeout",
+							"Sets how long the query or the expressions of a watch may take.",
+							"After that, the event is not emitted, as chatwebhook.on_emit_error says.",
+							&cwh_emit_timeout, 1000, 1, 60000,
+							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
+
 	/* Receivers commonly refuse larger requests. */
 	DefineCustomIntVariable("chatwebhook.max_payload_size",
 							"Sets the maximum size of an event's data as JSON.",
-							"Larger data is an error in the statement that emits the event.",
+							"An event with larger data is not emitted, as chatwebhook.on_emit_error says.",
 							&cwh_max_payload_size, 1024 * 1024, 1024, 64 * 1024 * 1024,
 							PGC_SUSET, GUC_UNIT_BYTE, NULL, NULL, NULL);
 

@@ -34,6 +34,13 @@ typedef enum CwhValidation
 	CWH_VALIDATION_ERROR
 } CwhValidation;
 
+/* What a trigger does about an event that it cannot emit. */
+typedef enum CwhOnEmitError
+{
+	CWH_ON_EMIT_ERROR_WARN,
+	CWH_ON_EMIT_ERROR_RAISE
+} CwhOnEmitError;
+
 extern bool cwh_enabled;
 extern char *cwh_databases;
 extern int	cwh_workers;
@@ -55,6 +62,8 @@ extern char *cwh_ca_file;
 extern char *cwh_proxy;
 extern int	cwh_log_attempts;
 extern int	cwh_validation;
+extern int	cwh_on_emit_error;
+extern int	cwh_emit_timeout;	/* ms */
 extern char *cwh_user_agent;
 extern char *cwh_secret_key_file;
 

@@ -341,6 +341,21 @@ chatwebhook_wake(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Wake the first worker of this database, which has something to write down. */
+void
+cwh_wake_worker(void)
+{
+	LWLockAcquire(slots_lock, LW_SHARED);
+	for (int i = 0; i < shared->nslots; i++)
+	{
+		WorkerSlot *slot = &shared->slots[i];
+
+		if (slot->database == MyDatabaseId && slot->number == 0 && slot->latch)
+			SetLatch(slot->latch);
+	}
+	LWLockRelease(slots_lock);
+}
+
 /*
  * Databases that a session wants for itself
  */

@@ -10,12 +10,23 @@
 
 #include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
+#include "mb/pg_wchar.h"
 #include "nodes/pg_list.h"
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
 #include "utils/uuid.h"
 
 #define CWH_ERROR_LEN	256
+
+/* Copy a text, or as much of it as fits without splitting a character. */
+static inline void
+cwh_copy_text(char *to, const char *from, size_t size)
+{
+	int			len = pg_mbcliplen(from, strlen(from), size - 1);
+
+	memcpy(to, from, len);
+	to[len] = '\0';
+}
 
 /* Is there shared memory, that is, was the library loaded in advance? */
 extern bool cwh_preloaded;
@@ -47,6 +58,8 @@ typedef struct CwhHint
 
 extern void cwh_hint(const pg_uuid_t *webhook_id, TimestampTz due, int64 id,
 					 int n);
+
+extern void cwh_wake_worker(void);
 
 /*
  * For sessions that want a database for themselves: no worker is in it, or

@@ -11,7 +11,6 @@
 
 #include <signal.h>
 
-#include "mb/pg_wchar.h"
 #include "storage/fd.h"
 #include "utils/palloc.h"
 
@@ -51,16 +50,6 @@ cwh_is_absence(int sqlerrcode)
 	return sqlerrcode == ERRCODE_UNDEFINED_TABLE ||
 		sqlerrcode == ERRCODE_UNDEFINED_FUNCTION ||
 		sqlerrcode == ERRCODE_UNDEFINED_SCHEMA;
-}
-
-/* Copy a text, or as much of it as fits without splitting a character. */
-static inline void
-cwh_copy_text(char *to, const char *from, size_t size)
-{
-	int			len = pg_mbcliplen(from, strlen(from), size - 1);
-
-	memcpy(to, from, len);
-	to[len] = '\0';
 }
 
 /* Show an error of the worker's own in worker_status. */

@@ -36,12 +36,19 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "bounds.h"
 #include "changes.h"
 #include "compat.h"
 #include "filter.h"
 #include "subscription.h"
+
+/*
+ * Looking for a chatbot's webhook that wants a type takes at most 1/SCAN_SHARE of
+ * the time, however often webhooks change.
+ */
+#define SCAN_SHARE			100
 
 /* Forget all chatbots when their webhooks take more memory than this. */
 #define MAX_CACHE_BYTES		(8 * 1024 * 1024)
@@ -92,6 +99,8 @@ static Size cache_size = 0;		/* the sum of their sizes */
  */
 static bool any_chatbot = false;
 static uint64 any_chatbot_checked = 0;	/* at this generation */
+
+static TimestampTz next_scan = 0;	/* for webhooks that want a type */
 
 /* Convert an array of texts to C strings; nulls are left out. */
 static char **
@@ -152,6 +161,7 @@ load_event_type(TupleTableSlot *slot)
 	type = hash_search(types, key, HASH_ENTER, NULL);
 	type->known = true;
 	type->loads = 0;
+	type->scanned = 0;
 	type->required = text_array(column(slot, "required", &isnull),
 								&type->nrequired);
 }
@@ -536,6 +546,52 @@ append_matching(List *list, const Entry *entry, const char *type)
 	return list;
 }
 
+/* Does one of the chatbots' webhooks want this event type? */
+static bool
+scan_for_type(const char *type)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "chatwebhook scan",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext oldcontext = MemoryContextSwitchTo(context);
+	Entry		entry;
+	ScanKeyData key;
+	bool		found;
+
+	memset(&entry, 0, sizeof(entry));
+	ScanKeyEntryInitialize(&key, SK_ISNULL | SK_SEARCHNOTNULL, 1,
+						   InvalidStrategy, InvalidOid, InvalidOid,
+						   InvalidOid, (Datum) 0);
+	(void) scan_webhooks(&key, &entry);
+	found = append_matching(NIL, &entry, type) != NIL;
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextDelete(context);
+	next_scan = start + SCAN_SHARE * (GetCurrentTimestamp() - start);
+	return found;
+}
+
+/*
+ * Does a chatbot's webhook want this event type?  True if in doubt: then each
+ * event's own chatbot decides.
+ */
+static bool
+wanted_by_chatbots(CwhEventType *type)
+{
+	uint64		generation;
+
+	if (!has_any_chatbot())
+		return false;
+	if (type->scanned == cwh_changes.generation)
+		return type->by_chatbots;
+	if (GetCurrentTimestamp() < next_scan)
+		return true;
+	generation = cwh_config_generation();
+	type->by_chatbots = scan_for_type(type->name);
+	type->scanned = generation;
+	return type->by_chatbots;
+}
+
 /* Find an event type, or null. */
 static CwhEventType *
 find_type(const char *name)
@@ -580,7 +636,7 @@ cwh_event_type(const char *name)
 		type->loads = everywhere_loads;
 		MemoryContextSwitchTo(oldcontext);
 	}
-	type->wanted = type->everywhere != NIL || has_any_chatbot();
+	type->wanted = type->everywhere != NIL || wanted_by_chatbots(type);
 	return type;
 }
 

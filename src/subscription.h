@@ -18,6 +18,9 @@ typedef struct CwhEventType
 	List	   *everywhere;		/* of CwhSubscription: the webhooks without a
 								 * chatbot_id that want this type */
 	bool		wanted;			/* perhaps, by a webhook of some chatbot */
+	uint64		scanned;		/* of subscription.c: at this generation it is
+								 * known whether one wants it */
+	bool		by_chatbots;	/* it does */
 	int			nrequired;
 	char	  **required;		/* keys that data must have */
 } CwhEventType;

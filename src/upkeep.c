@@ -17,6 +17,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "emit_failure.h"
 #include "endpoint.h"
 #include "gate.h"
 #include "ledger.h"
@@ -38,6 +39,9 @@
 #define MAX_ALERTS_MS		5000
 #define FAILED_ALERTS_MS	2000
 
+/* While an alert about a watch is open, it is checked this often. */
+#define OPEN_WATCH_ALERTS_MS	60000
+
 /*
  * Retention uses at most 1/BUSY_SHARE of the worker's time while requests are
  * under way, else 1/IDLE_SHARE.  A pass begins PASS_SHARE times as long after
@@ -55,6 +59,12 @@ static const char check_alerts_sql[] =
 static const char check_backlog_sql[] =
 	"SELECT chatwebhook._check_backlog($1, $2)";
 
+static const char count_emit_failures_sql[] =
+	"SELECT chatwebhook._count_emit_failures($1, $2, $3, $4, $5, $6, $7, $8)";
+
+static CwhStatement count_emit_failures_st = {count_emit_failures_sql, 8,
+	{OIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT8ARRAYOID,
+	TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID}, NULL};
 static CwhStatement check_alerts_st = {check_alerts_sql, 1, {UUIDARRAYOID}, NULL};
 static CwhStatement check_backlog_st = {check_backlog_sql, 2,
 	{UUIDARRAYOID, TIMESTAMPTZARRAYOID}, NULL};
@@ -67,6 +77,13 @@ static bool stuck_checked = false;
 /* Webhooks whose alerts could not be checked, as their rows were locked. */
 static pg_uuid_t locked[ALERTS_BATCH];
 static int	nlocked = 0;
+
+/* Events that could not be emitted, while they are written down. */
+static CwhEmitFailure failures[CWH_MAX_EMIT_FAILURES];
+static int	nfailures = 0;
+
+static bool any_watch_alert = true; /* perhaps, one is open */
+
 
 /*
  * Run work() in a transaction of its own, which it begins and commits.  An
@@ -212,6 +229,51 @@ check_some_alerts(void)
 	return ok;
 }
 
+/* Write down the failures that were taken, and open and close their alerts. */
+static void
+count_emit_failures(void)
+{
+	CwhArray	arrays[8];
+	Datum		args[8];
+
+	cwh_begin();
+	cwh_make_arrays(arrays, &count_emit_failures_st, 8, nfailures);
+	for (int i = 0; i < nfailures; i++)
+	{
+		CwhEmitFailure *failure = &failures[i];
+
+		cwh_array_set(&arrays[0], i, ObjectIdGetDatum(failure->relation));
+		cwh_array_set_text(&arrays[1], i, failure->trigger);
+		cwh_array_set_text(&arrays[2], i, failure->event_type);
+		cwh_array_set_text(&arrays[3], i, failure->message);
+		cwh_array_set(&arrays[4], i, Int64GetDatum(failure->n));
+		cwh_array_set(&arrays[5], i, TimestampTzGetDatum(failure->first_at));
+		cwh_array_set(&arrays[6], i, TimestampTzGetDatum(failure->last_at));
+		cwh_array_set_text(&arrays[7], i, failure->example);
+	}
+	cwh_finish_arrays(arrays, 8, args);
+	(void) cwh_run(&count_emit_failures_st, args);
+	any_watch_alert = DatumGetBool(cwh_field(0, 0, NULL));
+	cwh_commit(CWH_FLUSH_SOON);
+}
+
+/* Take the failures that sessions have counted, and write them down. */
+static void
+take_emit_failures(TimestampTz now)
+{
+	bool		check = any_watch_alert && now >= cwh_upkeep.next_watch_alerts;
+
+	nfailures = cwh_emit_failure_pending() ? cwh_emit_failure_take(failures) : 0;
+	if (nfailures == 0 && !check)
+		return;
+	cwh_upkeep.next_watch_alerts = TimestampTzPlusMilliseconds(now, OPEN_WATCH_ALERTS_MS);
+	if (run_apart("counting emit failures", count_emit_failures))
+		return;
+	for (int i = 0; i < nfailures; i++)
+		cwh_emit_failure_add(&failures[i]);
+	cwh_upkeep.next_failures = TimestampTzPlusMilliseconds(now, FAILED_ALERTS_MS);
+}
+
 /* Make a step of retention, and say when the next one is due. */
 static void
 remove_old(void)
@@ -276,13 +338,21 @@ cwh_keep_up(TimestampTz now)
 			Max(TimestampTzPlusMilliseconds(now, wait_ms),
 				end + Min(ALERTS_SHARE * (end - now), MAX_ALERTS_MS * 1000));
 	}
-	/* the first worker of a database removes for all */
+	/* the first worker of a database does this for all */
+	if (cwh_worker.number == 0 && now >= cwh_upkeep.next_failures)
+		take_emit_failures(now);
 	if (cwh_worker.number == 0 && now >= cwh_upkeep.next_retention &&
 		!run_apart("removing old rows", remove_old))
 		cwh_upkeep.next_retention = TimestampTzPlusMilliseconds(now, MAX_PASS_MS);
 	if (any_alerts())
 		next = cwh_upkeep.next_alerts;
 	if (cwh_worker.number == 0)
+	{
 		next = Min(next, cwh_upkeep.next_retention);
+		if (any_watch_alert)
+			next = Min(next, cwh_upkeep.next_watch_alerts);
+		if (cwh_upkeep.next_failures > now)
+			next = Min(next, cwh_upkeep.next_failures);
+	}
 	return next;
 }

@@ -12,6 +12,9 @@
 /* Times, or 0; follow_clock() in worker.c moves them with the clock. */
 typedef struct Upkeep
 {
+	TimestampTz next_failures;	/* when to write down emit failures again, after
+								 * an error */
+	TimestampTz next_watch_alerts;	/* when to check the alerts about watches */
 	TimestampTz next_alerts;
 	TimestampTz next_retention;
 	TimestampTz pass_started;	/* of retention; 0: none is under way */

@@ -104,8 +104,28 @@ sub query
 {
 	my ($self, $sql) = @_;
 
+	$self->begin($sql);
+	return $self->_answer;
+}
+
+=item begin($sql), end()
+
+The same in two steps: to send the query, and to wait for its answer.
+
+=cut
+
+sub begin
+{
+	my ($self, $sql) = @_;
+
 	utf8::encode($sql) if !utf8::downgrade($sql, 1);
 	$self->_send(pack('aNZ*', 'Q', 5 + length $sql, $sql));
+	return;
+}
+
+sub end
+{
+	my ($self) = @_;
 	return $self->_answer;
 }
 

@@ -7,6 +7,8 @@ SET client_min_messages = error;
 DROP EXTENSION IF EXISTS chatwebhook CASCADE;
 CREATE EXTENSION chatwebhook;
 RESET client_min_messages;
+-- so that errors are shown; watch_faults.sql has the default
+SET chatwebhook.on_emit_error = error;
 
 CREATE ROLE regress_chatwebhook_app;
 INSERT INTO chatwebhook.webhook (name, url, filter) VALUES ('all', 'https://example.com/', NULL), ('low', 'https://example.com/', '$.data.rating < 3');
@@ -75,7 +77,7 @@ SELECT * FROM chatwebhook.webhook_health;
 SELECT * FROM chatwebhook.worker_status;
 -- nor can it watch a table of its own
 CREATE TEMP TABLE own (id integer);
-CREATE TRIGGER r AFTER INSERT ON own FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('conversation.ended');
+CREATE TRIGGER r AFTER INSERT ON own FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('conversation.ended', '*');
 DROP TABLE own;
 -- the settings that bound what is sent are not its own to move
 SET chatwebhook.max_payload_size = '64MB';

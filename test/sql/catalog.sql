@@ -34,7 +34,8 @@ SELECT c.relname AS relation, a.attname AS "column",
   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
   LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
  WHERE c.relname IN ('webhook', 'event_type', 'event', 'attempt', 'delivery',
-                     'dead_letter', 'webhook_health', 'worker_status', 'grantee')
+                     'dead_letter', 'webhook_health', 'worker_status', 'grantee',
+                     'alert', 'watched', 'emit_failure')
  ORDER BY c.relname, a.attnum;
 
 -- and call
@@ -166,7 +167,7 @@ RESET client_min_messages;
 -- a trigger keeps the extension from being dropped by accident
 CREATE TABLE chat (rating integer);
 CREATE TRIGGER feedback AFTER INSERT ON chat
-    FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('feedback.received');
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('feedback.received', '*');
 DROP EXTENSION chatwebhook;
 DROP EXTENSION chatwebhook CASCADE;
 INSERT INTO chat VALUES (1);

@@ -6,6 +6,8 @@ SET client_min_messages = error;
 DROP EXTENSION IF EXISTS chatwebhook CASCADE;
 CREATE EXTENSION chatwebhook;
 RESET client_min_messages;
+-- so that errors are shown; watch_faults.sql has the default
+SET chatwebhook.on_emit_error = error;
 
 -- without a webhook nobody wants it; it is checked all the same
 SELECT chatwebhook.emit('feedback.received', 'bot_1', 'conv_1', '{"rating": 5}') IS NULL AS unwanted;
@@ -128,7 +130,7 @@ SELECT type, data FROM chatwebhook.event ORDER BY id;
 -- the trigger goes by the same setting
 CREATE TABLE feedback (stars integer);
 CREATE TRIGGER r AFTER INSERT ON feedback FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('feedback.received', 'rating=stars');
-CREATE TRIGGER u AFTER INSERT ON feedback FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('no.such');
+CREATE TRIGGER u AFTER INSERT ON feedback FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('no.such', '*');
 DELETE FROM chatwebhook.event;
 INSERT INTO feedback VALUES (NULL);
 SET chatwebhook.validation = warning;
@@ -167,7 +169,7 @@ SELECT chatwebhook.emit('conversation.ended', NULL, NULL, jsonb_build_object('a'
 SELECT chatwebhook.emit('conversation.ended', NULL, NULL, jsonb_build_object('a', repeat('x', 1017)));
 SELECT chatwebhook.emit('conversation.ended', NULL, NULL, jsonb_build_object('a', repeat('ä', 1000)));
 CREATE TABLE notes (note text);
-CREATE TRIGGER r AFTER INSERT ON notes FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('conversation.ended');
+CREATE TRIGGER r AFTER INSERT ON notes FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('conversation.ended', '*');
 INSERT INTO notes VALUES (repeat('x', 1013));
 INSERT INTO notes VALUES (repeat('x', 1014));
 -- and is not looked at where nobody wants the event

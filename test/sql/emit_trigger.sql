@@ -7,6 +7,8 @@ SET client_min_messages = error;
 DROP EXTENSION IF EXISTS chatwebhook CASCADE;
 CREATE EXTENSION chatwebhook;
 RESET client_min_messages;
+-- so that errors are shown; watch_faults.sql has the default
+SET chatwebhook.on_emit_error = error;
 
 INSERT INTO chatwebhook.webhook (name, url) VALUES ('all', 'https://example.com/');
 INSERT INTO chatwebhook.event_type (name) VALUES ('a'), ('b'), ('c'), ('d'), ('e'), ('f');
@@ -33,10 +35,18 @@ CREATE TRIGGER m AFTER INSERT ON message FOR EACH ROW EXECUTE FUNCTION
 INSERT INTO message VALUES (1, 'bot_1', 'conv_1', 'user', 'Hello'), (2, NULL, NULL, 'user', '');
 :events
 -- the whole row less the envelope's columns
-CALL emits('message.received', 'chatbotId=bot', 'conversationId=conversation');
+CALL emits('message.received', 'chatbotId=bot', 'conversationId=conversation', '*');
 INSERT INTO message VALUES (3, 'bot_1', 'conv_1', 'user', 'Hello');
 :events
 -- with no envelope: all of it
+CALL emits('a', '*');
+INSERT INTO message VALUES (4, 'bot_1', 'conv_1', 'user', 'Hello');
+:events
+-- a key of its own does not come twice; a JSON constant
+CALL emits('a', 'role=@fixed', 'flag=:{"a": [1, null]}', '*');
+INSERT INTO message VALUES (4, 'bot_1', 'conv_1', 'user', 'Hello');
+:events
+-- nothing is named: nothing is sent
 CALL emits('a');
 INSERT INTO message VALUES (4, 'bot_1', 'conv_1', 'user', 'Hello');
 :events
@@ -48,8 +58,8 @@ INSERT INTO message VALUES (5);
 CALL emits('a', 'chatbotId=bot', 'bot', 'again=bot');
 INSERT INTO message VALUES (6, 'bot_1');
 :events
--- only a constant for the envelope: still the whole row
-CALL emits('a', 'chatbotId=@fixed');
+-- only a constant for the envelope, and the whole row
+CALL emits('a', 'chatbotId=@fixed', '*');
 INSERT INTO message VALUES (7, 'bot_1');
 :events
 -- a column whose name needs quotes
@@ -79,6 +89,12 @@ CALL emits('a', 'chatbotId');
 INSERT INTO message VALUES (8);
 CALL emits('a', 'key=');
 INSERT INTO message VALUES (8);
+CALL emits('a', 'key=:{');
+INSERT INTO message VALUES (8);
+CALL emits('a', 'chatbotId=:5');
+INSERT INTO message VALUES (8);
+CALL emits('a', '()');
+INSERT INTO message VALUES (8);
 CALL emits('a', 'key=ctid');
 INSERT INTO message VALUES (8);
 CALL emits('message.received', 'role');
@@ -93,20 +109,20 @@ SELECT count(*) FROM message WHERE id >= 8;
 DROP TRIGGER m ON message;
 
 -- kinds of trigger
-CREATE TRIGGER m BEFORE INSERT ON message FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a');
+CREATE TRIGGER m BEFORE INSERT ON message FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a', '*');
 INSERT INTO message VALUES (8);
 DROP TRIGGER m ON message;
-CREATE TRIGGER m AFTER TRUNCATE ON message EXECUTE FUNCTION chatwebhook.emit('a');
+CREATE TRIGGER m AFTER TRUNCATE ON message EXECUTE FUNCTION chatwebhook.emit('a', '*');
 TRUNCATE message;
 DROP TRIGGER m ON message;
-CREATE TRIGGER m AFTER INSERT ON message EXECUTE FUNCTION chatwebhook.emit('a');
+CREATE TRIGGER m AFTER INSERT ON message EXECUTE FUNCTION chatwebhook.emit('a', '*');
 INSERT INTO message VALUES (8);
 DROP TRIGGER m ON message;
-CREATE TRIGGER m AFTER UPDATE ON message REFERENCING OLD TABLE AS o EXECUTE FUNCTION chatwebhook.emit('a');
+CREATE TRIGGER m AFTER UPDATE ON message REFERENCING OLD TABLE AS o EXECUTE FUNCTION chatwebhook.emit('a', '*');
 UPDATE message SET id = id;
 DROP TRIGGER m ON message;
 CREATE VIEW seen AS SELECT * FROM message;
-CREATE TRIGGER m INSTEAD OF INSERT ON seen FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a');
+CREATE TRIGGER m INSTEAD OF INSERT ON seen FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a', '*');
 INSERT INTO seen VALUES (8);
 DROP VIEW seen;
 -- and no trigger at all
@@ -236,7 +252,7 @@ RESET session_replication_role;
 CREATE TABLE copies (id integer, copied integer);
 CREATE FUNCTION copy() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO copies VALUES (NEW.id, NEW.id); RETURN NULL; END $$;
 CREATE TRIGGER k AFTER INSERT ON message FOR EACH ROW EXECUTE FUNCTION copy();
-CREATE TRIGGER m AFTER INSERT ON copies FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('b');
+CREATE TRIGGER m AFTER INSERT ON copies FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('b', '*');
 INSERT INTO message VALUES (15), (16);
 :events
 DROP TABLE copies;
@@ -257,7 +273,7 @@ BEGIN
 END
 $$;
 CREATE CAST (tag AS json) WITH FUNCTION tag_json(tag);
-CREATE TRIGGER m AFTER INSERT ON tagged FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a');
+CREATE TRIGGER m AFTER INSERT ON tagged FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a', '*');
 INSERT INTO tagged VALUES (1, 'x');
 :events
 INSERT INTO tagged SELECT i, 'x' FROM generate_series(3, 40) AS i;
@@ -292,7 +308,7 @@ DROP TYPE tag;
 -- Tables that change
 --
 CREATE TABLE changing (gone integer, id integer, name text DEFAULT 'n');
-CREATE TRIGGER r AFTER INSERT OR UPDATE OR DELETE ON changing FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a');
+CREATE TRIGGER r AFTER INSERT OR UPDATE OR DELETE ON changing FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a', '*');
 CREATE TRIGGER k AFTER INSERT ON changing FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('b', 'id', 'key=name');
 INSERT INTO changing VALUES (0, 1);
 ALTER TABLE changing DROP COLUMN gone;
@@ -303,7 +319,7 @@ INSERT INTO changing VALUES (3, 'three', 8);
 UPDATE changing SET name = 'one' WHERE id = 1;
 DELETE FROM changing WHERE id = 2;
 :events
-CREATE TRIGGER s AFTER DELETE ON changing REFERENCING OLD TABLE AS o EXECUTE FUNCTION chatwebhook.emit('c');
+CREATE TRIGGER s AFTER DELETE ON changing REFERENCING OLD TABLE AS o EXECUTE FUNCTION chatwebhook.emit('c', '*');
 INSERT INTO changing VALUES (4, 'four');
 ALTER TABLE changing ADD COLUMN more text DEFAULT 'more', ADD COLUMN other integer;
 DELETE FROM changing WHERE id >= 3;
@@ -347,8 +363,8 @@ CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (10);
 CREATE TABLE parts_2 (extra integer, content text, bot text, id integer);
 ALTER TABLE parts_2 DROP COLUMN extra;
 ALTER TABLE parts ATTACH PARTITION parts_2 FOR VALUES FROM (10) TO (20);
-CREATE TRIGGER r AFTER INSERT OR UPDATE OR DELETE ON parts FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a', 'chatbotId=bot');
-CREATE TRIGGER s AFTER INSERT ON parts REFERENCING NEW TABLE AS n EXECUTE FUNCTION chatwebhook.emit('b', 'chatbotId=bot');
+CREATE TRIGGER r AFTER INSERT OR UPDATE OR DELETE ON parts FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a', 'chatbotId=bot', '*');
+CREATE TRIGGER s AFTER INSERT ON parts REFERENCING NEW TABLE AS n EXECUTE FUNCTION chatwebhook.emit('b', 'chatbotId=bot', '*');
 INSERT INTO parts VALUES (1, 'bot_1', 'one'), (11, 'bot_11', 'eleven');
 UPDATE parts SET content = 'ELEVEN' WHERE id = 11;
 -- from one partition into another it is gone and new
@@ -366,8 +382,8 @@ DROP TABLE parts, parts_2;
 -- children
 CREATE TABLE parent (id integer, bot text);
 CREATE TABLE child (extra integer) INHERITS (parent);
-CREATE TRIGGER r AFTER INSERT OR UPDATE ON parent FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a');
-CREATE TRIGGER s AFTER UPDATE ON parent REFERENCING NEW TABLE AS n EXECUTE FUNCTION chatwebhook.emit('b');
+CREATE TRIGGER r AFTER INSERT OR UPDATE ON parent FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a', '*');
+CREATE TRIGGER s AFTER UPDATE ON parent REFERENCING NEW TABLE AS n EXECUTE FUNCTION chatwebhook.emit('b', '*');
 INSERT INTO parent VALUES (1, 'parent');
 INSERT INTO child VALUES (2, 'child', 3);
 UPDATE parent SET bot = upper(bot);
@@ -376,9 +392,9 @@ DROP TABLE parent CASCADE;
 
 -- temporary and unlogged tables
 CREATE TEMP TABLE briefly (id integer);
-CREATE TRIGGER r AFTER INSERT ON briefly FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a');
+CREATE TRIGGER r AFTER INSERT ON briefly FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a', '*');
 CREATE UNLOGGED TABLE quickly (id integer);
-CREATE TRIGGER r AFTER INSERT ON quickly FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('b');
+CREATE TRIGGER r AFTER INSERT ON quickly FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('b', '*');
 INSERT INTO briefly VALUES (1);
 INSERT INTO quickly VALUES (2);
 :events
@@ -393,7 +409,7 @@ DROP TABLE briefly, quickly;
 SELECT CASE WHEN current_setting('server_version_num')::integer >= 180000 THEN 'VIRTUAL' ELSE 'STORED' END AS kind \gset
 CREATE TABLE generated (id integer, bot text GENERATED ALWAYS AS ('bot of ' || content) :kind, content text, length integer GENERATED ALWAYS AS (length(content)) :kind);
 CREATE TRIGGER r AFTER INSERT ON generated FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a', 'chatbotId=bot', 'id', 'length');
-CREATE TRIGGER s AFTER UPDATE ON generated REFERENCING NEW TABLE AS n EXECUTE FUNCTION chatwebhook.emit('b');
+CREATE TRIGGER s AFTER UPDATE ON generated REFERENCING NEW TABLE AS n EXECUTE FUNCTION chatwebhook.emit('b', '*');
 CREATE TRIGGER t AFTER DELETE ON generated FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('c', 'length');
 INSERT INTO generated (id, content) VALUES (1, 'abc'), (2, NULL);
 UPDATE generated SET content = content || 'd';
@@ -404,7 +420,7 @@ DROP TABLE generated;
 -- the columns of a row of generated values and identities
 CREATE TABLE generated (id integer GENERATED ALWAYS AS IDENTITY, content text, length integer GENERATED ALWAYS AS (length(content)) STORED);
 CREATE TRIGGER r AFTER INSERT OR UPDATE ON generated FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a', 'id', 'length');
-CREATE TRIGGER s AFTER UPDATE ON generated REFERENCING NEW TABLE AS n EXECUTE FUNCTION chatwebhook.emit('b');
+CREATE TRIGGER s AFTER UPDATE ON generated REFERENCING NEW TABLE AS n EXECUTE FUNCTION chatwebhook.emit('b', '*');
 INSERT INTO generated (content) VALUES ('abc');
 UPDATE generated SET content = 'abcd';
 :events

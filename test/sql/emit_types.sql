@@ -6,6 +6,8 @@ SET client_min_messages = error;
 DROP EXTENSION IF EXISTS chatwebhook CASCADE;
 CREATE EXTENSION chatwebhook;
 RESET client_min_messages;
+-- so that errors are shown; watch_faults.sql has the default
+SET chatwebhook.on_emit_error = error;
 
 INSERT INTO chatwebhook.webhook (name, url) VALUES ('all', 'https://example.com/');
 INSERT INTO chatwebhook.event_type (name) VALUES ('row.inserted'), ('rows.inserted'),
@@ -41,12 +43,12 @@ CREATE TABLE kinds (
 );
 
 -- the same row, by row and by statement; and each column as key alone
-CREATE TRIGGER a AFTER INSERT ON kinds FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('row.inserted');
-CREATE TRIGGER b AFTER INSERT ON kinds REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook.emit('rows.inserted');
-CREATE TRIGGER c AFTER UPDATE ON kinds FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('row.updated');
-CREATE TRIGGER d AFTER UPDATE ON kinds REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook.emit('rows.updated');
-CREATE TRIGGER e AFTER DELETE ON kinds FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('row.deleted');
-CREATE TRIGGER f AFTER DELETE ON kinds REFERENCING OLD TABLE AS o FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook.emit('rows.deleted');
+CREATE TRIGGER a AFTER INSERT ON kinds FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('row.inserted', '*');
+CREATE TRIGGER b AFTER INSERT ON kinds REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook.emit('rows.inserted', '*');
+CREATE TRIGGER c AFTER UPDATE ON kinds FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('row.updated', '*');
+CREATE TRIGGER d AFTER UPDATE ON kinds REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook.emit('rows.updated', '*');
+CREATE TRIGGER e AFTER DELETE ON kinds FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('row.deleted', '*');
+CREATE TRIGGER f AFTER DELETE ON kinds REFERENCING OLD TABLE AS o FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook.emit('rows.deleted', '*');
 DO $$
 BEGIN
     EXECUTE (SELECT format('CREATE TRIGGER g AFTER INSERT ON kinds FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit(%L, %s)',
@@ -181,7 +183,7 @@ DROP DOMAIN citext, hstore;
 -- the envelope has text: any type's, as it is put out
 DELETE FROM chatwebhook.event;
 CREATE TABLE ids (id integer, chatbot uuid, conversation bigint);
-CREATE TRIGGER a AFTER INSERT ON ids FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('row.inserted', 'chatbotId=chatbot', 'conversationId=conversation');
+CREATE TRIGGER a AFTER INSERT ON ids FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('row.inserted', 'chatbotId=chatbot', 'conversationId=conversation', '*');
 INSERT INTO ids VALUES (1, '6f9619ff-8b86-4d01-b42d-00cf4fc964ff', 9223372036854775807), (2, NULL, NULL);
 SELECT chatbot_id, conversation_id, data FROM chatwebhook.event ORDER BY id;
 ALTER TABLE ids ALTER chatbot TYPE mood USING 'ok', ALTER conversation TYPE score USING 1.5;
@@ -212,7 +214,7 @@ DELETE FROM chatwebhook.event;
 SET timezone = 'UTC';
 CREATE TABLE moments (id integer, at timestamptz, lasts interval, value float8, bytes bytea, times timestamptz[], span tstzrange, visited timestamptz);
 CREATE TRIGGER a AFTER INSERT ON moments FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('row.inserted', 'conversationId=visited', '*=at', 'lasts', 'value', 'bytes', 'times', 'span', 'id');
-CREATE TRIGGER b AFTER INSERT ON moments REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook.emit('rows.inserted');
+CREATE TRIGGER b AFTER INSERT ON moments REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook.emit('rows.inserted', '*');
 CREATE TABLE moment AS SELECT timestamptz '2026-07-01 12:00:00+02' AS at, interval '1 day 2:03:04' AS lasts, 0.1::float8 + 0.2 AS value, bytea '\x00ff' AS bytes,
        ARRAY[timestamptz '2026-01-01 00:00+00'] AS times, tstzrange('2026-01-01 00:00+00', '2026-07-01 00:00+00') AS span, timestamptz '2026-07-01 00:00+00' AS visited;
 INSERT INTO moments SELECT 1, * FROM moment;
@@ -237,8 +239,8 @@ $$;
 SELECT add_moment();
 SELECT concat_ws(', ', current_setting('timezone'), current_setting('intervalstyle'), current_setting('datestyle'), current_setting('extra_float_digits'), current_setting('bytea_output'));
 SELECT chatwebhook.backfill(id, 'moments', 'row.updated', '{"conversationId": "id", "*": "at", "lasts": "lasts", "value": "value", "bytes": "bytes", "times": "times", "span": "span", "id": "id", "text": "@a"}',
-                            condition => 'id = 1 AND at > ''1.2.2026''') FROM chatwebhook.webhook;
-SELECT chatwebhook.backfill(id, 'moments', 'rows.updated', condition => 'id = 1') FROM chatwebhook.webhook;
+                            condition => 'NEW.id = 1 AND NEW.at > ''1.2.2026''') FROM chatwebhook.webhook;
+SELECT chatwebhook.backfill(id, 'moments', 'rows.updated', condition => 'NEW.id = 1') FROM chatwebhook.webhook;
 RESET timezone; RESET datestyle; RESET intervalstyle; RESET extra_float_digits; RESET bytea_output;
 SELECT type, data->'id' AS id, conversation_id, data - 'id' AS data FROM chatwebhook.event ORDER BY type, data->'id';
 DROP TABLE moments, moment;

@@ -280,7 +280,7 @@ SELECT chatwebhook._privileges('admin');
 INSERT INTO chatwebhook.grantee VALUES ('regress_cwh_a', 'admin');
 DELETE FROM chatwebhook.grantee;
 SELECT chatwebhook.emit('feedback.received', 'other', NULL, '{"rating": 1}');
-SELECT chatwebhook._emit_to(:'theirs', 'feedback.received', 'other', NULL, '{"rating": 1}');
+SELECT chatwebhook._emit_to(:'theirs', false, 'feedback.received', 'other', NULL, '{"rating": 1}');
 SELECT chatwebhook._emit_but(ARRAY[:'ours'::uuid], 'feedback.received', 'other', NULL, '{"rating": 1}');
 SELECT chatwebhook.backfill(:'ours', 'looks', 'feedback.received');
 SELECT chatwebhook.watch('looks', 'feedback.received');

@@ -6,6 +6,8 @@ SET client_min_messages = error;
 DROP EXTENSION IF EXISTS chatwebhook CASCADE;
 CREATE EXTENSION chatwebhook;
 RESET client_min_messages;
+-- so that errors are shown
+SET chatwebhook.on_emit_error = error;
 
 INSERT INTO chatwebhook.webhook (name, url, events) VALUES ('all', 'https://example.com/', '{*,webhook.*}');
 \set events 'WITH gone AS (DELETE FROM chatwebhook.event RETURNING *), owed AS (DELETE FROM chatwebhook.queue) SELECT type, chatbot_id, conversation_id, data FROM gone ORDER BY id;'
@@ -84,14 +86,22 @@ SELECT chatwebhook.watch(NULL, 'feedback.received');
 SELECT chatwebhook.watch('feedback', NULL);
 SELECT chatwebhook.watch('feedback', 'feedback.received', operation => NULL);
 SELECT chatwebhook.watch('feedback', 'feedback.received', operation => 'TRUNCATE');
-SELECT chatwebhook.watch('feedback', 'feedback.received', operation => 'INSERT OR UPDATE');
+SELECT chatwebhook.watch('feedback', 'feedback.received', operation => 'INSERT OR');
+SELECT chatwebhook.watch('feedback', 'feedback.received', operation => 'INSERT OF rating');
+SELECT chatwebhook.watch('feedback', 'feedback.received', operation => 'UPDATE OF rating; DROP TABLE feedback');
 SELECT chatwebhook.watch('no_such', 'feedback.received');
 SELECT chatwebhook.watch('feedback', 'feedback.received', '{"rating": "no_such"}');
 SELECT chatwebhook.watch('feedback', 'feedback.received', '{"rating": "gone"}');
 SELECT chatwebhook.watch('feedback', 'feedback.received', '{"rating": "ctid"}');
 SELECT chatwebhook.watch('feedback', 'feedback.received', '{"rating": ""}');
-SELECT chatwebhook.watch('feedback', 'feedback.received', '{"rating": 5}');
-SELECT chatwebhook.watch('feedback', 'feedback.received', '{"rating": null}');
+SELECT chatwebhook.watch('feedback', 'feedback.received', '{"rating": "additional_attributes->>''rating''"}');
+SELECT chatwebhook.watch('feedback', 'feedback.received', '{"rating": "=NEW.no_such"}');
+SELECT chatwebhook.watch('feedback', 'feedback.received', '{"rating": "=NEW.rating"}', operation => 'INSERT OR DELETE');
+SELECT chatwebhook.watch('feedback', 'feedback.received', '{"rating": "rating"}', query => 'SELECT NEW.rating');
+SELECT chatwebhook.watch('feedback', 'feedback.received', query => 'SELECT NEW.rating AS stars');
+SELECT chatwebhook.watch('feedback', 'feedback.received', query => 'SELECT NEW.rating) q; DELETE FROM feedback; SELECT to_jsonb(q) FROM (SELECT NEW.rating');
+SELECT chatwebhook.watch('feedback', 'feedback.received', query => 'DELETE FROM feedback RETURNING rating');
+SELECT chatwebhook.watch('chatwebhook.event', 'conversation.ended');
 SELECT chatwebhook.watch('feedback', 'feedback.received', '{"": "rating"}');
 SELECT chatwebhook.watch('feedback', 'feedback.received', '{"a=b": "rating"}');
 SELECT chatwebhook.watch('feedback', 'feedback.received', '["rating"]');
@@ -106,11 +116,12 @@ SELECT chatwebhook.watch('feedback', 'feedback.received', '{"rating": "rating"}'
 INSERT INTO chatwebhook.event_type (name) VALUES (repeat('x', 44)), (repeat('x', 45));
 SELECT chatwebhook.watch('feedback', repeat('x', 44)) = 'chatwebhook_' || repeat('x', 44) || '_insert' AS right;
 SELECT chatwebhook.unwatch('feedback', repeat('x', 44));
-SELECT chatwebhook.watch('feedback', repeat('x', 45));
+SELECT chatwebhook.watch('feedback', repeat('x', 45), '{}');
+SELECT chatwebhook.unwatch('feedback', repeat('x', 45));
 DO $$
 BEGIN
     PERFORM chatwebhook.watch('feedback', repeat('x', 1024 * 1024));
-EXCEPTION WHEN name_too_long THEN
+EXCEPTION WHEN invalid_parameter_value THEN
     RAISE NOTICE 'refused in % characters', CASE WHEN length(SQLERRM) < 500 THEN 'few' ELSE length(SQLERRM)::text END;
 END
 $$;

@@ -149,7 +149,7 @@ INSERT INTO chatwebhook.webhook (name, url, enabled, disabled_at, disabled_reaso
 -- a deleted webhook's id is not to be had again, with its deliveries
 SELECT id AS old_id FROM chatwebhook.webhook WHERE name = 'new' \gset
 UPDATE chatwebhook.webhook SET enabled = true WHERE name = 'new';
-SELECT chatwebhook._emit_to(:'old_id', 'conversation.ended', NULL, NULL, '{}') IS NOT NULL AS emitted;
+SELECT chatwebhook._emit_to(:'old_id', false, 'conversation.ended', NULL, NULL, '{}') IS NOT NULL AS emitted;
 DELETE FROM chatwebhook.webhook WHERE name = 'new';
 INSERT INTO chatwebhook.webhook (id, name, url, chatbot_id) VALUES (:'old_id', 'thief', 'https://example.com/', 'thief');
 DELETE FROM chatwebhook.history WHERE webhook_id = :'old_id';

@@ -337,7 +337,7 @@ subtest 'COPY, through a statement trigger with a transition table' => sub {
 		CREATE TRIGGER emit AFTER INSERT ON lead
 			REFERENCING NEW TABLE AS new_leads
 			FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook.emit('lead.found',
-				'chatbotId=bot', 'conversationId=conversation');
+				'chatbotId=bot', 'conversationId=conversation', '*');
 		INSERT INTO chatwebhook.event_type (name) VALUES ('lead.found');
 	});
 	create_webhook($node, name => 'leads', events => ['lead.*'], max_in_flight => 8);

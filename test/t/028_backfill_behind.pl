@@ -61,8 +61,8 @@ is(sql(q{SELECT status, count(DISTINCT event_id) FROM chatwebhook.delivery WHERE
 	"delivered|$rows", 'each of the old ones');
 
 # An event that waits for its retry does not hold up the old ones.
-($hook) = create_webhook($node, name => 'fails', path => '/fail/1/then/ok', backoff => '1 hour', max_backoff => '1 hour', events => '{lead.retried}');
 script(q{INSERT INTO chatwebhook.event_type (name) VALUES ('lead.retried')});
+($hook) = create_webhook($node, name => 'fails', path => '/fail/1/then/ok', backoff => '1 hour', max_backoff => '1 hour', events => '{lead.retried}');
 sql(q{SELECT chatwebhook.emit('lead.retried', NULL, 'c1', '{}')});
 becomes_true(q{SELECT attempts = 1 FROM chatwebhook.queue}, 'one has failed');
 is(backfill(), $rows, 'a backfill behind it');

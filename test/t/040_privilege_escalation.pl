@@ -387,7 +387,7 @@ subtest 'every signature' => sub {
 		qq{SELECT chatwebhook.backfill('$all', 'chat', 'feedback.received', '{"chatbotId": "bot", "conversationId": "n", "rating": "n", "from": "\@here"}')},
 		qq{SELECT chatwebhook.backfill('$all', 'chat', 'conversation.ended')},
 		qq{SELECT chatwebhook.backfill('$own', 'chat', 'feedback.received', '{"chatbotId": "bot", "rating": "n"}')},
-		qq{SELECT chatwebhook.backfill('$own', 'chat', 'conversation.ended', '{"chatbotId": "bot"}', 'n IS NOT NULL', true)},
+		qq{SELECT chatwebhook.backfill('$own', 'chat', 'conversation.ended', '{"chatbotId": "bot"}', 'NEW.n IS NOT NULL', dry_run => true)},
 		qq{SELECT chatwebhook.backfill('$own', 'chat', 'conversation.ended', '{"chatbotId": "\@bot"}', dry_run => true)},
 		q{SELECT chatwebhook.backfill('00000000-0000-0000-0000-000000000000', 'chat', 'conversation.ended')},
 		q{SELECT chatwebhook.create_webhook('new', 'https://example.com/', '{lead.captured,message.*}', 'x', '$.data.a == 1', auth => '{"type": "bearer", "token": "{{token}}"}')},
@@ -505,7 +505,7 @@ subtest 'values that run code as they are rendered' => sub {
 		CREATE DOMAIN evil.number AS integer CHECK (evil.domain(VALUE));
 		CREATE TABLE public.bait (mood evil.mood, number evil.number, numbers evil.number[], moods evil.mood[]);
 		GRANT INSERT ON public.bait TO app;
-		SELECT chatwebhook.watch('public.bait', 'conversation.ended');
+		SELECT chatwebhook.watch('public.bait', 'conversation.ended', '{"*": "*"}');
 		CREATE TRIGGER s AFTER INSERT ON public.bait REFERENCING NEW TABLE AS n
 			EXECUTE FUNCTION chatwebhook.emit('conversation.started', 'visitorId=number', 'pageUrl=mood', 'userAgent=moods')});
 	is($err, '', 'a table with columns of such types is watched');

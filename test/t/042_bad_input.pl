@@ -254,7 +254,7 @@ subtest 'bytes that are no UTF-8' => sub {
 	my (undef, undef, $stderr) = $node->psql('ascii', q{SELECT chatwebhook.emit(E'a\xff', NULL, NULL, NULL)});
 	like($stderr, qr/invalid event type/, 'type');
 	(undef, undef, $stderr) = $node->psql('ascii', q{INSERT INTO chat VALUES (E'\xff', '')});
-	like($stderr, qr/CONTEXT: +chatbot_id of event/, 'by a trigger, too');
+	like($stderr, qr/DETAIL: +chatbot_id of event/, 'by a trigger, too');
 	is(sql_in('ascii', 'SELECT count(*) FROM chatwebhook.event'), 0, 'no event is stored that could not be sent');
 	sql_in('ascii', q{INSERT INTO chat VALUES (E'\xc3\xa9', E'\xe2\x82\xac')});
 	ok($receiver->wait_for(1, 'ascii'), 'UTF-8 is sent');

@@ -334,7 +334,7 @@ subtest 'an ordinary day' => sub {
 	ok( $node->poll_query_until('postgres', 'SELECT count(*) = 1 FROM chatwebhook.queue'),
 		'but for what waits for a disabled one');
 	# an alert of our own, which the worker does not know how to close
-	query("INSERT INTO chatwebhook.alert
+	query("INSERT INTO chatwebhook.alert (id, webhook_id, chatbot_id, webhook_name, kind, message, opened_at)
 		 VALUES ('00000000-0000-0000-0000-000000000001', '$down', null, 'ops pager', 'maintenance',
 		         'A delivery has been due for 10 minutes', now() - interval '12 minutes')");
 	add_activity();
@@ -411,7 +411,7 @@ subtest 'who sees what' => sub {
 	ok( $node->poll_query_until('postgres',
 			"SELECT count(*) = 1 FROM chatwebhook.dead WHERE webhook_id = '$own'"),
 		'a customer has a dead letter');
-	query("INSERT INTO chatwebhook.alert SELECT gen_random_uuid(), id, chatbot_id, name, 'maintenance', 'Of ' || name, now()
+	query("INSERT INTO chatwebhook.alert (id, webhook_id, chatbot_id, webhook_name, kind, message, opened_at) SELECT gen_random_uuid(), id, chatbot_id, name, 'maintenance', 'Of ' || name, now()
 		 FROM chatwebhook.webhook WHERE name IN ('shop hook', 'crm')");
 
 	my $page = make_page('app', user => 'shop_owner');
@@ -499,9 +499,9 @@ subtest 'hostile names' => sub {
 		SELECT row_number() OVER (), id, id, now(), now() + interval '1 day', 1, name, 'dead', name FROM chatwebhook.webhook;
 		INSERT INTO chatwebhook.dead (id, webhook_id, event_id, created_at, completed_at, attempts, status)
 		SELECT 1000, id, id, now(), now(), 1, 'dead' FROM chatwebhook.webhook LIMIT 1;
-		INSERT INTO chatwebhook.alert
+		INSERT INTO chatwebhook.alert (id, webhook_id, chatbot_id, webhook_name, kind, message, opened_at)
 		SELECT gen_random_uuid(), id, null, name, name, name, now() - interval '400 days' FROM chatwebhook.webhook;
-		INSERT INTO chatwebhook.alert VALUES (gen_random_uuid(), gen_random_uuid(), null, \$n\$$names[0]\$n\$, 'backlog', '', now());
+		INSERT INTO chatwebhook.alert (id, webhook_id, chatbot_id, webhook_name, kind, message, opened_at) VALUES (gen_random_uuid(), gen_random_uuid(), null, \$n\$$names[0]\$n\$, 'backlog', '', now());
 		INSERT INTO chatwebhook.activity VALUES
 		       (now(), 1, 9223372036854775807, 9223372036854775807, 9223372036854775807),
 		       (now(), 2, 9223372036854775807, 9223372036854775807, 9223372036854775807)");
@@ -574,7 +574,7 @@ subtest 'five hundred webhooks' => sub {
 		SELECT row_number() OVER (), webhook_id, gen_random_uuid(), now(), now() - g * interval '9 min', 6,
 		       'webhook ' || right(webhook_id::text, 12)::int, 'dead', 'reason ' || g % 30
 		  FROM chatwebhook.health, generate_series(1, 500) g WHERE consecutive_failures > 5;
-		INSERT INTO chatwebhook.alert
+		INSERT INTO chatwebhook.alert (id, webhook_id, chatbot_id, webhook_name, kind, message, opened_at)
 		SELECT gen_random_uuid(), webhook_id, null, 'webhook', 'consecutive_failures', '12 attempts in a row failed', now()
 		  FROM chatwebhook.health WHERE consecutive_failures > 5;
 		ANALYZE

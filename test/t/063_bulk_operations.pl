@@ -312,7 +312,7 @@ subtest 'backfill' => sub {
 		  ($receiver->log($name))[ $from .. $receiver->count($name) - 1 ];
 	};
 
-	is(acts("backfill('$id{all}', 'leads', 'lead.captured', $mapping, 'id > 3')", 'SELECT 1 FROM leads WHERE id > 3', 'a condition'),
+	is(acts("backfill('$id{all}', 'leads', 'lead.captured', $mapping, 'NEW.id > 3')", 'SELECT 1 FROM leads WHERE id > 3', 'a condition'),
 		7, 'seven');
 	idle();
 	is_deeply([ sort { $a->{conversationId} cmp $b->{conversationId} } $data->('all', 0) ],
@@ -334,7 +334,7 @@ subtest 'backfill' => sub {
 
 	sql(q{INSERT INTO chatwebhook.event_type (name) VALUES ('test.row')});
 	my $before = $receiver->count('all');
-	is(acts("backfill('$id{all}', 'leads', 'test.row', '{\"conversationId\": \"chat\"}', 'id <= 2')",
+	is(acts("backfill('$id{all}', 'leads', 'test.row', '{\"conversationId\": \"chat\", \"*\": \"*\"}', 'NEW.id <= 2')",
 			'SELECT 1 FROM leads WHERE id <= 2', 'whole rows'), 2, 'two');
 	idle();
 	is_deeply([ sort { $a->{data}{id} <=> $b->{data}{id} } $data->('all', $before) ],
@@ -349,11 +349,12 @@ subtest 'backfill' => sub {
 	my $count = sql('SELECT count(*) FROM chatwebhook.event');
 	foreach my $case (
 		[ q{'leads', 'test.row', '{"a": "no_such"}'}, qr/column "no_such" of relation "leads" does not exist/ ],
-		[ q{'leads', 'test.row', '{"a": 5}'}, qr/key "a" is not mapped to the name of a column/ ],
+		[ q{'leads', 'test.row', '{"a": "=no_such"}'}, qr/column "no_such" does not exist/ ],
+		[ q{'leads', 'test.row', '{"a": "id"}', query => 'SELECT 1'}, qr/takes a mapping or a query, not both/ ],
 		[ q{'leads', 'test.row', '[]'}, qr/mapping is not an object/ ],
 		[ q{'leads', 'test.none'}, qr/unknown event type: "test\.none"/ ],
-		[ q{'leads', 'lead.captured', '{"email": "E-Mail"}'}, qr/the mapping lacks the key "source", which event "lead\.captured" requires/ ],
-		[ q{'leads', 'test.row', '{}', 'id / 0 = 1'}, qr/division by zero/ ],
+		[ q{'leads', 'lead.captured', '{"email": "E-Mail"}'}, qr/the key "source" is missing, which event "lead\.captured" requires/ ],
+		[ q{'leads', 'test.row', '{}', 'NEW.id / 0 = 1'}, qr/division by zero/ ],
 		[ q{'no_such', 'test.row'}, qr/relation "no_such" does not exist/ ])
 	{
 		my ($arguments, $error) = @$case;

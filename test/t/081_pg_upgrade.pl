@@ -83,6 +83,9 @@ $old->safe_psql('postgres', q{
 		FOR EACH ROW EXECUTE FUNCTION
 		chatwebhook.emit('order.placed', 'chatbotId=bot', 'n');
 	INSERT INTO chatwebhook.event_type (name, required) VALUES ('order.placed', '{n}');
+	CREATE TABLE visit (n integer, message integer);
+	SELECT chatwebhook.watch('visit', 'order.placed',
+		query => 'SELECT m.bot AS "chatbotId", NEW.n FROM message m WHERE m.n = NEW.message');
 	CREATE FUNCTION note(event jsonb, webhook jsonb, replies jsonb)
 		RETURNS chatwebhook.request LANGUAGE sql STABLE
 		RETURN NULL::chatwebhook.request; -- which the catalog has parsed
@@ -195,6 +198,9 @@ is( scalar(grep {
 			  || ($_->{label} eq 'ok' && $_->{headers}{'x-token'} ne 't0ken')
 		} $receiver->log('ok'), $receiver->log('later')),
 	0, 'all with the secrets and the credential of before');
+$new->safe_psql('postgres', q{INSERT INTO visit VALUES (22, 21)});
+ok(wait_idle($new), 'a row is inserted that is watched by a query');
+is(numbers('ok'), join(' ', 1 .. 22), 'its event arrives, too');
 my @errors = grep { /^\S+ \S+ \S+ \[\d+\] (ERROR|WARNING|PANIC):/ }
   map { split /\n/, slurp_file($_->logfile) } $old, $new;
 is(scalar(grep { !/alert about webhook/ } @errors), 0, 'no worker has met an error')

@@ -146,6 +146,8 @@ script(q{
 	CREATE TRIGGER emit AFTER INSERT ON message
 		FOR EACH ROW EXECUTE FUNCTION
 		chatwebhook.emit('order.placed', 'chatbotId=bot', 'n');
+	CREATE SCHEMA visits;
+	CREATE TABLE visits.visit (n integer, message integer);
 	INSERT INTO chatwebhook.event_type (name, description, required) VALUES
 		('order.placed', 'An order', '{n}'), ('order.paid', NULL, '{}');
 	CREATE ROLE shop; CREATE ROLE "shop user" IN ROLE shop; CREATE ROLE boss; CREATE ROLE watcher;
@@ -167,6 +169,8 @@ script(q{
 	UPDATE chatwebhook.event_type SET description = 'It''s over'
 	 WHERE name = 'conversation.ended';
 });
+sql(q{SELECT chatwebhook.watch('visits.visit', 'order.placed', condition => 'NEW.n / NEW.n = 1',
+	query => 'SELECT m.bot AS "chatbotId", NEW.n, to_jsonb(NEW) AS visit FROM message m WHERE m.n = NEW.message')});
 my ($ok) = create_webhook($node,
 	name => 'ok',
 	headers => { 'X-Team' => 'sales' },
@@ -238,6 +242,16 @@ is(sql_in('plain', "SELECT chatwebhook.secret('$later')"), $secret,
 	'a webhook has the secret that it had');
 is(sql_in('plain', "SELECT chatwebhook.secret('$ok')"), $rotated,
 	'another the one that it was given');
+
+# what is watched by a query is watched there, too, and dropped with its table
+restore_sql('plain.sql', 'watches');
+is(sql_in('watches', 'SELECT count(*), count(problem) FROM chatwebhook.watched'), '2|0', 'the watches have no problem');
+sql_in('watches', 'INSERT INTO visits.visit VALUES (17, 2)');
+is(sql_in('watches', 'SELECT chatbot_id, data FROM chatwebhook.event ORDER BY id DESC LIMIT 1'),
+	'bot-2|{"n": 17, "visit": {"n": 17, "message": 2}}', 'and emit');
+sql_in('watches', 'DROP TABLE visits.visit');
+sql_in('watches', 'DROP SCHEMA visits');
+sql('DROP DATABASE watches');
 
 # and again from there
 dump_database('plain', 'again.sql');
