@@ -568,6 +568,7 @@ CwhMapping *
 cwh_make_mapping(const Trigger *trigger, Relation relation)
 {
 	CwhMapping *mapping;
+	MemoryContext context;
 	MemoryContext oldcontext;
 	bool		found;
 
@@ -587,18 +588,22 @@ cwh_make_mapping(const Trigger *trigger, Relation relation)
 
 	/*
 	 * A caller up the stack may still use the old one, so it lives on until the
-	 * transaction ends.
+	 * transaction ends.  If the new one cannot be made, it goes with the caller's
+	 * memory: the next of many rows tries again.
 	 */
 	if (found && mapping->context)
 		MemoryContextSetParent(mapping->context, TopTransactionContext);
 	mapping->valid = false;
+	mapping->context = NULL;
 	mapping->relation = RelationGetRelid(relation);
-	mapping->context = AllocSetContextCreate(CacheMemoryContext,
-											 "chatwebhook trigger",
-											 ALLOCSET_SMALL_SIZES);
-	oldcontext = MemoryContextSwitchTo(mapping->context);
+	context = AllocSetContextCreate(CurrentMemoryContext,
+									"chatwebhook trigger",
+									ALLOCSET_SMALL_SIZES);
+	oldcontext = MemoryContextSwitchTo(context);
 	parse_arguments(mapping, trigger, relation);
 	MemoryContextSwitchTo(oldcontext);
+	MemoryContextSetParent(context, CacheMemoryContext);
+	mapping->context = context;
 	mapping->valid = true;
 	return mapping;
 }
