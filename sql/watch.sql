@@ -192,7 +192,7 @@ BEGIN
         END IF;
         -- the shape is what src/query.c expects
         statements := ARRAY[
-            format('CREATE OR REPLACE VIEW %s AS SELECT pg_catalog.to_jsonb(q) AS event, %L::pg_catalog.text AS search_path, %L::pg_catalog.text AS trigger FROM %4$s AS new LEFT JOIN %4$s AS old ON false CROSS JOIN LATERAL %5$s',
+            format('CREATE OR REPLACE VIEW %s AS SELECT pg_catalog.to_jsonb(q.*) AS event, %L::pg_catalog.text AS search_path, %L::pg_catalog.text AS trigger FROM %4$s AS new LEFT JOIN %4$s AS old ON false CROSS JOIN LATERAL %5$s',
                    view, path, watch_name, table_name, chatwebhook._select(query, CASE WHEN NOT in_when THEN condition END)),
             format('COMMENT ON VIEW %s IS %L', view,
                    format('Query of chatwebhook.watch(): event is what becomes of a row of %s when it is inserted. Dropped by chatwebhook.unwatch().', table_name))];
@@ -498,7 +498,7 @@ CREATE FUNCTION chatwebhook._backfill_statement(
     LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT format('SELECT pg_catalog.count(%s) FROM (SELECT chatwebhook._to_jsonb(q) AS row FROM %2$s AS new LEFT JOIN %2$s AS old ON false CROSS JOIN LATERAL %3$s) AS r WHERE %4$s',
+    SELECT format('SELECT pg_catalog.count(%s) FROM (SELECT chatwebhook._to_jsonb(q.*) AS row FROM %2$s AS new LEFT JOIN %2$s AS old ON false CROSS JOIN LATERAL %3$s) AS r WHERE %4$s',
                   CASE WHEN dry_run THEN '*'
                        ELSE format($call$chatwebhook._emit_to(%L, %L, %L, r.row OPERATOR(pg_catalog.->>) 'chatbotId', r.row OPERATOR(pg_catalog.->>) 'conversationId',
                                                                r.row OPERATOR(pg_catalog.-) '{chatbotId,conversationId}'::pg_catalog.text[])$call$,

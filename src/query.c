@@ -5,7 +5,7 @@
  * watch() stores a query, or a mapping with expressions, as a view in the table's
  * schema:
  *
- *		SELECT to_jsonb(q) AS event, '...' AS search_path, '...' AS trigger
+ *		SELECT to_jsonb(q.*) AS event, '...' AS search_path, '...' AS trigger
  *		  FROM contact AS new LEFT JOIN contact AS old ON false
  *		 CROSS JOIN LATERAL (the query) q WHERE the condition
  *
@@ -535,10 +535,12 @@ static void
 take_query(CwhQuery *query, Relation view, Oid table)
 {
 	RangeTblRef *events = makeNode(RangeTblRef);
+	TargetEntry *event;
 
 	query->body = copyObject(get_view_query(view));
 	query->search_path = get_constant(query->body, PATH_COLUMN);
-	if (query->search_path == NULL)
+	event = list_nth(query->body->targetList, EVENT_COLUMN);
+	if (query->search_path == NULL || exprType((Node *) event->expr) != JSONBOID)
 		report_view(query);
 	find_parts(query, table);
 	query->body->targetList = list_truncate(query->body->targetList, 1);
@@ -995,6 +997,12 @@ cwh_query_row(Jsonb *row, const char **chatbot_id,
 	JsonbValue	value;
 	bool		skip = false;
 
+	/* it is one unless somebody has written the view */
+	if (!JB_ROOT_IS_OBJECT(row))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the event that a query returned is not an object"),
+				 errhint("Call chatwebhook.watch() with replace => true.")));
 	*chatbot_id = take_id(row, "chatbotId");
 	*conversation_id = take_id(row, "conversationId");
 	/* the objects and arrays within it are copied as they are */

@@ -45,6 +45,26 @@ SELECT chatwebhook.watch('contact', 'a', operation => 'INSERT OR UPDATE OR DELET
     query => $$SELECT i.bot AS "chatbotId", to_jsonb(NEW) AS "row" FROM inbox i$$);
 INSERT INTO contact VALUES (6, 1, 'u@example.com', '{"a": [1]}', NULL);
 :events
+-- columns with the names that the view uses
+CREATE TABLE named (id integer, q text, event text, new text);
+SELECT chatwebhook.watch('named', 'a', query => 'SELECT NEW.q, NEW.event AS "old", NEW.new');
+SELECT chatwebhook.watch('named', 'b', '{"q": "=upper(NEW.q)", "new": "new"}');
+INSERT INTO named VALUES (1, 'one', 'two', 'three');
+SELECT chatwebhook.backfill(id, 'named', 'a', '{"q": "q", "event": "event"}') FROM chatwebhook.webhook;
+:events
+-- a view that somebody has written
+CREATE OR REPLACE VIEW chatwebhook_a_insert AS SELECT to_jsonb(q.id) AS event, 'public'::text AS search_path, 'chatwebhook_a_insert'::text AS trigger
+    FROM contact AS new LEFT JOIN contact AS old ON false CROSS JOIN LATERAL (SELECT NEW.id) q;
+CREATE VIEW chatwebhook_mine AS SELECT q.id AS event, 'public'::text AS search_path, 'chatwebhook_b_insert'::text AS trigger
+    FROM contact AS new LEFT JOIN contact AS old ON false CROSS JOIN LATERAL (SELECT NEW.id) q;
+CREATE TRIGGER chatwebhook_a_insert AFTER INSERT ON contact FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a', '()');
+CREATE TRIGGER chatwebhook_b_insert AFTER INSERT ON contact FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('b', '()');
+INSERT INTO contact VALUES (30, 1, 'x', '{}');
+DROP TRIGGER chatwebhook_a_insert ON contact;
+DROP TRIGGER chatwebhook_b_insert ON contact;
+DROP VIEW chatwebhook_a_insert, chatwebhook_mine;
+DROP TABLE named;
+:events
 -- the session's settings make no difference
 SET timezone = 'Asia/Tokyo';
 SET datestyle = 'German';
