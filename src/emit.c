@@ -110,6 +110,8 @@ typedef struct Firing
 	MemoryContext context;		/* of the events */
 	CwhEvent	event;			/* of a mapping by columns */
 	List	   *events;			/* of a query */
+	bool		reads_values;	/* errors can be about values of the row */
+	int			settings_level; /* of cwh_fix_settings(); 0: not in effect */
 } Firing;
 
 /* The start of the last statement in which a query took too long. */
@@ -550,22 +552,38 @@ find_mapping(Firing *firing)
 	firing->mapping = cwh_make_mapping(firing->trigger, firing->relation);
 }
 
+/* Have values converted regardless of the session's settings, if they matter. */
+static void
+fix_settings(Firing *firing)
+{
+	if (firing->mapping->by_settings)
+		firing->settings_level = cwh_fix_settings();
+}
+
+/* End that. */
+static void
+restore_settings(Firing *firing)
+{
+	if (firing->settings_level > 0)
+		AtEOXact_GUC(true, firing->settings_level);
+	firing->settings_level = 0;
+}
+
 /* Step of a firing: check the row's keys, and take its ids. */
 static void
 check_row(Firing *firing)
 {
 	CwhMapping *mapping = firing->mapping;
 	MemoryContext oldcontext = MemoryContextSwitchTo(firing->context);
-	int			level = mapping->by_settings ? cwh_fix_settings() : 0;
 
+	fix_settings(firing);
 	check_row_keys(firing, check_type(mapping->type));
 	firing->event.type = mapping->type;
 	firing->event.chatbot_id = cwh_mapping_text(mapping->chatbot,
 												mapped_row(firing));
 	firing->event.conversation_id = cwh_mapping_text(mapping->conversation,
 													 mapped_row(firing));
-	if (level > 0)
-		AtEOXact_GUC(true, level);
+	restore_settings(firing);
 	MemoryContextSwitchTo(oldcontext);
 }
 
@@ -575,13 +593,13 @@ make_event(Firing *firing)
 {
 	CwhMapping *mapping = firing->mapping;
 	MemoryContext oldcontext = MemoryContextSwitchTo(firing->context);
-	int			level = mapping->by_settings ? cwh_fix_settings() : 0;
 
+	fix_settings(firing);
+	firing->reads_values = true;
 	if (!cwh_mapping_fits(mapping, mapped_row(firing), cwh_max_payload_size))
 		report_too_large(&firing->event);
 	firing->event.data = cwh_mapping_data(mapping, mapped_row(firing));
-	if (level > 0)
-		AtEOXact_GUC(true, level);
+	restore_settings(firing);
 	check_event(&firing->event);
 	MemoryContextSwitchTo(oldcontext);
 }
@@ -809,7 +827,9 @@ attempt(Firing *firing, void (*step) (Firing *), bool with_care)
 			blame_time(error);
 		RollbackAndReleaseCurrentSubTransaction();
 		CurrentResourceOwner = oldowner;
+		firing->settings_level = 0; /* the rollback has restored them */
 	}
+	restore_settings(firing);
 	MemoryContextSwitchTo(oldcontext);
 	if (error == NULL)
 		return true;
