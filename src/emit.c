@@ -578,6 +578,7 @@ check_row(Firing *firing)
 
 	fix_settings(firing);
 	check_row_keys(firing, check_type(mapping->type));
+	firing->reads_values = true;
 	firing->event.type = mapping->type;
 	firing->event.chatbot_id = cwh_mapping_text(mapping->chatbot,
 												mapped_row(firing));
@@ -635,10 +636,12 @@ run_query(Firing *firing)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg(TOO_SLOW, cwh_emit_timeout), errhint(TOO_SLOW_HINT)));
 	cwh_query_enter(query, firing->newslot, firing->oldslot);
+	firing->reads_values = true;
 	if (cwh_query_chatbot(query, &chatbot_id) &&
 		cwh_subscriptions(firing->mapping->type, chatbot_id) == NIL)
 		return;
 	rows = cwh_query_run(query, firing->context);
+	firing->reads_values = false;
 	oldcontext = MemoryContextSwitchTo(firing->context);
 	foreach(cell, rows)
 	{
@@ -648,50 +651,94 @@ run_query(Firing *firing)
 		event->data = cwh_query_row(lfirst(cell), &event->chatbot_id,
 									&event->conversation_id);
 		check_keys(cwh_event_type(event->type), event->data);
+		firing->reads_values = true;
 		check_event(event);
+		firing->reads_values = false;
 		firing->events = lappend(firing->events, event);
 	}
 	MemoryContextSwitchTo(oldcontext);
 }
 
 /*
+ * Was this error raised by a function in a language such as PL/pgSQL?  Then
+ * neither its code nor its text is PostgreSQL's.
+ */
+static bool
+is_raised_by_function(const ErrorData *error)
+{
+	return error->message_id && strcmp(error->message_id, "%s") == 0;
+}
+
+/*
  * Should this error end the statement in any case?  A cancellation that is not
  * ours should, and in a serializable transaction, the discovery that it has to
- * be repeated.
+ * be repeated; but not a function's error that only has such a code.
  */
 static bool
 ends_statement(const ErrorData *error)
 {
-	return error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
-		error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE;
+	return !is_raised_by_function(error) &&
+		(error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+		 error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE);
 }
 
 /*
- * The message of an error, without values of the row.  PostgreSQL's own messages
- * about data have them in quotes; a message that a function raises could have
- * any.
+ * Can the message of an error that a query, an expression or a conversion has
+ * raised contain values?  Not those about objects that a statement names, nor
+ * about limits, locks and the like.
+ */
+static bool
+has_values(const ErrorData *error)
+{
+	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
+	{
+		case ERRCODE_CARDINALITY_VIOLATION:
+		case ERRCODE_INVALID_TRANSACTION_STATE:
+		case ERRCODE_INVALID_TRANSACTION_TERMINATION:
+		case ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION:
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
+		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
+		case ERRCODE_OPERATOR_INTERVENTION:
+			return false;
+		case ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION:
+			/* with a position, the name is in a statement, not in a value */
+			return error->sqlerrcode == ERRCODE_SYNTAX_ERROR ||
+				(error->sqlerrcode != ERRCODE_INSUFFICIENT_PRIVILEGE &&
+				 error->cursorpos <= 0 && error->internalpos <= 0);
+		default:
+			return true;
+	}
+}
+
+/*
+ * The message of an error, without values: PostgreSQL's own with "..." for each
+ * parameter, in English.  It is not taken out of the text, for the quotes depend
+ * on the language, and values can have quotes, too.
  */
 static const char *
-public_message(const ErrorData *error)
+public_message(const Firing *firing, const ErrorData *error)
 {
 	StringInfoData message;
-	bool		quoted = false;
 
-	if (error->sqlerrcode == ERRCODE_RAISE_EXCEPTION)
+	if (is_raised_by_function(error))
 		return "a function raised an exception";
-	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_DATA_EXCEPTION ||
-		error->sqlerrcode == ERRCODE_INVALID_PARAMETER_VALUE)
+	if (!firing->reads_values || !has_values(error))
 		return error->message;
 	initStringInfo(&message);
-	for (const char *c = error->message; *c; c++)
+	for (const char *c = error->message_id ? error->message_id : ""; *c; c++)
 	{
-		if (*c == '"')
+		if (*c != '%')
 		{
-			appendStringInfoString(&message, quoted ? "..." : "");
-			quoted = !quoted;
-		}
-		if (!quoted || *c == '"')
 			appendStringInfoChar(&message, *c);
+			continue;
+		}
+		/* flags, width, precision and size come before the letter */
+		c += 1 + strspn(c + 1, "-+ #0123456789.*$hlqjzt");
+		if (*c == '\0')
+			break;
+		appendStringInfoString(&message, *c == '%' ? "%" : "...");
 	}
 	return message.data;
 }
@@ -758,7 +805,8 @@ count_failure(Firing *firing, const ErrorData *error)
 	strlcpy(failure.trigger, firing->trigger->tgname, NAMEDATALEN);
 	cwh_copy_text(failure.event_type, type, sizeof(failure.event_type));
 	failure.sqlerrcode = error->sqlerrcode;
-	cwh_copy_text(failure.message, public_message(error), sizeof(failure.message));
+	cwh_copy_text(failure.message, public_message(firing, error),
+				  sizeof(failure.message));
 	describe_row(firing, failure.example, sizeof(failure.example));
 	failure.n = 1;
 	failure.first_at = failure.last_at = GetCurrentTimestamp();
@@ -805,6 +853,7 @@ attempt(Firing *firing, void (*step) (Firing *), bool with_care)
 	ResourceOwner oldowner = CurrentResourceOwner;
 	ErrorData  *volatile error = NULL;
 
+	firing->reads_values = false;
 	if (with_care)
 	{
 		BeginInternalSubTransaction(NULL);

@@ -39,6 +39,8 @@ script(q{
 	CREATE TYPE app.pair AS (a int, b text);
 	CREATE FUNCTION app.raises(text) RETURNS text LANGUAGE plpgsql AS
 		$$ BEGIN RAISE EXCEPTION 'the value is %', $1; END $$;
+	CREATE FUNCTION app.raises_as(text) RETURNS text LANGUAGE plpgsql AS
+		$$ BEGIN RAISE EXCEPTION 'the value is %', $1 USING ERRCODE = $1; END $$;
 	CREATE FUNCTION app.loops() RETURNS int LANGUAGE plpgsql AS $$ BEGIN LOOP END LOOP; END $$;
 	CREATE FUNCTION app.recurses(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN app.recurses($1 + 1); END $$;
 	CREATE FUNCTION app.writes() RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO app.done VALUES (0); RETURN 1; END $$;
@@ -69,9 +71,14 @@ my @faults = (
 	[ 'a division by zero', $query->('NEW.id / NEW.zero'), '', {}, qr/division by zero/ ],
 	[ 'a division by zero in an expression', q{'{"email": "email", "source": "@w", "conversationSummary": "=NEW.id / NEW.zero"}'}, '', {}, qr/division by zero/ ],
 	[ 'a division by zero in a condition', "$mapping, condition => 'NEW.id / NEW.zero > 1'", '', {}, qr/division by zero/ ],
-	[ 'a cast that fails', $query->('NEW.email::int'), '', {}, qr/^invalid input syntax for type integer: "\.\.\."$/ ],
+	[ 'a cast that fails', $query->('NEW.email::int'), '', {}, qr/^invalid input syntax for type \.\.\.: "\.\.\."$/ ],
+	[ 'a cast of a value with quotes that fails', $query->('NEW.summary::int'), '', { summary => q{'a "secret" b'} }, qr/^invalid input syntax for type \.\.\.: "\.\.\."$/ ],
+	[ 'a name that does not exist in a value', $query->('NEW.email::regrole::text'), '', { email => q{'secret'} }, qr/^role "\.\.\." does not exist$/ ],
 	[ 'an expression that is null', q{'{"email": "email", "source": "@w", "conversationSummary": "=nullif(NEW.id, NEW.id)"}'}, '', {}, qr/lacks the required key "conversationSummary"/ ],
 	[ 'a function that raises', $query->('app.raises(NEW.email)'), '', {}, qr/^a function raised an exception$/ ],
+	[ 'a function that raises with a code', $query->('app.raises_as(NEW.summary)'), '', { summary => q{'check_violation'} }, qr/^a function raised an exception$/ ],
+	[ 'a function that claims to be canceled', $query->('app.raises_as(NEW.summary)'), '', { summary => q{'query_canceled'} }, qr/^a function raised an exception$/ ],
+	[ 'a function that claims to be serializable', $query->('app.raises_as(NEW.summary)'), '', { summary => q{'serialization_failure'} }, qr/^a function raised an exception$/ ],
 	[ 'a function that loops', $query->('app.loops()'), '', {}, qr/the query took longer than 1000 ms/ ],
 	[ 'a function that recurses', $query->('app.recurses(1)'), '', {}, qr/stack depth limit exceeded/ ],
 	[ 'a function that sleeps', $query->('pg_sleep(60)'), '', {}, qr/the query took longer than 1000 ms/ ],
