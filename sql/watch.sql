@@ -186,10 +186,9 @@ BEGIN
         arguments := ', ''()''';
         -- functions that the query calls find what they found when it was watched,
         -- and no temporary table first
-        path := CASE WHEN btrim(caller_path, ' "') = '' THEN 'pg_catalog' ELSE caller_path END;
-        IF path !~ 'pg_temp' THEN
-            path := path || ', pg_temp';
-        END IF;
+        SELECT concat(string_agg(concat(btrim(m[1]), ', '), '' ORDER BY n), 'pg_temp') INTO path
+          FROM regexp_matches(caller_path, E'("(?:[^"]|"")*"|[^,"]+)', 'g') WITH ORDINALITY AS u (m, n)
+         WHERE lower(btrim(m[1], E' "\n\t')) NOT LIKE 'pg\_temp%' AND btrim(m[1], E' "\n\t') <> '';
         -- the shape is what src/query.c expects
         statements := ARRAY[
             format('CREATE OR REPLACE VIEW %s AS SELECT pg_catalog.to_jsonb(q.*) AS event, %L::pg_catalog.text AS search_path, %L::pg_catalog.text AS trigger FROM %4$s AS new LEFT JOIN %4$s AS old ON false CROSS JOIN LATERAL %5$s',

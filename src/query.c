@@ -125,7 +125,6 @@ struct CwhQuery
 	List	   *fields;			/* of Field */
 	bool		whole[ROWS];	/* it uses the row as a whole */
 	ParamListInfo params;		/* the rows, then the fields */
-	bool		in_path;		/* the search_path has been set */
 
 	/* the plan; null until it is first needed, or if not valid */
 	MemoryContext plan_context;
@@ -668,15 +667,6 @@ set_setting(const char *name, const char *value)
 							 GUC_ACTION_SAVE, true, 0, false);
 }
 
-/* Have functions that the query calls see what they saw when it was watched. */
-static void
-set_path(CwhQuery *query)
-{
-	if (!query->in_path)
-		set_setting("search_path", query->search_path);
-	query->in_path = true;
-}
-
 /*
  * Plan a query, unless its plan is valid.  If something changes meanwhile, the
  * new plan can be used once.
@@ -691,7 +681,6 @@ plan_query(CwhQuery *query)
 
 	if (query->valid)
 		return;
-	set_path(query);
 	if (query->plan_context)
 		MemoryContextReset(query->plan_context);
 	else
@@ -820,17 +809,21 @@ cwh_query_enter(CwhQuery *query, TupleTableSlot *newslot,
 	int			context;
 
 	GetUserIdAndSecContext(&user, &context);
+	/* what a rollback does not undo, such as PREPARE, is not allowed at all */
 	SetUserIdAndSecContext(query->owner,
-						   context | SECURITY_LOCAL_USERID_CHANGE);
+						   context | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
 	XactReadOnly = true;
 	(void) NewGUCNestLevel();
 	(void) cwh_fix_settings();
 	if (!row_security)
 		set_setting("row_security", "on");
-	query->in_path = false;
-	/* without objects of users, it makes no difference */
-	if (query->valid && query->plan->invalItems != NIL)
-		set_path(query);
+	/*
+	 * Functions that the query calls find what they found when it was watched.
+	 * The plan does not tell whether there are any: query_to_xml(), for one, and
+	 * domains in a composite type call others.
+	 */
+	set_setting("search_path", query->search_path);
 	set_row(query, NEW_ROW, newslot);
 	set_row(query, OLD_ROW, oldslot);
 }

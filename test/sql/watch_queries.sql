@@ -188,6 +188,34 @@ CREATE VIEW hostile.chatwebhook_a_insert AS SELECT to_jsonb(q) AS event, 'hostil
 INSERT INTO chats.message VALUES (2, 'two');
 RESET ROLE;
 :events
+-- nor where a plan does not show what is called, or where temporary tables are first in the path
+SET ROLE regress_chatwebhook_owner;
+SET search_path = pg_temp, chats;
+SELECT chatwebhook.watch('message', 'a', query => $$SELECT EXISTS (SELECT FROM ts_stat('SELECT to_tsvector(''simple'', helper())') WHERE word = 'own') AS own, (SELECT helper()) AS helper$$, replace => true);
+SELECT chatwebhook.watch('message', 'b', query => $$SELECT EXISTS (SELECT FROM ts_stat('SELECT to_tsvector(''simple'', helper())') WHERE word = 'own') AS own$$);
+SET ROLE regress_chatwebhook_chat;
+CREATE TEMP TABLE secret AS SELECT 'one' AS tenant, 'HIJACKED' AS value;
+GRANT SELECT ON secret TO PUBLIC;
+SET search_path = hostile, pg_catalog, chats;
+INSERT INTO chats.message VALUES (1, 'one');
+INSERT INTO chats.message VALUES (2, 'one');
+DROP TABLE secret;
+-- the session keeps its prepared statements
+SET ROLE regress_chatwebhook_owner;
+SET search_path = chats;
+CREATE FUNCTION chats.prepares() RETURNS integer LANGUAGE plpgsql AS $$ BEGIN DEALLOCATE chat; RETURN 1; END $$;
+SELECT chatwebhook.watch('message', 'b', query => $$SELECT prepares()$$, replace => true);
+RESET ROLE;
+PREPARE chat AS SELECT 'of the session';
+INSERT INTO chats.message VALUES (3, 'one');
+EXECUTE chat;
+DEALLOCATE chat;
+SELECT chatwebhook.unwatch('message', 'b');
+SET ROLE regress_chatwebhook_owner;
+SELECT chatwebhook.watch('message', 'a', query => $$SELECT helper() AS helper, s.value FROM secret s WHERE s.tenant = NEW.tenant$$, replace => true);
+RESET ROLE;
+RESET search_path;
+:events
 -- row-level security is that of the owner
 ALTER TABLE chats.secret ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 CREATE POLICY p ON chats.secret USING (tenant = 'two');
