@@ -53,10 +53,8 @@
 #include "nodes/nodes.h"
 #include "nodes/params.h"
 #include "nodes/plannodes.h"
-#include "optimizer/clauses.h"
 #include "optimizer/optimizer.h"
 #include "rewrite/rewriteHandler.h"
-#include "rewrite/rewriteManip.h"
 #include "storage/lmgr.h"
 #include "tcop/tcopprot.h"
 #include "utils/acl.h"
@@ -627,33 +625,78 @@ cwh_query_keys(const CwhQuery *query)
  */
 
 /*
- * Prepare the expression of chatbotId, if it depends on new and old alone: then
- * the query need not run for a chatbot whose events nobody wants.
+ * Can this expression be an id that is computed without running the query?  It
+ * must depend on new and old alone, raise no error, since the query may have a
+ * condition that excludes the row, and be of a type whose text is the same as in
+ * JSON.
+ */
+static bool
+is_simple_id(Node *node)
+{
+	ListCell   *cell;
+
+	switch (getBaseType(exprType(node)))
+	{
+		case TEXTOID:
+		case VARCHAROID:
+		case UUIDOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+			break;
+		default:
+			return false;
+	}
+	switch (nodeTag(node))
+	{
+		case T_Const:
+		case T_Param:
+			return true;
+		case T_RelabelType:
+			return is_simple_id((Node *) ((RelabelType *) node)->arg);
+		case T_CoerceViaIO:
+			/* of a number or a UUID to text; the reverse can fail */
+			return exprType(node) == TEXTOID &&
+				is_simple_id((Node *) ((CoerceViaIO *) node)->arg);
+		case T_CoalesceExpr:
+			foreach(cell, ((CoalesceExpr *) node)->args)
+			{
+				if (!is_simple_id(lfirst(cell)))
+					return false;
+			}
+			return true;
+		case T_OpExpr:
+			/* a member of a JSON object */
+			return (((OpExpr *) node)->opfuncid == F_JSONB_OBJECT_FIELD_TEXT ||
+					((OpExpr *) node)->opfuncid == F_JSONB_EXTRACT_PATH_TEXT) &&
+				IsA(linitial(((OpExpr *) node)->args), Param) &&
+				IsA(lsecond(((OpExpr *) node)->args), Const);
+		default:
+			return false;
+	}
+}
+
+/*
+ * Prepare the expression of chatbotId, if it is simple: then the query need not
+ * run for a chatbot whose events nobody wants.
  */
 static void
 prepare_chatbot(CwhQuery *query)
 {
-	Query	   *subquery = get_subquery(query);
 	ListCell   *cell;
 
 	query->chatbot = NULL;
 	query->no_chatbot = false;
-	foreach(cell, subquery->targetList)
+	foreach(cell, get_subquery(query)->targetList)
 	{
 		TargetEntry *entry = lfirst(cell);
-		Node	   *expr = (Node *) entry->expr;
 
 		if (entry->resjunk || strcmp(entry->resname, "chatbotId") != 0)
 			continue;
-		if (checkExprHasSubLink(expr) || contain_var_clause(expr) ||
-			contain_agg_clause(expr) || contain_window_function(expr) ||
-			contain_volatile_functions(expr) ||
-			expression_returns_set(expr) ||
-			type_is_rowtype(exprType(expr)))
-			return;
-		query->chatbot =
-			ExecInitExprWithParams(expression_planner(copyObject(entry->expr)),
-								   query->params);
+		if (is_simple_id((Node *) entry->expr))
+			query->chatbot =
+				ExecInitExprWithParams(expression_planner(copyObject(entry->expr)),
+									   query->params);
 		return;
 	}
 	query->no_chatbot = true;

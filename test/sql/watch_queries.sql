@@ -92,6 +92,23 @@ UPDATE chatwebhook.webhook SET events = '{*}', chatbot_id = NULL;
 SELECT chatwebhook.wanted('a', 'desk'), chatwebhook.wanted('a', NULL);
 RESET chatwebhook.on_emit_error;
 
+-- a chatbotId that the query computes: a condition comes before it, its text is
+-- that of JSON, and a function sees the row
+CREATE FUNCTION bot_of(integer) RETURNS text LANGUAGE sql STABLE AS 'SELECT attrs ->> ''bot'' FROM contact WHERE id = $1';
+UPDATE chatwebhook.webhook SET chatbot_id = 'shop';
+SET chatwebhook.on_emit_error = error;
+SELECT chatwebhook.watch('contact', 'a', '{"chatbotId": "=(NEW.attrs ->> ''n'')::integer", "id": "id"}', $$NEW.attrs ->> 'n' ~ '^[0-9]+$'$$);
+SELECT chatwebhook.watch('contact', 'b', query => $$SELECT NEW.attrs -> 'bot' AS "chatbotId", NEW.id$$);
+INSERT INTO contact VALUES (20, 1, NULL, '{"n": "none", "bot": "shop"}');
+SELECT chatwebhook.watch('contact', 'a', '{"chatbotId": "=bot_of(NEW.id)", "id": "id"}', replace => true);
+SELECT chatwebhook.watch('contact', 'b', query => $$SELECT coalesce(NEW.attrs ->> 'bot', NEW.id::text) AS "chatbotId", 1 / (NEW.id - 22) AS n$$, replace => true);
+INSERT INTO contact VALUES (21, 1, NULL, '{"bot": "shop"}'), (22, 1, NULL, '{"bot": "desk"}');
+:events
+RESET chatwebhook.on_emit_error;
+SELECT chatwebhook.unwatch('contact', 'a'), chatwebhook.unwatch('contact', 'b');
+DROP FUNCTION bot_of;
+UPDATE chatwebhook.webhook SET chatbot_id = NULL;
+
 -- conditions: harmless ones in the WHEN clause, others with the query
 SELECT chatwebhook.watch('contact', 'a', '{"id": "id"}', $$NEW.inbox_id IN (1, 2) AND NEW.email IS DISTINCT FROM 'x' AND coalesce(NEW.id, 0) > 0$$);
 SELECT condition, sends FROM chatwebhook.watched;
