@@ -117,6 +117,9 @@ typedef struct Firing
 /* The start of the last statement in which a query took too long. */
 static TimestampTz slow_statement = 0;
 
+/* A query is being run. */
+static bool in_query = false;
+
 /*
  * Writing
  */
@@ -545,6 +548,16 @@ check_row_keys(Firing *firing, const CwhEventType *type)
 			report_missing_key(type->name, type->required[i]);
 }
 
+/*
+ * Step of a firing: check that events can be written.  In a read-only transaction
+ * they cannot, although a row of a temporary table can.
+ */
+static void
+check_writable(Firing *firing)
+{
+	PreventCommandIfReadOnly("chatwebhook.emit()");
+}
+
 /* Step of a firing: get its mapping. */
 static void
 find_mapping(Firing *firing)
@@ -637,6 +650,7 @@ run_query(Firing *firing)
 				 errmsg(TOO_SLOW, cwh_emit_timeout), errhint(TOO_SLOW_HINT)));
 	cwh_query_enter(query, firing->newslot, firing->oldslot);
 	firing->reads_values = true;
+	in_query = true;
 	if (cwh_query_chatbot(query, &chatbot_id) &&
 		cwh_subscriptions(firing->mapping->type, chatbot_id) == NIL)
 		return;
@@ -870,6 +884,7 @@ attempt(Firing *firing, void (*step) (Firing *), bool with_care)
 		FlushErrorState();
 	}
 	PG_END_TRY();
+	in_query = false;
 	if (with_care)
 	{
 		if (cwh_deadline_clear() && error)
@@ -1045,6 +1060,13 @@ chatwebhook_emit_trigger(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"emit\" was not called by a trigger")));
 	check_call(data);
+
+	/*
+	 * A query is read-only, but can write to temporary tables.  It is not run
+	 * again within itself, and its time limit is the only one.
+	 */
+	if (in_query)
+		PreventCommandIfReadOnly("chatwebhook.emit()");
 	memset(&firing, 0, sizeof(firing));
 	firing.trigger = data->tg_trigger;
 	firing.relation = data->tg_relation;
@@ -1065,6 +1087,9 @@ chatwebhook_emit_trigger(PG_FUNCTION_ARGS)
 	AcceptInvalidationMessages();
 	firing.mapping = cwh_known_mapping(firing.trigger->tgoid);
 	if (firing.mapping == NULL && !attempt(&firing, find_mapping, true))
+		return PointerGetDatum(NULL);
+	if (XactReadOnly && !is_idle(firing.mapping->type, true) &&
+		!attempt(&firing, check_writable, false))
 		return PointerGetDatum(NULL);
 	init_writer(&writer);
 	if (rows)

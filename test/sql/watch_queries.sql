@@ -167,6 +167,30 @@ INSERT INTO child VALUES (2);
 :events
 DROP TABLE parent CASCADE;
 
+-- a failure leaves the session's settings as they are
+CREATE TABLE stamped (at timestamptz, visitor text);
+SELECT chatwebhook.watch('stamped', 'lead.captured', '{"email": "visitor", "source": "@w", "conversationSummary": "at"}');
+BEGIN;
+SET LOCAL timezone = 'Asia/Tokyo';
+INSERT INTO stamped VALUES ('2026-01-02 03:04:05+06');
+SHOW timezone;
+COMMIT;
+DROP TABLE stamped;
+-- temporary tables: within a query, and in a read-only transaction
+CREATE TEMP TABLE own_temp (id integer, text text);
+CREATE FUNCTION add_more(integer) RETURNS integer LANGUAGE plpgsql AS $$ BEGIN
+    IF $1 < 3 THEN INSERT INTO own_temp VALUES ($1 + 1, 'wrong'); END IF; RETURN $1; END $$;
+SELECT chatwebhook.watch('own_temp', 'a', query => 'SELECT add_more(NEW.id) AS one, NEW.id AS two, NEW.text');
+INSERT INTO own_temp VALUES (1, 'right');
+INSERT INTO own_temp VALUES (4, 'right');
+BEGIN READ ONLY;
+INSERT INTO own_temp VALUES (5, 'read-only');
+COMMIT;
+SELECT * FROM own_temp;
+:events
+DROP TABLE own_temp;
+DROP FUNCTION add_more;
+
 --
 -- Whose rights: those of the caller of watch()
 --
