@@ -49,10 +49,10 @@ BEGIN
                   HINT = 'Map keys to columns, such as {"email": "visitor_email", "source": "@widget"}.';
     END IF;
     FOR key, value IN SELECT j.key, j.value FROM jsonb_each(mapping) AS j LOOP
-        IF key IN ('', '()') OR strpos(key, '=') > 0 THEN
-            RAISE EXCEPTION 'invalid key in mapping: "%"', key
+        IF key IN ('', '()') OR strpos(key, '=') > 0 OR octet_length(key) > 63 THEN
+            RAISE EXCEPTION 'invalid key in mapping: "%"', left(key, 100)
                 USING ERRCODE = 'invalid_parameter_value',
-                      HINT = 'A key cannot be empty, (), or contain =.';
+                      HINT = 'A key has 1 to 63 bytes, is not (), and does not contain =.';
         END IF;
         IF jsonb_typeof(value) <> 'string' THEN
             -- a constant; those of the envelope are texts

@@ -24,6 +24,8 @@ INSERT INTO contact VALUES (1, 1, 'zoe@example.com', '{"page": "/pricing"}');
 SELECT chatwebhook.watch('contact', 'a', '{"conversationId": "id", "mail": "=upper(NEW.email)", "*": "*"}', replace => true);
 INSERT INTO contact VALUES (2, 1, 'yan@example.com', '{"page": "/"}');
 :events
+-- a key becomes a column's name
+SELECT chatwebhook.watch('contact', 'a', jsonb_build_object(repeat('k', 64), 'id'), replace => true);
 -- the same without expressions: constants
 SELECT chatwebhook.watch('contact', 'a', '{"chatbotId": 17, "text": "@x", "number": 5.50, "flag": true, "none": null, "list": [1, "two"]}', replace => true);
 SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'chatwebhook_a_insert';
