@@ -60,6 +60,8 @@ BEGIN
                clock_timestamp() AS opened_at, NULL::timestamptz AS closed_at
           FROM (SELECT DISTINCT ON (watch) chatwebhook._watch_label(r.relation, r.trigger_name) AS watch, r.event_type, r.message
                   FROM unnest(relations, trigger_names, event_types, messages) AS r (relation, trigger_name, event_type, message)
+                 -- it can have been dropped since
+                 WHERE EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = r.relation AND t.tgname = r.trigger_name)
                  ORDER BY watch) u
          WHERE NOT EXISTS (SELECT FROM chatwebhook.alert a
                             WHERE a.watch = u.watch AND a.closed_at IS NULL)
