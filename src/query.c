@@ -444,6 +444,17 @@ get_whole(CwhQuery *query, int row)
 	return param;
 }
 
+/* Report that a view is not one that watch() has created. */
+static void
+report_view(const CwhQuery *query)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the view \"%s\" is not as chatwebhook.watch() creates it",
+					get_rel_name(query->view)),
+			 errhint("Call chatwebhook.watch() with replace => true.")));
+}
+
 /*
  * Mutator: replace new and old, and their columns, by parameters.  So a row need
  * not be formed unless the query uses it as a whole.
@@ -479,19 +490,11 @@ replace_rows(Node *node, void *context)
 			return (Node *) (var->varattno == 0 ? get_whole(query, row) :
 							 copyObject(get_field(query, row, var)));
 		}
+		/* everything else has been removed */
+		if (var->varno != query->event_rte)
+			report_view(query);
 	}
 	return expression_tree_mutator(node, replace_rows, context);
-}
-
-/* Report that a view is not one that watch() has created. */
-static void
-report_view(const CwhQuery *query)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("the view \"%s\" is not as chatwebhook.watch() creates it",
-					get_rel_name(query->view)),
-			 errhint("Call chatwebhook.watch() with replace => true.")));
 }
 
 /*
@@ -537,7 +540,8 @@ take_query(CwhQuery *query, Relation view, Oid table)
 	query->body = copyObject(get_view_query(view));
 	query->search_path = get_constant(query->body, PATH_COLUMN);
 	event = list_nth(query->body->targetList, EVENT_COLUMN);
-	if (query->search_path == NULL || exprType((Node *) event->expr) != JSONBOID)
+	if (query->search_path == NULL ||
+		exprType((Node *) event->expr) != JSONBOID || query->body->rowMarks)
 		report_view(query);
 	find_parts(query, table);
 	query->body->targetList = list_truncate(query->body->targetList, 1);

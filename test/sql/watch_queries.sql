@@ -62,6 +62,9 @@ CREATE VIEW chatwebhook_mine AS SELECT q.id AS event, 'public'::text AS search_p
 CREATE TRIGGER chatwebhook_a_insert AFTER INSERT ON contact FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('a', '()');
 CREATE TRIGGER chatwebhook_b_insert AFTER INSERT ON contact FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit('b', '()');
 INSERT INTO contact VALUES (30, 1, 'x', '{}');
+CREATE OR REPLACE VIEW chatwebhook_a_insert AS SELECT to_jsonb(g.*) AS event, 'public'::text AS search_path, 'chatwebhook_a_insert'::text AS trigger
+    FROM contact AS new LEFT JOIN contact AS old ON false CROSS JOIN generate_series(1, 2) AS g CROSS JOIN LATERAL (SELECT NEW.id, g) q;
+INSERT INTO contact VALUES (31, 1, 'x', '{}');
 DROP TRIGGER chatwebhook_a_insert ON contact;
 DROP TRIGGER chatwebhook_b_insert ON contact;
 DROP VIEW chatwebhook_a_insert, chatwebhook_mine;
