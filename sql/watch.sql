@@ -73,7 +73,8 @@ BEGIN
                 USING ERRCODE = 'undefined_column',
                       DETAIL = format('The mapping names it for the key "%s".', key),
                       HINT = CASE WHEN origin ~ E'^\\w*$' THEN 'Write a constant with a leading @.'
-                                  ELSE format('Write an expression over NEW and OLD with a leading =, such as "=NEW.%s".', left(origin, 100)) END;
+                                  ELSE format('Write an expression over NEW and OLD with a leading =, such as "=NEW.%s".',
+                                              regexp_replace(left(origin, 100), '^(new|old)[.]', '', 'i')) END;
         END IF;
         RETURN NEXT;
     END LOOP;
