@@ -14,6 +14,9 @@
  */
 #include "postgres.h"
 
+#include <signal.h>
+#include <time.h>
+
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "commands/dbcommands.h"
@@ -29,7 +32,6 @@
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
-#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "attempt.h"
@@ -56,7 +58,7 @@ extern PGDLLEXPORT void cwh_worker_main(Datum arg);
 #define FIRST_PAUSE_MS		100
 #define MAX_PAUSE_MS		10000
 
-/* After SIGTERM, a transaction that has taken this long is given up. */
+/* This long after SIGTERM, end the transaction that is running. */
 #define GRACE_MS			2000
 
 /* After the clock was set back, change this many deliveries at a time. */
@@ -92,21 +94,33 @@ static bool check_due = false;	/* the extension may have been dropped, or a
 static Oid	extension = InvalidOid; /* the one that we serve */
 static bool plain_logged = false;	/* that secrets are not encrypted */
 
-static TimeoutId long_round = MAX_TIMEOUTS;
+static timer_t grace_timer;		/* runs from SIGTERM on; sends SIGUSR2 */
 
 static int64 clock_ahead = 0;	/* of the monotonic one, in microseconds */
 static TimestampTz clock_lost = 0;	/* it has been set back from there */
 static bool clock_unknown = true;	/* it may have been, while no worker ran */
 
-/*
- * SIGTERM: leave, but at a place where nothing is half done, unless that takes
- * long; see on_long_round().
- */
+/* Let the transaction that is running go on for GRACE_MS; async-signal-safe. */
+static void
+start_grace(void)
+{
+	static const struct itimerspec grace = {
+		.it_value = {GRACE_MS / 1000, GRACE_MS % 1000 * 1000000},
+		.it_interval = {GRACE_MS / 1000, GRACE_MS % 1000 * 1000000}
+	};
+
+	(void) timer_settime(grace_timer, 0, &grace, NULL);
+}
+
+/* SIGTERM: leave, but where nothing is half done, unless that takes too long. */
 static void
 on_sigterm(SIGNAL_ARGS)
 {
 	int			save_errno = errno;
 
+	/* repeating the signal gains no time */
+	if (!cwh_worker_terminate)
+		start_grace();
 	cwh_worker_terminate = true;
 	/* a connector may run for ever */
 	if (cwh_running_connector)
@@ -119,22 +133,40 @@ on_sigterm(SIGNAL_ARGS)
 }
 
 /*
- * Timeout handler: a round of the loop takes long.  If SIGTERM has arrived, end
- * the SQL that is running, in a way that it cannot catch; what was not settled is
- * sent again.
+ * SIGUSR2: the grace period is over.  End the SQL that is running, in a way that
+ * it cannot catch; what was not settled is sent again.
  */
 static void
-on_long_round(void)
+on_grace_over(SIGNAL_ARGS)
 {
-	if (!IsTransactionState())
-		return;
-	if (cwh_worker_terminate)
+	int			save_errno = errno;
+
+	if (IsTransactionState())
 	{
 		ProcDiePending = true;
 		InterruptPending = true;
 		SetLatch(MyLatch);
 	}
-	enable_timeout_after(long_round, GRACE_MS);
+	errno = save_errno;
+}
+
+/*
+ * Create the timer of the grace period.  It is none of PostgreSQL's timeouts,
+ * which can only be enabled in advance: each transaction would leave behind a
+ * SIGALRM that wakes the worker later, and so hides lost wakeups.
+ */
+static void
+create_grace_timer(void)
+{
+	struct sigevent event;
+
+	memset(&event, 0, sizeof(event));
+	event.sigev_notify = SIGEV_SIGNAL;
+	event.sigev_signo = SIGUSR2;
+	if (timer_create(CLOCK_MONOTONIC, &event, &grace_timer) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not create a timer: %m")));
 }
 
 /* Report what the worker is at, for worker_status and the launcher. */
@@ -556,7 +588,6 @@ deliver(int transport_fd)
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 			reload();
-		enable_timeout_after(long_round, GRACE_MS);
 		now = GetCurrentTimestamp();
 		cwh_run_timers(now, follow_clock(now));
 		transact_if_due(now);
@@ -569,13 +600,13 @@ deliver(int transport_fd)
 		if (cwh_worker.state_changed ||
 			cwh_worker.state.stats.in_flight != cwh_worker.in_flight)
 			report_state();
-		disable_timeout(long_round, false);
 		(void) WaitEventSetWait(events, time_to_wait(GetCurrentTimestamp()),
 								&event, 1, wait_event);
 	}
 
 	/* what has been answered need not be repeated */
-	enable_timeout_after(long_round, GRACE_MS);
+	if (cwh_worker_terminate)
+		start_grace();
 	for (int i = 0; cwh_ledger.nresults > 0 && i < 5; i++)
 		transact(true, false, false);
 	(void) cwh_keep_up(DT_NOEND);
@@ -648,6 +679,8 @@ cwh_worker_main(Datum arg)
 	int			transport_fd;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	create_grace_timer();
+	pqsignal(SIGUSR2, on_grace_over);
 	pqsignal(SIGTERM, on_sigterm);
 	/* lock_timeout cancels statements through it */
 	pqsignal(SIGINT, StatementCancelHandler);
@@ -660,8 +693,6 @@ cwh_worker_main(Datum arg)
 	BackgroundWorkerInitializeConnectionByOid(assignment.database, InvalidOid, 0);
 	fix_settings();
 	transport_fd = set_up();
-	long_round = RegisterTimeout(USER_TIMEOUT, on_long_round);
-	enable_timeout_after(long_round, GRACE_MS);
 
 	StartTransactionCommand();
 	if (!OidIsValid(get_extension_oid("chatwebhook", true)))

@@ -50,7 +50,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(new_node scaled sql script sql_in becomes_true becomes_true_in
-  wait_until wait_until_in end_sessions while_stopped literal start_receiver start_services
+  wait_until wait_until_in end_sessions while_stopped sleeps stay_asleep literal start_receiver start_services
   create_webhook wait_idle server_major seen_by);
 
 our $lib = dirname(abs_path(__FILE__));
@@ -163,6 +163,15 @@ The same without being a test: false if the time is up before.
 
 Runs a sub while the only worker is stopped, which finds all that the sub has done
 when it goes on.
+
+=item sleeps($pid)
+
+How often a process has gone to sleep.
+
+=item stay_asleep(@pids)
+
+Waits until workers have nothing to do: for 5 seconds, none of them wakes.  That
+nothing happens can only be seen over a time.  False if the time is up before.
 
 =item end_sessions()
 
@@ -290,6 +299,28 @@ sub while_stopped
 	kill 'CONT', $pid;
 	die $error if !$ok;
 	return;
+}
+
+sub sleeps
+{
+	my ($pid) = @_;
+	my ($n) = slurp_file("/proc/$pid/status") =~ /^voluntary_ctxt_switches:\s*(\d+)/m;
+	return $n;
+}
+
+sub stay_asleep
+{
+	my (@pids) = @_;
+	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+
+	while (time < $deadline)
+	{
+		my @before = map { sleeps($_) } @pids;
+		sleep 5;
+		my @after = map { sleeps($_) } @pids;
+		return 1 if "@before" eq "@after";
+	}
+	return 0;
 }
 
 sub becomes_true_in

@@ -327,6 +327,15 @@ subtest 'a worker that leaves' => sub {
 	becomes_true('SELECT count(*) = 2 FROM chatwebhook.worker_status', 'there are two again');
 };
 
+subtest 'a launcher that ends' => sub {
+	my @workers = worker_pids();
+	my $pids = join ',', @workers;
+	ok(stay_asleep(@workers), 'both workers sleep');
+	sql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'chatwebhook launcher'});
+	becomes_true("SELECT count(*) = 0 FROM pg_stat_activity WHERE pid IN ($pids)", 'it wakes them, and they leave');
+	becomes_true('SELECT count(*) = 2 FROM chatwebhook.worker_status', 'the next launcher starts two');
+};
+
 is(sql(q{SELECT count(*) FROM chatwebhook.worker_status WHERE last_error IS NOT NULL}), 0, 'no worker has had trouble of its own');
 $node->stop;
 done_testing();

@@ -110,7 +110,8 @@ hostile('headers of 100 MB', update(q{headers = jsonb_build_object('a', repeat('
 	qr/its headers are too large/);
 hostile('auth of 100 MB', update(q{auth = jsonb_build_object('type', repeat('x', 100000000))}),
 	qr/its auth is too large/);
-hostile('a URL of 100 MB', update(q{url = 'https://example.com/' || repeat('x', 100000000)}), qr/its url is too long/);
+# in its query, which public_url leaves out: for so long a path its expressions take minutes
+hostile('a URL of 100 MB', update(q{url = 'https://example.com/?' || repeat('x', 100000000)}), qr/its url is too long/);
 hostile('a connector of 100 MB', update(q{connector = repeat('x', 100000000)}), qr/its connector is too long/);
 hostile('3,000 credentials of 64 kB', q{
 	INSERT INTO chatwebhook.vault (webhook_id, name, value)
