@@ -153,18 +153,19 @@ DECLARE
     is_delete   constant boolean := watch_name ~ '_delete$' AND operation ~* E'^\\s*delete\\s*$';
     old_view    constant regclass := chatwebhook._query_view(watch_name, relation);
     table_name  text;
+    is_temporary boolean;
     view        text;
     path        text;
     arguments   text;
     statements  text[] := '{}';
 BEGIN
     -- a view of that name can be another table's
-    SELECT format('%I.%I', n.nspname, c.relname),
+    SELECT format('%I.%I', n.nspname, c.relname), c.relpersistence = 't',
            coalesce(old_view::text,
                     format('%I.%I', n.nspname,
                            CASE WHEN EXISTS (SELECT FROM pg_class o WHERE o.relname = watch_name AND o.relnamespace = n.oid)
                                 THEN concat(left(watch_name, 54), '_', left(md5(c.relname), 8)) ELSE watch_name END))
-      INTO table_name, view
+      INTO table_name, is_temporary, view
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.oid = relation;
     SELECT string_agg(concat(', ', quote_literal(CASE WHEN m.key = '*' AND m.origin = '*' THEN '*' ELSE concat(m.key, '=', m.origin) END)), '')
@@ -192,8 +193,8 @@ BEGIN
          WHERE lower(btrim(m[1], E' "\n\t')) NOT LIKE 'pg\_temp%' AND btrim(m[1], E' "\n\t') <> '';
         -- the shape is what src/query.c expects
         statements := ARRAY[
-            format('CREATE OR REPLACE VIEW %s AS SELECT pg_catalog.to_jsonb(q.*) AS event, %L::pg_catalog.text AS search_path, %L::pg_catalog.text AS trigger FROM %4$s AS new LEFT JOIN %4$s AS old ON false CROSS JOIN LATERAL %5$s',
-                   view, path, watch_name, table_name, chatwebhook._select(query, CASE WHEN NOT in_when THEN condition END)),
+            format('CREATE OR REPLACE %sVIEW %s AS SELECT pg_catalog.to_jsonb(q.*) AS event, %L::pg_catalog.text AS search_path, %L::pg_catalog.text AS trigger FROM %5$s AS new LEFT JOIN %5$s AS old ON false CROSS JOIN LATERAL %6$s',
+                   CASE WHEN is_temporary THEN 'TEMPORARY ' END, view, path, watch_name, table_name, chatwebhook._select(query, CASE WHEN NOT in_when THEN condition END)),
             format('COMMENT ON VIEW %s IS %L', view,
                    format('Query of chatwebhook.watch(): event is what becomes of a row of %s when it is inserted. Dropped by chatwebhook.unwatch().', table_name))];
     ELSIF old_view IS NOT NULL THEN

@@ -17,7 +17,7 @@ CREATE TABLE chatwebhook.emit_failure (
 );
 COMMENT ON TABLE chatwebhook.emit_failure IS
     'Events that triggers could not emit, see chatwebhook.on_emit_error. A row disappears when its watch is changed by watch() or unwatch(), or after chatwebhook.retention.';
-COMMENT ON COLUMN chatwebhook.emit_failure.relation IS 'Table whose trigger it was; a partition, if the row was in one.';
+COMMENT ON COLUMN chatwebhook.emit_failure.relation IS 'Table that is watched.';
 COMMENT ON COLUMN chatwebhook.emit_failure.trigger_name IS 'Name of the trigger.';
 COMMENT ON COLUMN chatwebhook.emit_failure.event_type IS 'Type of the event.';
 COMMENT ON COLUMN chatwebhook.emit_failure.message IS
@@ -103,18 +103,14 @@ DECLARE
     old_alert chatwebhook.alert;
 BEGIN
     FOR old_alert IN
-        WITH RECURSIVE tree AS (
-            SELECT t.oid, t.tgname, t.tgrelid FROM pg_trigger t WHERE t.oid = trigger_id
-            UNION ALL
-            SELECT t.oid, t.tgname, t.tgrelid FROM tree JOIN pg_trigger t ON t.tgparentid = tree.oid
-        ), forgotten AS (
-            DELETE FROM chatwebhook.emit_failure f USING tree
-             WHERE f.relation = tree.tgrelid AND f.trigger_name = tree.tgname
+        WITH forgotten AS (
+            DELETE FROM chatwebhook.emit_failure f USING pg_trigger t
+             WHERE t.oid = trigger_id AND f.relation = t.tgrelid AND f.trigger_name = t.tgname
         )
         UPDATE chatwebhook.alert a SET closed_at = clock_timestamp()
-          FROM tree
-         WHERE a.kind = 'emit_failed' AND a.closed_at IS NULL
-           AND a.watch = chatwebhook._watch_label(tree.tgrelid, tree.tgname)
+          FROM pg_trigger t
+         WHERE t.oid = trigger_id AND a.kind = 'emit_failed' AND a.closed_at IS NULL
+           AND a.watch = chatwebhook._watch_label(t.tgrelid, t.tgname)
         RETURNING a.*
     LOOP
         PERFORM chatwebhook._announce_alert(old_alert);

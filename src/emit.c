@@ -815,7 +815,8 @@ count_failure(Firing *firing, const ErrorData *error)
 
 	memset(&failure, 0, sizeof(failure));
 	failure.database = MyDatabaseId;
-	failure.relation = RelationGetRelid(firing->relation);
+	failure.relation = cwh_watched_table(firing->trigger,
+										 RelationGetRelid(firing->relation));
 	strlcpy(failure.trigger, firing->trigger->tgname, NAMEDATALEN);
 	cwh_copy_text(failure.event_type, type, sizeof(failure.event_type));
 	failure.sqlerrcode = error->sqlerrcode;

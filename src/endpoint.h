@@ -294,7 +294,9 @@ cwh_endpoint_room(const Endpoint *endpoint)
 	if (endpoint->account.disable || endpoint->blocked ||
 		(must_wait && !endpoint->changed))
 		return 0;
-	if (endpoint->window > FIRST_WINDOW)
+	/* what waits already would come before what is emitted next */
+	if (endpoint->window > FIRST_WINDOW &&
+		(endpoint->ready || !endpoint->backfill))
 		prefetch = Min(4 * endpoint->window, MAX_PREFETCH);
 	return (endpoint->window - endpoint->in_flight) * batch + prefetch -
 		endpoint->nwaiting;

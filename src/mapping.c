@@ -441,18 +441,17 @@ note_source(CwhMapping *mapping, const CwhSource *source)
 }
 
 /*
- * The trigger's table, with a lock, and for a partition's trigger, the
- * partitioned table that the trigger was created on.
+ * The table that a trigger was created on: of a partition's trigger, which was
+ * cloned from it, the partitioned table.
  */
-static Relation
-open_watched_table(const Trigger *trigger, Relation relation)
+Oid
+cwh_watched_table(const Trigger *trigger, Oid relation)
 {
-	Oid			table = RelationGetRelid(relation);
 	Oid			oid = trigger->tgisclone ? trigger->tgoid : InvalidOid;
 	Relation	catalog;
 
 	if (!OidIsValid(oid))
-		return table_open(table, NoLock);
+		return relation;
 	catalog = table_open(TriggerRelationId, AccessShareLock);
 	while (OidIsValid(oid))
 	{
@@ -467,13 +466,13 @@ open_watched_table(const Trigger *trigger, Relation relation)
 		oid = InvalidOid;
 		if (HeapTupleIsValid(tuple))
 		{
-			table = ((Form_pg_trigger) GETSTRUCT(tuple))->tgrelid;
+			relation = ((Form_pg_trigger) GETSTRUCT(tuple))->tgrelid;
 			oid = ((Form_pg_trigger) GETSTRUCT(tuple))->tgparentid;
 		}
 		systable_endscan(scan);
 	}
 	table_close(catalog, AccessShareLock);
-	return table_open(table, AccessShareLock);
+	return relation;
 }
 
 /* Load the query of a trigger. */
@@ -488,7 +487,8 @@ set_query(CwhMapping *mapping, const Trigger *trigger, Relation relation)
 				 errmsg("statement trigger \"%s\" cannot have a query",
 						trigger->tgname),
 				 errhint("Create it with chatwebhook.watch().")));
-	table = open_watched_table(trigger, relation);
+	table = table_open(cwh_watched_table(trigger, RelationGetRelid(relation)),
+					   AccessShareLock);
 	mapping->query = cwh_query_make(trigger->tgname, table);
 	table_close(table, NoLock);
 }

@@ -46,6 +46,7 @@ typedef struct CwhMapping
 	bool		can_fail;		/* converting a value can raise an error */
 } CwhMapping;
 
+extern Oid	cwh_watched_table(const Trigger *trigger, Oid relation);
 extern CwhMapping *cwh_known_mapping(Oid trigger);
 extern CwhMapping *cwh_make_mapping(const Trigger *trigger, Relation relation);
 extern bool cwh_mapping_has_key(CwhMapping *mapping, const char *key,

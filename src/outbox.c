@@ -152,7 +152,8 @@ static const char claim_next_sql[] =
 	"        ORDER BY p.id LIMIT 1) f"
 	" CROSS JOIN LATERAL ("
 	"       SELECT * FROM chatwebhook.queue p"
-	"        WHERE p.id" EQ "f.id AND p.next_attempt_at" LE "$3"
+	"        WHERE p.id" EQ "f.id"
+	"          AND (p.next_attempt_at" LE "$3 OR p.next_attempt_at" EQ "'infinity')"
 	"          AND NOT chatwebhook._claimed(p.id)"
 	"          FOR UPDATE SKIP LOCKED) q"
 	"  LEFT JOIN chatwebhook.event e ON e.id" EQ "q.event_id";

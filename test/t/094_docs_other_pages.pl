@@ -27,7 +27,8 @@ my $node = new_node('main', 'chatwebhook.enabled' => 'off');
 # A page's blocks of SQL run in a database where this has been done before.
 my %pages = (
 	'README.md' => q{
-		CREATE TABLE conversation (id text PRIMARY KEY, chatbot_id text, ended_at timestamptz);
+		CREATE TABLE conversation (id text PRIMARY KEY, chatbot_id text, started_at timestamptz, ended_at timestamptz);
+		CREATE TABLE message (conversation_id text, role text, content text);
 		CREATE TABLE feedback (rating int, comment text);
 		CREATE TABLE handoff (reason text, chatbot_id text);},
 	'SECURITY.md' => '',
