@@ -310,28 +310,31 @@ $$;
 COMMENT ON FUNCTION chatwebhook._check_connector() IS 'Trigger: checks a connector.';
 
 /*
- * Runs with triggers off, but for those that are ALWAYS: so it does itself what
- * _webhook_follow() would do.
+ * A webhook that could not be sent to because of its connector's rules may now.
+ * The function runs with triggers off, but for those that are ALWAYS, so it does
+ * itself what _webhook_follow() does where a webhook becomes ordered.
  */
-CREATE FUNCTION chatwebhook._order_webhooks() RETURNS trigger
+CREATE FUNCTION chatwebhook._connector_follow() RETURNS trigger
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
 DECLARE
     hook uuid;
 BEGIN
-    FOR hook IN UPDATE chatwebhook.webhook w SET ordered = true, updated_at = now()
-                 WHERE w.connector = NEW.name AND NOT w.ordered
-                RETURNING w.id LOOP
-        UPDATE chatwebhook.queue q SET ordered = true
-         WHERE q.webhook_id = hook AND octet_length(q.conversation_id) <= 2000;
-        PERFORM chatwebhook._wake(hook);
-    END LOOP;
+    IF NEW.ordered AND NOT OLD.ordered THEN
+        FOR hook IN UPDATE chatwebhook.webhook w SET ordered = true, updated_at = now()
+                     WHERE w.connector = NEW.name AND NOT w.ordered
+                    RETURNING w.id LOOP
+            UPDATE chatwebhook.queue q SET ordered = true
+             WHERE q.webhook_id = hook AND octet_length(q.conversation_id) <= 2000;
+        END LOOP;
+    END IF;
+    PERFORM chatwebhook._wake(w.id) FROM chatwebhook.webhook w WHERE w.connector = NEW.name;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION chatwebhook._order_webhooks() IS
-    'Trigger: makes the webhooks of a connector ordered that has become so.';
+COMMENT ON FUNCTION chatwebhook._connector_follow() IS
+    'Trigger: makes the webhooks of a connector ordered that has become so, and wakes workers for them.';
 
 /*
  * Connectors that ship are inserted by CREATE EXTENSION, which turns
@@ -343,8 +346,7 @@ CREATE TRIGGER a_find BEFORE INSERT OR UPDATE OF function ON chatwebhook.connect
 CREATE TRIGGER check_connector BEFORE INSERT OR UPDATE OR DELETE ON chatwebhook.connector
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._check_connector();
 CREATE TRIGGER follow AFTER UPDATE ON chatwebhook.connector
-    FOR EACH ROW WHEN (NEW.ordered AND NOT OLD.ordered)
-    EXECUTE FUNCTION chatwebhook._order_webhooks();
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._connector_follow();
 CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.connector
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
 CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.connector
