@@ -58,7 +58,7 @@ SELECT refused(jsonb_build_array(jsonb_build_object('status', 200, 'remember',
            (SELECT jsonb_object_agg('n' || n, '$.a') FROM generate_series(1, 21) n)))) AS "too many";
 SELECT refused(jsonb_build_array(jsonb_build_object('status', 200, 'remember', jsonb_build_object(repeat('n', 64), '$.a')))) AS "too long";
 SELECT refused(jsonb_build_array(jsonb_build_object('status', 200, 'means', 'success',
-           'path', repeat('$.a == 1 || ', 60) || 'true'))) ~ 'it has (more than 100 operators|\d+ bytes, more than 4096)' AS "too large";
+           'path', repeat('$.a == 1 || ', 60) || '$.a == 1'))) ~ 'it has (more than 100 operators|\d+ bytes, more than 4096)' AS "too large";
 SELECT refused('[{"status": 409, "means": "success"}, {"status": 200, "means": "success", "path": "$["}]') ~ '^path of rule 2 is "\$\["' AS "which one";
 -- with the way out
 \set VERBOSITY default
