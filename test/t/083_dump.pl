@@ -85,7 +85,7 @@ sub contents
 
 	foreach my $table (
 		qw(activity alert attempt connector dead deleted_webhook event event_type health history
-		queue vault webhook))
+		memory queue vault webhook))
 	{
 		$contents{$table} = sql_in($dbname,
 			qq{SELECT to_jsonb(t) FROM chatwebhook.$table t
@@ -214,6 +214,7 @@ sql(
 	"SELECT chatwebhook.cancel(max(id)) FROM chatwebhook.queue
 	  WHERE webhook_id = '$ok'");
 sql("INSERT INTO message VALUES (5, 'bot-5')");
+sql(qq{INSERT INTO chatwebhook.memory (webhook_id, conversation_id, remembered) VALUES ('$ok', 'c1', '{"thread": "17.1"}')});
 my $before = contents('postgres');
 is(join(' ', grep { $before->{$_} eq '' } sort keys %$before), '',
 	'there is something in every table');
