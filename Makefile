@@ -30,6 +30,7 @@ OBJS = \
 	src/launcher.o \
 	src/ledger.o \
 	src/mapping.o \
+	src/memory.o \
 	src/outbox.o \
 	src/query.o \
 	src/render.o \
@@ -37,6 +38,7 @@ OBJS = \
 	src/retention.o \
 	src/retry.o \
 	src/rows.o \
+	src/rules.o \
 	src/secrets.o \
 	src/settings.o \
 	src/settle.o \

@@ -33,7 +33,7 @@ SELECT c.relname AS relation, a.attname AS "column",
   FROM relations c
   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
   LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
- WHERE c.relname IN ('webhook', 'event_type', 'event', 'attempt', 'delivery',
+ WHERE c.relname IN ('webhook', 'event_type', 'connector', 'event', 'attempt', 'memory', 'delivery',
                      'dead_letter', 'webhook_health', 'worker_status', 'grantee',
                      'alert', 'watched', 'emit_failure')
  ORDER BY c.relname, a.attnum;
@@ -106,7 +106,7 @@ SELECT p.signature, l.lanname, p.prosecdef, p.proconfig
    AND p.proname NOT IN ('watch', 'unwatch', 'backfill', '_find_connector')
    AND (p.prosecdef OR NOT EXISTS (
         SELECT FROM chatwebhook.connector c
-         WHERE p.proname IN (c.name, '_line', '_text', '_history', '_score', '_amount')
+         WHERE p.proname IN (c.name, '_line', '_text', '_history', '_score', '_amount', '_address', '_link', '_fields', '_details')
             OR starts_with(p.proname::text, '_' || c.name || '_')))
  ORDER BY 1;
 

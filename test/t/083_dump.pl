@@ -85,7 +85,7 @@ sub contents
 
 	foreach my $table (
 		qw(activity alert attempt connector dead deleted_webhook event event_type health history
-		queue vault webhook))
+		memory queue vault webhook))
 	{
 		$contents{$table} = sql_in($dbname,
 			qq{SELECT to_jsonb(t) FROM chatwebhook.$table t
@@ -218,12 +218,13 @@ sql(
 	"SELECT chatwebhook.cancel(max(id)) FROM chatwebhook.queue
 	  WHERE webhook_id = '$ok'");
 sql("INSERT INTO message VALUES (5, 'bot-5')");
+sql(qq{INSERT INTO chatwebhook.memory (webhook_id, conversation_id, remembered) VALUES ('$ok', 'c1', '{"thread": "17.1"}')});
 my $before = contents('postgres');
 is(join(' ', grep { $before->{$_} eq '' } sort keys %$before), '',
 	'there is something in every table');
 my $newest = sql('SELECT max(id) FROM chatwebhook.queue');
 unlike($before->{"what $_ sees"}, qr/ERROR: .*: webhook.name/, "$_ sees webhooks") foreach 'shop', 'boss', 'watcher', 'twice';
-is(scalar(() = $before->{"what $_ sees"} =~ /ERROR:  permission denied/g), 18, "$_ sees nothing") foreach 'revoked', 'nobody';
+is(scalar(() = $before->{"what $_ sees"} =~ /ERROR:  permission denied/g), 19, "$_ sees nothing") foreach 'revoked', 'nobody';
 like($before->{'what shop sees'}, qr/webhook.name: \w{32} 1$/m, 'the shop sees its own webhook');
 like($before->{'what boss sees'}, qr/webhook.name: \w{32} 5$/m, 'and an administrator all');
 like($before->{'what shop sees without a chatbot'}, qr/webhook.name:  *$/m, 'without a chatbot, the shop sees none');
