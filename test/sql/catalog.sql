@@ -105,7 +105,7 @@ SELECT p.signature, l.lanname, p.prosecdef, p.proconfig
    AND p.proname NOT IN ('watch', 'unwatch', 'backfill', '_find_connector')
    AND (p.prosecdef OR NOT EXISTS (
         SELECT FROM chatwebhook.connector c
-         WHERE p.proname IN (c.name, '_line', '_text', '_history', '_score', '_amount')
+         WHERE p.proname IN (c.name, '_line', '_text', '_history', '_score', '_amount', '_address', '_link', '_fields', '_details')
             OR starts_with(p.proname::text, '_' || c.name || '_')))
  ORDER BY 1;
 
