@@ -49,6 +49,7 @@ What POST /_control does at once
     configure       {"settings": {...}} of the account:
         expires_in      seconds for which a token is good, 0: not said
         duplicate_rule  Salesforce: a Lead with the address of another is refused
+        forum           Discord: the channel is a forum
         search_lag      Zendesk: search does not find the tickets of this run
         properties      HubSpot: {"notes": ["chat_event"]}, more properties, unique
                         ones in "unique" likewise
