@@ -172,13 +172,14 @@ BEGIN
         IF source #>> '{}' LIKE '$%' THEN
             value := jsonb_path_query_array(event, (source #>> '{}')::jsonpath, '{}', true);
             value := CASE WHEN jsonb_array_length(value) > 1 THEN value ELSE value->0 END;
-            -- the event does not have it: as if it were not mapped
-            CONTINUE WHEN coalesce(value, 'null') IN ('null', '""', '[]', '{}');
+            CONTINUE WHEN coalesce(value, 'null') = 'null';
         ELSIF source #>> '{}' LIKE '@%' THEN
             value := to_jsonb(substr(source #>> '{}', 2));
         ELSE
             value := source;
         END IF;
+        -- nothing is as if it were not mapped
+        CONTINUE WHEN value IN ('""', '[]', '{}', '[""]', '[null]');
         IF separator IS NOT NULL AND jsonb_typeof(value) = 'array'
            AND NOT jsonb_path_exists(value, '$[*] ? (@.type() == "array" || @.type() == "object")') THEN
             value := to_jsonb((SELECT string_agg(e.element, separator ORDER BY e.n)
