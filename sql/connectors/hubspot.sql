@@ -35,6 +35,22 @@ $$;
 COMMENT ON FUNCTION chatwebhook._hubspot_refused(jsonb) IS
     'Returns the properties whose values a reply refuses; null if it refuses none.';
 
+CREATE FUNCTION chatwebhook._hubspot_contact(reply jsonb) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$
+BEGIN
+    IF reply->>'status' = '404' THEN
+        RETURN NULL;
+    ELSIF reply->>'status' !~ '^2' OR reply #>> '{body,id}' IS NULL OR reply #>> '{body,id}' !~ '^[0-9]{1,30}$' THEN
+        -- not the same as that there is none
+        RAISE EXCEPTION 'HubSpot did not say whether there is such a contact: %', chatwebhook._line(to_jsonb(coalesce(reply #>> '{body,message}', reply->>'body', '')), 150);
+    END IF;
+    RETURN reply #>> '{body,id}';
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._hubspot_contact(jsonb) IS
+    'Returns the id of the contact that a reply has; null if it says that there is none.';
+
 /*
  * Each call goes through the same steps again: past those that have a reply, up to
  * the first that has none.  Whether a step has succeeded is decided here, because
@@ -121,7 +137,7 @@ BEGIN
             END IF;
             reply := replies->n; n := n + 1;
             -- it may have been merged into another one, or deleted
-            contact_id := substring(reply #>> '{body,id}' FROM '^[0-9]{1,30}$');
+            contact_id := chatwebhook._hubspot_contact(reply);
             found := reply #> '{body,properties}';
         END IF;
         IF contact_id IS NULL AND address IS NOT NULL THEN
@@ -131,24 +147,22 @@ BEGIN
                            NULL, NULL, false)::chatwebhook.request;
             END IF;
             reply := replies->n; n := n + 1;
-            contact_id := substring(reply #>> '{body,id}' FROM '^[0-9]{1,30}$');
+            contact_id := chatwebhook._hubspot_contact(reply);
             found := reply #> '{body,properties}';
         END IF;
         IF contact_id IS NULL AND (type = 'lead.captured' OR address IS NOT NULL AND type <> 'conversation.ended') THEN
             properties := jsonb_strip_nulls(jsonb_build_object(
                 'email', address,
                 'hubspot_owner_id', owner,
-                'lifecyclestage', CASE WHEN type <> 'handoff.requested' THEN
-                    CASE WHEN settings ? 'lifecyclestage' THEN chatwebhook._line(settings->'lifecyclestage', 255) ELSE 'lead' END END,
-                'hs_lead_status', CASE WHEN type <> 'handoff.requested' THEN
-                    CASE WHEN settings ? 'hs_lead_status' THEN chatwebhook._line(settings->'hs_lead_status', 255) ELSE 'NEW' END END)) || wanted;
-            FOR try IN 1 .. 2 LOOP
+                'lifecyclestage', CASE WHEN settings ? 'lifecyclestage' THEN chatwebhook._line(settings->'lifecyclestage', 255) ELSE 'lead' END,
+                'hs_lead_status', CASE WHEN settings ? 'hs_lead_status' THEN chatwebhook._line(settings->'hs_lead_status', 255) ELSE 'NEW' END)) || wanted;
+            FOR try IN 1 .. 3 LOOP
                 IF made = n THEN
                     RETURN ROW('POST', base || '/contacts', NULL, jsonb_build_object('properties', properties), false)::chatwebhook.request;
                 END IF;
                 reply := replies->n; n := n + 1;
                 refused := chatwebhook._hubspot_refused(reply);
-                EXIT WHEN refused IS NULL OR try = 2 OR NOT properties ?| refused;
+                EXIT WHEN refused IS NULL OR try = 3 OR NOT properties ?| refused;
                 notices := notices || ARRAY(SELECT format('Not taken by HubSpot: %s = %s', p.key, p.value)
                                               FROM jsonb_each_text(properties) AS p WHERE p.key = ANY (refused));
                 properties := properties - refused;
@@ -167,6 +181,7 @@ BEGIN
                                NULL, NULL, false)::chatwebhook.request;
                 END IF;
                 reply := replies->n; n := n + 1;
+                contact_id := coalesce(chatwebhook._hubspot_contact(reply), contact_id);
                 found := reply #> '{body,properties}';
             END IF;
         END IF;
@@ -178,7 +193,7 @@ BEGIN
                AND (coalesce(found->>w.key, '') = ''
                     OR settings->'overwrite' = 'true' AND w.key <> 'email' AND found->>w.key <> w.value);
             IF properties <> '{}' THEN
-                FOR try IN 1 .. 2 LOOP
+                FOR try IN 1 .. 3 LOOP
                     IF made = n THEN
                         RETURN ROW('PATCH', base || '/contacts/' || contact_id, NULL, jsonb_build_object('properties', properties), false)::chatwebhook.request;
                     END IF;
@@ -187,7 +202,7 @@ BEGIN
                     IF reply #>> '{body,message}' ~ 'Existing ID: [0-9]' THEN
                         refused := '{email}';
                     END IF;
-                    EXIT WHEN refused IS NULL OR try = 2 OR NOT properties ?| refused;
+                    EXIT WHEN refused IS NULL OR try = 3 OR NOT properties ?| refused;
                     notices := notices || ARRAY(SELECT format('Not taken by HubSpot: %s = %s', p.key, p.value)
                                                   FROM jsonb_each_text(properties) AS p WHERE p.key = ANY (refused));
                     properties := properties - refused;
@@ -211,6 +226,9 @@ BEGIN
                 'properties', '["name"]'::jsonb, 'limit', 1), false)::chatwebhook.request;
         END IF;
         reply := replies->n; n := n + 1;
+        IF jsonb_typeof(reply #> '{body,results}') IS DISTINCT FROM 'array' THEN
+            RAISE EXCEPTION 'HubSpot did not search for the company: %', chatwebhook._line(to_jsonb(reply->>'body'), 150);
+        END IF;
         company_id := substring(reply #>> '{body,results,0,id}' FROM '^[0-9]{1,30}$');
         IF company_id IS NULL THEN
             IF made = n THEN
@@ -247,7 +265,7 @@ BEGIN
     story := chatwebhook.cut(concat_ws(E'\n\n', story, chatwebhook._history(data->'conversationHistory')), 30000);
     FOREACH object IN ARRAY objects LOOP
         -- a field that is mapped replaces ours, for what the event itself becomes
-        FOR try IN 1 .. 2 LOOP
+        FOR try IN 1 .. 3 LOOP
             facts := chatwebhook.cut(concat_ws(E'\n',
                 chatwebhook._details(data, '{conversationSummary,intent,reason,conversationHistory}'),
                 nullif(array_to_string(notices, E'\n'), ''),
@@ -325,7 +343,7 @@ BEGIN
             reply := replies->n; n := n + 1;
             refused := chatwebhook._hubspot_refused(reply);
             -- the object has this event already
-            EXIT WHEN refused IS NULL OR try = 2 OR reply->>'body' ~ 'CONFLICTING_UNIQUE_VALUE' OR NOT properties ?| refused;
+            EXIT WHEN refused IS NULL OR try = 3 OR reply->>'body' ~ 'CONFLICTING_UNIQUE_VALUE' OR NOT properties ?| refused;
             notices := notices || ARRAY(SELECT format('Not taken by HubSpot: %s = %s', p.key, p.value)
                                           FROM jsonb_each_text(properties) AS p WHERE p.key = ANY (refused));
             properties := properties - refused;

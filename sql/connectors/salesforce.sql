@@ -18,7 +18,7 @@ BEGIN
                  UNION
                  -- a value of the wrong type: Salesforce does not say of which field
                  SELECT k FROM jsonb_object_keys(mapped) AS k
-                  WHERE reply @? '$.body[*] ? (@.errorCode == "JSON_PARSER_ERROR")');
+                  WHERE reply @? '$.body[*] ? (@.errorCode == "JSON_PARSER_ERROR" && @.message like_regex "Cannot deserialize")');
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._salesforce_refused(jsonb, jsonb) IS
@@ -36,6 +36,20 @@ END
 $$;
 COMMENT ON FUNCTION chatwebhook._salesforce_query(text, text, text, text) IS
     'Returns the request that finds the newest record with an e-mail address.';
+
+CREATE FUNCTION chatwebhook._salesforce_found(reply jsonb) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$
+BEGIN
+    IF jsonb_typeof(reply #> '{body,records}') IS DISTINCT FROM 'array' THEN
+        -- not the same as that there is none
+        RAISE EXCEPTION 'Salesforce did not answer the query: %', chatwebhook._line(to_jsonb(coalesce(reply #>> '{body,0,message}', reply->>'body', '')), 150);
+    END IF;
+    RETURN substring(reply #>> '{body,records,0,Id}' FROM '^[0-9A-Za-z]{15,18}$');
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._salesforce_found(jsonb) IS
+    'Returns the id of the record that a reply has; null if it says that there is none.';
 
 /*
  * Each call goes through the same steps again: past those that have a reply, up to
@@ -99,14 +113,12 @@ BEGIN
         IF made = n THEN
             RETURN chatwebhook._salesforce_query(base, 'Contact', address, '');
         END IF;
-        who_id := substring(replies #>> ARRAY[n::text, 'body', 'records', '0', 'Id'] FROM '^[0-9A-Za-z]{15,18}$');
-        n := n + 1;
+        who_id := chatwebhook._salesforce_found(replies->n); n := n + 1;
         IF who_id IS NULL THEN
             IF made = n THEN
                 RETURN chatwebhook._salesforce_query(base, 'Lead', address, ' AND IsConverted = false');
             END IF;
-            who_id := substring(replies #>> ARRAY[n::text, 'body', 'records', '0', 'Id'] FROM '^[0-9A-Za-z]{15,18}$');
-            n := n + 1;
+            who_id := chatwebhook._salesforce_found(replies->n); n := n + 1;
         END IF;
     ELSIF given IS NOT NULL AND address IS NULL THEN
         notices := notices || format('Not an e-mail address that Salesforce takes: %s', given);
@@ -218,9 +230,8 @@ BEGIN
             -- 300: several records have the event's id already; 204: one that was there has it
             EXIT WHEN record_id IS NOT NULL OR reply->>'status' IN ('204', '300');
             refused := chatwebhook._salesforce_refused(reply, CASE WHEN object = objects[1] THEN mapped ELSE '{}' END);
-            refused := ARRAY(SELECT f FROM unnest(refused) AS f
-                              WHERE fields ? f AND f NOT IN ('LastName', 'Company', 'Subject', 'Name', 'StageName', 'CloseDate', 'OpportunityId', 'ContactId')
-                                 OR object = 'Case' AND f = 'ContactId' AND fields ? f);
+            -- without a field that it requires, Salesforce refuses the next request for good
+            refused := ARRAY(SELECT f FROM unnest(refused) AS f WHERE fields ? f);
             IF refused = '{}' OR try = 4 THEN
                 RAISE EXCEPTION 'Salesforce did not create the %: %', object, chatwebhook._line(to_jsonb(coalesce(reply #>> '{body,0,message}', reply->>'body')), 150);
             END IF;
@@ -260,4 +271,4 @@ INSERT INTO chatwebhook.connector (name, function, description, replies, shipped
        {"status": 400, "contains": "INVALID_FIELD", "means": "success"},
        {"status": 400, "contains": "INVALID_OR_NULL_FOR_RESTRICTED_PICKLIST", "means": "success"},
        {"status": 400, "contains": "INVALID_CROSS_REFERENCE_KEY", "means": "success"},
-       {"status": 400, "contains": "JSON_PARSER_ERROR", "means": "success"}]', true);
+       {"status": 400, "contains": "Cannot deserialize", "means": "success"}]', true);

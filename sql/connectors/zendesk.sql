@@ -110,8 +110,12 @@ BEGIN
             RETURN ROW('GET', base || '.json?external_id=' || chatwebhook.url_encode(external_id), NULL, NULL, false)::chatwebhook.request;
         END IF;
         reply := replies->n; n := n + 1;
+        IF jsonb_typeof(reply #> '{body,tickets}') IS DISTINCT FROM 'array' THEN
+            -- not the same as that there is none
+            RAISE EXCEPTION 'Zendesk did not list the tickets: %', chatwebhook._line(to_jsonb(coalesce(reply->>'body', '')), 150);
+        END IF;
         SELECT t.ticket INTO found
-          FROM jsonb_array_elements(CASE jsonb_typeof(reply #> '{body,tickets}') WHEN 'array' THEN reply #> '{body,tickets}' ELSE '[]' END) AS t(ticket)
+          FROM jsonb_array_elements(reply #> '{body,tickets}') AS t(ticket)
          WHERE t.ticket->>'external_id' = external_id
            AND t.ticket->>'id' ~ '^[0-9]{1,30}$'
          ORDER BY t.ticket->>'status' IS NOT DISTINCT FROM 'closed', (substring(t.ticket->>'id' FROM '^[0-9]{1,30}$'))::numeric DESC
@@ -223,4 +227,4 @@ INSERT INTO chatwebhook.connector (name, function, description, replies, shipped
      'Zendesk: tickets, with OAuth 2.0 client credentials.',
      '[{"status": 409, "means": "retry"},
        {"status": 404, "contains": "RecordNotFound", "means": "success"},
-       {"status": 422, "contains": "RecordInvalid", "means": "success"}]', true);
+       {"status": 422, "contains": "\"details\"", "means": "success"}]', true);

@@ -202,6 +202,7 @@ BEGIN
             replies := replies || CASE
                 WHEN request.method = 'GET' AND random() < 0.5 THEN '{"status": 404, "body": {"status": "error"}}'
                 WHEN request.method = 'GET' THEN jsonb_build_object('status', 200, 'body', jsonb_build_object('id', '12345', 'properties', random_object('firstname', 'lastname', 'phone', 'email')))
+                WHEN request.url LIKE '%/search' THEN '{"status": 200, "body": {"results": []}}'
                 WHEN random() < 0.2 THEN '{"status": 400, "body": {"message": "Property values were not valid: [{\"name\":\"email\"},{\"name\":\"a__c\"},{\"name\":\"firstname\"}]"}}'
                 ELSE '{"status": 201, "body": {"id": "678"}}' END::jsonb;
         END LOOP;

@@ -46,7 +46,9 @@ SELECT requests(event('handoff.requested', '{"reason": "Billing question", "urge
     '{"subject": "Chat", "tags": ["chat", "Needs Help", ""], "priority": "low", "ticket": {"group_id": 7, "priority": "urgent"}}', '[{"status": 200, "body": {"tickets": [], "count": 0}}]');
 SELECT requests(event('handoff.requested', '{"reason": "help"}'), '{"priority": "urgent"}', '[{"status": 200, "body": {"tickets": []}}]');
 SELECT requests(event('handoff.requested', '{"reason": "''; --\r\n@everyone {{ticket.requester.email}}", "urgency": ["x"], "visitorName": "<!channel>", "visitorEmail": "'' OR Name != ''", "conversationHistory": "</p><script>\r\n\\ ''😀 {{{x}}} {% if %}"}'),
-    '{"tags": "x", "ticket": []}', '[{"status": 200, "body": "OK"}]');
+    '{"tags": "x", "ticket": []}', '[{"status": 200, "body": {"tickets": []}}]');
+-- a reply that is none
+SELECT requests(event('handoff.requested', '{"reason": "help"}'), '{}', '[{"status": 200, "body": "OK"}]');
 -- without a conversation there is nothing to look for
 SELECT requests(event('handoff.requested', '{"reason": "help"}') - 'conversationId');
 -- a conversation whose id is no external_id
@@ -187,7 +189,7 @@ BEGIN
                 request := chatwebhook.zendesk(event, webhook, replies);
             EXCEPTION WHEN OTHERS THEN
                 -- Zendesk may refuse what cannot be left out
-                EXIT WHEN SQLERRM LIKE 'Zendesk did not%' AND replies->-1->>'status' = '422';
+                EXIT WHEN SQLERRM LIKE 'Zendesk did not%' AND (replies->-1->>'status' = '422' OR jsonb_typeof(replies #> '{-1,body,tickets}') <> 'array');
                 RAISE WARNING '% of %', SQLERRM, left(event::text, 500);
                 errors := errors + 1;
                 EXIT;

@@ -43,22 +43,28 @@ my $seed_ticket = sub {
 };
 
 # By the label of the account: the event and what goes with it; "twice", which
-# requests make another object when they are repeated, and of which kind.
+# requests make another object when they are repeated, and of which kind; "then",
+# which request follows one that is repeated although the service has processed it.
+my $existing = {
+	'POST /crm/objects/2026-03/contacts' => 'GET /crm/objects/2026-03/contacts/N?properties=' };
 my %scenarios = (
 	'hubspot~deal' => {
 		event => [ 'lead.captured', \%lead ],
 		settings => { deal => JSON::PP::true },
 		objects => { contacts => 1, notes => 1, deals => 1 },
+		then => $existing,
 		twice => qr{^POST /crm/\S+/(notes|deals)$} },
 	'hubspot~ids' => {
 		event => [ 'lead.captured', \%lead ],
 		settings => { note_id_property => 'chat_event', deal => { id_property => 'chat_event' } },
 		configure => { unique => { notes => ['chat_event'], deals => ['chat_event'] } },
-		objects => { contacts => 1, notes => 1, deals => 1 } },
+		objects => { contacts => 1, notes => 1, deals => 1 },
+		then => $existing },
 	'hubspot~sale' => {
 		event => [ 'sales.opportunity',
 			{ visitorId => 'v', intent => 'to buy', email => 'ada@example.com', estimatedValue => 12.5 } ],
 		objects => { contacts => 1, deals => 1 },
+		then => $existing,
 		twice => qr{^POST /crm/\S+/(deals)$} },
 	'salesforce~key' => {
 		event => [ 'lead.captured', \%lead ],
@@ -166,7 +172,7 @@ sub requests
 	my ($label) = @_;
 	return map {
 		my $target = "$_->{method} $_->{path}" . ($_->{query} ne '' ? "?$_->{query}" : '');
-		$target =~ s/[0-9a-f]{8}-[0-9a-f-]{27}/ID/gr;
+		$target =~ s/[0-9a-f]{8}-[0-9a-f-]{27}/ID/gr =~ s{/contacts/\d+(\?properties=)?.*}{/contacts/N$1}r;
 	  }
 	  grep { $_->{path} !~ /oauth/ } $services->log($label);
 }
@@ -230,7 +236,8 @@ my %steps;
 		$steps{$name} = [ requests($label) ];
 		is(outcome($label), 'delivered', "$name: delivered");
 		is_deeply(objects($label), $scenarios{$name}{objects}, "$name: the objects");
-		is(scalar(grep { $_->{status} >= 400 } $services->log($label)), 0,
+		# HubSpot has no such contact
+		is(scalar(grep { $_->{status} >= 400 && !($_->{status} == 404 && $_->{path} =~ m{/contacts/}) } $services->log($label)), 0,
 			"$name: nothing was refused");
 		cmp_ok(scalar @{ $steps{$name} }, '>=', $name eq 'salesforce~key' ? 1 : 2,
 			"$name: " . @{ $steps{$name} } . ' steps');
@@ -297,7 +304,8 @@ foreach my $break (@breaks)
 				my @expected = @{ $steps{$name} };
 				my $broken = $expected[ $step - 1 ];
 				my %objects = %{ $scenarios{$name}{objects} };
-				my $twice = $scenarios{$name}{twice};
+				my $scenario = $scenarios{$name};
+				my $twice = $scenario->{twice};
 
 				# the service's means do not reach so far
 				if ($processed && $twice && $broken =~ $twice)
@@ -305,7 +313,8 @@ foreach my $break (@breaks)
 					my ($kind) = (keys %+, $1);
 					$objects{$kind}++;
 				}
-				splice @expected, $step - 1, 0, $broken;
+				my $then = $processed ? $scenario->{then}{$broken} : undef;
+				splice @expected, $step - 1, 1, $broken, $broken, $then // ();
 				is(outcome($label), 'delivered', "$name, step $step: delivered");
 				is_deeply([ requests($label) ], \@expected,
 					"$name, step $step: it alone was repeated");
