@@ -27,12 +27,14 @@ OBJS = \
 	src/json.o \
 	src/launcher.o \
 	src/ledger.o \
+	src/memory.o \
 	src/outbox.o \
 	src/render.o \
 	src/request.o \
 	src/retention.o \
 	src/retry.o \
 	src/rows.o \
+	src/rules.o \
 	src/secrets.o \
 	src/settings.o \
 	src/settle.o \

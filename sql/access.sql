@@ -19,14 +19,15 @@ ALTER TABLE chatwebhook.queue ENABLE ROW LEVEL SECURITY;
 ALTER TABLE chatwebhook.history ENABLE ROW LEVEL SECURITY;
 ALTER TABLE chatwebhook.dead ENABLE ROW LEVEL SECURITY;
 ALTER TABLE chatwebhook.attempt ENABLE ROW LEVEL SECURITY;
+ALTER TABLE chatwebhook.memory ENABLE ROW LEVEL SECURITY;
 ALTER TABLE chatwebhook.health ENABLE ROW LEVEL SECURITY;
 ALTER TABLE chatwebhook.alert ENABLE ROW LEVEL SECURITY;
 
 /*
  * Functions that do to a webhook, to deliveries, or to events what their caller
  * has no privileges for are chatwebhook_guarded (src/access.c): some of the public
- * ones, and _cancel(), _requeue(), _purge(), _erase(), _preview() and
- * _set_signing_secret(), which other public ones call.  A guarded function reads
+ * ones, and _cancel(), _requeue(), _purge(), _erase(), _forget(),
+ * _preview() and _set_signing_secret(), which other public ones call.  A guarded function reads
  * the rows that its first argument names with the rights of the caller, and then
  * calls the function of the same name that begins with _do_.  That one runs with
  * the rights of the owner, and nobody else may call it.

@@ -220,6 +220,7 @@ CREATE TABLE chatwebhook.connector (
     function    text,
     description text,
     replies     jsonb NOT NULL DEFAULT '[]',
+    ordered     boolean NOT NULL DEFAULT false,
     shipped     boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE chatwebhook.connector IS
@@ -230,7 +231,9 @@ COMMENT ON COLUMN chatwebhook.connector.function IS
     'Function of the connector, such as public.teams(jsonb,jsonb,jsonb): f(event, webhook, replies) returning chatwebhook.request, in SQL or PL/pgSQL, STABLE or IMMUTABLE. It runs as its owner, in a read-only transaction, with pg_catalog as search_path. Null for webhook, which is built in. (The type is text because pg_upgrade refuses regprocedure columns.)';
 COMMENT ON COLUMN chatwebhook.connector.description IS 'Description for people.';
 COMMENT ON COLUMN chatwebhook.connector.replies IS
-    'Rules for replies that the status alone does not explain: an array of objects, of which the first that matches applies. Keys: status (a number or an array of numbers), step (number of the request, from 1; optional), contains (text in the body; optional), means (success, retry, dead or disable), wait (seconds to wait at least, or the key of the body that has them; optional).';
+    'Rules for what replies mean, an array of objects; the first that matches applies. Keys: status (a number or an array of numbers), step (number of the request, from 1; optional), contains (text in the body; optional), path (a jsonpath predicate that must be true of the JSON body, as with the operator @@; optional), means (success, retry, dead or disable), wait (seconds to wait at least, or the key of the body that has them; optional), remember (an object of names and jsonpaths: of a successful reply, the first item that each path finds is kept for the webhook and the conversation; optional). A rule with remember and without means only remembers. Where any rule for a step means success and names a 2xx status, a 2xx that fits no such rule is a failure, to be retried.';
+COMMENT ON COLUMN chatwebhook.connector.ordered IS
+    'If true, webhooks with this connector are ordered: deliveries of one conversation are sent one after another. A connector with a rule that remembers is always ordered.';
 COMMENT ON COLUMN chatwebhook.connector.shipped IS
     'True for a connector that came with the extension and was not changed. pg_dump omits it.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.connector', 'WHERE NOT shipped');
@@ -269,11 +272,50 @@ $$;
 COMMENT ON FUNCTION chatwebhook._find_connector() IS
     'Trigger, with the rights of whoever changes a connector: qualifies the name of its function, and checks whose it is.';
 
+CREATE FUNCTION chatwebhook._path_problem(path text) RETURNS text
+    AS 'MODULE_PATHNAME', 'chatwebhook_path_problem'
+    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION chatwebhook._path_problem(text) IS
+    'Returns why a rule for replies cannot have this jsonpath, or null.';
+
+CREATE FUNCTION chatwebhook._remember_problem(rule jsonb) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    what jsonb := rule->'remember';
+BEGIN
+    IF rule->>'means' <> 'success' THEN
+        RETURN format('only success teaches anything, and it means %s', left(rule->>'means', 100));
+    END IF;
+    IF jsonb_typeof(what) <> 'object' OR what = '{}' THEN
+        RETURN 'it is not an object of names and jsonpaths';
+    END IF;
+    IF (SELECT count(*) FROM jsonb_object_keys(what)) > 20 THEN
+        RETURN 'it has more than 20 names';
+    END IF;
+    RETURN (SELECT CASE
+                WHEN name !~ '^[A-Za-z_][A-Za-z0-9_]{0,62}$'
+                    THEN format('"%s" is not a name of at most 63 letters, digits and _', left(name, 100))
+                WHEN jsonb_typeof(path) <> 'string'
+                    THEN format('%s is not a string with a jsonpath', name)
+                WHEN chatwebhook._path_problem(path #>> '{}') IS NOT NULL
+                    THEN format('%s has the path "%s": %s', name, left(path #>> '{}', 100),
+                                chatwebhook._path_problem(path #>> '{}'))
+                END AS problem
+              FROM jsonb_each(what) AS e(name, path)
+             ORDER BY 1 NULLS LAST LIMIT 1);
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._remember_problem(jsonb) IS
+    'Returns why a rule for replies cannot remember what it says, or null.';
+
 CREATE FUNCTION chatwebhook._check_connector() RETURNS trigger
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
+    known   constant text[] := '{status,step,contains,path,means,wait,remember}';
     problem text;
     f       record;
 BEGIN
@@ -332,10 +374,11 @@ BEGIN
     ELSE
         SELECT CASE
                WHEN jsonb_typeof(r) <> 'object' THEN format('rule %s is not an object', n)
-               WHEN r - '{status,step,contains,means,wait}'::text[] <> '{}'
+               WHEN r - known <> '{}'
                    THEN format('rule %s has the unknown key "%s"', n,
-                               (SELECT k FROM jsonb_object_keys(r - '{status,step,contains,means,wait}'::text[]) k LIMIT 1))
-               WHEN coalesce(r->>'means', '') NOT IN ('success', 'retry', 'dead', 'disable')
+                               (SELECT left(k, 100) FROM jsonb_object_keys(r - known) k LIMIT 1))
+               WHEN NOT (r ? 'remember' AND NOT r ? 'means')
+                    AND coalesce(r->>'means', '') NOT IN ('success', 'retry', 'dead', 'disable')
                    THEN format('means of rule %s is not success, retry, dead or disable', n)
                WHEN jsonb_typeof(r->'status') IS DISTINCT FROM 'number' AND jsonb_typeof(r->'status') IS DISTINCT FROM 'array'
                     OR jsonb_path_exists(r, '$.status[*] ? (!(@ >= 100 && @ <= 599 && @.floor() == @))')
@@ -345,6 +388,12 @@ BEGIN
                    THEN format('step of rule %s is not a number from 1 to 99', n)
                WHEN r ? 'contains' AND (jsonb_typeof(r->'contains') <> 'string' OR r->>'contains' = '')
                    THEN format('contains of rule %s is not a string, or is empty', n)
+               WHEN r ? 'path' AND jsonb_typeof(r->'path') <> 'string'
+                   THEN format('path of rule %s is not a string with a jsonpath', n)
+               WHEN r ? 'path' AND chatwebhook._path_problem(r->>'path') IS NOT NULL
+                   THEN format('path of rule %s is "%s": %s', n, left(r->>'path', 100), chatwebhook._path_problem(r->>'path'))
+               WHEN r ? 'remember' AND chatwebhook._remember_problem(r) IS NOT NULL
+                   THEN format('remember of rule %s: %s', n, chatwebhook._remember_problem(r))
                WHEN r ? 'wait' AND jsonb_typeof(r->'wait') <> 'string' AND r->>'wait' !~ '^[0-9]{1,5}$'
                    THEN format('wait of rule %s is neither a number of seconds nor a key', n)
                END
@@ -355,13 +404,42 @@ BEGIN
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION 'invalid rules for replies of connector "%": %', NEW.name, problem
             USING ERRCODE = 'check_violation',
-                  HINT = 'Use an array such as [{"status": 409, "means": "success"}].';
+                  HINT = 'Use an array such as [{"status": 200, "path": "$.ok == true", "means": "success", "remember": {"thread": "$.ts"}}].';
     END IF;
+    -- the next delivery of a conversation must know what the one before has learned
+    NEW.ordered := NEW.ordered OR jsonb_path_exists(NEW.replies, '$[*].remember');
     NEW.shipped := false;
     RETURN NEW;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._check_connector() IS 'Trigger: checks a connector.';
+
+/*
+ * A webhook that could not be sent to because of its connector's rules may now.
+ * The function runs with triggers off, but for those that are ALWAYS, so it does
+ * itself what _webhook_follow() does where a webhook becomes ordered.
+ */
+CREATE FUNCTION chatwebhook._connector_follow() RETURNS trigger
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+DECLARE
+    hook uuid;
+BEGIN
+    IF NEW.ordered AND NOT OLD.ordered THEN
+        FOR hook IN UPDATE chatwebhook.webhook w SET ordered = true, updated_at = now()
+                     WHERE w.connector = NEW.name AND NOT w.ordered
+                    RETURNING w.id LOOP
+            UPDATE chatwebhook.queue q SET ordered = true
+             WHERE q.webhook_id = hook AND octet_length(q.conversation_id) <= 2000;
+        END LOOP;
+    END IF;
+    PERFORM chatwebhook._wake(w.id) FROM chatwebhook.webhook w WHERE w.connector = NEW.name;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._connector_follow() IS
+    'Trigger: makes the webhooks of a connector ordered that has become so, and wakes workers for them.';
 
 /*
  * Connectors that ship are inserted by CREATE EXTENSION, which turns
@@ -372,6 +450,8 @@ CREATE TRIGGER a_find BEFORE INSERT OR UPDATE OF function ON chatwebhook.connect
     EXECUTE FUNCTION chatwebhook._find_connector();
 CREATE TRIGGER check_connector BEFORE INSERT OR UPDATE OR DELETE ON chatwebhook.connector
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._check_connector();
+CREATE TRIGGER follow AFTER UPDATE ON chatwebhook.connector
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._connector_follow();
 CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.connector
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
 CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.connector

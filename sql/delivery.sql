@@ -257,6 +257,11 @@ BEGIN
        AND (w.chatbot_id IS NULL OR w.id = ANY (hooks)
             OR w.chatbot_id IN (SELECT e.chatbot_id FROM chatwebhook.event e WHERE e.id = ANY (event_ids)))
        AND h.last_error !~ E'^(request \\d+: )?HTTP status \\d+$';
+    -- after the cancellation, which waits for workers that settle these
+    DELETE FROM chatwebhook.memory m
+     USING (SELECT DISTINCT e.chatbot_id, e.conversation_id
+              FROM chatwebhook.event e WHERE e.id = ANY (event_ids)) AS c
+     WHERE m.conversation_id = c.conversation_id AND m.chatbot_id IS NOT DISTINCT FROM c.chatbot_id;
     DELETE FROM chatwebhook.event e WHERE e.id = ANY (event_ids);
     GET DIAGNOSTICS erased = ROW_COUNT;
     RETURN erased;
@@ -270,6 +275,23 @@ CREATE FUNCTION chatwebhook._erase(event_ids uuid[]) RETURNS bigint
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._erase(uuid[]) IS
     'Erases those of these events that the caller can see.';
+
+CREATE FUNCTION chatwebhook._do_forget(webhook_id uuid, chatbot_id text, conversation_id text) RETURNS void
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+    DELETE FROM chatwebhook.memory m
+     WHERE m.webhook_id = _do_forget.webhook_id AND m.conversation_id = _do_forget.conversation_id
+       AND m.chatbot_id IS NOT DISTINCT FROM _do_forget.chatbot_id
+$$;
+COMMENT ON FUNCTION chatwebhook._do_forget(uuid, text, text) IS
+    'Removes what a webhook remembers of a conversation.';
+
+CREATE FUNCTION chatwebhook._forget(webhook_id uuid, chatbot_id text, conversation_id text) RETURNS void
+    AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
+    LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._forget(uuid, text, text) IS
+    'Calls _do_forget() if the caller can see the webhook.';
 
 /*
  * One delivery
@@ -418,7 +440,8 @@ CREATE FUNCTION chatwebhook.erase_conversation(
     AS $$
 #variable_conflict use_variable
 DECLARE
-    found uuid[];
+    found  uuid[];
+    erased bigint;
 BEGIN
     IF conversation_id IS NULL THEN
         RAISE EXCEPTION 'erase_conversation() needs a conversation'
@@ -427,11 +450,19 @@ BEGIN
     found := ARRAY(SELECT e.id FROM chatwebhook.event e
                     WHERE e.conversation_id = conversation_id
                       AND e.chatbot_id IS NOT DISTINCT FROM chatbot_id);
-    RETURN CASE WHEN dry_run THEN cardinality(found) ELSE chatwebhook._erase(found) END;
+    IF dry_run THEN
+        RETURN cardinality(found);
+    END IF;
+    erased := chatwebhook._erase(found);
+    -- a memory can outlive the events that it comes from
+    PERFORM chatwebhook._forget(m.webhook_id, m.chatbot_id, m.conversation_id)
+       FROM chatwebhook.memory m
+      WHERE m.conversation_id = conversation_id AND m.chatbot_id IS NOT DISTINCT FROM chatbot_id;
+    RETURN erased;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.erase_conversation(text, text, boolean) IS
-    'Removes the events of a conversation, with all replies, errors, attempts and dead letters, including those of webhooks that the caller cannot see. Pending deliveries are canceled; bare records of deliveries remain. Returns the number of events. With dry_run, it only counts them.';
+    'Removes the events of a conversation, with all replies, errors, attempts, dead letters and memories, including those of webhooks that the caller cannot see. Pending deliveries are canceled; bare records of deliveries remain. Returns the number of events. With dry_run, it only counts them.';
 
 CREATE FUNCTION chatwebhook.wait_until_idle(timeout interval DEFAULT '1 minute') RETURNS boolean
     AS 'MODULE_PATHNAME', 'chatwebhook_wait_until_idle'

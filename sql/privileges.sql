@@ -47,6 +47,7 @@ CREATE FUNCTION chatwebhook._privileges(access text) RETURNS SETOF text
         ('SELECT ON chatwebhook.delivery', '{admin,reader,app}'),
         ('SELECT ON chatwebhook.dead_letter', '{admin,app}'),
         ('SELECT ON chatwebhook.attempt', '{admin,app}'),
+        ('SELECT ON chatwebhook.memory', '{admin,app}'),
         ('SELECT ON chatwebhook.health', '{admin,reader,app}'),
         ('SELECT ON chatwebhook.webhook_health', '{admin,reader,app}'),
         ('SELECT ON chatwebhook.alert', '{admin,reader,app}'),
@@ -90,6 +91,7 @@ CREATE FUNCTION chatwebhook._privileges(access text) RETURNS SETOF text
         ('EXECUTE ON FUNCTION chatwebhook._cancel', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook._purge', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook._erase', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook._forget', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.discord', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.hubspot', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.pagerduty', '{admin,app}'),
@@ -120,6 +122,7 @@ BEGIN
                                ('history', chatbot || ' AND ' || webhook),
                                ('dead', chatbot || ' AND ' || webhook),
                                ('attempt', chatbot || ' AND ' || webhook),
+                               ('memory', chatbot || ' AND ' || webhook),
                                ('health', webhook)) AS p (relation, condition) LOOP
         EXECUTE format('CREATE POLICY %I ON chatwebhook.%I FOR %s TO %I USING (%s)', policy, part.relation,
                        CASE WHEN access IN ('admin', 'app') THEN 'ALL' ELSE 'SELECT' END, role,
@@ -143,7 +146,8 @@ BEGIN
     -- CREATE POLICY would take these locks anyway; take them in emit's order, to
     -- avoid deadlocks with chats
     LOCK TABLE chatwebhook.queue, chatwebhook.event, chatwebhook.history, chatwebhook.dead,
-               chatwebhook.attempt, chatwebhook.health, chatwebhook.alert, chatwebhook.webhook
+               chatwebhook.attempt, chatwebhook.memory, chatwebhook.health, chatwebhook.alert,
+               chatwebhook.webhook
             IN ACCESS EXCLUSIVE MODE;
     IF TG_OP <> 'DELETE' THEN
         SELECT r.rolname INTO who FROM pg_roles r WHERE r.oid = NEW.role;

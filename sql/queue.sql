@@ -144,18 +144,21 @@ CREATE TABLE chatwebhook.attempt (
     latency_ms       integer,
     status_code      integer,
     error            text,
+    note             text,
     response_headers jsonb,
     response_body    text,
     PRIMARY KEY (delivery_id, attempt)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000);
 ALTER TABLE chatwebhook.attempt
     ALTER error SET STATISTICS 0,
+    ALTER note SET STATISTICS 0,
     ALTER response_headers SET STATISTICS 0,
     ALTER response_body SET STATISTICS 0;
 COMMENT ON TABLE chatwebhook.attempt IS
     'Attempts at deliveries: failed ones, all or none, depending on chatwebhook.log_attempts.';
 COMMENT ON COLUMN chatwebhook.attempt.delivery_id IS 'Delivery that was attempted.';
-COMMENT ON COLUMN chatwebhook.attempt.attempt IS 'Number of the attempt, from 1.';
+COMMENT ON COLUMN chatwebhook.attempt.attempt IS
+    'Number of the attempt, from 1. 0 stands for none: the connector had nothing to send.';
 COMMENT ON COLUMN chatwebhook.attempt.webhook_id IS 'Webhook of the delivery.';
 COMMENT ON COLUMN chatwebhook.attempt.chatbot_id IS 'Chatbot of the event.';
 COMMENT ON COLUMN chatwebhook.attempt.started_at IS 'When its first request started.';
@@ -163,11 +166,46 @@ COMMENT ON COLUMN chatwebhook.attempt.latency_ms IS
     'Duration in milliseconds, from the start of the request to the end of the reply or the failure.';
 COMMENT ON COLUMN chatwebhook.attempt.status_code IS 'HTTP status of the reply; null if there was none.';
 COMMENT ON COLUMN chatwebhook.attempt.error IS 'Why it failed; null if it succeeded.';
+COMMENT ON COLUMN chatwebhook.attempt.note IS
+    'What else there is to say: that there was nothing to send, or that something could not be remembered.';
 COMMENT ON COLUMN chatwebhook.attempt.response_headers IS
     'Headers of the reply, an object with lower-case names. Of a repeated header, the last counts.';
 COMMENT ON COLUMN chatwebhook.attempt.response_body IS
     'Body of the reply, truncated to chatwebhook.max_response_size. Question marks replace bytes that are not text in the database''s encoding.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.attempt', '');
+
+/*
+ * What connectors remember of conversations, by the rules in connector.replies.
+ * A worker writes it when it settles the delivery, or the step of one, whose reply
+ * has taught it (src/memory.c).  A webhook of every chatbot may know conversations
+ * of the same id in several.
+ *
+ * Nobody but the owner may write here, or lock rows that a settle writes.
+ */
+CREATE TABLE chatwebhook.memory (
+    webhook_id      uuid NOT NULL,
+    chatbot_id      text,
+    conversation_id text NOT NULL,
+    remembered      jsonb NOT NULL,
+    updated_at      timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    CONSTRAINT memory_key UNIQUE NULLS NOT DISTINCT (webhook_id, conversation_id, chatbot_id)
+);
+-- for erase_conversation(), and for retention
+CREATE INDEX memory_conversation_idx ON chatwebhook.memory (conversation_id);
+CREATE INDEX memory_updated_idx ON chatwebhook.memory (updated_at);
+ALTER TABLE chatwebhook.memory
+    ALTER conversation_id SET STATISTICS 0,
+    ALTER remembered SET STATISTICS 0;
+COMMENT ON TABLE chatwebhook.memory IS
+    'What connectors remember of conversations, such as a thread''s or a ticket''s id: for each webhook and conversation, what the rules in connector.replies say. It is removed once it has not changed for chatwebhook.retention, with its webhook, by erase_conversation(), and when the webhook gets another url, connector or chatbot_id. Administrators see it, so no rule should remember a secret.';
+COMMENT ON COLUMN chatwebhook.memory.webhook_id IS 'Webhook that remembers.';
+COMMENT ON COLUMN chatwebhook.memory.chatbot_id IS 'Chatbot of the conversation.';
+COMMENT ON COLUMN chatwebhook.memory.conversation_id IS
+    'Conversation that it is about. Events without one have no memory, nor have those whose ids of chatbot and conversation together have over 2000 bytes.';
+COMMENT ON COLUMN chatwebhook.memory.remembered IS
+    'What is remembered: an object of at most 8 kB, which the connector gets as the key memory of its argument webhook.';
+COMMENT ON COLUMN chatwebhook.memory.updated_at IS 'When a reply last added to it.';
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.memory', '');
 
 CREATE FUNCTION chatwebhook._wake(webhook_id uuid) RETURNS void
     AS 'MODULE_PATHNAME', 'chatwebhook_wake'

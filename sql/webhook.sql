@@ -88,7 +88,7 @@ COMMENT ON COLUMN chatwebhook.webhook.rate_limit IS
 COMMENT ON COLUMN chatwebhook.webhook.max_in_flight IS
     'Maximum concurrent requests to this webhook from each worker: 1 to 1024; with a chatbot_id, at most chatwebhook.max_customer_in_flight. Workers use fewer until the webhook has proved to respond.';
 COMMENT ON COLUMN chatwebhook.webhook.ordered IS
-    'If true, deliveries of one conversation are sent one after another, in the order of the events. A retry holds back the deliveries after it; a dead delivery does not. Ids of conversations over 2000 bytes are not ordered.';
+    'If true, deliveries of one conversation are sent one after another, in the order of the events. A retry holds back the deliveries after it; a dead delivery does not. Always true with a connector that is ordered. Ids of conversations over 2000 bytes are not ordered.';
 COMMENT ON COLUMN chatwebhook.webhook.batch_size IS
     'Maximum events in one request, 1 to 100. Above 1, the body is an array of events, and the connector must be webhook. Events that arrive faster than requests complete are sent together.';
 COMMENT ON COLUMN chatwebhook.webhook.batch_window IS
@@ -404,6 +404,9 @@ BEGIN
                       HINT = 'See the table chatwebhook.connector.';
         END IF;
     END IF;
+    IF NOT restoring AND NOT NEW.ordered THEN
+        NEW.ordered := coalesce((SELECT c.ordered FROM chatwebhook.connector c WHERE c.name = NEW.connector), false);
+    END IF;
     problem := chatwebhook._json_problem(NEW.settings);
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION 'settings of webhook "%" are %', NEW.name, problem
@@ -521,6 +524,10 @@ BEGIN
             UPDATE chatwebhook.dead SET replies = NULL WHERE webhook_id = NEW.id AND replies IS NOT NULL;
             UPDATE chatwebhook.history SET replies = NULL WHERE webhook_id = NEW.id AND replies IS NOT NULL;
         END IF;
+        IF NEW.connector <> OLD.connector OR NEW.url <> OLD.url OR NEW.chatbot_id IS DISTINCT FROM OLD.chatbot_id THEN
+            -- another account's ids can be those of other people's tickets
+            DELETE FROM chatwebhook.memory WHERE webhook_id = NEW.id;
+        END IF;
         IF NEW.enabled AND NOT OLD.enabled THEN
             -- chatwebhook.disable_after starts anew
             UPDATE chatwebhook.health SET failing_since = NULL WHERE webhook_id = NEW.id;
@@ -543,6 +550,8 @@ BEGIN
                     GROUP BY q.part LOOP
             PERFORM chatwebhook._cancel_deliveries(ids, 'the webhook was deleted', OLD.name);
         END LOOP;
+        -- last, when no worker is settling any of these
+        DELETE FROM chatwebhook.memory WHERE webhook_id = OLD.id;
     END IF;
     RETURN NULL;
 END
@@ -719,6 +728,8 @@ BEGIN
         PERFORM chatwebhook._check_connector_access(hook.connector);
         request := chatwebhook._preview(webhook_id, whole, replies);
         IF num_nonnulls(request.method, request.url, request.headers, request.body, request.last) = 0 THEN
+            RAISE NOTICE 'nothing % send: connector "%" makes no request for this event',
+                CASE replies WHEN '[]' THEN 'to' ELSE 'more to' END, hook.connector;
             RETURN NULL;
         END IF;
     END IF;
@@ -748,4 +759,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.preview(uuid, jsonb, jsonb) IS
-    'Returns the request that the webhook would send for this event after these replies (none: the first request), or null if it would send none. Nothing is sent. Secrets are shown as {{name}}, and parts of the URL that may be secret are left out. The event needs only a type.';
+    'Returns the request that the webhook would send for this event after these replies (none: the first request), or null, with a notice, if it would send none. The connector gets what the webhook remembers of the event''s conversation. Nothing is sent. Secrets are shown as {{name}}, and parts of the URL that may be secret are left out. The event needs only a type.';

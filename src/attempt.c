@@ -51,6 +51,7 @@ forget_other_connector(Delivery *delivery)
 	delivery->connector_number = delivery->endpoint->connector_number;
 	delivery->exchange.replies = NULL;
 	delivery->exchange.step = NULL;
+	delivery->exchange.learned = NULL;
 	return true;
 }
 
@@ -74,12 +75,16 @@ describe_attempt(const Delivery *delivery, double random01, CwhAttempt *attempt)
 	attempt->random01 = random01;
 }
 
-/* Is an attempt with this verdict kept in the table attempt? */
+/*
+ * Is an attempt with this verdict, and perhaps a note that something could not be
+ * done, kept in the table attempt?
+ */
 static bool
-is_logged(CwhVerdict verdict)
+is_logged(CwhVerdict verdict, const char *problem)
 {
 	return cwh_log_attempts == CWH_LOG_ALL ||
-		(cwh_log_attempts == CWH_LOG_FAILURES && verdict != CWH_DELIVERED);
+		(cwh_log_attempts == CWH_LOG_FAILURES &&
+		 (verdict != CWH_DELIVERED || problem));
 }
 
 /* Tell the gate of the webhook how its receiver is. */
@@ -114,7 +119,8 @@ end_attempt(Delivery *delivery, const CwhDecision *decision, bool request,
 	AttemptEnd	end;
 
 	delivery->wait_ms = decision->wait_ms;
-	delivery->log = decision->counts && is_logged(decision->verdict);
+	delivery->log = decision->counts &&
+		is_logged(decision->verdict, delivery->exchange.note);
 	cwh_add_result(delivery, decision->outcome, error);
 	if (!decision->counts)
 		return;
@@ -174,6 +180,24 @@ total_latency(const CwhExchange *exchange)
 }
 
 /*
+ * An attempt has ended with nothing (more) to send: there is no reply to keep.  If
+ * no request was made at all, it is no attempt either, but may be noted.
+ */
+static void
+end_with_nothing(Delivery *delivery, bool any_sent)
+{
+	delivery->untried = !any_sent;
+	if (any_sent)
+		delivery->log = delivery->exchange.note &&
+			cwh_log_attempts != CWH_LOG_NONE;
+	else
+	{
+		delivery->exchange.note = "nothing to send";
+		delivery->log = cwh_log_attempts == CWH_LOG_ALL;
+	}
+}
+
+/*
  * A request has ended, or cannot be sent: apply what is decided of that.  Memory
  * that this takes goes with the next transaction.
  */
@@ -217,12 +241,11 @@ apply_ending(Delivery *delivery, bool unsent, CwhEnding *ending)
 			cwh_add_result(delivery, CWH_OUTCOME_STEP, NULL);
 			break;
 		case CWH_NEXT_SETTLE:
-			/* a connector that wants nothing sent was not tried */
-			if (!decision.counts)
-				delivery->started_at = 0;
+			/* what another connector's rules have taught is of no use */
+			(void) forget_other_connector(delivery);
 			end_attempt(delivery, &decision, true, now);
 			if (ending->end == CWH_END_NOTHING)
-				delivery->log = false;	/* there is no reply to keep */
+				end_with_nothing(delivery, decision.counts);
 			if (delivery->batch.data)
 				end_others(delivery, ending, &attempt, now);
 			break;

@@ -299,6 +299,30 @@ take_body(const Fields *fields, const CwhWebhook *webhook, CwhStep *step)
 	cwh_json_write(step->body, body);
 }
 
+/* The webhook as the connector gets it: with what is remembered. */
+static Datum
+webhook_argument(const CwhRender *render)
+{
+	Datum		argument = JsonbPGetDatum(render->webhook->argument);
+	CwhJsonbState state = {0};
+	JsonbValue	value;
+
+	if (render->memory == NULL)
+		return argument;
+	cwh_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
+	value.type = jbvString;
+	value.val.string.val = "memory";
+	value.val.string.len = strlen("memory");
+	cwh_push_jsonb(&state, WJB_KEY, &value);
+	value.type = jbvBinary;
+	value.val.binary.data = &render->memory->root;
+	value.val.binary.len = VARSIZE(render->memory) - VARHDRSZ;
+	cwh_push_jsonb(&state, WJB_VALUE, &value);
+	cwh_push_jsonb(&state, WJB_END_OBJECT, NULL);
+	return DirectFunctionCall2(jsonb_concat, argument,
+							   JsonbPGetDatum(JsonbValueToJsonb(state.result)));
+}
+
 /*
  * Call a connector as the owner of its function, and set step and row.  Must be
  * called in a subtransaction, which restores the role after an error.
@@ -323,7 +347,7 @@ call(CwhRender *render, FmgrInfo *function, Oid owner)
 	event = pg_any_to_server(render->event, strlen(render->event), PG_UTF8);
 	InitFunctionCallInfoData(*fcinfo, function, 3, InvalidOid, NULL, NULL);
 	fcinfo->args[0].value = DirectFunctionCall1(jsonb_in, CStringGetDatum(event));
-	fcinfo->args[1].value = JsonbPGetDatum(render->webhook->argument);
+	fcinfo->args[1].value = webhook_argument(render);
 	fcinfo->args[2].value = render->replies ? JsonbPGetDatum(render->replies) :
 		DirectFunctionCall1(jsonb_in, CStringGetDatum("[]"));
 	for (int i = 0; i < 3; i++)

@@ -19,6 +19,7 @@ typedef struct CwhRender
 	const CwhWebhook *webhook;
 	const char *event;			/* the envelope, in UTF-8 */
 	Jsonb	   *replies;		/* to earlier requests; null: none */
+	Jsonb	   *memory;			/* of the conversation; null: nothing */
 	MemoryContext context;		/* to allocate the result in */
 
 	/* out */

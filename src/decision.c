@@ -7,10 +7,11 @@
  * token, or the receiver refused a token that is worth renewing.
  *
  * Every other end has a verdict.  A reply is judged by the first rule of the
- * connector that matches it, or else by its status.  A request that failed
- * without a reply is retried; one that may not be sent is dead.  The verdict
- * determines the delivery's outcome and its wait (see retry.c), and what the
- * webhook's circuit breaker and window learn.
+ * connector that matches it, or else by its status.  Where the connector has
+ * rules for what success looks like, a 2xx status alone proves nothing: a proxy's
+ * error page has one, too.  A request that failed without a reply is retried; one
+ * that may not be sent is dead.  The verdict determines the delivery's outcome and
+ * its wait (see retry.c), and what the webhook's circuit breaker and window learn.
  *
  * This file knows nothing of PostgreSQL, of libcurl, of clocks or of random
  * numbers: the result depends on the arguments only.
@@ -38,20 +39,23 @@ static CwhTokenFate decide_token(const CwhEnding *ending,
 								 const CwhAttempt *attempt);
 static CwhVerdict reach_verdict(const CwhEnding *ending,
 								const CwhAttempt *attempt,
-								int64_t *rule_wait_s);
+								int64_t *rule_wait_s, const char **unread);
 static void decide_nothing(CwhDecision *decision, const CwhAttempt *attempt);
 static void decide_step(CwhDecision *decision);
 static void decide_delivery(CwhDecision *decision, const CwhEnding *ending,
-							const CwhAttempt *attempt, int64_t rule_wait_s);
+							const CwhAttempt *attempt, int64_t rule_wait_s,
+							const char *unread);
 static void decide_webhook(CwhDecision *decision, const CwhEnding *ending,
 						   int64_t rule_wait_s);
 static CwhVerdict judge_status(int status);
 static const CwhRule *find_rule(const CwhEnding *ending,
-								const CwhAttempt *attempt);
+								const CwhAttempt *attempt, bool *undecided);
+static bool expects_more(const CwhAttempt *attempt);
 static int64_t rule_wait(const CwhRule *rule, const CwhEnding *ending);
 static int64_t seconds_in_body(const CwhEnding *ending, const char *key);
+static void quote_reply(const CwhEnding *ending, char *out, size_t size);
 static void set_error(CwhDecision *decision, const CwhEnding *ending,
-					  int step);
+					  int step, const char *unread);
 
 /* Decide what follows from the end of a request. */
 void
@@ -59,6 +63,7 @@ cwh_decide(CwhDecision *decision, const CwhEnding *ending,
 		   const CwhAttempt *attempt)
 {
 	int64_t		rule_wait_s;
+	const char *unread;
 
 	memset(decision, 0, sizeof(*decision));
 	decision->pause_s = -1;
@@ -72,14 +77,14 @@ cwh_decide(CwhDecision *decision, const CwhEnding *ending,
 		return;
 	}
 
-	decision->verdict = reach_verdict(ending, attempt, &rule_wait_s);
+	decision->verdict = reach_verdict(ending, attempt, &rule_wait_s, &unread);
 	if (ending->end == CWH_END_NOTHING)
 		decide_nothing(decision, attempt);
 	else if (decision->verdict == CWH_DELIVERED && attempt->more)
 		decide_step(decision);
 	else
 	{
-		decide_delivery(decision, ending, attempt, rule_wait_s);
+		decide_delivery(decision, ending, attempt, rule_wait_s, unread);
 		decide_webhook(decision, ending, rule_wait_s);
 	}
 }
@@ -127,16 +132,48 @@ decide_token(const CwhEnding *ending, const CwhAttempt *attempt)
 }
 
 /*
+ * Reach the verdict on a reply.  *unread is set to why the reply could not be
+ * read, if that is what the verdict depends on.
+ *
+ * A reply that the connector is to see must be whole: cut off, it can look like
+ * one that has found nothing.
+ */
+static CwhVerdict
+judge_reply(const CwhEnding *ending, const CwhAttempt *attempt,
+			int64_t *rule_wait_s, const char **unread)
+{
+	bool		undecided = false;
+	const CwhRule *rule = find_rule(ending, attempt, &undecided);
+	CwhVerdict	verdict = rule ? rule->means : judge_status(ending->status);
+
+	if (rule)
+		*rule_wait_s = rule_wait(rule, ending);
+	else if (is_success(ending->status) && expects_more(attempt))
+	{
+		if (ending->cut_off)
+			undecided = true;
+		verdict = CWH_RETRY;
+	}
+	if (undecided ||
+		(verdict == CWH_DELIVERED && attempt->more && ending->cut_off))
+	{
+		*unread = ending->unread;
+		verdict = CWH_RETRY;
+	}
+	return verdict;
+}
+
+/*
  * Reach the verdict.  *rule_wait_s is set to the minimum wait before a retry
- * that the connector's rule asks for, or -1.
+ * that the connector's rule asks for, or -1; *unread to why the reply could not
+ * be read, if that decides, or null.
  */
 static CwhVerdict
 reach_verdict(const CwhEnding *ending, const CwhAttempt *attempt,
-			  int64_t *rule_wait_s)
+			  int64_t *rule_wait_s, const char **unread)
 {
-	const CwhRule *rule;
-
 	*rule_wait_s = -1;
+	*unread = NULL;
 	switch (ending->end)
 	{
 		case CWH_END_NOTHING:
@@ -153,12 +190,7 @@ reach_verdict(const CwhEnding *ending, const CwhAttempt *attempt,
 	/* The request itself could not be sent, for want of a token. */
 	if (ending->for_token)
 		return CWH_RETRY;
-
-	rule = find_rule(ending, attempt);
-	if (rule == NULL)
-		return judge_status(ending->status);
-	*rule_wait_s = rule_wait(rule, ending);
-	return rule->means;
+	return judge_reply(ending, attempt, rule_wait_s, unread);
 }
 
 /*
@@ -188,7 +220,8 @@ decide_step(CwhDecision *decision)
 /* The attempt is over: decide what becomes of the delivery. */
 static void
 decide_delivery(CwhDecision *decision, const CwhEnding *ending,
-				const CwhAttempt *attempt, int64_t rule_wait_s)
+				const CwhAttempt *attempt, int64_t rule_wait_s,
+				const char *unread)
 {
 	int			status = receiver_status(ending);
 	int64_t		wait_s = rule_wait_s;
@@ -201,7 +234,7 @@ decide_delivery(CwhDecision *decision, const CwhEnding *ending,
 		return;
 	}
 
-	set_error(decision, ending, attempt->step);
+	set_error(decision, ending, attempt->step, unread);
 	if (decision->verdict != CWH_RETRY ||
 		attempt->retries >= attempt->retry->max_retries)
 	{
@@ -307,29 +340,73 @@ body_contains(const CwhEnding *ending, const char *part)
 	return false;
 }
 
-/* Does a rule match the reply? */
+/* Does a rule name this status? */
 static bool
-rule_matches(const CwhRule *rule, const CwhEnding *ending, int step)
+has_status(const CwhRule *rule, int status)
 {
-	bool		has_status = false;
+	for (int i = 0; i < rule->nstatuses; i++)
+	{
+		if (rule->statuses[i] == status)
+			return true;
+	}
+	return false;
+}
 
-	for (int i = 0; i < rule->nstatuses && !has_status; i++)
-		has_status = rule->statuses[i] == ending->status;
-	return has_status &&
+/* Does a rule fit the reply to this step, whatever its path? */
+bool
+cwh_rule_fits(const CwhRule *rule, const CwhEnding *ending, int step)
+{
+	return has_status(rule, ending->status) &&
 		(rule->step == 0 || rule->step == step) &&
 		(rule->contains == NULL || body_contains(ending, rule->contains));
 }
 
-/* Find the first rule of the connector that matches the reply, or NULL. */
+/*
+ * Find the first rule of the connector that judges the reply, or NULL.
+ * *undecided is set if a rule before it might: a success with a path that could
+ * not be evaluated.  Other statuses can do without, as they are failures anyway.
+ */
 static const CwhRule *
-find_rule(const CwhEnding *ending, const CwhAttempt *attempt)
+find_rule(const CwhEnding *ending, const CwhAttempt *attempt, bool *undecided)
 {
 	for (int i = 0; i < attempt->nrules; i++)
 	{
-		if (rule_matches(&attempt->rules[i], ending, attempt->step))
-			return &attempt->rules[i];
+		const CwhRule *rule = &attempt->rules[i];
+
+		if (rule->only_remembers || !cwh_rule_fits(rule, ending, attempt->step))
+			continue;
+		if (!rule->has_path)
+			return rule;
+		if (ending->unread)
+			*undecided = *undecided || is_success(ending->status);
+		else if (ending->paths && ending->paths[i])
+			return rule;
 	}
 	return NULL;
+}
+
+/*
+ * Do the connector's rules say what success looks like at this step, so that a
+ * 2xx that fits none of them is a failure?  A rule for other statuses, such as
+ * 409, only adds to what counts as success.
+ */
+static bool
+expects_more(const CwhAttempt *attempt)
+{
+	for (int i = 0; i < attempt->nrules; i++)
+	{
+		const CwhRule *rule = &attempt->rules[i];
+
+		if (rule->only_remembers || rule->means != CWH_DELIVERED ||
+			(rule->step != 0 && rule->step != attempt->step))
+			continue;
+		for (int j = 0; j < rule->nstatuses; j++)
+		{
+			if (is_success(rule->statuses[j]))
+				return true;
+		}
+	}
+	return false;
 }
 
 /* The minimum wait in seconds that a rule asks for; -1 if it asks for none. */
@@ -406,11 +483,77 @@ drop_partial_character(char *text)
 		text[start] = '\0';
 }
 
+/*
+ * Skip what must not come into a message: control characters, line breaks, and
+ * what reverses the direction of text.  Returns the number of bytes, or 0.
+ */
+static size_t
+unprintable(const unsigned char *at)
+{
+	if (at[0] < ' ' || at[0] == 0x7f)
+		return 1;
+	if (at[0] == 0xc2 && at[1] >= 0x80 && at[1] <= 0x9f)
+		return 2;				/* U+0080 to U+009F */
+	if (at[0] == 0xe2 && at[1] == 0x80 && at[2] >= 0x8e && at[2] <= 0xae &&
+		(at[2] <= 0x8f || at[2] >= 0xa8))
+		return 3;				/* U+200E, U+200F, U+2028 to U+202E */
+	if (at[0] == 0xe2 && at[1] == 0x81 && at[2] >= 0xa6 && at[2] <= 0xa9)
+		return 3;				/* U+2066 to U+2069 */
+	return 0;
+}
+
+/* Copy a text as one printable line, cut at size - 1 bytes. */
+static void
+copy_line(char *out, size_t size, const char *text)
+{
+	const unsigned char *at = (const unsigned char *) text;
+	size_t		len = 0;
+
+	while (*at != '\0' && len < size - 1)
+	{
+		size_t		skip = unprintable(at);
+
+		/* any run of them, and of blanks, is one blank */
+		if (skip > 0 || *at == ' ')
+		{
+			if (len > 0 && out[len - 1] != ' ')
+				out[len++] = ' ';
+			at += skip > 0 ? skip : 1;
+		}
+		else
+			out[len++] = (char) *at++;
+	}
+	out[len] = '\0';
+	if (*at != '\0')
+		drop_partial_character(out);
+	len = strlen(out);
+	while (len > 0 && out[len - 1] == ' ')
+		out[--len] = '\0';
+}
+
+/* Say what came instead of what was expected. */
+static void
+quote_reply(const CwhEnding *ending, char *out, size_t size)
+{
+	char		type[CWH_MAX_QUOTE + 1] = "";
+	char		words[CWH_MAX_QUOTE + 1] = "";
+
+	if (ending->content_type)
+		copy_line(type, sizeof(type), ending->content_type);
+	if (ending->words)
+		copy_line(words, sizeof(words), ending->words);
+	snprintf(out, size, words[0] != '\0' ? "unexpected reply: %s, %d, \"%s\"" :
+			 "unexpected reply: %s, %d, no body",
+			 type[0] != '\0' ? type : "no content type", ending->status, words);
+}
+
 /* Say why the request failed, and which one if it is not the first. */
 static void
-set_error(CwhDecision *decision, const CwhEnding *ending, int step)
+set_error(CwhDecision *decision, const CwhEnding *ending, int step,
+		  const char *unread)
 {
 	char		status[sizeof("HTTP status -2147483648")];
+	char		quoted[2 * CWH_MAX_QUOTE + 64];
 	char		reason[CWH_MAX_REASON + 1];
 	const char *problem = status;
 
@@ -419,6 +562,13 @@ set_error(CwhDecision *decision, const CwhEnding *ending, int step)
 		problem = ending->error;
 	else if (ending->for_token && is_success(ending->status))
 		problem = ending->token_problem;
+	else if (unread && !ending->for_token)
+		problem = unread;
+	else if (is_success(ending->status))
+	{
+		quote_reply(ending, quoted, sizeof(quoted));
+		problem = quoted;
+	}
 
 	if (snprintf(reason, sizeof(reason), "%s%s",
 				 ending->for_token ? "could not get an access token: " : "",

@@ -49,6 +49,9 @@ typedef struct CwhRule
 	int		   *statuses;
 	int			step;			/* from 1; 0: any */
 	char	   *contains;		/* UTF-8, not empty; null: anything */
+	bool		has_path;		/* a path must match, too; the caller evaluates
+								 * it, as this file knows no jsonpath */
+	bool		only_remembers;	/* it has no "means", and judges nothing */
 	CwhVerdict	means;
 	int			wait_s;			/* minimum wait before a retry; 0: not given */
 	char	   *wait_key;		/* the body's key that has the wait, or null */
@@ -74,6 +77,14 @@ typedef struct CwhEnding
 	int64_t		retry_after_s;	/* -1 if the reply had none */
 	const char *body;			/* of the reply, as far as it was read */
 	size_t		body_len;
+	bool		cut_off;		/* that is not all of it */
+	const char *unread;			/* why rules with a path could not be applied,
+								 * or null: the body was cut off, say */
+	const bool *paths;			/* for each rule: does its path match?  Null:
+								 * none does */
+	const char *content_type;	/* of the reply, or null; only for messages */
+	const char *words;			/* the body's first ones, likewise: valid text,
+								 * which may have any control characters */
 	bool		for_token;		/* it asked for an access token */
 	const char *token_problem;	/* if it did: why a 2xx reply has none; null:
 								 * it has one */
@@ -140,6 +151,9 @@ typedef enum CwhWindow
 
 #define CWH_MAX_ERROR	320
 
+/* An unexpected reply is quoted up to this many bytes. */
+#define CWH_MAX_QUOTE	100
+
 typedef struct CwhDecision
 {
 	CwhNext		next;
@@ -164,5 +178,7 @@ typedef struct CwhDecision
 
 extern void cwh_decide(CwhDecision *decision, const CwhEnding *ending,
 					   const CwhAttempt *attempt);
+extern bool cwh_rule_fits(const CwhRule *rule, const CwhEnding *ending,
+						  int step);
 
 #endif							/* CWH_DECISION_H */

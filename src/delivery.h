@@ -56,6 +56,7 @@ typedef struct Delivery
 	int64		wait_ms;		/* before the retry */
 	char	   *error;			/* or null */
 	bool		log;			/* keep the attempt */
+	bool		untried;		/* nothing was sent: it is no attempt */
 } Delivery;
 
 /* Append to a singly linked queue. */

@@ -26,6 +26,7 @@
 #include "bounds.h"
 #include "compat.h"
 #include "exchange.h"
+#include "rules.h"
 #include "vault.h"
 
 /* A token that does not say how long it lives is renewed after this. */
@@ -40,6 +41,9 @@
 
 /* Where new tokens are refused as well, ask for another no more often. */
 #define HOPELESS_TOKEN_MS	60000
+
+/* A reply's body is quoted in errors, from so many bytes at its beginning. */
+#define QUOTED_BYTES		400
 
 /* What the reply of a token endpoint says. */
 typedef struct TokenReply
@@ -200,6 +204,43 @@ cwh_exchange_send(CwhExchange *exchange, const CwhWebhook *webhook,
  * Receiving
  */
 
+/* The media type that a reply's last header of that name gives, or null. */
+static char *
+content_type(const CwhBytes *headers)
+{
+	static const char name[] = "content-type:";
+	char	   *lines = cwh_reply_text(headers);
+	char	   *rest = lines;
+	char	   *line;
+	char	   *type = NULL;
+
+	while ((line = strsep(&rest, "\n")) != NULL)
+	{
+		if (pg_strncasecmp(line, name, strlen(name)) != 0)
+			continue;
+		type = line + strlen(name);
+		type += strspn(type, " \t");
+		type[strcspn(type, "; \t\r")] = '\0';
+	}
+	return type;
+}
+
+/* Describe a reply to a connector's request, as far as messages quote it. */
+static void
+describe_reply(const CwhReply *reply, CwhEnding *ending)
+{
+	CwhBytes	start = reply->body;
+
+	ending->content_type = content_type(&reply->headers);
+	start.len = Min(start.len, QUOTED_BYTES);
+	if (start.len > 0)
+		ending->words = cwh_reply_text(&start);
+	ending->cut_off = reply->cut_off;
+	if (reply->cut_off)
+		ending->unread = psprintf("the reply was cut off at %zu bytes (raise chatwebhook.max_response_size)",
+								  reply->body.len);
+}
+
 /* Describe how the request that was sent has ended. */
 static void
 describe_ending(const CwhExchange *exchange, CwhEnding *ending)
@@ -215,6 +256,10 @@ describe_ending(const CwhExchange *exchange, CwhEnding *ending)
 	ending->retry_after_s = reply->retry_after_s;
 	ending->body = reply->body.data;
 	ending->body_len = reply->body.len;
+	if (exchange->step && !exchange->for_token &&
+		ending->end == CWH_END_REPLY &&
+		ending->status >= 200 && ending->status <= 299)
+		describe_reply(reply, ending);
 	if (exchange->for_token && ending->end == CWH_END_REPLY &&
 		ending->status >= 200 && ending->status <= 299)
 	{
@@ -239,12 +284,19 @@ push_string(CwhJsonbState *state, JsonbIteratorToken token, char *string)
 	cwh_push_jsonb(state, token, &value);
 }
 
+/* The body of a reply as JSON; null if it is none, or not all of it came. */
+static Jsonb *
+reply_json(const CwhReply *reply)
+{
+	if (reply->cut_off || reply->body.len == 0)
+		return NULL;
+	return parse_json(cwh_reply_text(&reply->body));
+}
+
 /* A reply's body as a connector gets it: JSON, else a text, null if empty. */
 static void
-push_body(CwhJsonbState *state, const CwhBytes *bytes)
+push_body(CwhJsonbState *state, const CwhBytes *bytes, Jsonb *body)
 {
-	char	   *raw = cwh_reply_text(bytes);
-	Jsonb	   *body = bytes->len > 0 ? parse_json(raw) : NULL;
 	JsonbValue	value;
 
 	if (bytes->len == 0)
@@ -252,8 +304,8 @@ push_body(CwhJsonbState *state, const CwhBytes *bytes)
 	else if (body == NULL)
 	{
 		value.type = jbvString;
-		value.val.string.val = raw;
-		value.val.string.len = strlen(raw);
+		value.val.string.val = cwh_reply_text(bytes);
+		value.val.string.len = strlen(value.val.string.val);
 	}
 	else if (JB_ROOT_IS_SCALAR(body))
 		value = *getIthJsonbValueFromContainer(&body->root, 0);
@@ -271,7 +323,7 @@ push_body(CwhJsonbState *state, const CwhBytes *bytes)
  * {"body", "status"}.
  */
 static Jsonb *
-add_reply(Jsonb *replies, const CwhReply *reply)
+add_reply(Jsonb *replies, const CwhReply *reply, Jsonb *body)
 {
 	CwhJsonbState state = {0};
 	JsonbValue	value;
@@ -283,7 +335,7 @@ add_reply(Jsonb *replies, const CwhReply *reply)
 					   getIthJsonbValueFromContainer(&replies->root, i));
 	cwh_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
 	push_string(&state, WJB_KEY, "body");
-	push_body(&state, &reply->body);
+	push_body(&state, &reply->body, body);
 	push_string(&state, WJB_KEY, "status");
 	value.type = jbvNumeric;
 	value.val.numeric = DatumGetNumeric(DirectFunctionCall1(int4_numeric,
@@ -292,6 +344,78 @@ add_reply(Jsonb *replies, const CwhReply *reply)
 	cwh_push_jsonb(&state, WJB_END_OBJECT, NULL);
 	cwh_push_jsonb(&state, WJB_END_ARRAY, NULL);
 	return JsonbValueToJsonb(state.result);
+}
+
+/* A copy of a value that lives as long as the exchange. */
+static Jsonb *
+keep(const CwhExchange *exchange, const Jsonb *value)
+{
+	Jsonb	   *copy = MemoryContextAlloc(exchange->context, VARSIZE(value));
+
+	memcpy(copy, value, VARSIZE(value));
+	return copy;
+}
+
+/*
+ * Read the reply to a connector's request as far as its rules want that, and
+ * decide what follows.  If it is a success, keep what it teaches, and for the
+ * next step the reply itself.
+ */
+static void
+decide_on_reply(CwhExchange *exchange, const CwhRules *rules,
+				CwhEnding *ending, const CwhAttempt *attempt,
+				CwhDecision *decision)
+{
+	const CwhReply *reply = &exchange->transfer->reply;
+	bool		wanted = cwh_rules_want_body(rules, attempt->step, ending);
+	Jsonb	   *body = wanted ? reply_json(reply) : NULL;
+
+	if (wanted)
+		cwh_rules_match(rules, attempt->step, ending, body);
+	cwh_decide(decision, ending, attempt);
+	if (decision->next == CWH_NEXT_AGAIN || decision->verdict != CWH_DELIVERED)
+		return;
+	if (wanted)
+	{
+		Jsonb	   *learned = cwh_rules_learn(rules, attempt->step, ending, body,
+											  &exchange->note);
+
+		if (learned)
+			exchange->learned = keep(exchange, learned);
+	}
+	if (decision->next != CWH_NEXT_STEP)
+		return;
+	if (!wanted)
+		body = reply_json(reply);
+	exchange->replies = keep(exchange,
+							 add_reply(exchange->replies, reply, body));
+}
+
+/*
+ * Decide what follows from the end of a request.  A reply can be large, so what
+ * reading it takes is freed at once.
+ */
+static void
+decide(CwhExchange *exchange, const CwhWebhook *webhook, bool unsent,
+	   CwhEnding *ending, const CwhAttempt *attempt, CwhDecision *decision)
+{
+	MemoryContext scratch;
+	MemoryContext oldcontext;
+
+	if (unsent || exchange->step == NULL || exchange->for_token ||
+		ending->end != CWH_END_REPLY)
+	{
+		cwh_decide(decision, ending, attempt);
+		return;
+	}
+	scratch = AllocSetContextCreate(CurrentMemoryContext, "chatwebhook reply",
+									ALLOCSET_DEFAULT_SIZES);
+	oldcontext = MemoryContextSwitchTo(scratch);
+	decide_on_reply(exchange, &webhook->rules, ending, attempt, decision);
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextDelete(scratch);
+	/* these pointed into it */
+	ending->paths = NULL;
 }
 
 /* Overwrite the reply of a token endpoint: it is for no connector and no log. */
@@ -321,8 +445,8 @@ cwh_exchange_end(CwhExchange *exchange, const CwhWebhook *webhook,
 	if (!unsent)
 		describe_ending(exchange, ending);
 	ending->for_token = exchange->for_token;
-	attempt->rules = webhook->rules;
-	attempt->nrules = webhook->nrules;
+	attempt->rules = webhook->rules.rules;
+	attempt->nrules = webhook->rules.n;
 	attempt->step = step_number(exchange);
 	attempt->more = exchange->step && !exchange->step->last;
 	attempt->has_token = webhook->auth == CWH_AUTH_OAUTH2;
@@ -330,7 +454,7 @@ cwh_exchange_end(CwhExchange *exchange, const CwhWebhook *webhook,
 	attempt->token_hopeless = token->hopeless &&
 		!TimestampDifferenceExceeds(token->since, GetCurrentTimestamp(),
 									HOPELESS_TOKEN_MS);
-	cwh_decide(decision, ending, attempt);
+	decide(exchange, webhook, unsent, ending, attempt, decision);
 
 	if (ending->for_token)
 	{
@@ -362,9 +486,7 @@ cwh_exchange_end(CwhExchange *exchange, const CwhWebhook *webhook,
 	}
 	if (decision->next == CWH_NEXT_STEP)
 	{
-		cwh_exchange_keep_replies(exchange,
-								  add_reply(exchange->replies,
-											&exchange->transfer->reply));
+		/* decide() has kept the reply */
 		exchange->earlier_ms += exchange->transfer->reply.latency_ms;
 		exchange->token_renewed = false;
 		exchange->step = NULL;

@@ -41,6 +41,9 @@ typedef struct CwhExchange
 	MemoryContext context;		/* of step and replies; null until needed */
 	CwhStep    *step;			/* the connector's next request; null: ask it */
 	Jsonb	   *replies;		/* to the requests before; null: none */
+	Jsonb	   *learned;		/* what the last reply has taught, until that is
+								 * settled; null: nothing */
+	const char *note;			/* what else the attempt's row says, or null */
 	int			earlier_ms;		/* that those of this attempt took */
 	CwhTransfer *transfer;		/* the last request, or null */
 	bool		for_token;		/* it asks for a token */

@@ -20,7 +20,10 @@
  * each item.
  *
  * An evaluation only allocates memory.  So its errors are caught without a
- * subtransaction; a filter that fails matches nothing.
+ * subtransaction, or a transaction; a filter that fails matches nothing.
+ *
+ * The rules of connectors (rules.c) have paths into the bodies of replies, which
+ * are as hostile as events are.  They are checked and evaluated in the same way.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -62,6 +65,19 @@ PG_FUNCTION_INFO_V1(chatwebhook_filter_problem);
  */
 #define WORK_UNIT		64
 #define TIMED_WORK		(256 * 1024)
+
+/* An expression that is being evaluated. */
+typedef struct Evaluation
+{
+	Datum		path;
+	Jsonb	   *target;
+	bool		wants_item;		/* its first result, else whether it is true */
+	MemoryContext context;		/* to return that item in */
+
+	/* out */
+	bool		match;
+	Jsonb	   *item;			/* or null */
+} Evaluation;
 
 /* A filter that is being checked. */
 typedef struct Check
@@ -229,8 +245,8 @@ check_comparison(Check *check, JsonPathItem *item)
 
 	if (!left && !right)
 		refuse(check, check->lax ?
-			   "it compares two values of the event, and either can be an array; compare with a constant, or begin the filter with strict" :
-			   "it compares two values of the event, and both paths have a wildcard");
+			   "it compares two values, and either can be an array; compare with a constant, or begin it with strict" :
+			   "it compares two values, and both paths have a wildcard");
 }
 
 /* Is this a number as written, perhaps with a sign? */
@@ -338,7 +354,7 @@ check_head(Check *check, JsonPathItem *item)
 		case jpiRoot:
 		case jpiCurrent:
 			if (item->type == jpiRoot && check->in_filter && check->lax)
-				refuse(check, "it uses $ within ? (...); use @ there, or begin the filter with strict");
+				refuse(check, "it uses $ within ? (...); use @ there, or begin it with strict");
 			if (check->in_subscript)
 				refuse(check, "a subscript is not constant");
 			return !check->lax;
@@ -377,10 +393,10 @@ check_head(Check *check, JsonPathItem *item)
 							  item->content.like_regex.expr);
 			return true;
 		case jpiVariable:
-			refuse(check, "it uses a variable, and filters have none");
+			refuse(check, "it uses a variable, and there are none");
 			return true;
 		default:
-			refuse(check, psprintf("it uses .%s(), which filters cannot use",
+			refuse(check, psprintf("it uses .%s(), which is not allowed",
 								   jspOperationName(item->type)));
 			return true;
 	}
@@ -419,7 +435,7 @@ check_step(Check *check, JsonPathItem *item, bool from_root)
 			return true;
 		default:
 			if (!cwh_is_plain_method(item->type))
-				refuse(check, psprintf("it uses .%s(), which filters cannot use",
+				refuse(check, psprintf("it uses .%s(), which is not allowed",
 									   jspOperationName(item->type)));
 			return true;
 	}
@@ -524,10 +540,11 @@ is_ours(const ErrorData *error)
 /*
  * The operator @@, which returns null if the path fails or its result is not
  * boolean, but with time zones.  Without them, comparing a timestamp with a
- * timestamptz is an error that @@ does not suppress.
+ * timestamptz is an error that @@ does not suppress.  Or likewise the first
+ * result, as of jsonb_path_query_first().
  */
-static bool
-evaluate(Datum filter, Jsonb *envelope)
+static void
+evaluate(Evaluation *evaluation)
 {
 	static const struct
 	{
@@ -542,29 +559,39 @@ evaluate(Datum filter, Jsonb *envelope)
 		JB_FOBJECT
 	};
 	LOCAL_FCINFO(call, 4);
-	Datum		match;
+	Datum		result;
 
 	InitFunctionCallInfoData(*call, NULL, 4, InvalidOid, NULL, NULL);
-	call->args[0].value = JsonbPGetDatum(envelope);
-	call->args[1].value = filter;
+	call->args[0].value = JsonbPGetDatum(evaluation->target);
+	call->args[1].value = evaluation->path;
 	call->args[2].value = PointerGetDatum(&no_variables);
 	call->args[3].value = BoolGetDatum(true);
 	for (int i = 0; i < 4; i++)
 		call->args[i].isnull = false;
-	match = jsonb_path_match_tz(call);
-	return !call->isnull && DatumGetBool(match);
+	result = evaluation->wants_item ? jsonb_path_query_first_tz(call) :
+		jsonb_path_match_tz(call);
+	if (call->isnull)
+		return;
+	if (evaluation->wants_item)
+	{
+		MemoryContext oldcontext = MemoryContextSwitchTo(evaluation->context);
+
+		evaluation->item = DatumGetJsonbPCopy(result);
+		MemoryContextSwitchTo(oldcontext);
+	}
+	else
+		evaluation->match = DatumGetBool(result);
 }
 
 /* The same; an error means that it does not match. */
-static bool
-evaluate_safely(Datum filter, Jsonb *envelope)
+static void
+evaluate_safely(Evaluation *evaluation)
 {
 	MemoryContext context = CurrentMemoryContext;
-	volatile bool match = false;
 
 	PG_TRY();
 	{
-		match = evaluate(filter, envelope);
+		evaluate(evaluation);
 	}
 	PG_CATCH();
 	{
@@ -578,24 +605,22 @@ evaluate_safely(Datum filter, Jsonb *envelope)
 		FreeErrorData(error);
 	}
 	PG_END_TRY();
-	return match;
 }
 
-/* The same, within what is left of the time for an event's filters. */
-static bool
-evaluate_in_time(Datum filter, Jsonb *envelope, CwhFilterBudget *budget)
+/* The same, within what is left of the time. */
+static void
+evaluate_in_time(Evaluation *evaluation, CwhFilterBudget *budget)
 {
 	int64		left_us = budget->limit_ms * INT64CONST(1000) - budget->used_us;
 	MemoryContext scratch;
 	MemoryContext oldcontext;
 	instr_time	start;
 	instr_time	end;
-	volatile bool match = false;
 
 	if (left_us < 1000)
 	{
 		budget->left_out++;
-		return false;
+		return;
 	}
 	if (time_limit == MAX_TIMEOUTS)
 		time_limit = RegisterTimeout(USER_TIMEOUT, on_overdue);
@@ -607,7 +632,7 @@ evaluate_in_time(Datum filter, Jsonb *envelope, CwhFilterBudget *budget)
 	enable_timeout_after(time_limit, (int) (left_us / 1000));
 	PG_TRY();
 	{
-		match = evaluate_safely(filter, envelope);
+		evaluate_safely(evaluation);
 	}
 	PG_FINALLY();
 	{
@@ -620,14 +645,26 @@ evaluate_in_time(Datum filter, Jsonb *envelope, CwhFilterBudget *budget)
 	if (overdue)
 	{
 		budget->left_out++;
-		match = false;
+		evaluation->match = false;
+		evaluation->item = NULL;
 	}
 	INSTR_TIME_SET_CURRENT(end);
 	INSTR_TIME_SUBTRACT(end, start);
 	budget->used_us += (int64) INSTR_TIME_GET_MICROSEC(end);
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextDelete(scratch);
-	return match;
+}
+
+/* The same; its time is measured only if it could take long. */
+static void
+evaluate_bounded(Evaluation *evaluation, bool is_slow, CwhFilterBudget *budget)
+{
+	budget->work += (Size) VARSIZE(evaluation->target) *
+		VARSIZE(DatumGetPointer(evaluation->path)) / WORK_UNIT;
+	if (budget->work < TIMED_WORK && !is_slow)
+		evaluate_safely(evaluation);
+	else
+		evaluate_in_time(evaluation, budget);
 }
 
 /*
@@ -638,9 +675,25 @@ bool
 cwh_filter_matches(Datum filter, bool is_slow, Jsonb *envelope,
 				   CwhFilterBudget *budget)
 {
-	budget->work += (Size) VARSIZE(envelope) *
-		VARSIZE(DatumGetPointer(filter)) / WORK_UNIT;
-	if (budget->work < TIMED_WORK && !is_slow)
-		return evaluate_safely(filter, envelope);
-	return evaluate_in_time(filter, envelope, budget);
+	Evaluation	evaluation = {.path = filter,.target = envelope};
+
+	evaluate_bounded(&evaluation, is_slow, budget);
+	return evaluation.match;
+}
+
+/*
+ * The first item that a path finds, or null.  The same holds for the path, and
+ * for its failures, as for a filter.
+ */
+Jsonb *
+cwh_filter_first(Datum path, bool is_slow, Jsonb *target,
+				 CwhFilterBudget *budget)
+{
+	Evaluation	evaluation = {
+		.path = path,.target = target,.wants_item = true,
+		.context = CurrentMemoryContext
+	};
+
+	evaluate_bounded(&evaluation, is_slow, budget);
+	return evaluation.item;
 }

@@ -1,6 +1,7 @@
 /*
  * filter.h
- *		Filters of webhooks: which are allowed, and evaluating them.
+ *		Filters of webhooks, and paths of connectors' rules: which are allowed,
+ *		and evaluating them.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -27,6 +28,8 @@ typedef struct CwhFilterBudget
 
 extern char *cwh_filter_problem(Datum filter, bool *is_slow);
 extern bool cwh_filter_matches(Datum filter, bool is_slow, Jsonb *envelope,
+							   CwhFilterBudget *budget);
+extern Jsonb *cwh_filter_first(Datum path, bool is_slow, Jsonb *target,
 							   CwhFilterBudget *budget);
 
 #endif							/* CWH_FILTER_H */

@@ -48,6 +48,7 @@ typedef struct CwhReply
 	int64_t		retry_after_s;	/* -1 if the reply named none */
 	CwhBytes	headers;		/* lines as they came */
 	CwhBytes	body;			/* as it came, cut at max_response_size */
+	bool		cut_off;		/* there was more of it */
 } CwhReply;
 
 #endif							/* CWH_HTTP_H */

@@ -212,25 +212,26 @@ enum
 {
 	ATTEMPT_DELIVERY_ID, ATTEMPT_ATTEMPT, ATTEMPT_WEBHOOK_ID,
 	ATTEMPT_CHATBOT_ID, ATTEMPT_STARTED_AT, ATTEMPT_LATENCY_MS,
-	ATTEMPT_STATUS_CODE, ATTEMPT_ERROR, ATTEMPT_RESPONSE_HEADERS,
-	ATTEMPT_RESPONSE_BODY, ATTEMPT_PARAMETERS
+	ATTEMPT_STATUS_CODE, ATTEMPT_ERROR, ATTEMPT_NOTE,
+	ATTEMPT_RESPONSE_HEADERS, ATTEMPT_RESPONSE_BODY, ATTEMPT_PARAMETERS
 };
 
 /* Insert rows into attempt. */
 static const char log_attempts_sql[] =
 	"INSERT INTO chatwebhook.attempt (delivery_id, attempt, webhook_id,"
-	"       chatbot_id, started_at, latency_ms, status_code, error,"
+	"       chatbot_id, started_at, latency_ms, status_code, error, note,"
 	"       response_headers, response_body)"
 	" SELECT a.delivery_id, a.attempt, a.webhook_id, a.chatbot_id,"
-	"        a.started_at, a.latency_ms, a.status_code, a.error,"
+	"        a.started_at, a.latency_ms, a.status_code, a.error, a.note,"
 	"        a.response_headers::pg_catalog.jsonb, a.response_body"
 	"   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
 	"                   pg_catalog.unnest($3), pg_catalog.unnest($4),"
 	"                   pg_catalog.unnest($5), pg_catalog.unnest($6),"
 	"                   pg_catalog.unnest($7), pg_catalog.unnest($8),"
-	"                   pg_catalog.unnest($9), pg_catalog.unnest($10))"
+	"                   pg_catalog.unnest($9), pg_catalog.unnest($10),"
+	"                   pg_catalog.unnest($11))"
 	"        AS a(delivery_id, attempt, webhook_id, chatbot_id, started_at,"
-	"             latency_ms, status_code, error, response_headers,"
+	"             latency_ms, status_code, error, note, response_headers,"
 	"             response_body)"
 	" ON CONFLICT DO NOTHING";
 
@@ -333,6 +334,7 @@ static CwhStatement log_attempts_st = {log_attempts_sql, ATTEMPT_PARAMETERS, {
 		[ATTEMPT_LATENCY_MS] = INT4ARRAYOID,
 		[ATTEMPT_STATUS_CODE] = INT4ARRAYOID,
 		[ATTEMPT_ERROR] = TEXTARRAYOID,
+		[ATTEMPT_NOTE] = TEXTARRAYOID,
 		[ATTEMPT_RESPONSE_HEADERS] = TEXTARRAYOID,
 		[ATTEMPT_RESPONSE_BODY] = TEXTARRAYOID
 }, NULL};
@@ -842,9 +844,9 @@ cwh_outbox_settle(CwhResult *results, int n, bool careful)
 	cwh_claims_mine(ids, n, mine);
 	for (int i = 0; i < n; i++)
 	{
-		results[i].settled = true;
+		results[i].settled = !results[i].held;
 		results[i].gone = !mine[i];
-		if (mine[i])
+		if (mine[i] && results[i].settled)
 			ours[nours++] = &results[i];
 	}
 	if (careful)
@@ -895,6 +897,8 @@ log_attempts(const CwhAttemptRow *attempts, int n)
 						  Int32GetDatum(attempt->status));
 		cwh_array_set_text(&arrays[ATTEMPT_ERROR], i,
 						   attempt->error);
+		cwh_array_set_text(&arrays[ATTEMPT_NOTE], i,
+						   attempt->note);
 		cwh_array_set_text(&arrays[ATTEMPT_RESPONSE_HEADERS], i,
 						   attempt->response_headers);
 		cwh_array_set_text(&arrays[ATTEMPT_RESPONSE_BODY], i,

@@ -67,6 +67,7 @@ typedef struct CwhResult
 	const char *error;			/* or null */
 	int64		wait_ms;		/* CWH_OUTCOME_RETRY: until the next attempt */
 	Jsonb	   *replies;		/* CWH_OUTCOME_STEP: so far */
+	bool		held;			/* leave it for later, unsettled */
 
 	/* out */
 	bool		settled;		/* recorded, or gone */
@@ -84,6 +85,7 @@ typedef struct CwhAttemptRow
 	int			latency_ms;
 	int			status;
 	const char *error;
+	const char *note;
 	const char *response_headers;	/* JSON */
 	const char *response_body;
 } CwhAttemptRow;

@@ -20,6 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "gate.h"
+#include "memory.h"
 #include "render.h"
 #include "statement.h"
 
@@ -137,12 +138,29 @@ set_up(void)
 	before_shmem_exit(on_exit_rendering, (Datum) 0);
 }
 
+/* Read what connectors that remember have remembered. */
+static void
+read_memories(CwhRender *renders, Delivery **deliveries, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		CwhMemoryKey key = {
+			.webhook_id = &deliveries[i]->endpoint->id,
+			.chatbot_id = deliveries[i]->chatbot_id,
+			.conversation_id = deliveries[i]->conversation_id
+		};
+
+		if (renders[i].webhook->rules.remember)
+			renders[i].memory = cwh_memory_read(&key);
+	}
+}
+
 /*
  * Call connectors within a transaction.  Returns for how many of the deliveries;
  * -1 if that failed for a reason of our own, since their errors are caught.
  */
 static int
-call_connectors(CwhRender *renders, int n)
+call_connectors(CwhRender *renders, Delivery **deliveries, int n)
 {
 	volatile int done = -1;
 
@@ -150,6 +168,7 @@ call_connectors(CwhRender *renders, int n)
 	PG_TRY();
 	{
 		cwh_begin();
+		read_memories(renders, deliveries, n);
 		done = cwh_connector_render(renders, n);
 		cwh_commit(CWH_FLUSH_NOT);
 	}
@@ -197,7 +216,7 @@ cwh_render(CwhOnRendered each)
 		renders[i].replies = deliveries[i]->exchange.replies;
 		renders[i].context = deliveries[i]->exchange.context;
 	}
-	done = n > 0 ? call_connectors(renders, n) : 0;
+	done = n > 0 ? call_connectors(renders, deliveries, n) : 0;
 	now = GetCurrentTimestamp();
 	for (int i = 0; i < n; i++)
 	{

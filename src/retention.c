@@ -7,9 +7,10 @@
  * milliseconds.  It walks over the events from the oldest on, since their ids
  * ascend with time, and removes their finished deliveries where those are old
  * enough; an event goes with its last delivery.  Attempts are walked over
- * likewise, by the ids of their deliveries.  At the end of a pass, webhooks with
- * too much pending are disabled, and expired secrets are removed; then the walk
- * begins anew, for rows that were not old enough yet.
+ * likewise, by the ids of their deliveries, and memories of conversations by age.
+ * At the end of a pass, webhooks with too much pending are disabled, and expired
+ * secrets are removed; then the walk begins anew, for rows that were not old
+ * enough yet.
  *
  * Rows are removed by plain DELETEs, whose locks block nobody; their space is
  * used again after a vacuum.
@@ -108,6 +109,24 @@ static const char excess_sql[] =
 	"              'more than %s deliveries are pending (chatwebhook.max_customer_pending)', $2)))"
 	"            FROM excess e)";
 
+/*
+ * The oldest memories.  One that is locked is about to be written, so it is not
+ * old any more, or to be removed.
+ */
+static const char memories_sql[] =
+	"WITH old AS MATERIALIZED ("
+	"   SELECT m.webhook_id, m.conversation_id, m.chatbot_id"
+	"     FROM chatwebhook.memory m"
+	"    WHERE m.updated_at" LT "$1 ORDER BY m.updated_at LIMIT 200"
+	"      FOR UPDATE SKIP LOCKED"
+	"), gone AS ("
+	"   DELETE FROM chatwebhook.memory m USING old o"
+	"    WHERE m.webhook_id" EQ "o.webhook_id"
+	"      AND m.conversation_id" EQ "o.conversation_id"
+	"      AND m.chatbot_id IS NOT DISTINCT FROM o.chatbot_id"
+	"   RETURNING 1"
+	") SELECT (SELECT pg_catalog.count(*) FROM gone), NULL";
+
 static const char rest_sql[] =
 	"WITH closed AS ("
 	"   DELETE FROM chatwebhook.alert a WHERE a.closed_at" LT "$1 RETURNING 1"
@@ -123,6 +142,7 @@ static CwhStatement attempts_st = {attempts_sql, 3,
 	{INT8OID, INT8OID, TIMESTAMPTZOID}, NULL};
 static CwhStatement secrets_st = {secrets_sql, 0, {0}, NULL};
 static CwhStatement excess_st = {excess_sql, 2, {UUIDOID, INT8OID}, NULL};
+static CwhStatement memories_st = {memories_sql, 1, {TIMESTAMPTZOID}, NULL};
 static CwhStatement rest_st = {rest_sql, 1, {TIMESTAMPTZOID}, NULL};
 /* INDENT ON */
 
@@ -141,6 +161,7 @@ static enum
 	EVENTS,
 	ATTEMPTS,
 	WEBHOOKS,
+	MEMORIES,
 	REST
 }			walk = EVENTS;
 
@@ -223,16 +244,27 @@ walk_webhooks(void)
 
 	if (cwh_max_customer_pending < 0)
 	{
-		walk = REST;
+		walk = MEMORIES;
 		return;
 	}
 	args[0] = UUIDPGetDatum(&last_webhook);
 	args[1] = Int64GetDatum(cwh_max_customer_pending);
 	(void) cwh_run(&excess_st, args);
 	if (number(SEEN) < WEBHOOKS_STEP)
-		walk = REST;
+		walk = MEMORIES;
 	else
 		last_webhook = *DatumGetUUIDP(cwh_field(0, LAST, NULL));
+}
+
+/* The oldest memories. */
+static void
+walk_memories(TimestampTz now)
+{
+	Datum		arg = TimestampTzGetDatum(cutoff(now, cwh_retention));
+
+	(void) cwh_run(&memories_st, &arg);
+	if (number(SEEN) < STEP)
+		walk = REST;
 }
 
 /* Tables that are small. */
@@ -264,6 +296,9 @@ cwh_retention_step(TimestampTz now, bool *pass_done)
 			break;
 		case WEBHOOKS:
 			walk_webhooks();
+			break;
+		case MEMORIES:
+			walk_memories(now);
 			break;
 		case REST:
 			remove_rest(now);

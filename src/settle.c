@@ -16,6 +16,7 @@
 #include "endpoint.h"
 #include "envelope.h"
 #include "ledger.h"
+#include "memory.h"
 #include "outbox.h"
 #include "request.h"
 #include "settings.h"
@@ -76,7 +77,8 @@ take_results(Settle *work)
 		result->outcome = delivery->outcome;
 		result->webhook_name = delivery->endpoint->webhook ?
 			delivery->endpoint->webhook->name : NULL;
-		result->attempted_at = delivery->outcome == CWH_OUTCOME_CANCELED ? 0 :
+		result->attempted_at = delivery->untried ||
+			delivery->outcome == CWH_OUTCOME_CANCELED ? 0 :
 			delivery->started_at;
 		result->latency_ms = delivery->latency_ms;
 		result->status = delivery->status;
@@ -173,13 +175,15 @@ attempt_row(const Settle *work, Delivery *delivery, CwhAttemptRow *row)
 
 	memset(row, 0, sizeof(CwhAttemptRow));
 	row->delivery_id = delivery->id;
-	row->attempt = delivery->attempts + 1;
+	/* a number that no attempt has, should the delivery be replayed */
+	row->attempt = delivery->untried ? 0 : delivery->attempts + 1;
 	row->webhook_id = delivery->endpoint->id;
 	row->chatbot_id = delivery->chatbot_id;
 	row->started_at = delivery->started_at;
 	row->latency_ms = delivery->latency_ms;
 	row->status = delivery->status;
 	row->error = delivery->error;
+	row->note = delivery->exchange.note;
 	if (transfer && transfer->reply.headers.len > 0 &&
 		!is_part_gone(work, delivery))
 	{
@@ -236,6 +240,51 @@ settle_accounts(Settle *work, int *ngains)
 	return gains;
 }
 
+/* Whose memory a delivery's replies add to. */
+static CwhMemoryKey
+memory_key(const Delivery *delivery)
+{
+	CwhMemoryKey key = {
+		.webhook_id = &delivery->endpoint->id,
+		.chatbot_id = delivery->chatbot_id,
+		.conversation_id = delivery->conversation_id
+	};
+
+	return key;
+}
+
+/* Hold back the results whose memories another transaction has locked. */
+static void
+hold_locked_memories(Settle *work)
+{
+	for (int i = 0; i < work->n; i++)
+	{
+		CwhMemoryKey key = memory_key(work->deliveries[i]);
+
+		if (work->deliveries[i]->exchange.learned)
+			work->results[i].held = !cwh_memory_lock(&key);
+	}
+}
+
+/* Remember what replies have taught, with the steps that they belong to. */
+static void
+write_memories(Settle *work)
+{
+	for (int i = 0; i < work->n; i++)
+	{
+		Delivery   *delivery = work->deliveries[i];
+		CwhMemoryKey key = memory_key(delivery);
+
+		if (delivery->exchange.learned == NULL || work->results[i].gone ||
+			!work->results[i].settled ||
+			cwh_memory_write(&key, delivery->exchange.learned))
+			continue;
+		delivery->exchange.note = "not remembered: the conversation's memory would exceed 8 kB";
+		delivery->log = delivery->outcome != CWH_OUTCOME_STEP &&
+			cwh_log_attempts != CWH_LOG_NONE;
+	}
+}
+
 /* Write what is in the ledger, within a transaction of the worker. */
 void
 cwh_settle(Settle *work)
@@ -246,7 +295,10 @@ cwh_settle(Settle *work)
 	int			ngains;
 
 	take_results(work);
+	if (is_careful())
+		hold_locked_memories(work);
 	cwh_outbox_settle(work->results, work->n, is_careful());
+	write_memories(work);
 	for (int i = 0; i < work->n; i++)
 		if (work->results[i].gone)
 			erase_error(work->deliveries[i]);
@@ -292,6 +344,7 @@ strike_out_results(Settle *work)
 			continue;
 		}
 		all_locked = false;
+		delivery->exchange.learned = NULL;
 		if (delivery->outcome == CWH_OUTCOME_STEP && !work->results[i].gone)
 		{
 			cwh_wait_again(delivery);

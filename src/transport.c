@@ -508,8 +508,8 @@ on_header(char *data, size_t size, size_t n, void *arg)
 }
 
 /*
- * Callback: a piece of a reply's body.  Stop reading at the limit: the rest is
- * not needed, and the status alone decides.
+ * Callback: a piece of a reply's body.  Stop reading at the limit: where the rest
+ * matters, decision.c says so.
  */
 static size_t
 on_body(char *data, size_t size, size_t n, void *arg)
@@ -524,7 +524,7 @@ on_body(char *data, size_t size, size_t n, void *arg)
 	if (len > room)
 	{
 		(void) append(body, data, room);
-		transfer->cut = true;
+		transfer->cut = transfer->public.reply.cut_off = true;
 		return 0;
 	}
 	return append(body, data, len) ? len : 0;

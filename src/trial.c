@@ -26,6 +26,7 @@
 #include "connector.h"
 #include "envelope.h"
 #include "exchange.h"
+#include "memory.h"
 #include "settings.h"
 #include "transport.h"
 #include "webhook.h"
@@ -69,6 +70,46 @@ load_webhook(const pg_uuid_t *id)
 	return webhook;
 }
 
+/* A member of an event that is a string, as a C string; else null. */
+static char *
+event_string(Jsonb *event, const char *key)
+{
+	JsonbValue	value;
+
+	if (!JB_ROOT_IS_OBJECT(event) ||
+		getKeyJsonValueFromContainer(&event->root, key, strlen(key),
+									 &value) == NULL ||
+		value.type != jbvString)
+		return NULL;
+	return pnstrdup(value.val.string.val, value.val.string.len);
+}
+
+/* What a webhook remembers of an event's conversation, or null. */
+static Jsonb *
+read_memory(const CwhWebhook *webhook, Jsonb *event)
+{
+	CwhMemoryKey key = {
+		.webhook_id = &webhook->id,
+		.chatbot_id = event_string(event, "chatbotId"),
+		.conversation_id = event_string(event, "conversationId")
+	};
+	MemoryContext context = CurrentMemoryContext;
+	Jsonb	   *found;
+	Jsonb	   *memory = NULL;
+
+	if (!webhook->rules.remember)
+		return NULL;
+	SPI_connect();
+	found = cwh_memory_read(&key);
+	if (found)
+	{
+		memory = MemoryContextAlloc(context, VARSIZE(found));
+		memcpy(memory, found, VARSIZE(found));
+	}
+	SPI_finish();
+	return memory;
+}
+
 /* SQL: the request that a connector would make. */
 Datum
 chatwebhook_preview(PG_FUNCTION_ARGS)
@@ -95,6 +136,7 @@ chatwebhook_preview(PG_FUNCTION_ARGS)
 	render.webhook = webhook;
 	render.event = event.data;
 	render.replies = PG_GETARG_JSONB_P(2);
+	render.memory = read_memory(webhook, PG_GETARG_JSONB_P(1));
 	render.context = CurrentMemoryContext;
 	(void) cwh_connector_render(&render, 1);
 	cwh_webhook_free(webhook);

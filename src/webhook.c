@@ -521,85 +521,19 @@ load_auth(Loading *loading, Jsonb *auth)
 }
 
 /*
- * Rules: what replies mean to a connector
+ * Connectors
  */
 
-/* A member of an object, of a type; null if it is not there. */
-static JsonbValue *
-member(JsonbContainer *object, const char *key, enum jbvType type,
-	   JsonbValue *value)
-{
-	if (!JsonContainerIsObject(object) ||
-		getKeyJsonValueFromContainer(object, key, strlen(key), value) == NULL ||
-		value->type != type)
-		return NULL;
-	return value;
-}
-
-/* A number that the table's trigger has seen to be a small whole one. */
-static int
-small_number(const JsonbValue *value)
-{
-	return DatumGetInt32(DirectFunctionCall1(numeric_int4,
-											 NumericGetDatum(value->val.numeric)));
-}
-
-/* A rule of the table connector. */
+/* Add a key to an object that is being built. */
 static void
-parse_rule(JsonbContainer *object, CwhRule *rule)
+push_key(CwhJsonbState *state, const char *key)
 {
-	static const char *const meanings[] = {
-		[CWH_DELIVERED] = "success",[CWH_RETRY] = "retry",
-		[CWH_DEAD] = "dead",[CWH_DISABLE] = "disable"
-	};
 	JsonbValue	value;
-	JsonbValue *found = getKeyJsonValueFromContainer(object, "status", 6, &value);
-	int			n = found && found->type == jbvBinary ?
-		JsonContainerSize(found->val.binary.data) : 1;
 
-	rule->statuses = palloc(Max(1, n) * sizeof(int));
-	for (int i = 0; i < n; i++)
-	{
-		JsonbValue *status = found && found->type == jbvBinary ?
-			getIthJsonbValueFromContainer(found->val.binary.data, i) : found;
-
-		if (status && status->type == jbvNumeric)
-			rule->statuses[rule->nstatuses++] = small_number(status);
-	}
-	if (member(object, "step", jbvNumeric, &value))
-		rule->step = small_number(&value);
-	if (member(object, "contains", jbvString, &value))
-	{
-		char	   *part = pnstrdup(value.val.string.val, value.val.string.len);
-
-		rule->contains = pg_server_to_any(part, strlen(part), PG_UTF8);
-	}
-	if (member(object, "wait", jbvNumeric, &value))
-		rule->wait_s = small_number(&value);
-	if (member(object, "wait", jbvString, &value))
-		rule->wait_key = pnstrdup(value.val.string.val, value.val.string.len);
-	rule->means = CWH_DEAD;
-	if (member(object, "means", jbvString, &value))
-		for (int i = 0; i < lengthof(meanings); i++)
-			if (strlen(meanings[i]) == value.val.string.len &&
-				strncmp(meanings[i], value.val.string.val, value.val.string.len) == 0)
-				rule->means = (CwhVerdict) i;
-}
-
-/* The rules of a connector. */
-static void
-parse_rules(Jsonb *rules, CwhWebhook *webhook)
-{
-	int			n = JB_ROOT_IS_ARRAY(rules) ? JB_ROOT_COUNT(rules) : 0;
-
-	webhook->rules = palloc0(Max(1, n) * sizeof(CwhRule));
-	for (int i = 0; i < n; i++)
-	{
-		JsonbValue *rule = getIthJsonbValueFromContainer(&rules->root, i);
-
-		if (rule->type == jbvBinary && JsonContainerIsObject(rule->val.binary.data))
-			parse_rule(rule->val.binary.data, &webhook->rules[webhook->nrules++]);
-	}
+	value.type = jbvString;
+	value.val.string.val = unconstify(char *, key);
+	value.val.string.len = strlen(key);
+	cwh_push_jsonb(state, WJB_KEY, &value);
 }
 
 /* Add a member with a string, or null, to an object that is being built. */
@@ -608,10 +542,7 @@ push_string(CwhJsonbState *state, const char *key, const char *string)
 {
 	JsonbValue	value;
 
-	value.type = jbvString;
-	value.val.string.val = unconstify(char *, key);
-	value.val.string.len = strlen(key);
-	cwh_push_jsonb(state, WJB_KEY, &value);
+	push_key(state, key);
 	value.type = string ? jbvString : jbvNull;
 	if (string)
 	{
@@ -621,7 +552,10 @@ push_string(CwhJsonbState *state, const char *key, const char *string)
 	cwh_push_jsonb(state, WJB_VALUE, &value);
 }
 
-/* The webhook as its connector's function gets it. */
+/*
+ * The webhook as its connector's function gets it, where nothing is remembered;
+ * see cwh_connector_render().
+ */
 static Jsonb *
 connector_argument(const Loading *loading, uint64 row, Jsonb *settings)
 {
@@ -638,14 +572,14 @@ connector_argument(const Loading *loading, uint64 row, Jsonb *settings)
 	push_string(&state, "name", webhook->name);
 	push_string(&state, "url", webhook->url_template);
 	push_string(&state, "chatbotId", cwh_field_text(row, CHATBOT_ID));
-	value.type = jbvString;
-	value.val.string.val = "settings";
-	value.val.string.len = strlen("settings");
-	cwh_push_jsonb(&state, WJB_KEY, &value);
+	push_key(&state, "settings");
 	value.type = jbvBinary;
 	value.val.binary.data = &settings->root;
 	value.val.binary.len = VARSIZE(settings) - VARHDRSZ;
 	cwh_push_jsonb(&state, WJB_VALUE, &value);
+	push_key(&state, "memory");
+	cwh_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
+	cwh_push_jsonb(&state, WJB_END_OBJECT, NULL);
 	cwh_push_jsonb(&state, WJB_END_OBJECT, NULL);
 	argument = JsonbValueToJsonb(state.result);
 	MemoryContextSwitchTo(oldcontext);
@@ -671,7 +605,9 @@ load_connector(Loading *loading, uint64 row, const char *url)
 	webhook->batch_size = 1;
 	rules = cwh_field(row, CONNECTOR_REPLIES, &isnull);
 	if (!isnull)
-		parse_rules(scratch_jsonb(loading, rules), webhook);
+		cwh_rules_load(&webhook->rules, scratch_jsonb(loading, rules));
+	if (webhook->rules.problem)
+		note(webhook, webhook->rules.problem);
 	settings = scratch_jsonb(loading, cwh_field(row, SETTINGS, NULL));
 	if (JB_ROOT_IS_OBJECT(settings))
 		webhook->argument = connector_argument(loading, row, settings);

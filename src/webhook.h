@@ -13,6 +13,7 @@
 #include "utils/uuid.h"
 
 #include "decision.h"
+#include "rules.h"
 #include "sign.h"
 
 /* How requests show who sends them. */
@@ -60,8 +61,7 @@ typedef struct CwhWebhook
 	/* for connectors but "webhook" */
 	char	   *connector;		/* its name; null: the event itself is sent */
 	char	   *function;		/* null: there is no such connector */
-	int			nrules;
-	CwhRule    *rules;
+	CwhRules	rules;
 	char	   *url_template;	/* the url as its owner wrote it */
 	Jsonb	   *argument;		/* the webhook as the function gets it */
 

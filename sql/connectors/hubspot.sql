@@ -371,4 +371,5 @@ INSERT INTO chatwebhook.connector (name, function, description, replies, shipped
        {"status": [400, 409], "contains": "CONFLICTING_UNIQUE_VALUE", "means": "success"},
        {"status": 409, "means": "retry", "wait": 1},
        {"status": 423, "means": "retry", "wait": 2},
-       {"status": 477, "means": "retry", "wait": 60}]', true);
+       {"status": 477, "means": "retry", "wait": 60},
+       {"status": [200, 201, 207], "step": 1, "means": "success"}]', true);

@@ -120,7 +120,8 @@ check_decision(const CwhDecision *decision, const CwhEnding *ending,
 			   const CwhAttempt *attempt)
 {
 	CHECK(memchr(decision->error, '\0', sizeof(decision->error)) != NULL);
-	CHECK(!is_utf8(ending->error) || is_utf8(decision->error));
+	CHECK(!is_utf8(ending->error) || is_utf8(decision->error) ||
+		  (ending->content_type && !is_utf8(ending->content_type)));
 	CHECK(decision->wait_ms >= 0);
 	CHECK(decision->wait_ms <= INT64_C(1000) * CWH_RETRY_AFTER_CAP_S);
 	CHECK(decision->pause_s >= -1 && decision->pause_s <= CWH_RETRY_AFTER_CAP_S);
@@ -156,8 +157,11 @@ check_reply(const Reply *reply)
 		.statuses = (int *) &reply->numbers[1],
 		.contains = reply->contains[0] != '\0' ? reply->contains : NULL,
 		.means = (CwhVerdict) ((unsigned) reply->numbers[5] % 4),
+		.has_path = (flags & 2048) != 0,
+		.only_remembers = (flags & 4096) != 0,
 		.wait_key = (flags & 1) ? reply->wait_key : NULL,
 	};
+	bool		path = (flags & 8192) != 0;
 	CwhEnding	ending = {
 		.end = (CwhEnd) ((unsigned) reply->numbers[0] % 5),
 		.status = reply->numbers[1],
@@ -165,6 +169,11 @@ check_reply(const Reply *reply)
 		.retry_after_s = reply->numbers[2] < 0 ? -1 : reply->numbers[2],
 		.body = reply->body,
 		.body_len = reply->len,
+		.paths = (flags & 16384) ? &path : NULL,
+		.cut_off = (flags & 32768) != 0,
+		.unread = (flags & 32768) || (flags & 65536) ? "unread" : NULL,
+		.content_type = (flags & 131072) ? reply->wait_key : NULL,
+		.words = reply->error,
 		.for_token = (flags & 2) != 0,
 		.token_problem = (flags & 4) ? reply->error : NULL,
 	};

@@ -33,7 +33,7 @@ SELECT c.relname AS relation, a.attname AS "column",
   FROM relations c
   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
   LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
- WHERE c.relname IN ('webhook', 'event_type', 'event', 'attempt', 'delivery',
+ WHERE c.relname IN ('webhook', 'event_type', 'connector', 'event', 'attempt', 'memory', 'delivery',
                      'dead_letter', 'webhook_health', 'worker_status', 'grantee')
  ORDER BY c.relname, a.attnum;
 

@@ -303,7 +303,8 @@ subtest 'preview() and test_webhook()' => sub {
 				chatbotId => 'all', conversationId => 'rich', data => $data });
 			my ($code, $out, $err) = $node->psql('postgres',
 				"SELECT method, url, headers, body, last FROM chatwebhook.preview('$all{$name}', $event)");
-			is("$code$err", '0', "$name: a preview of $type");
+			my $unexpected = $err =~ s/.*NOTICE:  nothing to send: .*//r;
+			is("$code$unexpected", '0', "$name: a preview of $type");
 			$shown .= "$out$err\n";
 		}
 	}

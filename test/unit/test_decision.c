@@ -580,7 +580,7 @@ test_rules(void)
 	check("or the end of all", reply(404), attempt,
 		  disabled("HTTP status 404", GONE_OTHER));
 	check("a success dead", reply_with(200, "Existing ID: 7", -1), attempt,
-		  dead("HTTP status 200"));
+		  dead("unexpected reply: no content type, 200, no body"));
 	check("without the text the status counts",
 		  reply_with(200, "Existing ID", -1), attempt, delivered());
 	check("and without a body", reply(200), attempt, delivered());
@@ -627,6 +627,164 @@ test_rules(void)
 	rules[4].means = CWH_DISABLE;
 	check("or disable for it", reply(410), attempt,
 		  disabled("HTTP status 410", GONE_410));
+}
+
+/*
+ * A connector's rules for success, over every combination: of what the rules are,
+ * the reply's status, which of their paths match, whether it was cut off, and
+ * whether another request may follow.  What is expected is told in another way
+ * than decision.c does.
+ */
+static void
+test_success_rules(void)
+{
+	static const char cut[] = "the reply was cut off at 5 bytes";
+	static const char slow[] = "the paths took too long";
+	static const char unexpected[] =
+		"unexpected reply: text/html, %d, \"<title>Sign in\"";
+	int			good[] = {200, 201};
+	int			known[] = {409};
+	int			wrong[] = {200};
+	int			differences = 0;
+	int			n[4] = {0};
+
+	for (int i = 0; i < 1 << 12; i++)
+	{
+		bool		has_good = i & 1;	/* a rule for 200 and 201 */
+		bool		good_path = i & 2;	/* which has a path */
+		bool		good_elsewhere = i & 4; /* and is for another step */
+		bool		has_wrong = i & 8;	/* before it, 200 is dead by a path */
+		bool		has_known = i & 16; /* 409 is a success */
+		bool		has_memo = i & 32;	/* 200 is remembered */
+		bool		good_fits = i & 64; /* the paths match */
+		bool		wrong_fits = i & 128;
+		bool		cut_off = i & 256;
+		bool		too_slow = i & 512 && !cut_off;
+		bool		more = i & 1024;
+		bool		last_status = i & 2048;
+		CwhRule		rules[4];
+		bool		paths[4] = {false};
+		CwhAttempt	attempt;
+		int			nrules = 0;
+
+		memset(rules, 0, sizeof(rules));
+		if (has_memo)
+			rules[nrules++] = (CwhRule) {
+				.nstatuses = 1,.statuses = wrong,.only_remembers = true,
+				.means = CWH_DEAD
+			};
+		if (has_wrong)
+		{
+			paths[nrules] = wrong_fits;
+			rules[nrules++] = (CwhRule) {
+				.nstatuses = 1,.statuses = wrong,.has_path = true,
+				.means = CWH_DEAD
+			};
+		}
+		if (has_good)
+		{
+			paths[nrules] = good_fits;
+			rules[nrules++] = (CwhRule) {
+				.nstatuses = 2,.statuses = good,.has_path = good_path,
+				.step = good_elsewhere ? 2 : 1,.means = CWH_DELIVERED
+			};
+		}
+		if (has_known)
+			rules[nrules++] = (CwhRule) {
+				.nstatuses = 1,.statuses = known,.means = CWH_DELIVERED
+			};
+		attempt = with_rules(rules, nrules);
+		attempt.more = more;
+		for (int j = 0; j < 3; j++)
+		{
+			int			status = j == 0 ? 200 : j == 1 ? 202 : last_status ? 409 : 400;
+			bool		is_2xx = status < 300;
+			bool		due = has_good && !good_elsewhere;
+			CwhEnding	ending = reply(status);
+			CwhDecision got;
+			CwhDecision want = delivered();
+			char		error[100];
+
+			ending.cut_off = cut_off;
+			ending.unread = cut_off ? cut : too_slow ? slow : NULL;
+			ending.paths = cut_off ? NULL : paths;
+			ending.content_type = "text/html";
+			ending.words = "\n  <title>Sign in\r\n";
+			got = decide(ending, attempt);
+
+			snprintf(error, sizeof(error), unexpected, status);
+			if (status == 200 && ending.unread &&
+				(has_wrong || (due && good_path)))
+				want = retry_after(1000, ending.unread);
+			else if (status == 200 && has_wrong && wrong_fits)
+				want = dead(error);
+			else if (is_2xx && due &&
+					 (status == 202 || (good_path && !good_fits)))
+				want = retry_after(1000, cut_off ? cut : error);
+			else if (!is_2xx && !(status == 409 && has_known))
+				want = dead(status == 409 ? "HTTP status 409" : "HTTP status 400");
+			else if (more && cut_off)
+				want = retry_after(1000, cut);
+			else if (more)
+				want = next_step();
+
+			n[want.verdict]++;
+			if (difference(&got, &want) != NULL && differences++ == 0)
+				fprintf(stderr, "# %d with status %d differs in %s: \"%s\", not \"%s\"\n",
+						i, status, difference(&got, &want), got.error, want.error);
+		}
+	}
+	is_int(differences, 0, "every combination of rules for success");
+	ok(n[CWH_DELIVERED] > 1000 && n[CWH_RETRY] > 1000 && n[CWH_DEAD] > 1000,
+	   "with every verdict among them");
+}
+
+/* How an unexpected reply is quoted. */
+static void
+test_quotes(void)
+{
+	static const struct
+	{
+		const char *content_type;
+		const char *words;
+		const char *error;
+	}			quotes[] = {
+		{NULL, NULL, "unexpected reply: no content type, 200, no body"},
+		{"", " \r\n\t", "unexpected reply: no content type, 200, no body"},
+		{"application/json", "{\"ok\": false}",
+		"unexpected reply: application/json, 200, \"{\"ok\": false}\""},
+		{"a\033[31mb", "\001x\177\n\n y", "unexpected reply: a [31mb, 200, \"x y\""},
+		/* next line, line separator, right-to-left override, isolate */
+		{"t", "a\xc2\x85" "b\xe2\x80\xa8" "c\xe2\x80\xae" "d\xe2\x81\xa6" "e",
+		"unexpected reply: t, 200, \"a b c d e\""},
+		{"t", "\xe2\x82\xac \xc3\xa9", "unexpected reply: t, 200, \"\xe2\x82\xac \xc3\xa9\""},
+		{"t", "\xe2\x80", "unexpected reply: t, 200, \"\xe2\x80\""},
+	};
+	int			statuses[] = {200};
+	CwhRule		rule = {
+		.nstatuses = 1,.statuses = statuses,.means = CWH_RETRY
+	};
+	char		longest[1000];
+	CwhEnding	ending = reply(200);
+	CwhDecision got;
+
+	for (size_t i = 0; i < lengthof(quotes); i++)
+	{
+		ending.content_type = quotes[i].content_type;
+		ending.words = quotes[i].words;
+		got = decide(ending, with_rules(&rule, 1));
+		ok(strcmp(got.error, quotes[i].error) == 0, "quote %d: %s", (int) i,
+		   got.error);
+	}
+
+	/* Cut, but not within a character. */
+	for (size_t i = 0; i + 3 < sizeof(longest); i += 3)
+		strcpy(longest + i, "\xe2\x82\xac");
+	ending.content_type = longest;
+	ending.words = longest;
+	got = decide(ending, with_rules(&rule, 1));
+	is_int(strlen(got.error), strlen("unexpected reply: , 200, \"\"") + 2 * 99,
+		   "a long one is cut between characters");
 }
 
 /* Rules are about whole replies of the receiver. */
@@ -1179,6 +1337,8 @@ main(void)
 	test_steps();
 	test_errors();
 	test_rules();
+	test_success_rules();
+	test_quotes();
 	test_no_rules();
 	test_contains();
 	test_rule_waits();
