@@ -84,6 +84,7 @@ DECLARE
     made         integer := CASE WHEN jsonb_typeof(replies) = 'array' THEN jsonb_array_length(replies) ELSE 0 END;
     n            integer := 0;  -- replies taken
     reply        jsonb;
+    remembered   text;
     is_new       boolean := false;
     found        jsonb;         -- the contact's properties
     wanted       jsonb;         -- those that the event has
@@ -125,31 +126,34 @@ BEGIN
         notices := notices || format('Not an e-mail address that HubSpot takes: %s', given);
     END IF;
 
+    /*
+     * What is remembered may be what an earlier reply to this very delivery has
+     * taught.  The replies tell: those to a lookup are 200 or 404, others are not.
+     */
+    IF made > 0 AND type IN ('handoff.requested', 'conversation.ended') AND replies #>> '{0,status}' IN ('200', '404') THEN
+        contact_id := NULL;
+    END IF;
     -- one that is remembered is read only if it is to be filled
-    IF contact_id IS NOT NULL AND type IN ('handoff.requested', 'conversation.ended') THEN
-        NULL;
-    ELSE
-        IF contact_id IS NOT NULL THEN
+    IF contact_id IS NULL OR type NOT IN ('handoff.requested', 'conversation.ended') THEN
+        remembered := contact_id;
+        contact_id := NULL;
+        -- the one that is remembered may have been deleted; then look for the address
+        WHILE contact_id IS NULL AND n < 2 LOOP
+            EXIT WHEN NOT (n = 0 AND remembered IS NOT NULL
+                           OR address IS NOT NULL AND (n = 0 OR remembered IS NOT NULL));
             IF made = n THEN
-                RETURN ROW('GET', base || '/contacts/' || contact_id || '?properties='
+                RETURN ROW('GET', base || '/contacts/'
+                               || CASE WHEN n = 0 AND remembered IS NOT NULL THEN remembered || '?' ELSE chatwebhook.url_encode(address) || '?idProperty=email&' END
+                               || 'properties='
                                || chatwebhook.url_encode(concat_ws(',', 'email', (SELECT string_agg(k, ',' ORDER BY k) FROM jsonb_object_keys(wanted) AS k))),
                            NULL, NULL, false)::chatwebhook.request;
             END IF;
-            reply := replies->n; n := n + 1;
-            -- it may have been merged into another one, or deleted
+            reply := replies->n;
+            EXIT WHEN reply->>'status' IN ('201', '400', '409');
+            n := n + 1;
             contact_id := chatwebhook._hubspot_contact(reply);
             found := reply #> '{body,properties}';
-        END IF;
-        IF contact_id IS NULL AND address IS NOT NULL THEN
-            IF made = n THEN
-                RETURN ROW('GET', base || '/contacts/' || chatwebhook.url_encode(address) || '?idProperty=email&properties='
-                               || chatwebhook.url_encode(concat_ws(',', 'email', (SELECT string_agg(k, ',' ORDER BY k) FROM jsonb_object_keys(wanted) AS k))),
-                           NULL, NULL, false)::chatwebhook.request;
-            END IF;
-            reply := replies->n; n := n + 1;
-            contact_id := chatwebhook._hubspot_contact(reply);
-            found := reply #> '{body,properties}';
-        END IF;
+        END LOOP;
         IF contact_id IS NULL AND (type = 'lead.captured' OR address IS NOT NULL AND type <> 'conversation.ended') THEN
             properties := jsonb_strip_nulls(jsonb_build_object(
                 'email', address,

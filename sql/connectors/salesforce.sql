@@ -60,6 +60,7 @@ COMMENT ON FUNCTION chatwebhook._salesforce_found(jsonb) IS
 CREATE FUNCTION chatwebhook.salesforce(event jsonb, webhook jsonb, replies jsonb) RETURNS chatwebhook.request
     LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL SAFE
     AS $$
+#variable_conflict use_variable
 DECLARE
     settings     jsonb := webhook->'settings';
     data         jsonb := event->'data';
@@ -105,6 +106,19 @@ BEGIN
     END IF;
 
     IF type <> 'handoff.requested' OR settings->>'handoff' IS DISTINCT FROM 'case' THEN
+        case_id := NULL;
+    END IF;
+
+    /*
+     * What is remembered may be what an earlier reply to this very delivery has
+     * taught; that is part of the steps below.
+     */
+    IF EXISTS (SELECT FROM jsonb_array_elements(CASE WHEN made > 0 THEN replies ELSE '[]' END) AS r(had)
+                WHERE who_id IN (r.had #>> '{body,id}', r.had #>> '{body,records,0,Id}')) THEN
+        who_id := NULL;
+    END IF;
+    IF EXISTS (SELECT FROM jsonb_array_elements(CASE WHEN made > 0 THEN replies ELSE '[]' END) AS r(had)
+                WHERE r.had #>> '{body,id}' = case_id) THEN
         case_id := NULL;
     END IF;
 

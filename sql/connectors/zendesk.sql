@@ -105,6 +105,10 @@ BEGIN
      * The ticket: one that is remembered, or the newest of the conversation, an
      * open one before a closed one
      */
+    IF jsonb_typeof(replies #> '{0,body,tickets}') = 'array' THEN
+        -- this very delivery has taught it
+        ticket_id := NULL;
+    END IF;
     IF ticket_id IS NULL AND external_id IS NOT NULL THEN
         IF made = n THEN
             RETURN ROW('GET', base || '.json?external_id=' || chatwebhook.url_encode(external_id), NULL, NULL, false)::chatwebhook.request;

@@ -100,8 +100,20 @@ SELECT requests(event('handoff.requested', '{"reason": "Billing question"}'), s,
 SELECT requests(event('handoff.requested', '{"reason": "help"}'), '{}', jsonb_build_array('{"status": 403, "body": {"message": "x"}}'::jsonb));
 -- the end of a conversation: a note of a contact that is known
 SELECT requests(event('conversation.ended', '{"durationSeconds": 60, "conversationHistory": [{"role": "user", "content": "Hi <b>"}, {"role": "assistant", "content": "Hello"}]}'), '{}', jsonb_build_array(:'made'::jsonb), '{"contact": "501"}');
-SELECT requests(event('conversation.ended', '{"visitorEmail": "zoe@example.com"}'), '{}', jsonb_build_array(r)) FROM unnest(ARRAY[:'none', :'contact']::jsonb[]) AS r;
+SELECT requests(event('conversation.ended', '{"visitorEmail": "zoe@example.com"}'), '{}', jsonb_build_array(r)) FROM unnest(ARRAY[:'none', '{"status": 200, "body": {"id": "501", "properties": {}}}']::jsonb[]) AS r;
 SELECT requests(event('conversation.ended', '{"durationSeconds": 60}'));
+-- what the delivery itself has taught is remembered by the next step, and changes nothing
+SELECT s.n, count(DISTINCT r) AS variants
+  FROM (VALUES (1, event('lead.captured', :'zoe'), jsonb_build_array(:'none'::jsonb, :'contact'::jsonb, :'made'::jsonb)),
+               (2, event('lead.captured', '{"name": "Zoë"}'), jsonb_build_array(:'contact'::jsonb, :'made'::jsonb)),
+               (3, event('lead.captured', :'zoe'), jsonb_build_array(:'none'::jsonb, '{"status": 409, "body": {"message": "Contact already exists. Existing ID: 501"}}'::jsonb, '{"status": 200, "body": {"id": "501", "properties": {"phone": "1"}}}'::jsonb, :'made'::jsonb)),
+               (4, event('lead.captured', :'zoe'), jsonb_build_array(:'none'::jsonb, :'invalid'::jsonb, :'contact'::jsonb)),
+               (5, event('handoff.requested', '{"visitorEmail": "zoe@example.com"}'), jsonb_build_array(:'none'::jsonb, :'contact'::jsonb)),
+               (6, event('sales.opportunity', '{"email": "zoe@example.com"}'), jsonb_build_array(:'none'::jsonb, :'contact'::jsonb)),
+               (7, event('conversation.ended', '{"visitorEmail": "zoe@example.com"}'), jsonb_build_array('{"status": 200, "body": {"id": "501", "properties": {}}}'::jsonb))) AS s(n, event, replies),
+       unnest('{"{}","{\"contact\": \"501\"}"}'::jsonb[]) AS m,
+       LATERAL (SELECT to_jsonb(chatwebhook.hubspot(s.event, jsonb_build_object('url', 'https://hubspot.example', 'settings', '{}'::jsonb, 'memory', m), s.replies)) AS r) AS call
+ GROUP BY s.n ORDER BY s.n;
 -- the test reads one contact; other events are nothing to HubSpot
 SELECT requests(event('webhook.test', '{"message": "test"}'));
 SELECT type, requests(event(type, '{"email": "zoe@example.com", "visitorId": "v-9", "reason": "help", "rating": 1, "message": "no"}'))

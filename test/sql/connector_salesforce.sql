@@ -119,6 +119,16 @@ SELECT requests(event('sales.opportunity', '{"intent": "Wants 50 seats", "estima
 SELECT requests(event('conversation.ended', '{"durationSeconds": 60, "conversationHistory": [{"role": "user", "content": "Hi"}]}'), '{}', jsonb_build_array(:'task'::jsonb), '{"who": "003000000000001AAA"}');
 SELECT requests(event('conversation.ended', '{"visitorEmail": "zoe@example.com"}'), '{}', jsonb_build_array(:'none'::jsonb, :'none'::jsonb));
 SELECT requests(event('conversation.ended', '{"durationSeconds": 60}'));
+-- what the delivery itself has taught is remembered by the next step, and changes nothing
+SELECT s.n, count(DISTINCT r) AS variants
+  FROM (VALUES (1, event('lead.captured', :'zoe'), jsonb_build_array(:'none'::jsonb, :'none'::jsonb, :'made'::jsonb)),
+               (2, event('lead.captured', '{"name": "Zoë"}'), jsonb_build_array(:'made'::jsonb)),
+               (3, event('lead.captured', :'zoe'), jsonb_build_array(:'none'::jsonb, :'none'::jsonb, :'invalid'::jsonb, :'made'::jsonb)),
+               (4, event('handoff.requested', '{"visitorEmail": "zoe@example.com"}'), jsonb_build_array('{"status": 200, "body": {"records": [{"Id": "00Q000000000009AAA"}]}}'::jsonb)),
+               (5, event('handoff.requested', '{"reason": "x"}'), '[{"status": 201, "body": {"id": "500000000000009AAA"}}]')) AS s(n, event, replies),
+       unnest('{"{}","{\"who\": \"00Q000000000009AAA\", \"case\": \"500000000000009AAA\"}"}'::jsonb[]) AS m,
+       LATERAL (SELECT to_jsonb(chatwebhook.salesforce(s.event, jsonb_build_object('url', 'https://salesforce.example', 'settings', jsonb_build_object('handoff', CASE s.n WHEN 5 THEN 'case' ELSE 'task' END), 'memory', m), s.replies)) AS r) AS call
+ GROUP BY s.n ORDER BY s.n;
 -- the test reads one record; other events are nothing to Salesforce
 SELECT requests(event('webhook.test', '{"message": "test"}'));
 SELECT type, requests(event(type, '{"email": "zoe@example.com", "visitorId": "v-9", "reason": "help", "rating": 1, "message": "no"}'))
