@@ -197,14 +197,14 @@ ALTER TABLE chatwebhook.memory
     ALTER conversation_id SET STATISTICS 0,
     ALTER remembered SET STATISTICS 0;
 COMMENT ON TABLE chatwebhook.memory IS
-    'What connectors remember of conversations, such as a thread''s or a ticket''s id: for each webhook and conversation, what the rules in connector.replies say. It is removed once it has not changed for chatwebhook.retention, with its webhook, by erase_conversation(), and when the webhook gets another url, connector or chatbot_id. Administrators see it, so no rule should remember a secret.';
+    'What connectors remember of conversations, such as a thread''s or a ticket''s id: for each webhook and conversation, what the rules in connector.replies say. It is removed once no reply has added to it or confirmed it for chatwebhook.retention, with its webhook, by erase_conversation(), and when the webhook gets another url, connector or chatbot_id. Administrators see it, so no rule should remember a secret.';
 COMMENT ON COLUMN chatwebhook.memory.webhook_id IS 'Webhook that remembers.';
 COMMENT ON COLUMN chatwebhook.memory.chatbot_id IS 'Chatbot of the conversation.';
 COMMENT ON COLUMN chatwebhook.memory.conversation_id IS
     'Conversation that it is about. Events without one have no memory, nor have those whose ids of chatbot and conversation together have over 2000 bytes.';
 COMMENT ON COLUMN chatwebhook.memory.remembered IS
     'What is remembered: an object of at most 8 kB, which the connector gets as the key memory of its argument webhook.';
-COMMENT ON COLUMN chatwebhook.memory.updated_at IS 'When a reply last added to it.';
+COMMENT ON COLUMN chatwebhook.memory.updated_at IS 'When a reply last added to it, or confirmed it, give or take an hour.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.memory', '');
 
 CREATE FUNCTION chatwebhook._wake(webhook_id uuid) RETURNS void

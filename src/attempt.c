@@ -51,7 +51,7 @@ forget_other_connector(Delivery *delivery)
 	delivery->connector_number = delivery->endpoint->connector_number;
 	delivery->exchange.replies = NULL;
 	delivery->exchange.step = NULL;
-	delivery->exchange.learned = NULL;
+	delivery->exchange.known = delivery->exchange.learned = NULL;
 	return true;
 }
 

@@ -208,7 +208,8 @@ on_claimed(void *context, const CwhClaimed *claimed)
 	if (claimed->replies)
 	{
 		cwh_delivery_need_context(delivery);
-		cwh_exchange_keep_replies(&delivery->exchange, claimed->replies);
+		delivery->exchange.replies = cwh_exchange_keep(&delivery->exchange,
+													   claimed->replies);
 	}
 	if (!claimed->has_event)
 		return;

@@ -111,6 +111,21 @@ is_success(int status)
 }
 
 /*
+ * Does Retry-After count with this end, if the request is to be retried?  A 2xx
+ * is retried only where a connector's rules see a failure in it: some services
+ * report that a limit was exceeded with status 200.
+ */
+static bool
+has_retry_after(const CwhEnding *ending)
+{
+	int			status = receiver_status(ending);
+
+	return status == STATUS_TOO_MANY_REQUESTS ||
+		status == STATUS_SERVICE_UNAVAILABLE ||
+		(is_answer(ending) && is_success(status));
+}
+
+/*
  * Decide what becomes of the access token.  A token that the receiver refuses
  * may have expired or may have been revoked, so it is renewed, once per
  * request.  If the new one is refused as well, renewing is hopeless for a
@@ -223,7 +238,6 @@ decide_delivery(CwhDecision *decision, const CwhEnding *ending,
 				const CwhAttempt *attempt, int64_t rule_wait_s,
 				const char *unread)
 {
-	int			status = receiver_status(ending);
 	int64_t		wait_s = rule_wait_s;
 
 	decision->next = CWH_NEXT_SETTLE;
@@ -243,9 +257,7 @@ decide_delivery(CwhDecision *decision, const CwhEnding *ending,
 	}
 
 	decision->outcome = CWH_OUTCOME_RETRY;
-	if ((status == STATUS_TOO_MANY_REQUESTS ||
-		 status == STATUS_SERVICE_UNAVAILABLE) &&
-		wait_s < ending->retry_after_s)
+	if (has_retry_after(ending) && wait_s < ending->retry_after_s)
 		wait_s = ending->retry_after_s;
 	decision->wait_ms = cwh_retry_wait(attempt->retry, attempt->last_wait_ms,
 									   attempt->random01, wait_s);
@@ -263,9 +275,7 @@ requested_pause(const CwhEnding *ending, int64_t rule_wait_s)
 
 	if (status == STATUS_TOO_MANY_REQUESTS)
 		pause_s = rule_wait_s;
-	if ((status == STATUS_TOO_MANY_REQUESTS ||
-		 status == STATUS_SERVICE_UNAVAILABLE) &&
-		pause_s < ending->retry_after_s)
+	if (has_retry_after(ending) && pause_s < ending->retry_after_s)
 		pause_s = ending->retry_after_s;
 	return pause_s < CWH_RETRY_AFTER_CAP_S ? pause_s : CWH_RETRY_AFTER_CAP_S;
 }

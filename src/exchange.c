@@ -225,7 +225,10 @@ content_type(const CwhBytes *headers)
 	return type;
 }
 
-/* Describe a reply to a connector's request, as far as messages quote it. */
+/*
+ * Describe a reply to a connector's request, as far as its rules, and messages
+ * that quote it, need that.
+ */
 static void
 describe_reply(const CwhReply *reply, CwhEnding *ending)
 {
@@ -256,10 +259,6 @@ describe_ending(const CwhExchange *exchange, CwhEnding *ending)
 	ending->retry_after_s = reply->retry_after_s;
 	ending->body = reply->body.data;
 	ending->body_len = reply->body.len;
-	if (exchange->step && !exchange->for_token &&
-		ending->end == CWH_END_REPLY &&
-		ending->status >= 200 && ending->status <= 299)
-		describe_reply(reply, ending);
 	if (exchange->for_token && ending->end == CWH_END_REPLY &&
 		ending->status >= 200 && ending->status <= 299)
 	{
@@ -346,14 +345,18 @@ add_reply(Jsonb *replies, const CwhReply *reply, Jsonb *body)
 	return JsonbValueToJsonb(state.result);
 }
 
-/* A copy of a value that lives as long as the exchange. */
-static Jsonb *
-keep(const CwhExchange *exchange, const Jsonb *value)
+/* Does a memory have all this already? */
+static bool
+is_known(Jsonb *known, Jsonb *learned)
 {
-	Jsonb	   *copy = MemoryContextAlloc(exchange->context, VARSIZE(value));
+	Jsonb	   *both;
 
-	memcpy(copy, value, VARSIZE(value));
-	return copy;
+	if (known == NULL)
+		return false;
+	both = DatumGetJsonbP(DirectFunctionCall2(jsonb_concat,
+											  JsonbPGetDatum(known),
+											  JsonbPGetDatum(learned)));
+	return compareJsonbContainers(&both->root, &known->root) == 0;
 }
 
 /*
@@ -370,6 +373,8 @@ decide_on_reply(CwhExchange *exchange, const CwhRules *rules,
 	bool		wanted = cwh_rules_want_body(rules, attempt->step, ending);
 	Jsonb	   *body = wanted ? reply_json(reply) : NULL;
 
+	if (rules->n > 0 || reply->cut_off)
+		describe_reply(reply, ending);
 	if (wanted)
 		cwh_rules_match(rules, attempt->step, ending, body);
 	cwh_decide(decision, ending, attempt);
@@ -380,15 +385,15 @@ decide_on_reply(CwhExchange *exchange, const CwhRules *rules,
 		Jsonb	   *learned = cwh_rules_learn(rules, attempt->step, ending, body,
 											  &exchange->note);
 
-		if (learned)
-			exchange->learned = keep(exchange, learned);
+		if (learned && !is_known(exchange->known, learned))
+			exchange->learned = cwh_exchange_keep(exchange, learned);
 	}
 	if (decision->next != CWH_NEXT_STEP)
 		return;
 	if (!wanted)
 		body = reply_json(reply);
-	exchange->replies = keep(exchange,
-							 add_reply(exchange->replies, reply, body));
+	exchange->replies =
+		cwh_exchange_keep(exchange, add_reply(exchange->replies, reply, body));
 }
 
 /*
@@ -416,6 +421,7 @@ decide(CwhExchange *exchange, const CwhWebhook *webhook, bool unsent,
 	MemoryContextDelete(scratch);
 	/* these pointed into it */
 	ending->paths = NULL;
+	ending->unread = ending->content_type = ending->words = NULL;
 }
 
 /* Overwrite the reply of a token endpoint: it is for no connector and no log. */

@@ -41,6 +41,8 @@ typedef struct CwhExchange
 	MemoryContext context;		/* of step and replies; null until needed */
 	CwhStep    *step;			/* the connector's next request; null: ask it */
 	Jsonb	   *replies;		/* to the requests before; null: none */
+	Jsonb	   *known;			/* what was remembered when the step was made,
+								 * if it need not be written again, or null */
 	Jsonb	   *learned;		/* what the last reply has taught, until that is
 								 * settled; null: nothing */
 	const char *note;			/* what else the attempt's row says, or null */
@@ -86,12 +88,14 @@ cwh_token_outdate(CwhToken *token)
 	token->number++;
 }
 
-/* Keep the replies to a connector's requests. */
-static inline void
-cwh_exchange_keep_replies(CwhExchange *exchange, const Jsonb *replies)
+/* A copy of a value that lives as long as the exchange. */
+static inline Jsonb *
+cwh_exchange_keep(const CwhExchange *exchange, const Jsonb *value)
 {
-	exchange->replies = MemoryContextAlloc(exchange->context, VARSIZE(replies));
-	memcpy(exchange->replies, replies, VARSIZE(replies));
+	Jsonb	   *copy = MemoryContextAlloc(exchange->context, VARSIZE(value));
+
+	memcpy(copy, value, VARSIZE(value));
+	return copy;
 }
 
 /* The last transfer is not needed any more. */

@@ -17,10 +17,19 @@
 
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
+#include "utils/timestamp.h"
 
 #include "memory.h"
 #include "rules.h"
+#include "settings.h"
 #include "statement.h"
+
+/*
+ * What has changed, or was found unchanged, this long ago at most is not written
+ * again if it still is the same; or a tenth of chatwebhook.retention, which removes
+ * what has not changed for long.
+ */
+#define FRESH_S		3600
 
 /* The longest ids of a chatbot and a conversation together, in bytes. */
 #define MAX_IDS		2000
@@ -38,7 +47,7 @@ enum
 	"   AND m.chatbot_id IS NOT DISTINCT FROM ($2)[1]"
 
 static const char read_sql[] =
-	"SELECT m.remembered FROM chatwebhook.memory m" THIS_MEMORY;
+	"SELECT m.remembered, m.updated_at FROM chatwebhook.memory m" THIS_MEMORY;
 
 static const char lock_sql[] =
 	"SELECT 1 FROM chatwebhook.memory m" THIS_MEMORY " FOR UPDATE SKIP LOCKED";
@@ -86,17 +95,25 @@ key_parameters(const CwhMemoryKey *key, Datum *args)
 	args[KEY_CONVERSATION_ID] = CStringGetTextDatum(key->conversation_id);
 }
 
-/* What is remembered: an object, or null.  It lives until the transaction ends. */
+/*
+ * What is remembered: an object, or null.  It lives until the transaction ends.
+ * *fresh says whether the same need not be written again.
+ */
 Jsonb *
-cwh_memory_read(const CwhMemoryKey *key)
+cwh_memory_read(const CwhMemoryKey *key, bool *fresh)
 {
+	int64		fresh_s = cwh_retention < 0 ? FRESH_S :
+		Min(FRESH_S, cwh_retention / 10);
 	Datum		args[KEY_PARAMETERS];
 
+	*fresh = false;
 	if (!is_usable(key))
 		return NULL;
 	key_parameters(key, args);
 	if (cwh_run(&read_st, args) == 0)
 		return NULL;
+	*fresh = DatumGetTimestampTz(cwh_field(0, 1, NULL)) >
+		GetCurrentTimestamp() - fresh_s * USECS_PER_SEC;
 	return DatumGetJsonbPCopy(cwh_field(0, 0, NULL));
 }
 

@@ -20,7 +20,7 @@ typedef struct CwhMemoryKey
 	const char *conversation_id;	/* null: nothing is remembered */
 } CwhMemoryKey;
 
-extern Jsonb *cwh_memory_read(const CwhMemoryKey *key);
+extern Jsonb *cwh_memory_read(const CwhMemoryKey *key, bool *fresh);
 extern bool cwh_memory_lock(const CwhMemoryKey *key);
 extern bool cwh_memory_write(const CwhMemoryKey *key, const Jsonb *learned);
 

@@ -149,9 +149,13 @@ read_memories(CwhRender *renders, Delivery **deliveries, int n)
 			.chatbot_id = deliveries[i]->chatbot_id,
 			.conversation_id = deliveries[i]->conversation_id
 		};
+		CwhExchange *exchange = &deliveries[i]->exchange;
+		bool		fresh = false;
 
 		if (renders[i].webhook->rules.remember)
-			renders[i].memory = cwh_memory_read(&key);
+			renders[i].memory = cwh_memory_read(&key, &fresh);
+		exchange->known = fresh ?
+			cwh_exchange_keep(exchange, renders[i].memory) : NULL;
 	}
 }
 

@@ -96,11 +96,12 @@ read_memory(const CwhWebhook *webhook, Jsonb *event)
 	MemoryContext context = CurrentMemoryContext;
 	Jsonb	   *found;
 	Jsonb	   *memory = NULL;
+	bool		fresh;
 
 	if (!webhook->rules.remember)
 		return NULL;
 	SPI_connect();
-	found = cwh_memory_read(&key);
+	found = cwh_memory_read(&key, &fresh);
 	if (found)
 	{
 		memory = MemoryContextAlloc(context, VARSIZE(found));

@@ -409,7 +409,7 @@ sub seen_by
 	my %list = (
 		'webhook.name' => 'name', 'webhook.url' => 'name || url', 'webhook_health' => 'name || state',
 		'event' => q(type || coalesce(chatbot_id, '')), 'event.data' => 'id || data::text', 'delivery' => 'webhook_name || status',
-		'dead_letter' => 'id || event::text', 'attempt' => 'delivery_id || attempt::text', 'alert' => 'message',
+		'dead_letter' => 'id || event::text', 'attempt' => 'delivery_id || attempt::text', 'memory' => 'conversation_id || remembered::text', 'alert' => 'message',
 		'metrics' => 'name || labels', 
 		# of roles that were dropped, no dump has rows
 		'grantee' => q(CASE WHEN role::text !~ '^\d' AND role::text <> 'revoked' THEN role || access END), 'vault' => 'name', 'worker_status' => 'NULL',

@@ -389,6 +389,8 @@ sql_in('used', qq{
 	INSERT INTO chatwebhook.attempt (delivery_id, attempt, webhook_id, chatbot_id,
 	       started_at, latency_ms, status_code, error)
 	VALUES (8, 6, '$flaky', 'bot-1', now(), 12, 503, 'HTTP status 503');
+	INSERT INTO chatwebhook.memory (webhook_id, chatbot_id, conversation_id, remembered)
+	VALUES ('$flaky', 'bot-1', 'c1', '{"thread": "17.1"}');
 	INSERT INTO chatwebhook.activity (since, worker, succeeded)
 	VALUES (date_trunc('minute', now()), 0, 1);
 	INSERT INTO chatwebhook.alert (id, webhook_id, chatbot_id, webhook_name, kind, message, opened_at)

@@ -98,6 +98,8 @@ $old->safe_psql('postgres', q{DELETE FROM chatwebhook.webhook WHERE name = 'dele
 create_webhook($old, name => 'gone', events => ['order.*'], path => '/gone', chatbot_id => 'bot-1');
 $old->safe_psql('postgres', qq{
 	SELECT chatwebhook.set_credential('$ok', 'token', 't0ken');
+	INSERT INTO chatwebhook.memory (webhook_id, chatbot_id, conversation_id, remembered)
+	VALUES ('$ok', NULL, 'c1', '{"thread": "17.1"}');
 	UPDATE chatwebhook.webhook SET headers = '{"X-Token": "{{token}}"}' WHERE id = '$ok';
 	INSERT INTO message SELECT n, 'bot-1' FROM generate_series(1, 3) AS n});
 ok($old->poll_query_until('postgres', qq{

@@ -734,6 +734,18 @@ test_success_rules(void)
 						i, status, difference(&got, &want), got.error, want.error);
 		}
 	}
+	{
+		CwhRule		limit = {
+			.nstatuses = 1,.statuses = wrong,.means = CWH_RETRY,.wait_s = 3
+		};
+		CwhAttempt	attempt = with_rules(&limit, 1);
+
+		check("a limit can be exceeded with status 200",
+			  reply_with(200, NULL, 7), attempt,
+			  pause_after(7000, 7, "unexpected reply: no content type, 200, no body"));
+		check("the longer wait counts", reply_with(200, NULL, 2), attempt,
+			  pause_after(3000, 2, "unexpected reply: no content type, 200, no body"));
+	}
 	is_int(differences, 0, "every combination of rules for success");
 	ok(n[CWH_DELIVERED] > 1000 && n[CWH_RETRY] > 1000 && n[CWH_DEAD] > 1000,
 	   "with every verdict among them");
