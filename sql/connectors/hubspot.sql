@@ -99,6 +99,7 @@ DECLARE
     heading      text;
     story        text;
     facts        text;
+    origin       text;
 BEGIN
     IF type = 'webhook.test' THEN
         IF made = 0 THEN
@@ -270,13 +271,14 @@ BEGIN
     FOREACH object IN ARRAY objects LOOP
         -- a field that is mapped replaces ours, for what the event itself becomes
         FOR try IN 1 .. 3 LOOP
-            facts := chatwebhook.cut(concat_ws(E'\n',
-                chatwebhook._details(data, '{conversationSummary,intent,reason,conversationHistory}'),
-                nullif(array_to_string(notices, E'\n'), ''),
+            facts := concat_ws(E'\n',
+                chatwebhook.cut(chatwebhook._details(data, '{conversationSummary,intent,reason,conversationHistory}'), 10000),
+                chatwebhook.cut(nullif(array_to_string(notices, E'\n'), ''), 5000));
+            origin := concat_ws(E'\n',
                 'Chatbot: ' || chatwebhook._line(event->'chatbotId', 255),
                 'Conversation: ' || conversation,
                 'Event: ' || event_id,
-                chatwebhook._link(event, webhook)), 12000);
+                chatwebhook._link(event, webhook));
             IF try = 1 THEN
                 heading := CASE type WHEN 'lead.captured' THEN
                                      CASE WHEN data->>'conversationSummary' <> '' THEN 'Chatbot conversation summary' ELSE 'Lead captured by the chatbot' END
@@ -330,12 +332,13 @@ BEGIN
                 RETURN ROW('POST', base || CASE object WHEN 'note' THEN '/notes' WHEN 'deal' THEN '/deals' WHEN 'ticket' THEN '/tickets' ELSE '/tasks' END, NULL,
                     jsonb_build_object(
                         'properties', properties || CASE object
-                            WHEN 'deal' THEN jsonb_build_object('description', coalesce(properties->>'description', concat_ws(E'\n\n', nullif(story, ''), facts)))
-                            WHEN 'ticket' THEN jsonb_build_object('content', coalesce(properties->>'content', concat_ws(E'\n\n', nullif(story, ''), facts)))
+                            WHEN 'deal' THEN jsonb_build_object('description', coalesce(properties->>'description', concat_ws(E'\n\n', nullif(story, ''), nullif(facts, ''), origin)))
+                            WHEN 'ticket' THEN jsonb_build_object('content', coalesce(properties->>'content', concat_ws(E'\n\n', nullif(story, ''), nullif(facts, ''), origin)))
                             ELSE jsonb_build_object(CASE object WHEN 'task' THEN 'hs_task_body' ELSE 'hs_note_body' END, concat(
                                 '<p><strong>' || heading || '</strong></p>',
                                 '<p>' || nullif(chatwebhook._hubspot_html(story, 45000), '') || '</p>',
-                                '<p>' || nullif(chatwebhook._hubspot_html(facts, 20000), '') || '</p>')) END,
+                                '<p>' || nullif(chatwebhook._hubspot_html(facts, 15000), '') || '</p>',
+                                '<p>' || nullif(chatwebhook._hubspot_html(origin, 5000), '') || '</p>')) END,
                         'associations', (SELECT coalesce(jsonb_agg(jsonb_build_object(
                                 'to', jsonb_build_object('id', a.id),
                                 'types', jsonb_build_array(jsonb_build_object('associationCategory', 'HUBSPOT_DEFINED', 'associationTypeId', a.kind)))), '[]')

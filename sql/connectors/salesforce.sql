@@ -98,7 +98,8 @@ DECLARE
 BEGIN
     IF type = 'webhook.test' THEN
         IF made = 0 THEN
-            RETURN ROW('GET', base || '/query?q=' || chatwebhook.url_encode('SELECT Id FROM Lead LIMIT 1'), NULL, NULL, true)::chatwebhook.request;
+            -- none, for one would be remembered
+            RETURN ROW('GET', base || '/query?q=' || chatwebhook.url_encode('SELECT Id FROM Lead LIMIT 0'), NULL, NULL, true)::chatwebhook.request;
         END IF;
         RETURN NULL;
     ELSIF type IS NULL OR type NOT IN ('lead.captured', 'handoff.requested', 'sales.opportunity', 'conversation.ended') THEN
@@ -222,13 +223,13 @@ BEGIN
               INTO fields FROM jsonb_each(mapped) AS m WHERE m.key <> 'Email' OR m.value = 'null';
         END IF;
         FOR try IN 1 .. 4 LOOP
-            facts := chatwebhook.cut(concat_ws(E'\n',
-                chatwebhook._details(data, '{reason,intent,conversationSummary,conversationHistory}'),
-                nullif(array_to_string(notices, E'\n'), ''),
+            facts := concat_ws(E'\n',
+                chatwebhook.cut(chatwebhook._details(data, '{reason,intent,conversationSummary,conversationHistory}'), 6000),
+                chatwebhook.cut(nullif(array_to_string(notices, E'\n'), ''), 3000),
                 'Chatbot: ' || chatwebhook._line(event->'chatbotId', 255),
                 'Conversation: ' || chatwebhook._line(event->'conversationId', 255),
                 'Event: ' || event_id,
-                chatwebhook._link(event, webhook)), 11000);
+                chatwebhook._link(event, webhook));
             IF made = n THEN
                 IF object <> 'OpportunityContactRole' AND NOT fields ? 'Description' THEN
                     fields := fields || jsonb_build_object('Description', concat_ws(E'\n\n', facts, nullif(story, '')));
