@@ -35,8 +35,10 @@
 #define MAX_IDS		2000
 
 /* INDENT OFF */
-/* Parameters of all these: the ids, of which the chatbot's is in an array as it
- * can be null. */
+/*
+ * Parameters of all these: the ids, of which the chatbot's is in an array as it
+ * can be null.
+ */
 enum
 {
 	KEY_WEBHOOK_ID, KEY_CHATBOT_ID, KEY_CONVERSATION_ID, KEY_PARAMETERS
@@ -53,13 +55,15 @@ static const char lock_sql[] =
 	"SELECT 1 FROM chatwebhook.memory m" THIS_MEMORY " FOR UPDATE SKIP LOCKED";
 
 /*
- * Add to a memory, if it does not become larger than it may be.  The worker has
- * measured what is added.
+ * Add to a memory, if it does not become larger than it may be.  The text of what
+ * is added is bounded, as rules.c has measured it as JavaScript would write it.
  */
 static const char write_sql[] =
 	"INSERT INTO chatwebhook.memory AS m"
 	"       (webhook_id, chatbot_id, conversation_id, remembered, updated_at)"
-	" VALUES ($1, ($2)[1], $3, $4, pg_catalog.clock_timestamp())"
+	" SELECT $1, ($2)[1], $3, $4, pg_catalog.clock_timestamp()"
+	"  WHERE pg_catalog.octet_length($4::pg_catalog.text)" LE
+	"        " CppAsString2(CWH_MAX_MEMORY)
 	" ON CONFLICT (webhook_id, conversation_id, chatbot_id) DO UPDATE"
 	"    SET remembered = m.remembered" CAT "EXCLUDED.remembered,"
 	"        updated_at = EXCLUDED.updated_at"

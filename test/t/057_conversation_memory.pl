@@ -183,8 +183,26 @@ subtest 'no more than 8 kB' => sub {
 	# 130 kB of digits in a few bytes
 	emit('full', 'c1', '{"n": 5, "blob": 1e100000}');
 	ok(wait_idle($node), 'a number of 100,000 digits is delivered');
-	is(sql("SELECT remembered->'last' FROM chatwebhook.memory WHERE webhook_id = '$id'"), 4, 'and not remembered');
+	# 300 digits each in the table, and few as JavaScript writes them
+	emit('full', 'c1', '{"n": 6, "blob": [' . join(', ', ('1e300') x 1000) . ']}');
+	emit('full', 'c2', '{"n": 7, "blob": [' . join(', ', ('1e300') x 1000) . ']}');
+	ok(wait_idle($node), 'a thousand of 300 digits as well');
+	is(sql("SELECT remembered->'last' FROM chatwebhook.memory WHERE webhook_id = '$id' AND conversation_id = 'c1'"), 4, 'none of them is remembered');
+	is(memory($id, 'c2'), '{"thread": "full/c2"}', 'nor where little else is');
 	set('chatwebhook.log_attempts', 'all');
+};
+
+subtest 'a reply that is cut off' => sub {
+	script(q{CREATE FUNCTION public.lax(event jsonb, webhook jsonb, replies jsonb) RETURNS chatwebhook.request
+		LANGUAGE sql STABLE AS $$ SELECT ROW('POST', NULL, NULL, '{}', true)::chatwebhook.request $$;
+		INSERT INTO chatwebhook.connector (name, function, replies)
+		VALUES ('lax', 'public.lax', '[{"status": 200, "remember": {"thread": "$.ts"}}]')});
+	my $id = webhook('cut', connector => 'lax', path => '/big/300000');
+	emit('cut', 'c1', {});
+	ok(wait_idle($node), 'it is delivered, as no rule says what success looks like');
+	is(sql("SELECT error, note FROM chatwebhook.attempt WHERE webhook_id = '$id'"),
+		'|not remembered: the reply was cut off (raise chatwebhook.max_response_size)', 'the attempt says that nothing is remembered');
+	is(memory($id), 'none', 'nothing is');
 };
 
 subtest 'erase_conversation' => sub {

@@ -219,7 +219,7 @@ is(join(' ', grep { $before->{$_} eq '' } sort keys %$before), '',
 	'there is something in every table');
 my $newest = sql('SELECT max(id) FROM chatwebhook.queue');
 unlike($before->{"what $_ sees"}, qr/ERROR: .*: webhook.name/, "$_ sees webhooks") foreach 'shop', 'boss', 'watcher', 'twice';
-is(scalar(() = $before->{"what $_ sees"} =~ /ERROR:  permission denied/g), 18, "$_ sees nothing") foreach 'revoked', 'nobody';
+is(scalar(() = $before->{"what $_ sees"} =~ /ERROR:  permission denied/g), 19, "$_ sees nothing") foreach 'revoked', 'nobody';
 like($before->{'what shop sees'}, qr/webhook.name: \w{32} 1$/m, 'the shop sees its own webhook');
 like($before->{'what boss sees'}, qr/webhook.name: \w{32} 5$/m, 'and an administrator all');
 like($before->{'what shop sees without a chatbot'}, qr/webhook.name:  *$/m, 'without a chatbot, the shop sees none');
