@@ -231,9 +231,11 @@ $$;
 COMMENT ON FUNCTION chatwebhook.discord(jsonb, jsonb, jsonb) IS
     'Connector: posts an embed through a Discord channel webhook, in a forum channel one thread for each conversation. Settings: app_url, the address of your application (the title links to app_url/conversations/ID, or app_url/conversations/ID/takeover for a hand-off; default: no link); forum, true if the channel is a forum; tags, an array of the ids of tags for a new thread; username and avatar_url, shown instead of the webhook''s own (default: its own); mention, roles and users, such as <@&123> and <@123>, to mention in hand-offs and sales opportunities, or an object of such texts by type of event (default: none); mention_here, true to put @here before sales opportunities (default: false); currency, shown before the estimated value (default: $); fields and as, see docs/connectors.md.';
 
-INSERT INTO chatwebhook.connector (name, function, description, replies, shipped) VALUES
+INSERT INTO chatwebhook.connector (name, function, description, replies, ordered, shipped) VALUES
     ('discord', 'chatwebhook.discord(jsonb,jsonb,jsonb)',
      'An embed in a Discord channel, through its webhook.',
-     '[{"status": 429, "means": "retry", "wait": "retry_after"},
-       {"status": 404, "contains": "10015", "means": "disable"},
-       {"status": 401, "contains": "50027", "means": "disable"}]', true);
+     '[{"status": 200, "path": "strict $.id == $.channel_id", "means": "success", "remember": {"thread": "$.id"}},
+       {"status": 200, "path": "exists($.id)", "means": "success"},
+       {"status": 429, "means": "retry", "wait": "retry_after"},
+       {"status": 404, "path": "$.code == 10015", "means": "disable"},
+       {"status": 401, "path": "$.code == 50027", "means": "disable"}]', true, true);

@@ -369,14 +369,18 @@ COMMENT ON FUNCTION chatwebhook.hubspot(jsonb, jsonb, jsonb) IS
  * Replies by which the connector goes on: a contact that is not there, an address
  * that is another contact's, values that are refused, an event that is there.
  */
-INSERT INTO chatwebhook.connector (name, function, description, replies, shipped) VALUES
+INSERT INTO chatwebhook.connector (name, function, description, replies, ordered, shipped) VALUES
     ('hubspot', 'chatwebhook.hubspot(jsonb,jsonb,jsonb)',
      'HubSpot: contacts with notes, deals, tasks and tickets, with a private app''s token or a service key.',
-     '[{"status": 404, "contains": "not found", "means": "success"},
-       {"status": 409, "contains": "Existing ID: ", "means": "success"},
-       {"status": 400, "contains": "Property values were not valid", "means": "success"},
+     '[{"status": [200, 201], "path": "exists($.properties.lastmodifieddate)", "means": "success", "remember": {"contact": "$.id"}},
+       {"status": 201, "path": "exists($.properties.hs_pipeline_stage)", "means": "success", "remember": {"ticket": "$.id"}},
+       {"status": [200, 201], "path": "exists($.id)", "means": "success"},
+       {"status": 200, "path": "exists($.results)", "means": "success"},
+       {"status": 404, "path": "$.status == \"error\"", "step": 1, "means": "success"},
+       {"status": 404, "path": "$.status == \"error\"", "step": 2, "means": "success"},
+       {"status": 409, "path": "$.message like_regex \"Existing ID: [0-9]\"", "means": "success"},
+       {"status": 400, "path": "$.message starts with \"Property values were not valid\"", "means": "success"},
        {"status": [400, 409], "contains": "CONFLICTING_UNIQUE_VALUE", "means": "success"},
        {"status": 409, "means": "retry", "wait": 1},
        {"status": 423, "means": "retry", "wait": 2},
-       {"status": 477, "means": "retry", "wait": 60},
-       {"status": [200, 201, 207], "step": 1, "means": "success"}]', true);
+       {"status": 477, "means": "retry", "wait": 60}]', true, true);

@@ -119,8 +119,11 @@ $$;
 COMMENT ON FUNCTION chatwebhook.pagerduty(jsonb, jsonb, jsonb) IS
     'Connector for PagerDuty''s Events API v2. Incidents are triggered by sentiment.negative (severity warning, or error for a score of at least 0.9), by handoff.requested of urgency high (error), urgent or critical (critical; hand-offs of other urgency send nothing), and by an opened webhook.alert (webhook_disabled: critical; low_success_rate and backlog: warning; others: error). handoff.accepted acknowledges the incidents of its conversation, conversation.ended resolves them, and a closed webhook.alert resolves its own. webhook.test triggers and resolves one of severity info. Other events send nothing. Settings: severity, for all, or an object by type of event; source, the affected system (default: the chatbot''s id, or in an alert, the webhook''s name); app_url, the address of your application, for a link to app_url/conversations/ID (default: no link); fields (custom details) and as, see docs/connectors.md.';
 
-INSERT INTO chatwebhook.connector (name, function, description, replies, shipped) VALUES
+INSERT INTO chatwebhook.connector (name, function, description, replies, ordered, shipped) VALUES
     ('pagerduty', 'chatwebhook.pagerduty(jsonb,jsonb,jsonb)',
      'An incident in PagerDuty, through its Events API v2.',
-     '[{"status": [429, 500, 501, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 527, 529, 530],
-        "means": "retry", "wait": 60}]', true);
+     '[{"status": 202, "path": "$.status == \"success\" && $.dedup_key starts with \"chatwebhook/handoff.requested/\"", "means": "success", "remember": {"handoff": "$.dedup_key"}},
+       {"status": 202, "path": "$.status == \"success\" && $.dedup_key starts with \"chatwebhook/sentiment.negative/\"", "means": "success", "remember": {"sentiment": "$.dedup_key"}},
+       {"status": 202, "path": "$.status == \"success\"", "means": "success"},
+       {"status": [429, 500, 501, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 527, 529, 530],
+        "means": "retry", "wait": 60}]', true, true);

@@ -301,8 +301,16 @@ $$;
 COMMENT ON FUNCTION chatwebhook.slack(jsonb, jsonb, jsonb) IS
     'Connector: posts messages in a Slack channel, through an incoming webhook or, if the URL ends in /chat.postMessage, with a bot''s token and one thread for each conversation. Settings: app_url, the address of your application (a link opens app_url/conversations/ID, or app_url/conversations/ID/takeover for a hand-off; default: no links); interactive, true for buttons instead of links; mention, in Slack''s notation, such as <!here> and <@U012AB3CD>, added to hand-offs, negative sentiment, sales opportunities and opened alerts (default: none); currency, shown before the estimated value (default: $); fields and as, see docs/connectors.md. For chat.postMessage: channel; username, icon and visitor_icon, shown instead of the app''s name and icon (default: the app''s).';
 
-INSERT INTO chatwebhook.connector (name, function, description, replies, shipped) VALUES
+INSERT INTO chatwebhook.connector (name, function, description, replies, ordered, shipped) VALUES
     ('slack', 'chatwebhook.slack(jsonb,jsonb,jsonb)',
      'Messages in a Slack channel, through an incoming webhook or with a bot''s token.',
-     '[{"status": 410, "means": "disable"},
-       {"status": 404, "contains": "no_service", "means": "disable"}]', true);
+     '[{"status": 200, "path": "$.ok == true && exists($.message.thread_ts)", "means": "success"},
+       {"status": 200, "path": "$.ok == true && !exists($.message.thread_ts)", "means": "success", "remember": {"thread": "$.ts"}},
+       {"status": 200, "path": "$.error like_regex \"^(invalid_auth|not_authed|account_inactive|token_revoked|token_expired|is_archived)$\"", "means": "disable"},
+       {"status": 200, "path": "$.error like_regex \"^(ratelimited|rate_limited|internal_error|fatal_error|service_unavailable|request_timeout)$\"", "means": "retry", "wait": 30},
+       {"status": 200, "path": "exists($.error)", "means": "dead"},
+       {"status": 200, "contains": "<", "means": "retry"},
+       {"status": 200, "contains": "{", "means": "retry"},
+       {"status": 200, "contains": "ok", "means": "success"},
+       {"status": 410, "means": "disable"},
+       {"status": 404, "contains": "no_service", "means": "disable"}]', true, true);

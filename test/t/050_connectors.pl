@@ -246,7 +246,7 @@ subtest 'every type of event' => sub {
 		{ %{ $ada->{properties} }{qw(firstname lastname company lifecyclestage hs_lead_status)} },
 		{ firstname => 'Ada', lastname => 'Lovelace', company => 'Engines', lifecyclestage => 'lead', hs_lead_status => 'NEW' },
 		'hubspot: its properties');
-	is(scalar @{ $hubspot->{notes} }, 3, 'hubspot: a note for each');
+	is(scalar @{ $hubspot->{notes} }, 6, 'hubspot: a note for each, and for the end of each conversation');
 	is(scalar @{ $hubspot->{tasks} }, 3, 'hubspot: tasks for hand-offs');
 	is(scalar(grep { @{ $_->{associations} } != 1 || $_->{associations}[0]{type} ne 'contacts' } @{ $hubspot->{notes} }),
 		0, 'hubspot: associated with it');
@@ -258,12 +258,12 @@ subtest 'every type of event' => sub {
 	my $salesforce = $services->state('salesforce');
 	is(scalar @{ $salesforce->{Lead} }, 2, 'salesforce: leads, where there is no contact');
 	is(scalar @{ $salesforce->{Contact} }, 1, 'salesforce: no contact is made');
-	is(scalar(grep { ($_->{WhoId} // '') eq $seeded } @{ $salesforce->{Task} }), 2, 'salesforce: tasks for the contact that was there');
+	is(scalar(grep { ($_->{WhoId} // '') eq $seeded } @{ $salesforce->{Task} }), 4, 'salesforce: all tasks of the conversation for the contact that was there');
 	foreach my $lead (@{ $salesforce->{Lead} })
 	{
-		is(scalar(grep { ($_->{WhoId} // '') eq $lead->{Id} } @{ $salesforce->{Task} }), 1, 'salesforce: a task for the lead');
+		is(scalar(grep { ($_->{WhoId} // '') eq $lead->{Id} } @{ $salesforce->{Task} }), 3, 'salesforce: tasks for the lead: when it was captured, for a sale, and in the end');
 	}
-	is(scalar @{ $salesforce->{Task} }, 9, 'salesforce: tasks for leads, hand-offs and opportunities');
+	is(scalar @{ $salesforce->{Task} }, 12, 'salesforce: tasks for leads, hand-offs, opportunities and conversations');
 	like(join("\n", @{ $salesforce->{queries} }), qr/o\\'brien/, 'salesforce: the address was escaped');
 	is(scalar @{ $services->state('salesforce~key')->{Lead} }, 3, 'salesforce: leads by external id');
 	is($salesforce->{token_requests}, 1, 'salesforce: one token for all');
@@ -283,7 +283,7 @@ subtest 'every type of event' => sub {
 	my @alerts = @{ $services->state('pagerduty')->{alerts} };
 	is(scalar(grep { $_->{event}{payload}{class} eq 'sentiment.negative' } @alerts), 3, 'pagerduty: incidents for sentiment');
 	is(scalar(grep { $_->{event}{payload}{class} eq 'handoff.requested' } @alerts), 1, 'pagerduty: for a hand-off that is urgent');
-	is(scalar(grep { $_->{status} eq 'resolved' } @alerts), 3, 'pagerduty: tests are resolved again');
+	is(scalar(grep { $_->{status} eq 'resolved' } @alerts), 7, 'pagerduty: tests are resolved again, and incidents when their conversations end');
 	emit('all', 'webhook.alert', { %{ $rich{'webhook.alert'} }, state => 'closed' }, 'rich');
 	ok(wait_idle($node), 'the worker is done');
 	my ($alert) = grep { ($_->{event}{payload}{custom_details}{kind} // '') eq 'consecutive_failures' }
@@ -392,24 +392,26 @@ subtest 'other requests, by settings' => sub {
 
 	my @slack = @{ $services->state('slack~bot')->{messages} };
 	is(join(' ', map { $_->{message}{channel} } @slack), join(' ', ($known->{channel}) x 10), 'slack: a message for each event');
+	is(join(' ', map { $_->{message}{thread_ts} // '-' } @slack), join(' ', '-', ($slack[0]{ts}) x 9), 'slack: in the thread of the first');
 	like($json->encode($slack[5]{message}{blocks}), qr/\*Number:\*\\n17.*\*Each:\*|\*Each:\*\\na, b.*\*Number:\*/, 'slack: with mapped fields');
 	my @discord = @{ $services->state('discord~forum')->{messages} };
-	is(scalar @discord, 10, 'discord: a message for each event');
+	is(join(' ', map { $_->{thread} } @discord), join(' ', ($discord[0]{id}) x 10), 'discord: a message for each event, in one thread');
 	is(join(' ', map { @{ $_->{pings} } } @discord), join(' ', ('<@&77>', '<@78>') x 3), 'discord: mentions for hand-offs and sales');
 
 	my $hubspot = $services->state('hubspot~all');
 	is(scalar @{ $hubspot->{contacts} }, 1, 'hubspot: one contact');
 	is($hubspot->{contacts}[0]{properties}{plan__c}, 'pro', 'hubspot: a mapped property');
 	like($hubspot->{notes}[0]{properties}{hs_note_body}, qr/Not taken by HubSpot: unknown__c = x/, 'hubspot: and one that it does not know, which the note has');
-	is(join(' ', map { $_->{properties}{number__c} // '-' } @{ $hubspot->{tickets} }), '- 17', 'hubspot: tickets');
+	is(scalar @{ $hubspot->{tickets} }, 1, 'hubspot: one ticket for two hand-offs');
+	is(scalar(grep { $_->{type} eq 'tickets' } map { @{ $_->{associations} } } @{ $hubspot->{notes} }), 1, 'hubspot: the second is a note of the ticket');
 	is($hubspot->{deals}[0]{properties}{deal_currency_code}, 'EUR', 'hubspot: a currency');
 
 	my $salesforce = $services->state('salesforce~all');
 	is(scalar @{ $salesforce->{Lead} }, 0, 'salesforce: no Lead beside the Contact');
-	is(join(' ', map { $_->{ContactId} // '-' } @{ $salesforce->{Case} }), "$contact -", 'salesforce: Cases');
-	is($salesforce->{Case}[1]{Number__c}, '17', 'salesforce: a mapped field');
-	ok($salesforce->{Case}[1]{Yes__c}, 'salesforce: a checkbox');
-	like($salesforce->{Case}[1]{Description}, qr/Not taken by Salesforce: No__c = x/, 'salesforce: and one that it does not know, which the Description has');
+	is(join(' ', map { $_->{ContactId} // '-' } @{ $salesforce->{Case} }), $contact, 'salesforce: one Case for two hand-offs');
+	my ($again) = grep { ($_->{WhatId} // '') eq $salesforce->{Case}[0]{Id} } @{ $salesforce->{Task} };
+	is($again->{WhoId}, $contact, 'salesforce: the second is a Task of the Case and the Contact');
+	like($again->{Description}, qr/Not taken by Salesforce: No__c = x/, 'salesforce: with what Salesforce does not know in its Description');
 	is($salesforce->{Opportunity}[0]{Amount}, 1234.5, 'salesforce: an Opportunity');
 
 	my ($ticket, @others) = @{ $services->state('zendesk~all')->{tickets} };
@@ -518,6 +520,36 @@ subtest 'what the services\' errors come to' => sub {
 	is(outcome('hubspot~other'), 'delivered after 1', 'a contact by another address is the contact');
 	is($services->state('hubspot~other')->{notes}[0]{associations}[0]{to}, $contact, 'which gets the note');
 	is(outcome('hubspot~busy'), 'delivered after 2', 'another conflict is tried again');
+};
+sql('DELETE FROM chatwebhook.webhook');
+
+# A status of success proves nothing.
+subtest 'replies that are none of the service\'s' => sub {
+	my %replies = (
+		page => [ { 'Content-Type' => 'text/html' }, '<!DOCTYPE html><title>Sign in</title> ok' ],
+		empty => [ {}, {} ],
+		not => [ {}, { ok => JSON::PP::false } ],
+		blanks => [ { 'Content-Type' => 'application/json' }, "{ \"ok\" :\n false , \"error\" : \"internal_error\" }" ],
+		list => [ {}, [] ]);
+	foreach my $connector (sort keys %event_for)
+	{
+		foreach my $what (sort keys %replies)
+		{
+			my $label = "$connector~$what";
+			my ($headers, $body) = @{ $replies{$what} };
+			service($label, events => [ $event_for{$connector} ], max_retries => 0);
+			$services->control($label, 'status', times => 0, status => $connector eq 'pagerduty' ? 202 : 200, headers => $headers, body => $body);
+			emit($label, $event_for{$connector}, $rich{ $event_for{$connector} });
+		}
+	}
+	ok(wait_idle($node), 'the worker is done');
+	foreach my $connector (sort keys %event_for)
+	{
+		foreach my $what (sort keys %replies)
+		{
+			like(outcome("$connector~$what"), qr/^dead after 1 unexpected reply: /, "$connector: $what is no success, and the error says what came");
+		}
+	}
 };
 sql('DELETE FROM chatwebhook.webhook');
 
