@@ -107,6 +107,111 @@ $$;
 COMMENT ON FUNCTION chatwebhook._amount(jsonb, text) IS
     'Returns a number as an amount of money, with thousands separators, and any other value as it is.';
 
+CREATE FUNCTION chatwebhook._address(value jsonb, size integer) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$
+DECLARE
+    -- stricter than RFC 5321: what one service refuses is sent as text to all
+    part    constant text := E'[^[:space:][:cntrl:]@<>(),;:{}\\\\"\\[\\]]';
+    address text := chatwebhook._line(value, size + 1);
+BEGIN
+    IF chatwebhook.cut(address, size) = address
+       AND address ~ concat('^', part, '+@(', part, '+[.])+([[:alpha:]]{2,63}|xn--[[:alnum:]-]{2,59})$')
+       AND address !~ '^[.]|[.]{2}|[.]@|@[.-]' THEN
+        RETURN address;
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._address(jsonb, integer) IS
+    'Returns an e-mail address of at most this many characters; null if the value is none that every service accepts.';
+
+CREATE FUNCTION chatwebhook._link(event jsonb, webhook jsonb) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$
+DECLARE
+    link text := rtrim(webhook #>> '{settings,app_url}', '/') || '/conversations/'
+                 || chatwebhook.url_encode(nullif(event->>'conversationId', ''));
+BEGIN
+    RETURN CASE WHEN link ~ '^https?://[!#-;=?-{}~]+$' AND length(link) <= 1900 THEN link END;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._link(jsonb, jsonb) IS
+    'Returns the address of the event''s conversation in the application, by the setting app_url; null if there is none.';
+
+/*
+ * settings.fields: each target field with where its value comes from.  A member
+ * that is an object maps the fields of one type of event, which its key names.
+ */
+CREATE FUNCTION chatwebhook._fields(event jsonb, settings jsonb, separator text) RETURNS jsonb
+    LANGUAGE plpgsql IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
+    AS $$
+DECLARE
+    maps    jsonb := settings->'fields';
+    own     text := event->>'type';
+    treated text := settings #>> ARRAY['as', own];
+    target  text;
+    source  jsonb;
+    value   jsonb;
+    result  jsonb := '{}';
+BEGIN
+    IF jsonb_typeof(maps) IS DISTINCT FROM 'object' THEN
+        RETURN result;
+    END IF;
+    -- the later ones replace the earlier ones
+    FOR target, source IN
+        SELECT f.key, f.value
+          FROM (SELECT m.key, m.value, 0 AS n
+                  FROM jsonb_each(maps) AS m WHERE jsonb_typeof(m.value) <> 'object'
+                UNION ALL
+                SELECT m.key, m.value, t.n
+                  FROM unnest(ARRAY[treated, own]) WITH ORDINALITY AS t(type, n),
+                       jsonb_each(CASE jsonb_typeof(maps->t.type) WHEN 'object' THEN maps->t.type ELSE '{}' END) AS m) AS f
+         ORDER BY f.n, f.key
+    LOOP
+        IF source #>> '{}' LIKE '$%' THEN
+            value := jsonb_path_query_array(event, (source #>> '{}')::jsonpath, '{}', true);
+            value := CASE WHEN jsonb_array_length(value) > 1 THEN value ELSE value->0 END;
+            CONTINUE WHEN coalesce(value, 'null') = 'null';
+        ELSIF source #>> '{}' LIKE '@%' THEN
+            value := to_jsonb(substr(source #>> '{}', 2));
+        ELSE
+            value := source;
+        END IF;
+        -- nothing is as if it were not mapped
+        CONTINUE WHEN value IN ('""', '[]', '{}', '[""]', '[null]');
+        IF separator IS NOT NULL AND jsonb_typeof(value) = 'array'
+           AND NOT jsonb_path_exists(value, '$[*] ? (@.type() == "array" || @.type() == "object")') THEN
+            value := to_jsonb((SELECT string_agg(e.element, separator ORDER BY e.n)
+                                 FROM jsonb_array_elements_text(value) WITH ORDINALITY AS e(element, n)));
+        ELSIF separator IS NOT NULL AND value <> 'null' THEN
+            value := to_jsonb(value #>> '{}');
+        END IF;
+        result := result || jsonb_build_object(target, value);
+    END LOOP;
+    RETURN result;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._fields(jsonb, jsonb, text) IS
+    'Returns the fields that settings.fields maps for an event, with their values: as text, arrays joined by the separator, or unchanged if that is null. A field that is not to be sent is null.';
+
+CREATE FUNCTION chatwebhook._details(data jsonb, shown text[]) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$
+BEGIN
+    IF jsonb_typeof(data) <> 'object' THEN
+        RETURN chatwebhook._text(chatwebhook.cut(data #>> '{}', 5000));
+    END IF;
+    RETURN (SELECT string_agg(concat(chatwebhook._line(to_jsonb(e.key), 255), ': ', e.line), E'\n' ORDER BY e.place)
+              FROM (SELECT d.key, d.place, chatwebhook._text(chatwebhook.cut(d.value #>> '{}', 5000)) AS line
+                      FROM jsonb_each(data) WITH ORDINALITY AS d(key, value, place)
+                     WHERE d.key <> ALL (shown)) AS e
+             WHERE e.line IS NOT NULL);
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._details(jsonb, text[]) IS
+    'Returns the data of an event as text, a line for each key except these; null if there is none.';
+
 /*
  * Connectors that webhooks can use
  */

@@ -75,6 +75,38 @@ $$;
 SELECT format(E'%s, %s:\n%s', type, kind, jsonb_pretty(to_jsonb(pg_temp.call(pg_temp.envelope(type, data), pg_temp.webhook('{"username": "Desk", "mention_here": true}')))))
   FROM sample ORDER BY n;
 
+-- a forum: the first event of a conversation begins a thread, the others are in it
+CREATE FUNCTION pg_temp.forum(settings jsonb, memory jsonb DEFAULT '{}') RETURNS jsonb
+    LANGUAGE sql AS $$
+    SELECT pg_temp.webhook('{"forum": true, "app_url": "https://app.example"}'::jsonb || settings) || jsonb_build_object('memory', memory)
+$$;
+SELECT jsonb_pretty(to_jsonb(pg_temp.call(pg_temp.envelope('lead.captured', '{"name": "Zoë @everyone", "email": "zoe@example.com"}'), pg_temp.forum('{"tags": ["1234567890123456789", 7, "x", "2", "3", "4", "5"]}'))));
+SELECT kind, jsonb_pretty(to_jsonb(pg_temp.call(pg_temp.envelope(type, data), pg_temp.forum('{"username": "Ada"}', '{"thread": "1500000000000000001"}'))))
+  FROM sample WHERE type IN ('message.received', 'handoff.requested', 'webhook.alert') AND kind = 'ordinary' ORDER BY n;
+SELECT r.body->>'username' FROM unnest('{Zoë,"Ada of Discord",NULL}'::text[]) AS name,
+       LATERAL pg_temp.call(pg_temp.envelope('message.received', jsonb_build_object('content', 'Hi', 'visitorName', name)), pg_temp.forum('{"username": "Ada"}', '{"thread": "1500000000000000001"}')) AS r;
+-- a thread that is none, and conversations without an id
+SELECT m, c, r.url, r.body->>'thread_name' AS name
+  FROM unnest('{"{}",null,"[]","{\"thread\": \"1500000000000000001\"}","{\"thread\": 10003}","{\"thread\": \"1&wait=false\"}"}'::jsonb[]) AS m, unnest('{c-1,""}'::text[]) AS c,
+       LATERAL pg_temp.call(pg_temp.envelope('lead.captured', '{}') || jsonb_build_object('conversationId', c), pg_temp.forum('{}', m)) AS r;
+
+-- whom to mention: nobody but those of the setting
+SELECT s, type, r.body->'content' AS content, r.body->'allowed_mentions' AS allowed
+  FROM unnest(ARRAY['{"mention": "<@&12> <@34> and <@!56>, @everyone @here"}', '{"mention": {"lead.captured": "<@&12>", "sales.opportunity": 5}, "mention_here": true}', '{"mention": ["<@&12>"]}', '{"mention": "x"}']::jsonb[]) AS s,
+       unnest('{handoff.requested,sales.opportunity,lead.captured}'::text[]) AS type,
+       LATERAL pg_temp.call(pg_temp.envelope(type, '{"intent": "<@&99> @here", "reason": "<@&99>"}'), pg_temp.webhook(s)) AS r;
+
+-- a map of fields
+SELECT f->>'name' AS name, f->>'value' AS value, length(f->>'value')
+  FROM pg_temp.call(pg_temp.envelope('order.placed', jsonb_build_object('plan', 'Pro *1*', 'seats', 50, 'trial', true, 'tags', '["a", "b"]'::jsonb, 'long', repeat('😀', 500000), 'total', 49)),
+           pg_temp.webhook('{"as": {"order.placed": "lead.captured"}, "fields": {"Company": null, "Email": "$.data.none", "Plan": "$.data.plan", "Seats": "$.data.seats", "Trial": "$.data.trial", "Tags": "$.data.tags",
+                             "Long": "$.data.long", "@here": "@@here", "order.placed": {"Total": "$.data.total", "Plan": "$.type"}}}')) AS r,
+       jsonb_path_query(r.body, '$.embeds[0].fields[*]') AS f;
+-- whatever an event has is shown, or counted
+SELECT jsonb_array_length(r.body #> '{embeds,0,fields}'), r.body #>> '{embeds,0,footer,text}'
+  FROM unnest('{1,300}'::integer[]) AS length,
+       pg_temp.call(pg_temp.envelope('order.placed', (SELECT jsonb_object_agg('own' || n, repeat('x', length)) FROM generate_series(1, 30) AS n)), pg_temp.webhook()) AS r;
+
 -- here only if the setting is true, and for sales opportunities
 SELECT s, type, r.body->'content' AS content, r.body->'allowed_mentions' AS allowed
   FROM unnest('{"{\"mention_here\": true}","{\"mention_here\": false}","{\"mention_here\": \"true\"}","{}"}'::jsonb[]) AS s,
@@ -152,7 +184,10 @@ END
 $$;
 CREATE FUNCTION pg_temp.random_settings() RETURNS jsonb
     LANGUAGE sql VOLATILE AS $$
-    SELECT pg_temp.pick('{}', 'null', '[]', '{"mention_here": true}', '{"mention_here": 1}', jsonb_build_object('username', pg_temp.random_text(), 'avatar_url', pg_temp.random_text())::text, '{"currency": "EUR "}')::jsonb
+    SELECT pg_temp.pick('{}', 'null', '[]', '{"mention_here": true}', '{"mention_here": 1}', jsonb_build_object('username', pg_temp.random_text(), 'avatar_url', pg_temp.random_text())::text, '{"currency": "EUR "}',
+        '{"forum": true, "tags": ["1", "x"], "mention": "<@&12> <@34> @here"}',
+        jsonb_build_object('app_url', 'https://app.example', 'mention', pg_temp.random_text(), 'as', jsonb_build_object('order.placed', 'lead.captured'),
+                           'fields', jsonb_build_object('Email', '$.data.message', pg_temp.random_text(), '$.data.*', 'x', '$.type', 'Phone', NULL))::text)::jsonb
 $$;
 
 -- characters as JavaScript counts them
@@ -178,19 +213,25 @@ DECLARE
     total integer := 0;
     pings boolean := coalesce(event->>'type' = 'sales.opportunity' AND settings->'mention_here' = 'true', false);
 BEGIN
-    IF request.last IS NOT TRUE OR request.url <> pg_temp.webhook()->>'url' || '?wait=true' OR request.headers IS NOT NULL OR embed IS NULL THEN
+    IF request.last IS NOT TRUE OR request.url <> pg_temp.webhook()->>'url' || '?wait=true' || (CASE WHEN event->>'type' <> 'webhook.alert' AND event->>'conversationId' <> '' THEN '&thread_id=1500000000000000001' ELSE '' END) OR request.headers IS NOT NULL OR embed IS NULL THEN
         RETURN 'request';
-    ELSIF request.body - '{username,avatar_url,content,allowed_mentions,embeds}'::text[] <> '{}' OR jsonb_array_length(request.body->'embeds') <> 1 THEN
+    ELSIF (settings->'forum' = 'true' AND strpos(request.url, 'thread_id') = 0) IS TRUE
+          AND (pg_temp.units(request.body->>'thread_name') NOT BETWEEN 1 AND 100 OR request.body->'applied_tags' <> '["1"]') THEN
+        RETURN 'thread';
+    ELSIF request.body - '{username,avatar_url,content,allowed_mentions,embeds,thread_name,applied_tags}'::text[] <> '{}' OR jsonb_array_length(request.body->'embeds') <> 1 THEN
         RETURN 'unknown key of the message';
-    ELSIF request.body->'allowed_mentions' <> (CASE WHEN pings THEN '{"parse": ["everyone"]}' ELSE '{"parse": []}' END)::jsonb THEN
+    ELSIF request.body #> '{allowed_mentions,parse}' <> (CASE WHEN pings THEN '["everyone"]' ELSE '[]' END)::jsonb
+          OR (request.body->'allowed_mentions') - '{parse,roles,users}'::text[] <> '{}' THEN
         RETURN 'allowed_mentions';
-    ELSIF request.body->>'content' IS DISTINCT FROM (CASE WHEN pings THEN '@here' END) THEN
+    ELSIF request.body->>'content' IS DISTINCT FROM (CASE WHEN pings THEN '@here'
+              WHEN settings->'forum' = 'true' AND event->>'type' IN ('handoff.requested', 'sales.opportunity') THEN '<@&12> <@34>'
+              WHEN settings ? 'app_url' AND request.body->>'content' ~ '^<@1>$' THEN '<@1>' END) THEN
         RETURN 'content';
     ELSIF request.body->>'username' ~* 'clyde|discord' OR pg_temp.units(request.body->>'username') > 80 OR request.body->>'username' = '' THEN
         RETURN 'username';
     ELSIF request.body->>'avatar_url' !~ '^https?://' THEN
         RETURN 'avatar_url';
-    ELSIF embed - '{title,description,color,fields,timestamp,footer}'::text[] <> '{}' THEN
+    ELSIF embed - '{title,description,color,fields,timestamp,footer,url}'::text[] <> '{}' THEN
         RETURN 'unknown key of the embed';
     ELSIF pg_temp.units(embed->>'title') NOT BETWEEN 1 AND 256 OR pg_temp.unsafe(embed->>'title') THEN
         RETURN 'title';
@@ -198,6 +239,8 @@ BEGIN
         RETURN 'description: ' || (embed->>'description');
     ELSIF embed ? 'timestamp' AND embed->>'timestamp' IS DISTINCT FROM '2026-01-02T03:04:05.678Z' THEN
         RETURN 'timestamp';
+    ELSIF embed->>'url' !~ '^https://app.example/conversations/[A-Za-z0-9._~%-]+(/takeover)?$' OR length(embed->>'url') > 2048 THEN
+        RETURN 'url';
     ELSIF embed ? 'footer' AND pg_temp.units(embed #>> '{footer,text}') NOT BETWEEN 1 AND 2048 THEN
         RETURN 'footer';
     ELSIF embed ? 'fields' AND jsonb_array_length(embed->'fields') NOT BETWEEN 1 AND 25 THEN
@@ -231,7 +274,7 @@ BEGIN
         event := pg_temp.random_event();
         settings := pg_temp.random_settings();
         BEGIN
-            request := pg_temp.call(event, pg_temp.webhook(settings));
+            request := pg_temp.call(event, pg_temp.webhook(settings) || '{"memory": {"thread": "1500000000000000001"}}');
             found := pg_temp.violation(event, settings, request);
         EXCEPTION WHEN OTHERS THEN
             found := SQLERRM;

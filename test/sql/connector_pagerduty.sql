@@ -85,6 +85,36 @@ SELECT type, data, (pg_temp.call(pg_temp.envelope(type, data), pg_temp.webhook()
                (10, 'webhook.alert', '{"kind": "consecutive_failures"}'), (11, 'webhook.alert', '{"kind": "low_success_rate"}'), (12, 'webhook.alert', '{"kind": "backlog"}'), (13, 'webhook.alert', '{"kind": "webhook_disabled"}'), (14, 'webhook.alert', '{"state": "closed"}')) AS v(n, type, data_text),
        LATERAL (SELECT data_text::jsonb AS data) AS d
  ORDER BY n;
+-- by the setting, for all or by type; a test is always info
+SELECT s, type, (pg_temp.call(pg_temp.envelope(type, '{"urgency": "high"}'), pg_temp.webhook(jsonb_build_object('severity', s)))).body #>> '{payload,severity}'
+  FROM unnest('{"\"Warning\"","{\"handoff.requested\": \"critical\", \"webhook.alert\": 5}","\"fatal\"","[]"}'::jsonb[]) AS s, unnest('{handoff.requested,sentiment.negative,webhook.alert,webhook.test}'::text[]) AS type;
+-- a human takes over, and the conversation ends: what was opened is acknowledged, and resolved
+CREATE FUNCTION pg_temp.steps(type text, memory jsonb, settings jsonb DEFAULT '{}') RETURNS SETOF text
+    LANGUAGE plpgsql AS $$
+DECLARE
+    request chatwebhook.request;
+    replies jsonb := '[]';
+BEGIN
+    LOOP
+        request := pg_temp.call(pg_temp.envelope(type, '{}'), pg_temp.webhook(settings) || jsonb_build_object('memory', memory), replies);
+        EXIT WHEN request.body IS NULL;
+        RETURN NEXT concat_ws(' ', request.body, CASE WHEN request.last THEN '(last)' END);
+        EXIT WHEN request.last;
+        replies := replies || '{"status": 202, "body": {"status": "success"}}';
+    END LOOP;
+END
+$$;
+SELECT type, m, pg_temp.steps(type, m)
+  FROM unnest('{handoff.accepted,conversation.ended}'::text[]) AS type,
+       unnest('{"{\"handoff\": \"chatwebhook/handoff.requested/shop/c-17\", \"sentiment\": \"chatwebhook/sentiment.negative/shop/c-17\"}","{\"sentiment\": \"chatwebhook/sentiment.negative/shop/c-17\"}"}'::jsonb[]) AS m;
+SELECT pg_temp.steps('agent.joined', '{"handoff": "chatwebhook/handoff.requested/shop/c-17"}', '{"as": {"agent.joined": "handoff.accepted"}}');
+SELECT count(*) FROM unnest('{"{}",null,"[]","{\"handoff\": 5}","{\"handoff\": \"another\"}"}'::jsonb[]) AS m, pg_temp.steps('conversation.ended', m);
+-- a map of fields, and all that an event has: its details
+SELECT key, left(value, 60), length(value)
+  FROM pg_temp.call(pg_temp.envelope('order.failed', jsonb_build_object('message', 'No', 'plan', 'pro', 'seats', 50, 'trial', true, 'tags', '["a", "b"]'::jsonb, 'deep', '{"a": null}'::jsonb, 'long', repeat('😀"', 350000), 'note', NULL)),
+           pg_temp.webhook('{"as": {"order.failed": "sentiment.negative"}, "fields": {"Plan": "$.data.plan", "Tags": "$.data.tags[*]", "Missing": "$.data.nothing", "Team": "@desk", "trial": null, "order.failed": {"Seats": "$.data.seats"}}}')) AS r,
+       jsonb_each_text(r.body #> '{payload,custom_details}') ORDER BY key;
+SELECT length(r.body::text) < 512 * 1024 FROM pg_temp.call(pg_temp.envelope('sentiment.negative', (SELECT jsonb_object_agg('own' || n, repeat('😀"', 10000)) FROM generate_series(1, 100) AS n)), pg_temp.webhook()) AS r;
 -- a key that is too long is hashed, not cut: another conversation's is another
 SELECT length(r.body->>'dedup_key'), count(DISTINCT r.body->>'dedup_key')
   FROM generate_series(1, 3) AS n,
@@ -180,7 +210,7 @@ BEGIN
     ELSIF request.url IS NOT NULL OR request.headers IS NOT NULL OR body IS NULL
           OR request.last IS DISTINCT FROM (event->>'type' <> 'webhook.test') THEN
         RETURN 'request';
-    ELSIF body - '{event_action,dedup_key,payload,links,client}'::text[] <> '{}' THEN
+    ELSIF body - '{event_action,dedup_key,payload,links,client,client_url}'::text[] <> '{}' THEN
         RETURN 'unknown key of the event';
     ELSIF coalesce(pg_temp.units(body->>'dedup_key'), 0) NOT BETWEEN 1 AND 255 THEN
         RETURN 'dedup key';
@@ -206,6 +236,8 @@ BEGIN
         RETURN 'source or severity';
     ELSIF payload ? 'timestamp' AND payload->>'timestamp' IS DISTINCT FROM '2026-01-02T03:04:05.678Z' THEN
         RETURN 'timestamp';
+    ELSIF body->>'client_url' IS DISTINCT FROM body #>> '{links,0,href}' THEN
+        RETURN 'client_url';
     ELSIF body ? 'links' AND body #>> '{links,0,href}' !~ '^https://app\.example/desk/conversations/[A-Za-z0-9._~%-]+$' THEN
         RETURN 'links';
     END IF;

@@ -75,7 +75,62 @@ $$;
 SELECT format(E'%s, %s:\n%s', type, kind, jsonb_pretty(to_jsonb(pg_temp.call(pg_temp.envelope(type, data), pg_temp.webhook('{"app_url": "https://app.example/desk/", "mention": "<!here>"}')))))
   FROM sample ORDER BY n;
 
--- without settings there is no button and no mention
+-- the same event with a bot's token: the first message of a conversation, the later
+-- ones in its thread, an alert, which belongs to no conversation
+CREATE FUNCTION pg_temp.bot(settings jsonb, memory jsonb DEFAULT '{}') RETURNS jsonb
+    LANGUAGE sql AS $$
+    SELECT pg_temp.webhook('{"channel": "C0123", "app_url": "https://app.example"}'::jsonb || settings)
+           || jsonb_build_object('url', 'https://slack.com/api/chat.postMessage', 'memory', memory)
+$$;
+SELECT jsonb_pretty(to_jsonb(pg_temp.call(pg_temp.envelope('conversation.started', '{"visitorId": "v-1", "pageUrl": "https://shop.example/"}'), pg_temp.bot('{}'))));
+SELECT kind, jsonb_pretty((pg_temp.call(pg_temp.envelope(type, data), pg_temp.bot('{}', '{"thread": "1767323045.000100"}'))).body)
+  FROM sample WHERE type IN ('message.received', 'message.sent', 'handoff.requested', 'webhook.alert') AND kind = 'ordinary' ORDER BY n;
+-- names and icons, if the setting is there: a visitor has them as a visitor only
+SELECT type, r.body->>'username' AS username, r.body->>'icon_emoji' AS emoji, r.body->>'icon_url' AS url, r.body->'blocks' AS blocks
+  FROM unnest('{message.received,message.sent,lead.captured}'::text[]) AS type, unnest('{Zoë,<!here>,NULL}'::text[]) AS name,
+       LATERAL pg_temp.call(pg_temp.envelope(type, jsonb_build_object('content', 'Hi', 'visitorName', name)),
+                            pg_temp.bot('{"username": "Ada <bot>", "icon": "https://e.example/a.png", "visitor_icon": ":speech_balloon:"}', '{"thread": "1.2"}')) AS r
+ WHERE name = 'Zoë' OR type = 'message.received';
+-- a thread that is none, and a conversation without an id
+SELECT m, c, r.body->>'thread_ts' AS thread
+  FROM unnest('{"{}",null,"[]","{\"thread\": \"1.2\"}","{\"thread\": \"<!here>\"}","{\"thread\": {}}"}'::jsonb[]) AS m, unnest('{c-1,""}'::text[]) AS c,
+       LATERAL pg_temp.call(pg_temp.envelope('lead.captured', '{}') || jsonb_build_object('conversationId', c), pg_temp.bot('{}', m)) AS r;
+-- without a channel
+SELECT pg_temp.call(pg_temp.envelope('lead.captured', '{}'), pg_temp.webhook() || '{"url": "https://slack.com/api/chat.postMessage"}');
+-- buttons, where an app hears of clicks
+SELECT jsonb_path_query_array(r.body, '$.blocks[*] ? (@.type == "actions")')
+  FROM pg_temp.call(pg_temp.envelope('handoff.requested', '{"reason": "x"}'), pg_temp.webhook('{"app_url": "https://app.example", "interactive": true}')) AS r;
+
+-- a map of fields: general ones, and those of a type of event; a type that is
+-- treated as another takes the fields of both
+CREATE FUNCTION pg_temp.fields(type text, data jsonb, settings jsonb) RETURNS SETOF text
+    LANGUAGE sql AS $$
+    SELECT f->>'text'
+      FROM pg_temp.call(pg_temp.envelope(type, data), pg_temp.webhook(settings)) AS r,
+           jsonb_path_query(r.body, '$.blocks[*].fields[*]') AS f
+$$;
+SELECT pg_temp.fields('lead.captured', '{"email": "zoe@example.com", "plan": {"name": "Pro <1>", "seats": 50}, "trial": true, "tags": ["a", "b & c"], "empty": "", "deep": [[1], {"a": 2}]}',
+    '{"fields": {"Plan": "$.data.plan.name", "Seats": "$.data.plan.seats", "Trial": "$.data.trial", "Tags": "$.data.tags", "Each": "$.data.tags[*]", "Deep": "$.data.deep", "Missing": "$.data.nothing.at.all", "Empty": "$.data.empty",
+                 "Team": "@$ales & co", "Word": "word", "Number": 7, "Yes": true, "List": ["x", 1], "Source": null,
+                 "lead.captured": {"Phone": "@unknown", "Plan": "$.data.plan"}, "order.placed": {"Order": "$.data.number"}}}');
+SELECT pg_temp.fields('order.placed', '{"email": "zoe@example.com", "number": 17}',
+    '{"as": {"order.placed": "lead.captured"}, "fields": {"a": "@general", "b": "@general", "c": "@general", "lead.captured": {"b": "@lead", "c": "@lead"}, "order.placed": {"c": "@order", "Email": "$.data.number"}}}');
+SELECT left(f, 60), length(f) FROM pg_temp.fields('lead.captured', jsonb_build_object('long', repeat('"😀', 200000), 'lines', E'a\n<!here>\tb'), '{"fields": {"Long": "$.data.long", "Lines": "$.data.lines", "<!here>": "$.type"}}') AS f;
+SELECT count(*) FROM pg_temp.fields('lead.captured', '{}', jsonb_build_object('fields', (SELECT jsonb_object_agg('f' || n, n) FROM generate_series(1, 100) AS n)));
+\set VERBOSITY sqlstate
+SELECT pg_temp.fields('lead.captured', '{}', '{"fields": {"Plan": "$.data["}}');
+\set VERBOSITY default
+SELECT s, count(f) FROM unnest('{"{\"fields\": 1}","{\"fields\": []}","{\"fields\": null}","{\"as\": 1}","{\"as\": {\"lead.captured\": 5}}"}'::jsonb[]) AS s, pg_temp.fields('lead.captured', '{}', s) AS f GROUP BY s ORDER BY s;
+
+-- whatever an event has is shown, or said to be there
+SELECT jsonb_path_query(r.body, '$.blocks[*].text.text ? (@ like_regex "more_")')
+  FROM pg_temp.call(pg_temp.envelope('lead.captured', (SELECT jsonb_object_agg('own' || n, n) FROM generate_series(1, 30) AS n)), pg_temp.webhook()) AS r;
+-- as long as Slack takes, and no longer
+SELECT length(r.body::text) BETWEEN 2000 AND 12000, jsonb_array_length(r.body->'blocks')
+  FROM pg_temp.call(pg_temp.envelope('handoff.requested', (SELECT jsonb_object_agg('own' || n, repeat('"\', 10000)) FROM generate_series(1, 30) AS n)
+           || jsonb_build_object('reason', repeat('"', 100000), 'conversationHistory', jsonb_build_array(repeat('\', 1000000)))), pg_temp.webhook()) AS r;
+
+-- without settings there is no link and no mention
 SELECT jsonb_pretty((pg_temp.call(pg_temp.envelope('handoff.requested', '{"reason": "x"}'), pg_temp.webhook())).body->'blocks');
 -- settings of odd types are as none
 SELECT count(DISTINCT pg_temp.call(pg_temp.envelope('handoff.requested', '{"reason": "x"}'), pg_temp.webhook(s)))
@@ -149,7 +204,10 @@ END
 $$;
 CREATE FUNCTION pg_temp.random_settings() RETURNS jsonb
     LANGUAGE sql VOLATILE AS $$
-    SELECT pg_temp.pick('{}', 'null', '[]', '{"app_url": "https://app.example/desk"}', '{"app_url": "https://app.example/desk/", "mention": "<!here>"}', '{"mention": "<@U123>", "currency": "EUR "}')::jsonb
+    SELECT pg_temp.pick('{}', 'null', '[]', '{"app_url": "https://app.example/desk"}', '{"app_url": "https://app.example/desk/", "mention": "<!here>"}', '{"mention": "<@U123>", "currency": "EUR "}',
+        jsonb_build_object('interactive', true, 'app_url', 'https://app.example/desk', 'fields', jsonb_build_object('Email', '$.data.message', pg_temp.random_text(), '$.data.*', 'x', '$.type', 'Phone', NULL))::text,
+        jsonb_build_object('channel', 'C1', 'username', pg_temp.random_text(), 'icon', pg_temp.random_text(), 'visitor_icon', ':tada:', 'as', jsonb_build_object('order.placed', 'message.received'))::text,
+        '{"channel": "C1"}')::jsonb
 $$;
 
 -- characters as JavaScript counts them
@@ -165,7 +223,7 @@ BEGIN
     IF mention IS NOT NULL AND starts_with(markup, mention || ' ') THEN
         markup := substr(markup, length(mention) + 2);
     END IF;
-    markup := regexp_replace(markup, '<https?://[!-;=?-{}~]+>', '', 'g');
+    markup := regexp_replace(markup, '<https?://[!-;=?-{}~]+([|](View conversation|Take over chat))?>', 'x', 'g');
     markup := regexp_replace(markup, '^>', '', 'gn');
     RETURN markup ~ '[<>]' OR markup ~ '&(?!(amp|lt|gt);)' OR markup ~ '[\u0001-\u0008\u000B-\u001F]' OR markup = '';
 END
@@ -180,7 +238,15 @@ DECLARE
 BEGIN
     IF request.last IS NOT TRUE OR request.url IS NOT NULL OR request.headers IS NOT NULL OR request.body IS NULL THEN
         RETURN 'request';
-    ELSIF request.body - '{text,blocks,unfurl_links,unfurl_media}'::text[] <> '{}' THEN
+    ELSIF settings ? 'channel' AND (request.body->>'channel' <> 'C1' OR pg_temp.units(request.body->>'username') > 80
+              OR coalesce(request.body->>'icon_url' !~ '^https?://', false) OR coalesce(request.body->>'username' ~ '[[:cntrl:]]', false)
+              OR coalesce(event->>'conversationId' <> '' AND event->>'type' <> 'webhook.alert', false) <> (request.body ? 'thread_ts')) THEN
+        RETURN 'bot';
+    END IF;
+    IF settings ? 'channel' THEN
+        request.body := request.body - '{channel,thread_ts,reply_broadcast,username,icon_url,icon_emoji}'::text[];
+    END IF;
+    IF request.body - '{text,blocks,unfurl_links,unfurl_media}'::text[] <> '{}' THEN
         RETURN 'unknown key of the message';
     ELSIF coalesce(request.body->>'text', '') = '' OR pg_temp.unsafe(request.body->>'text', NULL) THEN
         RETURN 'fallback';
@@ -232,7 +298,7 @@ BEGIN
         event := pg_temp.random_event();
         settings := pg_temp.random_settings();
         BEGIN
-            request := pg_temp.call(event, pg_temp.webhook(settings));
+            request := pg_temp.call(event, CASE WHEN settings ? 'channel' THEN pg_temp.bot(settings, '{"thread": "1.2"}') ELSE pg_temp.webhook(settings) END);
             found := pg_temp.violation(event, settings, request);
         EXCEPTION WHEN OTHERS THEN
             found := SQLERRM;

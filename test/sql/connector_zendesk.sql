@@ -17,13 +17,13 @@ CREATE FUNCTION event(type text, data jsonb) RETURNS jsonb LANGUAGE sql AS $$
                               'chatbotId', 'shop', 'conversationId', 'c-17', 'data', data)
 $$;
 -- the requests of a delivery whose requests get these replies
-CREATE FUNCTION requests(event jsonb, settings jsonb DEFAULT '{}', replies jsonb DEFAULT '[]') RETURNS SETOF text LANGUAGE plpgsql AS $$
+CREATE FUNCTION requests(event jsonb, settings jsonb DEFAULT '{}', replies jsonb DEFAULT '[]', memory jsonb DEFAULT '{}') RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
     request chatwebhook.request;
 BEGIN
     FOR made IN 0 .. jsonb_array_length(replies) LOOP
         request := chatwebhook.zendesk(event, jsonb_build_object('id', 'd3b07384-d113-4ec6-a7d5-38dbb8f2c0a1', 'name', 'crm', 'url', 'https://zendesk.example/',
-                                                              'chatbotId', null, 'settings', settings),
+                                                              'chatbotId', null, 'settings', settings, 'memory', memory),
             (SELECT COALESCE(jsonb_agg(r.reply ORDER BY r.place), '[]') FROM jsonb_array_elements(replies) WITH ORDINALITY AS r(reply, place) WHERE place <= made));
         IF request.url IS NULL THEN
             RETURN NEXT '(nothing)';
@@ -46,7 +46,9 @@ SELECT requests(event('handoff.requested', '{"reason": "Billing question", "urge
     '{"subject": "Chat", "tags": ["chat", "Needs Help", ""], "priority": "low", "ticket": {"group_id": 7, "priority": "urgent"}}', '[{"status": 200, "body": {"tickets": [], "count": 0}}]');
 SELECT requests(event('handoff.requested', '{"reason": "help"}'), '{"priority": "urgent"}', '[{"status": 200, "body": {"tickets": []}}]');
 SELECT requests(event('handoff.requested', '{"reason": "''; --\r\n@everyone {{ticket.requester.email}}", "urgency": ["x"], "visitorName": "<!channel>", "visitorEmail": "'' OR Name != ''", "conversationHistory": "</p><script>\r\n\\ ''😀 {{{x}}} {% if %}"}'),
-    '{"tags": "x", "ticket": []}', '[{"status": 200, "body": "OK"}]');
+    '{"tags": "x", "ticket": []}', '[{"status": 200, "body": {"tickets": []}}]');
+-- a reply that is none
+SELECT requests(event('handoff.requested', '{"reason": "help"}'), '{}', '[{"status": 200, "body": "OK"}]');
 -- without a conversation there is nothing to look for
 SELECT requests(event('handoff.requested', '{"reason": "help"}') - 'conversationId');
 -- a conversation whose id is no external_id
@@ -73,6 +75,32 @@ SELECT requests(event('feedback.received', '{"rating": 2, "comment": "''; -- <!c
 SELECT requests(event('feedback.received', '{"rating": 2}'), '{}', '[{"status": 200, "body": {"tickets": [{"id": 36, "external_id": "c-17", "status": "closed"}]}}]');
 SELECT requests(event('feedback.received', '{"rating": 2}'), '{}', '[{"status": 200, "body": {"tickets": [{"id": "x", "external_id": "c-17"}, 5, {"external_id": "c-17"}]}}]');
 SELECT requests(event('feedback.received', '{"rating": 2}') || '{"conversationId": null}');
+-- a ticket that is remembered takes a comment without a search
+SELECT requests(event('handoff.requested', '{"reason": "help"}'), '{}', '[{"status": 200, "body": {"ticket": {"id": 35}}}]', '{"ticket": 35}');
+SELECT requests(event('conversation.ended', '{"messages": 12}'), '{"app_url": "https://app.example"}', '[]', '{"ticket": "35"}');
+SELECT requests(event('conversation.ended', '{}'), '{}', '[]', m) FROM unnest('{"{\"ticket\": \"x\"}","{\"ticket\": {}}",null}'::jsonb[]) AS m;
+-- it is closed: a ticket that follows it up; it is gone: a new one; an end, or feedback, has no place then
+\set closed '{"status": 422, "body": {"error": "RecordInvalid", "description": "Record validation errors", "details": {"status": [{"description": "Status: closed prevents ticket update"}]}}}'
+\set gone '{"status": 404, "body": {"error": "RecordNotFound", "description": "Not found"}}'
+SELECT requests(event('handoff.requested', '{"reason": "help"}'), '{}', jsonb_build_array(r), '{"ticket": 35}') FROM unnest(ARRAY[:'closed', :'gone']::jsonb[]) AS r;
+SELECT requests(event('feedback.received', '{"rating": 1}'), '{}', jsonb_build_array(r), '{"ticket": 35}') FROM unnest(ARRAY[:'closed', :'gone']::jsonb[]) AS r;
+-- the ticket is solved in the end, if that is wanted, or, if Zendesk refuses that, commented
+\set refused '{"status": 422, "body": {"error": "RecordInvalid", "description": "Record validation errors", "details": {"base": [{"description": "Assignee: is required when solving a ticket"}]}}}'
+SELECT requests(event('conversation.ended', '{}'), '{"solve": true}', jsonb_build_array(:'refused'::jsonb, '{"status": 200, "body": {}}'::jsonb), '{"ticket": 35}');
+SELECT requests(event('conversation.ended', '{}'), '{"solve": true}', jsonb_build_array(:'refused'::jsonb, :'refused'::jsonb), '{"ticket": 35}');
+SELECT requests(event('conversation.ended', '{}'), '{}', jsonb_build_array(:'refused'::jsonb), '{"ticket": 35}');
+-- a map of fields: custom fields, and attributes; what is refused is in the comment
+SELECT requests(event('order.placed', jsonb_build_object('reason', 'help', 'plan', 'Pro {{x}}', 'seats', 50, 'trial', true, 'tags', '["a", "b"]'::jsonb, 'mixed', '["a", 1]'::jsonb, 'deep', '{"a": [1]}'::jsonb, 'visitorEmail', 'zoe@example.com')),
+    '{"public": true, "as": {"order.placed": "handoff.requested"}, "ticket": {"custom_fields": [{"id": 1, "value": "fixed"}], "group_id": 5}, "fields": {"360001": "$.data.plan", "360002": "$.data.seats", "360003": "$.data.trial", "360004": "$.data.tags", "360005": "$.data.mixed",
+      "360006": "$.data.deep", "360007": "$.data.none", "360008": "@text", "type": "@question", "priority": null, "comment": "@x"}}',
+    jsonb_build_array('{"status": 200, "body": {"tickets": []}}'::jsonb, :'refused'::jsonb));
+SELECT f->'id', left(f->>'value', 50), length(f->>'value')
+  FROM chatwebhook.zendesk(event('feedback.received', jsonb_build_object('rating', 2, 'long', repeat('😀"', 350000), 'many', (SELECT jsonb_agg(n::text) FROM generate_series(1, 10000) AS n))),
+           '{"url": "https://zendesk.example", "memory": {"ticket": 35}, "settings": {"fields": {"1": "$.data.rating", "2": "$.data.long", "3": "$.data.many", "feedback.received": {"4": "@yes"}}}}', '[]') AS r,
+       jsonb_path_query(r.body, '$.ticket.custom_fields[*]') AS f;
+-- other refusals
+SELECT requests(event('handoff.requested', '{"reason": "help"}'), '{}', '[{"status": 200, "body": {"tickets": []}}, {"status": 403, "body": {"error": "Forbidden"}}]');
+SELECT requests(event('handoff.requested', '{"reason": "help", "visitorEmail": "zoe@example.com"}'), '{}', jsonb_build_array('{"status": 200, "body": {"tickets": []}}'::jsonb, :'refused'::jsonb, :'refused'::jsonb));
 -- the test reads one ticket; other events are nothing to Zendesk
 SELECT requests(event('webhook.test', '{"message": "test"}'));
 SELECT type, requests(event(type, '{"email": "zoe@example.com", "visitorId": "v-9", "reason": "help", "rating": 1, "message": "no"}'))
@@ -149,13 +177,19 @@ BEGIN
     requests := 0; tickets := 0; comments := 0; errors := 0; limits := 0; escaping := 0;
     FOR i IN 1 .. count LOOP
         event := random_event('handoff.requested', 'handoff.requested', 'handoff.requested', 'conversation.ended', 'feedback.received', 'webhook.test', 'message.sent');
-        webhook := jsonb_build_object('url', 'https://zendesk.example/', 'settings', random_object('subject', 'priority', 'tags', 'ticket'));
+        webhook := jsonb_build_object('url', 'https://zendesk.example/', 'settings', random_object('subject', 'priority', 'tags', 'ticket', 'public')
+            || CASE WHEN random() < 0.5 THEN jsonb_build_object('solve', true, 'fields', jsonb_build_object('12', '$.data.*', '13', random_value(), 'type', '@task', 'priority', '$.data.urgency')) ELSE '{}' END);
+        IF random() < 0.2 THEN
+            webhook := webhook || '{"memory": {"ticket": 35}}';
+        END IF;
         replies := '[]';
         wanted := NULL;
-        FOR step IN 1 .. 5 LOOP
+        FOR step IN 1 .. 8 LOOP
             BEGIN
                 request := chatwebhook.zendesk(event, webhook, replies);
             EXCEPTION WHEN OTHERS THEN
+                -- Zendesk may refuse what cannot be left out
+                EXIT WHEN SQLERRM LIKE 'Zendesk did not%' AND (replies->-1->>'status' = '422' OR jsonb_typeof(replies #> '{-1,body,tickets}') <> 'array');
                 RAISE WARNING '% of %', SQLERRM, left(event::text, 500);
                 errors := errors + 1;
                 EXIT;
@@ -172,24 +206,28 @@ BEGIN
                 limits := limits + (utf16(wanted) > 255)::integer;
             END IF;
             IF ticket IS NOT NULL THEN
-                escaping := escaping + (concat(ticket->>'subject', ticket->'comment'->>'body') ~ '[{][{%]' OR COALESCE(ticket->>'subject', '') ~ '[\n\r]')::integer;
+                escaping := escaping + (concat(ticket->>'subject', ticket->'comment'->>'body', jsonb_path_query_array(ticket, '$.custom_fields[*].value ? (@.type() == "string")')) ~ '[{][{%]' OR COALESCE(ticket->>'subject', '') ~ '[\n\r]')::integer;
                 limits := limits + (utf16(ticket->'comment'->>'body') > 65535)::integer;
             END IF;
             IF request.method = 'PUT' THEN
                 escaping := escaping + (request.body #> '{ticket,comment,public}' IS DISTINCT FROM 'false')::integer;
             ELSIF request.method = 'POST' THEN
                 limits := limits + (utf16(ticket->>'subject') > 150)::integer
-                                 + (ticket->>'priority' NOT IN ('low', 'normal', 'high', 'urgent'))::integer
-                                 + (ticket->>'external_id' IS DISTINCT FROM wanted)::integer
+                                 + (ticket->>'priority' NOT IN ('low', 'normal', 'high', 'urgent') AND NOT webhook->'settings' ? 'fields')::integer
+                                 + (ticket->>'external_id' IS DISTINCT FROM wanted AND NOT webhook ? 'memory')::integer
                                  + COALESCE(utf16(ticket->'requester'->>'name') > 255 OR ticket->'requester'->>'email' !~ '^\S+@\S+[.]\S+$', false)::integer
                                  + (SELECT count(*) FROM jsonb_array_elements_text(ticket->'tags') AS tag WHERE tag ~ '[\s,]' OR utf16(tag) > 80)
                                  + COALESCE(request.headers->>'Idempotency-Key' !~ '^[A-Za-z0-9._~%-]{1,255}$', event->>'id' <> '', false)::integer;
             END IF;
             EXIT WHEN request.last;
-            replies := replies || jsonb_build_array(jsonb_build_object('status', 200, 'body',
-                CASE WHEN random() < 0.4 THEN '{"tickets": []}'
-                     WHEN random() < 0.6 THEN jsonb_build_object('tickets', jsonb_build_array(random_value(), jsonb_build_object('id', 35, 'external_id', wanted, 'status', 'open')))
-                     ELSE jsonb_build_object('tickets', random_value()) END));
+            replies := replies || jsonb_build_array(CASE
+                WHEN request.method = 'GET' THEN jsonb_build_object('status', 200, 'body',
+                    CASE WHEN random() < 0.4 THEN '{"tickets": []}'
+                         WHEN random() < 0.6 THEN jsonb_build_object('tickets', jsonb_build_array(random_value(), jsonb_build_object('id', 35, 'external_id', wanted, 'status', 'open')))
+                         ELSE jsonb_build_object('tickets', random_value()) END)
+                WHEN random() < 0.2 THEN '{"status": 422, "body": {"error": "RecordInvalid", "details": {"base": []}}}'
+                WHEN random() < 0.1 THEN '{"status": 422, "body": {"error": "RecordInvalid", "details": {"status": [{"description": "closed prevents"}]}}}'
+                ELSE '{"status": 200, "body": {"ticket": {"id": 35}}}' END::jsonb);
         END LOOP;
     END LOOP;
     RETURN NEXT;

@@ -12,6 +12,7 @@ accepted here breaks no rule.  Lengths are counted in UTF-16 units.
 Services, each below a path that begins with its name.  A ~ and a label after
 the name make another account, with a state of its own: /hubspot~second/crm/...
     /slack/services/T.../B.../TOKEN         incoming webhooks
+    /slack/api/chat.postMessage             messages with a bot's token
     /discord/api/webhooks/ID/TOKEN          execute (?wait=true), and GET
     /hubspot/crm/objects/2026-03/TYPE       contacts, notes, deals: create, read,
                                             update, list, search, batch/upsert
@@ -48,6 +49,7 @@ What POST /_control does at once
     configure       {"settings": {...}} of the account:
         expires_in      seconds for which a token is good, 0: not said
         duplicate_rule  Salesforce: a Lead with the address of another is refused
+        forum           Discord: the channel is a forum
         search_lag      Zendesk: search does not find the tickets of this run
         properties      HubSpot: {"notes": ["chat_event"]}, more properties, unique
                         ones in "unique" likewise

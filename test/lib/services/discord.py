@@ -61,12 +61,21 @@ class Discord(Account):
             raise Reply(400, {"message": "Invalid Form Body", "code": 50035, "errors": {
                 invalid.where: {"_errors": [{"code": invalid.code, "message": invalid.what}]}}}) from None
         number = str(1500000000000000000 + self.next_id())
-        self.messages.append({"id": number, "message": message, "pings": self.pings(message),
+        thread = options.get("thread_id")
+        if self.settings.get("forum"):
+            if not thread and "thread_name" not in message:
+                raise Reply(400, {"message": "Webhooks posted to forum channels must have a thread_name or thread_id", "code": 220001})
+            if thread and thread not in [m["thread"] for m in self.messages]:
+                raise Reply(404, {"message": "Unknown Channel", "code": 10003})
+            thread = thread or number
+        elif "thread_name" in message:
+            raise Reply(400, {"message": "Webhooks can only create threads in forum channels", "code": 220003})
+        self.messages.append({"id": number, "message": message, "pings": self.pings(message), "thread": thread,
                               "wait": options.get("wait") == "true"})
         if options.get("wait") != "true":
             return Reply(204)
         return Reply(200, {
-            "id": number, "type": 0, "channel_id": "199737254929760256",
+            "id": number, "type": 0, "channel_id": thread or "199737254929760256",
             "content": message.get("content", ""), "embeds": message.get("embeds", []),
             "author": {"bot": True, "id": match.group(1), "username": message.get("username", "Chat")},
             "mentions": [], "mention_everyone": False, "timestamp": now(), "webhook_id": match.group(1)})
@@ -90,9 +99,14 @@ class Discord(Account):
         obj(message, "message", {
             "content", "username", "avatar_url", "tts", "embeds", "allowed_mentions", "flags",
             "thread_name", "applied_tags", "components", "attachments", "poll"})
-        for name in ("components", "attachments", "poll", "applied_tags", "thread_name"):
+        for name in ("components", "attachments", "poll"):
             if name in message:
                 raise Invalid(name, "is nothing that this channel takes")
+        if "thread_name" in message:
+            text(message["thread_name"], "thread_name", 100, 1)
+        for tag in array(message.get("applied_tags", []), "applied_tags", 5):
+            if not isinstance(tag, str) or not re.fullmatch(r"\d{1,20}", tag):
+                raise Invalid("applied_tags", "must be ids")
         if message.get("content") is not None:
             text(message["content"], "content", 2000)
         if not (message.get("content") or "").strip() and not message.get("embeds"):
@@ -111,7 +125,9 @@ class Discord(Account):
             for kind in array(allowed.get("parse", []), "allowed_mentions.parse", 3):
                 one_of(kind, "allowed_mentions.parse", ("roles", "users", "everyone"))
             for kind in ("roles", "users"):
-                array(allowed.get(kind, []), f"allowed_mentions.{kind}", 100)
+                for number in array(allowed.get(kind, []), f"allowed_mentions.{kind}", 100):
+                    if not isinstance(number, str) or not re.fullmatch(r"\d{1,20}", number):
+                        raise Invalid(f"allowed_mentions.{kind}", "must be ids")
                 if kind in allowed and kind in allowed.get("parse", []):
                     raise Invalid(f"allowed_mentions.{kind}", "exclude each other")
         total = 0

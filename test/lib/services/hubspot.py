@@ -1,5 +1,6 @@
-"""HubSpot: contacts, notes and deals of the CRM: create, read, update, list, search,
-batch/upsert; and the account's details.
+"""HubSpot: contacts, companies, notes, deals, tasks and tickets of the CRM: create,
+read, update, list, search, batch/upsert, default associations; and the account's
+details.
 """
 
 import json
@@ -20,8 +21,13 @@ class HubSpot(Account):
         "notes": {"hs_timestamp", "hs_note_body", "hubspot_owner_id", "hs_attachment_ids"},
         "deals": {"dealname", "dealstage", "pipeline", "amount", "closedate", "description",
                   "dealtype", "deal_currency_code", "hs_priority", "hubspot_owner_id"},
+        "companies": {"name", "domain", "phone", "hubspot_owner_id"},
+        "tasks": {"hs_timestamp", "hs_task_subject", "hs_task_body", "hs_task_status", "hs_task_priority",
+                  "hs_task_type", "hubspot_owner_id"},
+        "tickets": {"subject", "content", "hs_pipeline", "hs_pipeline_stage", "hs_ticket_priority", "hubspot_owner_id"},
     }
-    REQUIRED = {"contacts": (), "notes": ("hs_timestamp",), "deals": ("dealname", "dealstage")}
+    REQUIRED = {"contacts": (), "notes": ("hs_timestamp",), "deals": ("dealname", "dealstage"), "companies": (),
+                "tasks": ("hs_timestamp",), "tickets": ("subject", "hs_pipeline_stage")}
     CHOICES = {
         "lifecyclestage": ["subscriber", "lead", "marketingqualifiedlead", "salesqualifiedlead",
                            "opportunity", "customer", "evangelist", "other"],
@@ -32,11 +38,18 @@ class HubSpot(Account):
                       "decisionmakerboughtin", "contractsent", "closedwon", "closedlost"],
         "hs_priority": ["low", "medium", "high"],
         "dealtype": ["newbusiness", "existingbusiness"],
+        "hs_task_status": ["NOT_STARTED", "IN_PROGRESS", "WAITING", "COMPLETED", "DEFERRED"],
+        "hs_task_priority": ["LOW", "MEDIUM", "HIGH"],
+        "hs_task_type": ["EMAIL", "CALL", "TODO"],
+        "hs_ticket_priority": ["LOW", "MEDIUM", "HIGH", "URGENT"],
     }
     ASSOCIATIONS = {
-        "notes": {202: "contacts", 214: "deals"},
-        "deals": {3: "contacts", 213: "notes"},
+        "notes": {202: "contacts", 214: "deals", 228: "tickets"},
+        "deals": {3: "contacts", 213: "notes", 5: "companies"},
         "contacts": {201: "notes", 4: "deals"},
+        "companies": {},
+        "tasks": {204: "contacts"},
+        "tickets": {16: "contacts"},
     }
     READ_ONLY = {"hs_object_id", "createdate", "lastmodifieddate", "hs_createdate"}
 
@@ -87,6 +100,10 @@ class HubSpot(Account):
             self.only(request, "GET")
             return Reply(200, {"portalId": 1234567, "accountType": "STANDARD", "timeZone": "UTC",
                                "companyCurrency": "USD", "uiDomain": "app.hubspot.com"})
+        match = re.fullmatch(r"/crm/objects/20\d\d-(?:03|09)/contacts/(\d+)/associations/default/companies/(\d+)", request.path)
+        if match:
+            self.only(request, "PUT")
+            return self.associate(*match.groups())
         match = re.fullmatch(
             r"/crm/(?:v3/objects|objects/20\d\d-(?:03|09))/(\w+)(/batch/upsert|/search|/[^/]+)?",
             request.path)
@@ -109,6 +126,14 @@ class HubSpot(Account):
         except Invalid as invalid:
             raise self.invalid(invalid) from None
 
+    def associate(self, contact, company):
+        for kind, number in (("contacts", contact), ("companies", company)):
+            if not any(record["id"] == number for record in self.records[kind]):
+                raise self.fault(404, "OBJECT_NOT_FOUND", f"Object not found.  objectId: {number}")
+        record = [r for r in self.records["contacts"] if r["id"] == contact][0]
+        record["associations"].append({"to": company, "type": "companies", "associationTypeId": 1})
+        return Reply(200, {"status": "COMPLETE", "results": [{"from": {"id": contact}, "to": {"id": company}}], "completedAt": now()})
+
     def only(self, request, method):
         if request.method != method:
             raise self.fault(405, "METHOD_NOT_ALLOWED", f"{request.method} is not allowed")
@@ -120,7 +145,10 @@ class HubSpot(Account):
                           f"Property values were not valid: {json.dumps(detail)}", errors=detail)
 
     def shown(self, record, **more):
-        return {"id": record["id"], "properties": record["properties"],
+        contact = record in self.records["contacts"]
+        properties = {**record["properties"], "createdate": record["createdAt"], "hs_object_id": record["id"],
+                      "lastmodifieddate" if contact else "hs_lastmodifieddate": record["updatedAt"]}
+        return {"id": record["id"], "properties": properties,
                 "createdAt": record["createdAt"], "updatedAt": record["updatedAt"],
                 "archived": False, **more}
 
@@ -278,6 +306,9 @@ class HubSpot(Account):
         return Reply(200, {"results": [self.shown(r) for r in self.records[kind][:int(limit)]]})
 
     def one(self, kind, number, request):
+        for name in request.parameters():
+            if name not in ("idProperty", "properties", "archived"):
+                raise Invalid(name, "is not known", "unknown")
         name = request.parameters().get("idProperty")
         if name is not None and name not in self.unique_names(kind):
             raise Invalid("idProperty", f"{name} is not a unique property")

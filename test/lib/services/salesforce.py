@@ -1,5 +1,5 @@
-"""Salesforce's REST API: tokens, queries, and Lead, Contact and Task: create, read,
-update, upsert by an external id.
+"""Salesforce's REST API: tokens, queries, and Lead, Contact, Task, Case, Opportunity
+and OpportunityContactRole: create, read, update, upsert by an external id.
 """
 
 import datetime
@@ -27,10 +27,18 @@ class Salesforce(Account):
         "Task": {"Subject": 255, "Description": 32000, "Priority": "priority", "Status": "status",
                  "WhoId": "who", "WhatId": "id", "ActivityDate": "date", "OwnerId": "id",
                  "Type": 255, "TaskSubtype": "subtype"},
+        "Case": {"Subject": 255, "Description": 32000, "Priority": "case_priority", "Status": 255, "Origin": 255,
+                 "Type": 255, "ContactId": "contact", "SuppliedName": 80, "SuppliedEmail": "email", "SuppliedPhone": 40,
+                 "SuppliedCompany": 80, "OwnerId": "id"},
+        "Opportunity": {"Name": 120, "StageName": 255, "CloseDate": "date", "Amount": "number", "Description": 32000,
+                        "LeadSource": 255, "CurrencyIsoCode": 3, "OwnerId": "id", "AccountId": "id"},
+        "OpportunityContactRole": {"OpportunityId": "id", "ContactId": "contact", "Role": 255},
     }
-    REQUIRED = {"Lead": ("LastName", "Company"), "Contact": ("LastName",), "Task": ()}
-    PREFIX = {"Lead": "00Q", "Contact": "003", "Task": "00T"}
-    CHOICES = {"priority": ("High", "Normal", "Low"), "subtype": ("Task", "Call", "Email"),
+    REQUIRED = {"Lead": ("LastName", "Company"), "Contact": ("LastName",), "Task": (), "Case": (),
+                "Opportunity": ("Name", "StageName", "CloseDate"), "OpportunityContactRole": ("OpportunityId", "ContactId")}
+    PREFIX = {"Lead": "00Q", "Contact": "003", "Task": "00T", "Case": "500", "Opportunity": "006",
+              "OpportunityContactRole": "00K"}
+    CHOICES = {"priority": ("High", "Normal", "Low"), "case_priority": ("High", "Medium", "Low"), "subtype": ("Task", "Call", "Email"),
                "status": ("Not Started", "In Progress", "Completed", "Waiting on someone else", "Deferred")}
     EXTERNAL_ID = "Chat_Event_Id__c"
 
@@ -130,7 +138,8 @@ class Salesforce(Account):
         kind = {name.lower(): name for name in self.FIELDS}.get(soql.object.lower())
         if kind is None:
             raise self.fault(400, "INVALID_TYPE", f"sObject type '{soql.object}' is not supported.")
-        known = {name.lower(): name for name in [*self.fields(kind), "Id", "Name", "CreatedDate", "IsDeleted"]}
+        known = {name.lower(): name for name in [*self.fields(kind), "Id", "Name", "CreatedDate", "IsDeleted",
+                                              *(["IsConverted"] if kind == "Lead" else [])]}
         for name in soql.fields + [c[0] for c in soql.conditions] + [o[0] for o in soql.order]:
             if name.lower() not in known:
                 raise self.fault(400, "INVALID_FIELD", f"No such column '{name}' on entity '{kind}'.")
@@ -156,7 +165,10 @@ class Salesforce(Account):
             if value is None or value == "":
                 record[name] = None
                 continue
-            if not isinstance(value, str):
+            if rule in ("number", "boolean") and isinstance(value, bool) == (rule == "boolean") and isinstance(value, (int, float)):
+                record[name] = value
+                continue
+            if not isinstance(value, str) or rule == "boolean":
                 raise self.fault(400, "JSON_PARSER_ERROR", f"Cannot deserialize instance of string from {type(value).__name__} {name}")
             most = rule if isinstance(rule, int) else {"email": 80}.get(rule, 255)
             if units(value) > most:
@@ -165,9 +177,11 @@ class Salesforce(Account):
                 raise self.fault(400, "INVALID_EMAIL_ADDRESS", f"{name}: invalid email address: {value[:80]}", [name])
             if rule in self.CHOICES and value not in self.CHOICES[rule]:
                 raise self.fault(400, "INVALID_OR_NULL_FOR_RESTRICTED_PICKLIST", f"{name}: bad value for restricted picklist field: {value[:80]}", [name])
-            if rule in ("id", "who") and not re.fullmatch(r"[0-9A-Za-z]{15}(?:[0-9A-Za-z]{3})?", value):
+            if rule in ("id", "who", "contact") and not re.fullmatch(r"[0-9A-Za-z]{15}(?:[0-9A-Za-z]{3})?", value):
                 raise self.fault(400, "MALFORMED_ID", f"{name}: id value of incorrect type: {value[:30]}", [name])
             if rule == "who" and not any(r["Id"] == value for k in ("Lead", "Contact") for r in self.records[k]):
+                raise self.fault(400, "INVALID_CROSS_REFERENCE_KEY", "invalid cross reference id", [name])
+            if rule == "contact" and not any(r["Id"] == value for r in self.records["Contact"]):
                 raise self.fault(400, "INVALID_CROSS_REFERENCE_KEY", "invalid cross reference id", [name])
             if rule == "date":
                 try:
@@ -175,6 +189,8 @@ class Salesforce(Account):
                 except ValueError:
                     raise self.fault(400, "JSON_PARSER_ERROR", f"{name}: not a date", [name]) from None
             record[name] = value
+        if kind == "Task" and record.get("WhatId") and (record.get("WhoId") or "").startswith("00Q"):
+            raise self.fault(400, "FIELD_INTEGRITY_EXCEPTION", "WhatId: a lead can be related to nothing else", ["WhatId"])
         missing = [name for name in self.REQUIRED[kind]
                    if (creating or name in record) and not (record.get(name) or "").strip()]
         if missing:
@@ -196,8 +212,8 @@ class Salesforce(Account):
                 raise self.fault(400, "DUPLICATE_VALUE", f"duplicate value found: {name} duplicates value on record with id: "
                                  + self.matches(kind, name, record[name])[0]["Id"], [])
         number = f"{self.PREFIX[kind]}{self.next_id():012d}AAA"
-        self.records[kind].append({"Id": number, **record, "CreatedDate": now(),
-                                   "Name": " ".join(filter(None, (record.get("FirstName"), record.get("LastName")))) or None})
+        self.records[kind].append({"Id": number, **({"IsConverted": False} if kind == "Lead" else {}), **record, "CreatedDate": now(),
+                                   "Name": record.get("Name") or " ".join(filter(None, (record.get("FirstName"), record.get("LastName")))) or None})
         return number
 
     def matches(self, kind, name, value):

@@ -1,4 +1,4 @@
-"""Slack: incoming webhooks.
+"""Slack: incoming webhooks, and chat.postMessage.
 
 Holds a message to the limits of Block Kit, and keeps what Slack would make of
 its texts: whom they notify, where they link, and what was not escaped.
@@ -11,14 +11,15 @@ from base import Reply, Invalid, Account, array, boolean, obj, one_of, text, uni
 
 
 class Slack(Account):
-    """Replies are plain text; an error is a word."""
+    """Replies are plain text, an error is a word; those of the API are JSON."""
 
     ERRORS = {400: "invalid_payload", 403: "invalid_token", 404: "no_service",
               410: "channel_is_archived", 415: "invalid_payload", 500: "rollup_error"}
 
     @staticmethod
     def make_credentials():
-        return {"path": f"/services/T0{secrets.token_hex(4).upper()}/B0{secrets.token_hex(4).upper()}/{secrets.token_hex(12)}"}
+        return {"path": f"/services/T0{secrets.token_hex(4).upper()}/B0{secrets.token_hex(4).upper()}/{secrets.token_hex(12)}",
+                "token": f"xoxb-{secrets.token_hex(20)}", "channel": "C0123456789"}
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -34,6 +35,8 @@ class Slack(Account):
         return Reply(429, "rate_limited", {"Retry-After": str(int(-(-(seconds or 1) // 1)))})
 
     def handle(self, request):
+        if request.path == "/api/chat.postMessage":
+            return self.post(request)
         match = re.fullmatch(r"/services/(T\w+)/(B\w+)/(\w+)", request.path)
         if not match or request.query:
             raise Reply(404, "no_service")
@@ -50,16 +53,55 @@ class Slack(Account):
             if ".blocks" in invalid.where:
                 word = "invalid_blocks"
             raise Reply(400, word, {"X-Slack-Failure": str(invalid)[:200].encode("ascii", "replace").decode()}) from None
+        self.keep(message, texts)
+        return Reply(200, "ok")
+
+    def post(self, request):
+        """chat.postMessage: what is wrong is said with status 200."""
+        token = self.bearer(request)
+        if request.method != "POST" or request.query:
+            return Reply(200, {"ok": False, "error": "invalid_arguments"})
+        if token != self.credentials["token"]:
+            return Reply(200, {"ok": False, "error": "invalid_auth" if token else "not_authed"})
+        message = self.json(request)
+        try:
+            texts = self.check(message, {"channel", "username", "icon_url", "icon_emoji", "reply_broadcast"})
+            text(message.get("channel"), "message.channel", 80, 1)
+            if "username" in message:
+                text(message["username"], "message.username", 80, 1)
+            if "icon_url" in message:
+                web_address(message["icon_url"], "message.icon_url")
+            if "icon_emoji" in message and not re.fullmatch(r":[a-z0-9_+'-]+:", message["icon_emoji"]):
+                raise Invalid("message.icon_emoji", "is none")
+            if "reply_broadcast" in message:
+                boolean(message["reply_broadcast"], "message.reply_broadcast")
+                if "thread_ts" not in message:
+                    raise Invalid("message.reply_broadcast", "goes with thread_ts only")
+        except Invalid as invalid:
+            word = {"blank": "no_text", "length": "msg_too_long"}.get(invalid.code, "invalid_arguments")
+            return Reply(200, {"ok": False, "error": "invalid_blocks" if ".blocks" in invalid.where else word,
+                               "response_metadata": {"messages": [str(invalid)[:200]]}})
+        if message["channel"] != self.credentials["channel"]:
+            return Reply(200, {"ok": False, "error": "channel_not_found"})
+        if "thread_ts" in message and message["thread_ts"] not in [m["ts"] for m in self.messages]:
+            return Reply(200, {"ok": False, "error": "thread_not_found"})
+        stamp = f"17673230{self.next_id():02}.000100"
+        self.keep(message, texts, ts=stamp)
+        shown = {"type": "message", "text": message.get("text", ""), "ts": stamp, "bot_id": "B012"}
+        if "thread_ts" in message:
+            shown["thread_ts"] = message["thread_ts"]
+        return Reply(200, {"ok": True, "channel": message["channel"], "ts": stamp, "message": shown})
+
+    def keep(self, message, texts, **more):
         mrkdwn = [text for kind, text in texts if kind == "mrkdwn"]
         self.messages.append({
-            "message": message,
+            "message": message, **more,
             # what Slack would make of the texts: notifications, links, and what
             # somebody has forgotten to escape
             "mentions": [m for t in mrkdwn for m in re.findall(r"<([!@#][^>]*)>", t)],
             "links": [m for t in mrkdwn for m in re.findall(r"<((?:https?|mailto):[^|>]*)", t)],
             "unescaped": [t for t in mrkdwn if self.unescaped(t)],
         })
-        return Reply(200, "ok")
 
     @staticmethod
     def unescaped(value):
@@ -67,11 +109,11 @@ class Slack(Account):
         rest = re.sub(r"&(amp|lt|gt);", "", rest)
         return bool(re.search(r"[&<]|(?<!\n)(?<!\A)>", rest))
 
-    def check(self, message):
+    def check(self, message, more=frozenset()):
         """Check a message; its texts with their kinds."""
         obj(message, "message", {
             "text", "blocks", "attachments", "thread_ts", "mrkdwn", "unfurl_links",
-            "unfurl_media", "response_type", "replace_original", "delete_original"})
+            "unfurl_media", "response_type", "replace_original", "delete_original"} | more)
         texts = []
         if "text" in message:
             text(message["text"], "message.text", 12000)

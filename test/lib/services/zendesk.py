@@ -19,7 +19,8 @@ class Zendesk(Account):
     FIELDS = {"subject", "raw_subject", "comment", "requester", "requester_id", "priority", "type", "status", "tags",
               "external_id", "custom_fields", "group_id", "assignee_id", "assignee_email",
               "organization_id", "due_at", "brand_id", "ticket_form_id", "submitter_id", "metadata",
-              "safe_update", "updated_stamp", "additional_tags", "remove_tags", "recipient", "via"}
+              "safe_update", "updated_stamp", "additional_tags", "remove_tags", "recipient", "via",
+              "via_followup_source_id"}
 
     @staticmethod
     def make_credentials():
@@ -238,6 +239,11 @@ class Zendesk(Account):
     def create(self, body):
         fields, comment = self.check(body, True)
         fields.pop("additional_tags", None)
+        source = body["ticket"].get("via_followup_source_id")
+        if source is not None:
+            if not any(t["id"] == source and t["status"] == "closed" for t in self.tickets):
+                raise self.record_invalid("base", "Follow-up source is not a closed ticket")
+            fields["followup_of"] = source
         ticket = self.make(fields, comment)
         return Reply(201, {"ticket": self.shown(ticket), "audit": {"id": self.next_id(), "ticket_id": ticket["id"]}},
                      {"Location": f"/api/v2/tickets/{ticket['id']}.json"})
@@ -247,6 +253,8 @@ class Zendesk(Account):
         given = body["ticket"]
         if ticket["status"] == "closed":
             raise self.record_invalid("status", "Status: closed prevents ticket update")
+        if given.get("status") == "solved" and not ticket.get("assignee_id") and not given.get("assignee_id"):
+            raise self.record_invalid("base", "Assignee: is required when solving a ticket")
         if given.get("safe_update") and given.get("updated_stamp") != ticket["updated_at"]:
             raise Reply(409, {"error": "UpdateConflict", "description": "Safe Update prevented the update due to outdated ticket data."})
         ticket["tags"] = sorted({*ticket["tags"], *fields.pop("additional_tags", [])})
