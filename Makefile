@@ -19,6 +19,7 @@ OBJS = \
 	src/delivery.o \
 	src/emit.o \
 	src/emit_failure.o \
+	src/emit_report.o \
 	src/endpoint.o \
 	src/envelope.o \
 	src/exchange.o \

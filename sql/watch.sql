@@ -235,6 +235,11 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'See the table chatwebhook.event_type, or add the type there first.';
     END IF;
+    IF '?column?' = ANY (keys) THEN
+        RAISE EXCEPTION 'a column of the query has no name'
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'The names of the columns are the keys of the event: add AS and a name.';
+    END IF;
     IF missing IS NOT NULL THEN
         RAISE EXCEPTION 'the key "%" is missing, which event "%" requires', missing, event_type
             USING ERRCODE = 'invalid_parameter_value',
@@ -387,6 +392,14 @@ BEGIN
         RAISE EXCEPTION 'trigger "%" for table "%" already exists', watch_name, relation
             USING ERRCODE = 'duplicate_object',
                   HINT = 'To change the watch, add replace => true.';
+    END IF;
+    -- names of types and operations can combine to the same name
+    IF EXISTS (SELECT FROM pg_catalog.pg_trigger t, chatwebhook._watch_details(t.oid, false) AS d
+                WHERE t.tgrelid OPERATOR(pg_catalog.=) relation::pg_catalog.oid AND t.tgname OPERATOR(pg_catalog.=) watch_name
+                  AND (d.arguments)[1] OPERATOR(pg_catalog.<>) event_type) THEN
+        RAISE EXCEPTION 'trigger "%" for table "%" emits events of another type', watch_name, relation
+            USING ERRCODE = 'duplicate_object',
+                  HINT = 'Rename that trigger, or create one for this type with CREATE TRIGGER and chatwebhook.emit().';
     END IF;
 
     -- a condition that could fail, or that a WHEN clause cannot have, goes into a

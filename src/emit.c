@@ -30,7 +30,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
-#include "optimizer/optimizer.h"
+#include "portability/instr_time.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -50,7 +50,7 @@
 #include "changes.h"
 #include "compat.h"
 #include "deadline.h"
-#include "emit_failure.h"
+#include "emit_report.h"
 #include "envelope.h"
 #include "filter.h"
 #include "mapping.h"
@@ -95,8 +95,12 @@ typedef struct QueueHead
 	pg_uuid_t	webhook_id;
 } QueueHead;
 
+/* What each row of a statement adds to the time for its queries. */
+#define ROW_TIME_MS		20
+
 /* What is said of a query that took too long. */
 #define TOO_SLOW		"the query took longer than %d ms"
+#define ALL_TOO_SLOW	"the queries of a statement took longer than %d ms"
 #define TOO_SLOW_HINT	"Simplify the query, add an index, or increase chatwebhook.emit_timeout."
 
 /* What a trigger has fired for, and what becomes of it. */
@@ -114,8 +118,9 @@ typedef struct Firing
 	int			settings_level; /* of cwh_fix_settings(); 0: not in effect */
 } Firing;
 
-/* The start of the last statement in which a query took too long. */
-static TimestampTz slow_statement = 0;
+/* What is left of the time for queries of this statement; see time_allowed(). */
+static TimestampTz time_statement = 0;
+static int64 time_left_us = 0;
 
 /* A query is being run. */
 static bool in_query = false;
@@ -643,11 +648,6 @@ run_query(Firing *firing)
 
 	if (!check_type(firing->mapping->type)->wanted)
 		return;
-	/* a query of this statement has used up the time */
-	if (slow_statement == GetCurrentStatementStartTimestamp())
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg(TOO_SLOW, cwh_emit_timeout), errhint(TOO_SLOW_HINT)));
 	cwh_query_enter(query, firing->newslot, firing->oldslot);
 	firing->reads_values = true;
 	in_query = true;
@@ -674,183 +674,44 @@ run_query(Firing *firing)
 }
 
 /*
- * Was this error raised by a function in a language such as PL/pgSQL?  Then
- * neither its code nor its text is PostgreSQL's.
+ * How long a step may take, in milliseconds: as long as a query may, or what
+ * other rows have left of that, if they belong to the same statement.  Each row
+ * adds ROW_TIME_MS, so a bulk load has time for its queries, but slow ones hold
+ * up a statement hardly longer than one would.
  */
-static bool
-is_raised_by_function(const ErrorData *error)
+static int
+time_allowed(void)
 {
-	return error->message_id && strcmp(error->message_id, "%s") == 0;
-}
-
-/*
- * Should this error end the statement in any case?  A cancellation that is not
- * ours should, and in a serializable transaction, the discovery that it has to
- * be repeated; but not a function's error that only has such a code.
- */
-static bool
-ends_statement(const ErrorData *error)
-{
-	return !is_raised_by_function(error) &&
-		(error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
-		 error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE);
-}
-
-/*
- * Can the message of an error that a query, an expression or a conversion has
- * raised contain values?  Not those about objects that a statement names, nor
- * about limits, locks and the like.
- */
-static bool
-has_values(const ErrorData *error)
-{
-	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
-	{
-		case ERRCODE_CARDINALITY_VIOLATION:
-		case ERRCODE_INVALID_TRANSACTION_STATE:
-		case ERRCODE_INVALID_TRANSACTION_TERMINATION:
-		case ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION:
-		case ERRCODE_TRANSACTION_ROLLBACK:
-		case ERRCODE_INSUFFICIENT_RESOURCES:
-		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
-		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
-		case ERRCODE_OPERATOR_INTERVENTION:
-			return false;
-		case ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION:
-			/* with a position, the name is in a statement, not in a value */
-			return error->sqlerrcode == ERRCODE_SYNTAX_ERROR ||
-				(error->sqlerrcode != ERRCODE_INSUFFICIENT_PRIVILEGE &&
-				 error->cursorpos <= 0 && error->internalpos <= 0);
-		default:
-			return true;
-	}
-}
-
-/*
- * The message of an error, without values: PostgreSQL's own with "..." for each
- * parameter, in English.  It is not taken out of the text, for the quotes depend
- * on the language, and values can have quotes, too.
- */
-static const char *
-public_message(const Firing *firing, const ErrorData *error)
-{
-	StringInfoData message;
-
-	if (is_raised_by_function(error))
-		return "a function raised an exception";
-	if (!firing->reads_values || !has_values(error))
-		return error->message;
-	initStringInfo(&message);
-	for (const char *c = error->message_id ? error->message_id : ""; *c; c++)
-	{
-		if (*c != '%')
-		{
-			appendStringInfoChar(&message, *c);
-			continue;
-		}
-		/* flags, width, precision and size come before the letter */
-		c += 1 + strspn(c + 1, "-+ #0123456789.*$hlqjzt");
-		if (*c == '\0')
-			break;
-		appendStringInfoString(&message, *c == '%' ? "%" : "...");
-	}
-	return message.data;
-}
-
-/*
- * Note what identifies the row: the columns of its primary key, if they are
- * numbers or UUIDs, which say nothing of a person.
- */
-static void
-describe_row(const Firing *firing, char *out, size_t size)
-{
-	TupleDesc	desc = RelationGetDescr(firing->relation);
-	TupleTableSlot *slot = mapped_row(firing);
-	Bitmapset  *key;
-	int			i = -1;
-	StringInfoData columns;
-
-	out[0] = '\0';
-	if (slot == NULL)
-		return;
-	initStringInfo(&columns);
-	key = RelationGetIndexAttrBitmap(firing->relation,
-									 INDEX_ATTR_BITMAP_PRIMARY_KEY);
-	while ((i = bms_next_member(key, i)) >= 0)
-	{
-		AttrNumber	column = i + FirstLowInvalidHeapAttributeNumber;
-		Form_pg_attribute attribute = TupleDescAttr(desc, column - 1);
-		bool		isnull;
-		Datum		value = slot_getattr(slot, column, &isnull);
-		Oid			output;
-		bool		is_varlena;
-
-		if (isnull ||
-			(attribute->atttypid != INT2OID && attribute->atttypid != INT4OID &&
-			 attribute->atttypid != INT8OID && attribute->atttypid != UUIDOID))
-			continue;
-		getTypeOutputInfo(attribute->atttypid, &output, &is_varlena);
-		appendStringInfo(&columns, "%s%s=%s", columns.len > 0 ? ", " : "",
-						 NameStr(attribute->attname),
-						 OidOutputFunctionCall(output, value));
-	}
-	cwh_copy_text(out, columns.data, size);
-}
-
-/*
- * Count an event that cannot be emitted, and warn of it.  A statement that
- * changes many rows warns once.
- */
-static void
-count_failure(Firing *firing, const ErrorData *error)
-{
-	static TimestampTz warned_at = 0;
-	static Oid	warned_of = InvalidOid;
 	TimestampTz statement = GetCurrentStatementStartTimestamp();
-	const char *type = firing->trigger->tgnargs > 0 ?
-		firing->trigger->tgargs[0] : "";
-	/* clients do not show the context of a warning */
-	const char *detail = error->detail ? error->detail : error->context;
-	CwhEmitFailure failure;
+	int64		most_us = cwh_emit_timeout * INT64CONST(1000);
 
-	memset(&failure, 0, sizeof(failure));
-	failure.database = MyDatabaseId;
-	failure.relation = cwh_watched_table(firing->trigger,
-										 RelationGetRelid(firing->relation));
-	strlcpy(failure.trigger, firing->trigger->tgname, NAMEDATALEN);
-	cwh_copy_text(failure.event_type, type, sizeof(failure.event_type));
-	failure.sqlerrcode = error->sqlerrcode;
-	cwh_copy_text(failure.message, public_message(firing, error),
-				  sizeof(failure.message));
-	describe_row(firing, failure.example, sizeof(failure.example));
-	failure.n = 1;
-	failure.first_at = failure.last_at = GetCurrentTimestamp();
-	cwh_emit_failure_add(&failure);
-
-	if (warned_at == statement && warned_of == firing->trigger->tgoid)
-		return;
-	warned_at = statement;
-	warned_of = firing->trigger->tgoid;
-	ereport(WARNING,
-			(errcode(error->sqlerrcode),
-			 errmsg("event \"%s\" was not emitted: %s", failure.event_type,
-					error->message),
-			 detail ? errdetail_internal("%s", detail) : 0,
-			 error->hint ? errhint("%s", error->hint) : 0));
+	if (time_statement != statement)
+		time_left_us = most_us;
+	time_statement = statement;
+	time_left_us = Min(time_left_us + ROW_TIME_MS * 1000, most_us);
+	return Max(1, (int) (time_left_us / 1000));
 }
 
-/*
- * If the deadline has ended a step, make the error say so.  After that, the same
- * statement waits for no other query.
- */
+/* A step has taken the time since then. */
 static void
-blame_time(ErrorData *error)
+time_used(const instr_time *start)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, *start);
+	time_left_us = Max(time_left_us - (int64) INSTR_TIME_GET_MICROSEC(now), 0);
+}
+
+/* If the deadline has ended a step, make the error say so. */
+static void
+blame_time(ErrorData *error, int limit_ms)
 {
 	if (!cwh_deadline_raised(error))
 		return;
-	slow_statement = GetCurrentStatementStartTimestamp();
 	error->sqlerrcode = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
-	error->message = psprintf(TOO_SLOW, cwh_emit_timeout);
+	error->message = psprintf(limit_ms < cwh_emit_timeout ? ALL_TOO_SLOW : TOO_SLOW,
+							  cwh_emit_timeout);
 	error->hint = TOO_SLOW_HINT;
 }
 
@@ -867,12 +728,16 @@ attempt(Firing *firing, void (*step) (Firing *), bool with_care)
 	MemoryContext oldcontext = CurrentMemoryContext;
 	ResourceOwner oldowner = CurrentResourceOwner;
 	ErrorData  *volatile error = NULL;
+	volatile int limit_ms = 0;
+	instr_time	start;
 
 	firing->reads_values = false;
 	if (with_care)
 	{
+		limit_ms = time_allowed();
+		INSTR_TIME_SET_CURRENT(start);
 		BeginInternalSubTransaction(NULL);
-		cwh_deadline_set(cwh_emit_timeout);
+		cwh_deadline_set(limit_ms);
 	}
 	PG_TRY();
 	{
@@ -889,8 +754,9 @@ attempt(Firing *firing, void (*step) (Firing *), bool with_care)
 	if (with_care)
 	{
 		if (cwh_deadline_clear() && error)
-			blame_time(error);
+			blame_time(error, limit_ms);
 		RollbackAndReleaseCurrentSubTransaction();
+		time_used(&start);
 		CurrentResourceOwner = oldowner;
 		firing->settings_level = 0; /* the rollback has restored them */
 	}
@@ -898,9 +764,10 @@ attempt(Firing *firing, void (*step) (Firing *), bool with_care)
 	MemoryContextSwitchTo(oldcontext);
 	if (error == NULL)
 		return true;
-	if (cwh_on_emit_error == CWH_ON_EMIT_ERROR_RAISE || ends_statement(error))
+	if (cwh_on_emit_error == CWH_ON_EMIT_ERROR_RAISE || cwh_ends_statement(error))
 		ReThrowError(error);
-	count_failure(firing, error);
+	cwh_report_failure(firing->trigger, firing->relation, mapped_row(firing),
+					   error, firing->reads_values);
 	return false;
 }
 

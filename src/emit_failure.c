@@ -83,12 +83,16 @@ same_kind(const CwhEmitFailure *a, const CwhEmitFailure *b)
 		strcmp(a->message, b->message) == 0;
 }
 
-/* Where to count a failure: with those of its kind, or in an unused item. */
+/*
+ * Where to count a failure: with those of its kind, or in an unused item; without
+ * room, with another failure of the table, or in place of another database's.
+ */
 static CwhEmitFailure *
 find_item(const CwhEmitFailure *failure)
 {
 	CwhEmitFailure *unused = NULL;
 	CwhEmitFailure *similar = NULL;
+	CwhEmitFailure *oldest = NULL;	/* of the other databases */
 
 	for (int i = 0; i < CWH_MAX_EMIT_FAILURES; i++)
 	{
@@ -101,9 +105,19 @@ find_item(const CwhEmitFailure *failure)
 		else if (item->database == failure->database &&
 				 item->relation == failure->relation)
 			similar = item;
+		else if (item->database != failure->database &&
+				 (oldest == NULL || item->last_at < oldest->last_at))
+			oldest = item;
 	}
-	/* without room, count it with another failure of the table, or not at all */
-	return unused ? unused : similar;
+	if (unused || similar)
+		return unused ? unused : similar;
+	/* a database without a worker must not keep the room from others */
+	if (oldest)
+	{
+		oldest->n = 0;
+		pg_atomic_fetch_sub_u32(&failures->nused, 1);
+	}
+	return oldest;
 }
 
 /*

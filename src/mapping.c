@@ -236,6 +236,17 @@ cwh_mapping_data(CwhMapping *mapping, TupleTableSlot *slot)
 	return JsonbValueToJsonb(state.result);
 }
 
+/* A value as an id, as it would be in data; null if it is no scalar. */
+static char *
+json_id(Datum datum)
+{
+	Jsonb	   *jsonb = DatumGetJsonbP(datum);
+	JsonbValue	value;
+
+	return JB_ROOT_IS_SCALAR(jsonb) &&
+		JsonbExtractScalar(&jsonb->root, &value) ? cwh_id_text(&value) : NULL;
+}
+
 /* A row's chatbotId or conversationId as a string, or null. */
 char *
 cwh_mapping_text(CwhSource *source, TupleTableSlot *slot)
@@ -244,6 +255,7 @@ cwh_mapping_text(CwhSource *source, TupleTableSlot *slot)
 	bool		isnull;
 	Oid			output;
 	bool		is_varlena;
+	char	   *id;
 
 	if (source == NULL)
 		return NULL;
@@ -252,8 +264,22 @@ cwh_mapping_text(CwhSource *source, TupleTableSlot *slot)
 	datum = row_value(source, slot, &isnull);
 	if (isnull)
 		return NULL;
-	if (source->type == TEXTOID || source->type == VARCHAROID)
-		return TextDatumGetCString(datum);
+	switch (source->type)
+	{
+		case TEXTOID:
+		case VARCHAROID:
+			return TextDatumGetCString(datum);
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case UUIDOID:
+			break;
+		default:
+			id = json_id(FunctionCall1(&source->to_jsonb, datum));
+			if (id)
+				return id;
+			break;
+	}
 	getTypeOutputInfo(source->type, &output, &is_varlena);
 	return OidOutputFunctionCall(output, datum);
 }

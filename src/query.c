@@ -995,35 +995,25 @@ is_key(const JsonbValue *value, const char *key)
 		memcmp(value->val.string.val, key, strlen(key)) == 0;
 }
 
-/*
- * Take an id out of a row of a query: a string as it is, a number or a boolean as
- * its text, and null, or no such column, as null.
- */
+/* Take an id out of a row of a query; null if it is null, or there is none. */
 static char *
 take_id(Jsonb *row, const char *key)
 {
 	JsonbValue *value = getKeyJsonValueFromContainer(&row->root, key,
 													 strlen(key), NULL);
 
+	char	   *id;
+
 	if (value == NULL || value->type == jbvNull)
 		return NULL;
-	switch (value->type)
-	{
-		case jbvString:
-			return pnstrdup(value->val.string.val, value->val.string.len);
-		case jbvNumeric:
-			return DatumGetCString(DirectFunctionCall1(numeric_out,
-													   NumericGetDatum(value->val.numeric)));
-		case jbvBool:
-			return pstrdup(value->val.boolean ? "true" : "false");
-		default:
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("the query's column \"%s\" is an object or an array",
-							key),
-					 errhint("Make it a text.")));
-			return NULL;
-	}
+	id = cwh_id_text(value);
+	if (id == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the query's column \"%s\" is an object or an array",
+						key),
+				 errhint("Make it a text.")));
+	return id;
 }
 
 /* Divide a row of a query into the ids, which can be null, and the data. */

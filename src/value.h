@@ -12,8 +12,11 @@
 #include "pgtime.h"
 #include "utils/bytea.h"
 #include "utils/float.h"
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
+#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+#include "utils/numeric.h"
 
 /*
  * Set the settings that affect the text of values to fixed values.  Returns the
@@ -85,6 +88,27 @@ cwh_depends_on_settings(Oid type)
 			return false;
 		default:
 			return !type_is_enum(type);
+	}
+}
+
+/*
+ * A JSON value as an id: a string as it is, and a number or a boolean as its
+ * text; else null.
+ */
+static inline char *
+cwh_id_text(const JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvString:
+			return pnstrdup(value->val.string.val, value->val.string.len);
+		case jbvNumeric:
+			return DatumGetCString(DirectFunctionCall1(numeric_out,
+													   NumericGetDatum(value->val.numeric)));
+		case jbvBool:
+			return pstrdup(value->val.boolean ? "true" : "false");
+		default:
+			return NULL;
 	}
 }
 

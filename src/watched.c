@@ -202,12 +202,20 @@ is_risky_function(Oid function, void *context)
 	}
 }
 
-/* Could evaluating this expression raise an error, or take long? */
+/*
+ * Could evaluating this expression over a relation, the context, raise an error,
+ * or take long?
+ */
 static bool
 is_risky(Node *node, void *context)
 {
 	if (node == NULL)
 		return false;
+	/* a virtual generated column is an expression, too */
+	if (IsA(node, Var) && ((Var *) node)->varattno > 0 &&
+		cwh_virtual_expression(context, TupleDescAttr(RelationGetDescr((Relation) context),
+													  ((Var *) node)->varattno - 1)))
+		return true;
 	switch (nodeTag(node))
 	{
 		case T_Var:
@@ -245,12 +253,16 @@ Datum
 chatwebhook_condition_is_harmless(PG_FUNCTION_ARGS)
 {
 	Oid			oid = PG_GETARG_OID(0);
-	Relation	relation = table_open(table_of_trigger(oid), AccessShareLock);
-	const Trigger *trigger = find_trigger(relation, oid);
+	Oid			table = table_of_trigger(oid);
+	Relation	relation = OidIsValid(table) ?
+		try_table_open(table, AccessShareLock) : NULL;
+	const Trigger *trigger = relation ? find_trigger(relation, oid) : NULL;
 	bool		harmless = true;
 
+	if (relation == NULL)
+		PG_RETURN_NULL();
 	if (trigger && trigger->tgqual)
-		harmless = !is_risky(stringToNode(trigger->tgqual), NULL);
+		harmless = !is_risky(stringToNode(trigger->tgqual), relation);
 	table_close(relation, AccessShareLock);
 	PG_RETURN_BOOL(harmless);
 }

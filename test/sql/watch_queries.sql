@@ -290,6 +290,22 @@ RESET ROLE;
 INSERT INTO own VALUES (1);
 :events
 
+-- ids are the same by a column as by an expression
+CREATE TABLE ids (flag boolean, at timestamptz, number numeric);
+SELECT chatwebhook.watch('ids', 'a', '{"chatbotId": "flag", "conversationId": "at"}');
+SELECT chatwebhook.watch('ids', 'b', '{"chatbotId": "=NEW.flag", "conversationId": "=NEW.at"}');
+INSERT INTO ids VALUES (true, '2026-01-02 03:04:05+00', 1.50);
+SELECT chatwebhook.watch('ids', 'a', '{"chatbotId": "number", "conversationId": "number"}', replace => true);
+SELECT chatwebhook.watch('ids', 'b', '{"chatbotId": "=NEW.number", "conversationId": "=NEW.number"}', replace => true);
+INSERT INTO ids VALUES (true, '2026-01-02 03:04:05+00', 1.50);
+:events
+-- names that combine to that of another watch; columns without a name
+INSERT INTO chatwebhook.event_type (name) VALUES ('a_insert');
+SELECT chatwebhook.watch('ids', 'a', '{}', operation => 'INSERT OR UPDATE');
+SELECT chatwebhook.watch('ids', 'a_insert', '{}', operation => 'UPDATE', replace => true);
+SELECT chatwebhook.watch('ids', 'a', query => 'SELECT NEW.number + 1', replace => true);
+DROP TABLE ids;
+
 -- what watched says
 ALTER TABLE own RENAME id TO number;
 SELECT relation, problem FROM chatwebhook.watched ORDER BY 1;
