@@ -124,7 +124,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._address(jsonb, integer) IS
-    'Returns an e-mail address of at most this many characters; null if the value is none that every service accepts.';
+    'Returns an e-mail address of at most this many characters; null if the value is not one that every service accepts.';
 
 CREATE FUNCTION chatwebhook._link(event jsonb, webhook jsonb) RETURNS text
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
@@ -137,7 +137,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._link(jsonb, jsonb) IS
-    'Returns the address of the event''s conversation in the application, by the setting app_url; null if there is none.';
+    'Returns the URL of the event''s conversation in the application, from the setting app_url; null if there is none.';
 
 /*
  * settings.fields: each target field with where its value comes from.  A member
@@ -178,7 +178,7 @@ BEGIN
         ELSE
             value := source;
         END IF;
-        -- nothing is as if it were not mapped
+        -- an empty value counts as not mapped
         CONTINUE WHEN value IN ('""', '[]', '{}', '[""]', '[null]');
         IF separator IS NOT NULL AND jsonb_typeof(value) = 'array'
            AND NOT jsonb_path_exists(value, '$[*] ? (@.type() == "array" || @.type() == "object")') THEN
@@ -231,7 +231,7 @@ COMMENT ON COLUMN chatwebhook.connector.function IS
     'Function of the connector, such as public.teams(jsonb,jsonb,jsonb): f(event, webhook, replies) returning chatwebhook.request, in SQL or PL/pgSQL, STABLE or IMMUTABLE. It runs as its owner, in a read-only transaction, with pg_catalog as search_path. Null for webhook, which is built in. (The type is text because pg_upgrade refuses regprocedure columns.)';
 COMMENT ON COLUMN chatwebhook.connector.description IS 'Description for people.';
 COMMENT ON COLUMN chatwebhook.connector.replies IS
-    'Rules for what replies mean, an array of objects; the first that matches applies. Keys: status (a number or an array of numbers), step (number of the request, from 1; optional), contains (text in the body; optional), path (a jsonpath predicate that must be true of the JSON body, as with the operator @@; optional), means (success, retry, dead or disable), wait (seconds to wait at least, or the key of the body that has them; optional), remember (an object of names and jsonpaths: of a successful reply, the first item that each path finds is kept for the webhook and the conversation; optional). A rule with remember and without means only remembers. Where any rule for a step means success and names a 2xx status, a 2xx that fits no such rule is a failure, to be retried.';
+    'Rules for what replies mean, an array of objects; the first that matches applies. Keys: status (a number or an array of numbers), step (number of the request, from 1; optional), contains (text in the body; optional), path (a jsonpath predicate that must be true of the JSON body, as with the operator @@; optional), means (success, retry, dead or disable), wait (seconds to wait at least, or the key of the body that has them; optional), remember (an object of names and jsonpaths: the first item that each path finds in a successful reply is kept for the webhook and the conversation; optional). A rule with remember but without means only remembers. If a rule for a step means success and names a 2xx status, a 2xx that matches no rule with means is a failure, and is retried.';
 COMMENT ON COLUMN chatwebhook.connector.ordered IS
     'If true, webhooks with this connector are ordered: deliveries of one conversation are sent one after another. A connector with a rule that remembers is always ordered.';
 COMMENT ON COLUMN chatwebhook.connector.shipped IS
@@ -286,7 +286,7 @@ DECLARE
     what jsonb := rule->'remember';
 BEGIN
     IF rule->>'means' <> 'success' THEN
-        RETURN format('only success teaches anything, and it means %s', left(rule->>'means', 100));
+        RETURN format('only a rule that means success can remember, and this one means %s', left(rule->>'means', 100));
     END IF;
     IF jsonb_typeof(what) <> 'object' OR what = '{}' THEN
         RETURN 'it is not an object of names and jsonpaths';
@@ -406,7 +406,7 @@ BEGIN
             USING ERRCODE = 'check_violation',
                   HINT = 'Use an array such as [{"status": 200, "path": "$.ok == true", "means": "success", "remember": {"thread": "$.ts"}}].';
     END IF;
-    -- the next delivery of a conversation must know what the one before has learned
+    -- the next delivery of a conversation needs what the previous one remembered
     NEW.ordered := NEW.ordered OR jsonb_path_exists(NEW.replies, '$[*].remember');
     NEW.shipped := false;
     RETURN NEW;
@@ -415,9 +415,9 @@ $$;
 COMMENT ON FUNCTION chatwebhook._check_connector() IS 'Trigger: checks a connector.';
 
 /*
- * A webhook that could not be sent to because of its connector's rules may now.
- * The function runs with triggers off, but for those that are ALWAYS, so it does
- * itself what _webhook_follow() does where a webhook becomes ordered.
+ * The new rules may let the worker send to a webhook that it could not send to.
+ * The function runs with all but ALWAYS triggers off, so it must itself do what
+ * _webhook_follow() does when a webhook becomes ordered.
  */
 CREATE FUNCTION chatwebhook._connector_follow() RETURNS trigger
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -439,7 +439,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._connector_follow() IS
-    'Trigger: makes the webhooks of a connector ordered that has become so, and wakes workers for them.';
+    'Trigger: if a connector has become ordered, makes its webhooks ordered. Wakes workers for them.';
 
 /*
  * Connectors that ship are inserted by CREATE EXTENSION, which turns

@@ -48,7 +48,7 @@ COMMENT ON COLUMN chatwebhook.delivery.webhook_name IS
 COMMENT ON COLUMN chatwebhook.delivery.status IS 'pending, delivered, dead (given up) or canceled.';
 COMMENT ON COLUMN chatwebhook.delivery.attempts IS 'Attempts made so far.';
 COMMENT ON COLUMN chatwebhook.delivery.created_at IS 'When the event was emitted.';
-COMMENT ON COLUMN chatwebhook.delivery.next_attempt_at IS 'When the next attempt of a pending delivery is due; infinity: when nothing else of the webhook is (backfill).';
+COMMENT ON COLUMN chatwebhook.delivery.next_attempt_at IS 'When the next attempt of a pending delivery is due; infinity (from backfill) means when nothing else of the webhook is due.';
 COMMENT ON COLUMN chatwebhook.delivery.last_attempt_at IS 'When the last attempt started.';
 COMMENT ON COLUMN chatwebhook.delivery.completed_at IS 'When it was delivered, given up or canceled.';
 COMMENT ON COLUMN chatwebhook.delivery.last_status_code IS

@@ -59,7 +59,7 @@ COMMENT ON COLUMN chatwebhook.queue.id IS 'Identifies the delivery.';
 COMMENT ON COLUMN chatwebhook.queue.webhook_id IS 'Webhook to deliver to.';
 COMMENT ON COLUMN chatwebhook.queue.event_id IS 'Event to deliver.';
 COMMENT ON COLUMN chatwebhook.queue.created_at IS 'When the event was emitted.';
-COMMENT ON COLUMN chatwebhook.queue.next_attempt_at IS 'When the next attempt is due; infinity: when nothing else of the webhook is (backfill).';
+COMMENT ON COLUMN chatwebhook.queue.next_attempt_at IS 'When the next attempt is due; infinity (from backfill) means when nothing else of the webhook is due.';
 COMMENT ON COLUMN chatwebhook.queue.last_attempt_at IS 'When the last attempt started.';
 COMMENT ON COLUMN chatwebhook.queue.attempts IS 'Attempts made so far.';
 COMMENT ON COLUMN chatwebhook.queue.first_attempt IS
@@ -158,7 +158,7 @@ COMMENT ON TABLE chatwebhook.attempt IS
     'Attempts at deliveries: failed ones, all or none, depending on chatwebhook.log_attempts.';
 COMMENT ON COLUMN chatwebhook.attempt.delivery_id IS 'Delivery that was attempted.';
 COMMENT ON COLUMN chatwebhook.attempt.attempt IS
-    'Number of the attempt, from 1. 0 stands for none: the connector had nothing to send.';
+    'Number of the attempt, from 1; 0 if no attempt was needed because the connector had nothing to send.';
 COMMENT ON COLUMN chatwebhook.attempt.webhook_id IS 'Webhook of the delivery.';
 COMMENT ON COLUMN chatwebhook.attempt.chatbot_id IS 'Chatbot of the event.';
 COMMENT ON COLUMN chatwebhook.attempt.started_at IS 'When its first request started.';
@@ -167,7 +167,7 @@ COMMENT ON COLUMN chatwebhook.attempt.latency_ms IS
 COMMENT ON COLUMN chatwebhook.attempt.status_code IS 'HTTP status of the reply; null if there was none.';
 COMMENT ON COLUMN chatwebhook.attempt.error IS 'Why it failed; null if it succeeded.';
 COMMENT ON COLUMN chatwebhook.attempt.note IS
-    'What else there is to say: that there was nothing to send, or that something could not be remembered.';
+    'A remark that is not an error: that there was nothing to send, or that something could not be remembered.';
 COMMENT ON COLUMN chatwebhook.attempt.response_headers IS
     'Headers of the reply, an object with lower-case names. Of a repeated header, the last counts.';
 COMMENT ON COLUMN chatwebhook.attempt.response_body IS
@@ -197,14 +197,14 @@ ALTER TABLE chatwebhook.memory
     ALTER conversation_id SET STATISTICS 0,
     ALTER remembered SET STATISTICS 0;
 COMMENT ON TABLE chatwebhook.memory IS
-    'What connectors remember of conversations, such as a thread''s or a ticket''s id: for each webhook and conversation, what the rules in connector.replies say. It is removed once no reply has added to it or confirmed it for chatwebhook.retention, with its webhook, by erase_conversation(), and when the webhook gets another url, connector or chatbot_id. Administrators see it, so no rule should remember a secret.';
+    'What connectors remember for conversations, such as the id of a thread or a ticket, as the rules in connector.replies say. There is a row for each webhook and conversation. It is removed with its webhook, by erase_conversation(), when the webhook gets another url, connector or chatbot_id, and once no reply has added to it or confirmed it for chatwebhook.retention. Admins and apps can read it, so no rule should remember a secret.';
 COMMENT ON COLUMN chatwebhook.memory.webhook_id IS 'Webhook that remembers.';
 COMMENT ON COLUMN chatwebhook.memory.chatbot_id IS 'Chatbot of the conversation.';
 COMMENT ON COLUMN chatwebhook.memory.conversation_id IS
-    'Conversation that it is about. Events without one have no memory, nor have those whose ids of chatbot and conversation together have over 2000 bytes.';
+    'Conversation that it is about. Events without one have no memory, nor do events whose chatbot and conversation ids together exceed 2000 bytes.';
 COMMENT ON COLUMN chatwebhook.memory.remembered IS
     'What is remembered: an object of at most 8 kB, which the connector gets as the key memory of its argument webhook.';
-COMMENT ON COLUMN chatwebhook.memory.updated_at IS 'When a reply last added to it, or confirmed it, give or take an hour.';
+COMMENT ON COLUMN chatwebhook.memory.updated_at IS 'When a reply last added to it or confirmed it, to within an hour.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.memory', '');
 
 CREATE FUNCTION chatwebhook._wake(webhook_id uuid) RETURNS void

@@ -16,14 +16,14 @@ CREATE FUNCTION chatwebhook.wanted(type text, chatbot_id text) RETURNS boolean
     AS 'MODULE_PATHNAME', 'chatwebhook_wanted'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.wanted(text, text) IS
-    'Does a webhook subscribe to events of this type, of this chatbot? Null stands for an event without a chatbot. Call it before gathering data that emit() would need.';
+    'Returns whether an enabled webhook subscribes to events of this type and this chatbot (null: events without a chatbot). Call it to avoid gathering data for emit() that nobody wants.';
 
 CREATE FUNCTION chatwebhook._watch_details(trigger_id oid, raise boolean,
     OUT arguments text[], OUT keys text[], OUT problem text)
     AS 'MODULE_PATHNAME', 'chatwebhook_watch_details'
     LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._watch_details(oid, boolean) IS
-    'Returns the arguments of a trigger that calls emit(), the keys of its data, and what is wrong with it; raises that as an error if asked to.';
+    'Returns the arguments of a trigger that calls emit(), the keys of its data, and its problem, if any; with raise, the problem is an error.';
 
 CREATE FUNCTION chatwebhook._condition_is_harmless(trigger_id oid) RETURNS boolean
     AS 'MODULE_PATHNAME', 'chatwebhook_condition_is_harmless'
@@ -111,7 +111,7 @@ CREATE FUNCTION chatwebhook._select(query text, condition text) RETURNS text
     SELECT concat(E'(\n', regexp_replace(query, E'[\\s;]+$', ''), E'\n) q', E' WHERE (\n' || condition || E'\n)')
 $$;
 COMMENT ON FUNCTION chatwebhook._select(text, text) IS
-    'Returns the FROM and WHERE of a statement that selects what the query returns, as q, if the condition holds.';
+    'Returns the end of a statement that selects from the query, as q, if the condition holds.';
 
 CREATE FUNCTION chatwebhook._watch_name(event_type text, operation text) RETURNS name
     LANGUAGE plpgsql IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
@@ -176,7 +176,7 @@ BEGIN
        AND (EXISTS (SELECT FROM chatwebhook._mapping(relation, mapping) AS m WHERE left(m.origin, 1) = '=')
             OR condition IS NOT NULL AND NOT in_when) THEN
         IF NOT is_delete AND operation ~* E'(^|\\s)delete(\\s|$)' THEN
-            RAISE EXCEPTION 'a mapping with expressions cannot serve DELETE together with other operations'
+            RAISE EXCEPTION 'a mapping with expressions cannot be used for DELETE together with other operations'
                 USING ERRCODE = 'feature_not_supported',
                       HINT = 'Call watch() twice, or use a query with coalesce(NEW.id, OLD.id).';
         END IF;
@@ -186,8 +186,8 @@ BEGIN
 
     IF query IS NOT NULL THEN
         arguments := ', ''()''';
-        -- functions that the query calls find what they found when it was watched,
-        -- and no temporary table first
+        -- functions that the query calls run with the search_path of watch()'s
+        -- caller, except that temporary tables come last
         SELECT concat(string_agg(concat(btrim(m[1]), ', '), '' ORDER BY n), 'pg_temp') INTO path
           FROM regexp_matches(caller_path, E'("(?:[^"]|"")*"|[^,"]+)', 'g') WITH ORDINALITY AS u (m, n)
          WHERE lower(btrim(m[1], E' "\n\t')) NOT LIKE 'pg\_temp%' AND btrim(m[1], E' "\n\t') <> '';
@@ -207,7 +207,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._watch_statements(regclass, text, jsonb, text, text, text, boolean, text, boolean) IS
-    'Returns the statements by which watch() creates the trigger, and the view that has its query, expressions, or a condition that is not to be in the trigger''s WHEN clause.';
+    'Returns the statements by which watch() creates the trigger and, for a query, expressions, or a condition that is kept out of the WHEN clause, its view.';
 
 CREATE FUNCTION chatwebhook._missing_key(event_type text, keys text[]) RETURNS text
     LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -217,7 +217,7 @@ CREATE FUNCTION chatwebhook._missing_key(event_type text, keys text[]) RETURNS t
      WHERE t.name = event_type AND r <> ALL (keys) LIMIT 1
 $$;
 COMMENT ON FUNCTION chatwebhook._missing_key(text, text[]) IS
-    'Returns a key that events of this type require and that is not among these.';
+    'Returns a key that events of this type require but that is not among these, or null.';
 
 CREATE FUNCTION chatwebhook._check_watch(event_type text, keys text[]) RETURNS void
     LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -241,10 +241,10 @@ BEGIN
                   HINT = 'The names of the columns are the keys of the event: add AS and a name.';
     END IF;
     IF missing IS NOT NULL THEN
-        RAISE EXCEPTION 'the key "%" is missing, which event "%" requires', missing, event_type
+        RAISE EXCEPTION 'event "%" requires the key "%", which is missing', event_type, missing
             USING ERRCODE = 'invalid_parameter_value',
                   DETAIL = format('The keys are: %s.', coalesce(nullif(array_to_string(keys, ', '), ''), 'none')),
-                  HINT = 'Map it to a column, to an expression with a leading =, or to a constant with a leading @; or give a column of the query this name.';
+                  HINT = 'Map the key to a column, to an expression with a leading =, or to a constant with a leading @; or give a column of the query this name.';
     END IF;
 END
 $$;
@@ -402,8 +402,8 @@ BEGIN
                   HINT = 'Rename that trigger, or create one for this type with CREATE TRIGGER and chatwebhook.emit().';
     END IF;
 
-    -- a condition that could fail, or that a WHEN clause cannot have, goes into a
-    -- view, where its errors are caught
+    -- try the WHEN clause first; a condition that could fail, or that PostgreSQL
+    -- does not allow there, goes into a view, so that its errors are caught
     FOREACH in_when IN ARRAY ARRAY[true, false] LOOP
         BEGIN
             FOREACH statement IN ARRAY chatwebhook._watch_statements(relation, event_type, mapping, condition, operation, query,
@@ -419,7 +419,7 @@ BEGIN
                 PERFORM chatwebhook._explain_missing(relation, pg_catalog.concat(mapping::pg_catalog.text, query, ' ', condition));
                 RAISE;
             WHEN feature_not_supported OR invalid_object_definition THEN
-                -- an INSERT has no OLD, but one of several operations may have
+                -- OLD is not allowed in WHEN if one of several operations is INSERT
                 IF NOT in_when OR condition IS NULL
                    OR SQLSTATE OPERATOR(pg_catalog.=) '42P17' AND operation OPERATOR(pg_catalog.!~*) E'\\sor\\s' THEN
                     RAISE;
@@ -444,7 +444,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.watch(regclass, text, jsonb, text, text, text, boolean) IS
-    'Creates a trigger that emits events for the rows of a table, and returns its name. mapping: for each key of the event a column, "@text" or any JSON but a string for a constant, or "=expression" over NEW and OLD; "chatbotId" and "conversationId" fill the envelope; null sends the whole row. query: instead, a SELECT that can use NEW and OLD, each of whose rows becomes an event. condition: an expression over NEW and OLD. operation: INSERT, UPDATE, UPDATE OF columns, DELETE, or several joined by OR. Query and expressions run with the rights of the caller of watch(), in a read-only subtransaction, for at most chatwebhook.emit_timeout. With replace, an existing watch of this type and operation is changed.';
+    'Creates a trigger that emits events for the rows of a table, and returns its name. mapping: for each key of the event a column, "@text" or any JSON but a string for a constant, or "=expression" over NEW and OLD; "chatbotId" and "conversationId" fill the envelope; null sends the whole row. query: instead, a SELECT that can use NEW and OLD, each of whose rows becomes an event. condition: an expression over NEW and OLD. operation: INSERT, UPDATE, UPDATE OF columns, DELETE, or several joined by OR. Query and expressions run with the rights of the caller of watch(), in a read-only subtransaction, for at most chatwebhook.emit_timeout. With replace, an existing watch for this type and these operations is changed.';
 
 CREATE FUNCTION chatwebhook.unwatch(
     relation   regclass,
@@ -473,7 +473,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.unwatch(regclass, text, text) IS
-    'Drops what watch() created for this relation and event type: for one operation, or without, for all of them. Returns false if there was nothing.';
+    'Drops what watch() created for this relation and event type, for the given operation or, if it is null, for all operations. Returns false if there was nothing to drop.';
 
 CREATE FUNCTION chatwebhook._watches(
     relation regclass, event_type text, operation text,

@@ -16,15 +16,15 @@ CREATE TABLE chatwebhook.emit_failure (
     PRIMARY KEY (relation, trigger_name, message)
 );
 COMMENT ON TABLE chatwebhook.emit_failure IS
-    'Events that triggers could not emit, see chatwebhook.on_emit_error. A row disappears when its watch is changed by watch() or unwatch(), or after chatwebhook.retention.';
+    'Events that triggers could not emit, counted by trigger and message; see chatwebhook.on_emit_error. A row is removed when its watch is changed by watch() or unwatch(), or after chatwebhook.retention.';
 COMMENT ON COLUMN chatwebhook.emit_failure.relation IS 'Table that is watched.';
 COMMENT ON COLUMN chatwebhook.emit_failure.trigger_name IS 'Name of the trigger.';
 COMMENT ON COLUMN chatwebhook.emit_failure.event_type IS 'Type of the event.';
 COMMENT ON COLUMN chatwebhook.emit_failure.message IS
-    'Why, without values of the row. The server''s log has the whole message.';
-COMMENT ON COLUMN chatwebhook.emit_failure.failures IS 'How many rows, even if their transactions were rolled back.';
-COMMENT ON COLUMN chatwebhook.emit_failure.first_at IS 'When it happened first.';
-COMMENT ON COLUMN chatwebhook.emit_failure.last_at IS 'When it happened last.';
+    'Why the event could not be emitted, without values of the row. The server log has the complete message.';
+COMMENT ON COLUMN chatwebhook.emit_failure.failures IS 'Number of rows for which this happened, including those of transactions that were rolled back.';
+COMMENT ON COLUMN chatwebhook.emit_failure.first_at IS 'When this first happened.';
+COMMENT ON COLUMN chatwebhook.emit_failure.last_at IS 'When this last happened.';
 COMMENT ON COLUMN chatwebhook.emit_failure.example IS
     'Primary key of one of the rows; columns other than numbers and UUIDs are left out.';
 
@@ -118,7 +118,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._forget_failures(oid) IS
-    'A watch is changed or dropped: removes its failures and closes its alerts.';
+    'Removes the failures of a watch that is changed or dropped, and closes its alerts.';
 
 CREATE FUNCTION chatwebhook._watch_operation(type smallint, relation regclass, columns int2vector) RETURNS text
     LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL SAFE
@@ -145,7 +145,7 @@ CREATE FUNCTION chatwebhook._matches(events text[], type text) RETURNS boolean
                           AND NOT (pattern = '*' AND starts_with(type, 'webhook.')))
 $$;
 COMMENT ON FUNCTION chatwebhook._matches(text[], text) IS
-    'Does one of these patterns match this event type, as when it is emitted?';
+    'Returns whether one of these patterns matches this event type, as when it is emitted.';
 
 CREATE VIEW chatwebhook.watched WITH (security_invoker) AS
 SELECT t.tgrelid::regclass AS relation,
@@ -162,7 +162,7 @@ SELECT t.tgrelid::regclass AS relation,
               WHERE w.enabled AND chatwebhook._matches(w.events, d.arguments[1]) ORDER BY w.name) AS wanted_by,
        coalesce(d.problem,
                 CASE WHEN t.tgenabled OPERATOR(pg_catalog.=) 'D' THEN 'the trigger is disabled' END,
-                'the key "' || chatwebhook._missing_key(d.arguments[1], d.keys) || '" is missing, which the event requires',
+                'the event requires the key "' || chatwebhook._missing_key(d.arguments[1], d.keys) || '", which is missing',
                 (SELECT w.message FROM chatwebhook._watch_warnings(t.oid, d.arguments) AS w WHERE w.is_problem LIMIT 1)) AS problem
   FROM pg_catalog.pg_trigger t
  CROSS JOIN LATERAL chatwebhook._watch_details(t.oid, false) AS d
@@ -174,9 +174,9 @@ COMMENT ON VIEW chatwebhook.watched IS
 COMMENT ON COLUMN chatwebhook.watched.relation IS 'Table that is watched.';
 COMMENT ON COLUMN chatwebhook.watched.trigger_name IS 'Name of the trigger.';
 COMMENT ON COLUMN chatwebhook.watched.event_type IS 'Type of the events.';
-COMMENT ON COLUMN chatwebhook.watched.operation IS 'Operations that fire it.';
+COMMENT ON COLUMN chatwebhook.watched.operation IS 'Operations that fire the trigger.';
 COMMENT ON COLUMN chatwebhook.watched.condition IS
-    'Condition in its WHEN clause. A condition that could raise an error is part of the query instead.';
+    'Condition in the trigger''s WHEN clause. A condition that could raise an error is part of the query instead.';
 COMMENT ON COLUMN chatwebhook.watched.sends IS
     'What becomes of a row: the arguments of emit(), or the query.';
 COMMENT ON COLUMN chatwebhook.watched.wanted_by IS

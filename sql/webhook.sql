@@ -526,7 +526,7 @@ BEGIN
             UPDATE chatwebhook.history SET replies = NULL WHERE webhook_id = NEW.id AND replies IS NOT NULL;
         END IF;
         IF NEW.connector <> OLD.connector OR NEW.url <> OLD.url OR NEW.chatbot_id IS DISTINCT FROM OLD.chatbot_id THEN
-            -- another account's ids can be those of other people's tickets
+            -- the same ids may name other people's tickets in another account
             DELETE FROM chatwebhook.memory WHERE webhook_id = NEW.id;
         END IF;
         IF NEW.enabled AND NOT OLD.enabled THEN
@@ -706,7 +706,7 @@ DECLARE
 BEGIN
     PERFORM chatwebhook._check_webhook_access(webhook_id);
     IF (event IS NULL) = (event_id IS NULL) THEN
-        RAISE EXCEPTION 'preview() takes an event or an event_id'
+        RAISE EXCEPTION 'preview() takes either an event or an event_id'
             USING ERRCODE = 'invalid_parameter_value';
     ELSIF event IS NULL THEN
         SELECT jsonb_build_object(
@@ -730,7 +730,7 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION 'unknown key in event: "%"', left(unknown, 100)
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'An event has the keys id, type, timestamp, chatbotId, conversationId and data; everything else belongs into data.';
+                  HINT = 'An event has the keys id, type, timestamp, chatbotId, conversationId and data; everything else belongs in data.';
     END IF;
     IF jsonb_typeof(replies) IS DISTINCT FROM 'array' THEN
         RAISE EXCEPTION 'replies are not an array'
@@ -783,4 +783,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.preview(uuid, jsonb, jsonb, uuid) IS
-    'Returns the request that the webhook would send for this event after these replies (none: the first request), or null, with a notice, if it would send none. The connector gets what the webhook remembers of the event''s conversation. Nothing is sent. Secrets are shown as {{name}}, and parts of the URL that may be secret are left out. The event needs only a type; event_id stands for one that was emitted.';
+    'Returns the request that the webhook would send for this event after these replies (none: the first request), or null, with a notice, if it would send none. The connector gets what the webhook remembers of the event''s conversation. Nothing is sent. Secrets are shown as {{name}}, and parts of the URL that may be secret are left out. The event needs only a type. Instead of an event, event_id can name one that was emitted.';

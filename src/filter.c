@@ -389,7 +389,7 @@ check_head(Check *check, JsonPathItem *item)
 							  item->content.like_regex.expr);
 			return true;
 		case jpiVariable:
-			refuse(check, "it uses a variable, and there are none");
+			refuse(check, "it uses a variable, but none are defined");
 			return true;
 		default:
 			refuse(check, psprintf("it uses .%s(), which is not allowed",

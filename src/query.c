@@ -9,15 +9,16 @@
  *		  FROM contact AS new LEFT JOIN contact AS old ON false
  *		 CROSS JOIN LATERAL (the query) q WHERE the condition
  *
- * So the query is bound when it is watched: it follows what is renamed, and means
- * the same in every session.  (A SQL function over two rows would do as well, but
- * a table that a function uses the row type of takes no new column with a
- * default.)  Selecting from the view shows what becomes of rows that exist.
+ * So the query is bound when watch() is called: it survives renaming, and means
+ * the same in every session.  (A SQL function that takes two rows would do as
+ * well, but PostgreSQL would then refuse to add a column with a default to the
+ * table, as the function uses its row type.)  Selecting from the view shows what
+ * becomes of existing rows.
  *
  * To run it for one row, the tables new and old are removed from the view's query,
  * and their columns replaced by parameters.  It is planned once in each session,
- * and, as in PostgreSQL's own cache of plans, anew after something that it depends
- * on has changed, which is certain once its tables are locked.
+ * and, as in PostgreSQL's plan cache, again after something that it depends on has
+ * changed, which is known for certain once its tables are locked.
  *
  * All of this runs in the session that changes the table, with the rights of the
  * view's owner, in a subtransaction of the caller's.  The caller rolls that back,
@@ -268,8 +269,8 @@ belongs_to(Oid oid, const char *trigger)
 
 /*
  * The view of a rewrite rule if it has the query of this trigger, and its owner
- * may create triggers on the table: with that right, any row could be read, so a
- * view of somebody else's is not mistaken for the one of watch().
+ * may create triggers on the table.  Other roles' views are ignored, as the query
+ * gets to see every row; a role that may create triggers could see them anyway.
  */
 static Oid
 candidate(Oid rule, const char *trigger, Oid relation)
@@ -450,7 +451,7 @@ report_view(const CwhQuery *query)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("the view \"%s\" is not as chatwebhook.watch() creates it",
+			 errmsg("view \"%s\" does not have the form that chatwebhook.watch() creates",
 					get_rel_name(query->view)),
 			 errhint("Call chatwebhook.watch() with replace => true.")));
 }
@@ -499,8 +500,8 @@ replace_rows(Node *node, void *context)
 
 /*
  * Find new, old and the subquery in the view's query; all else there becomes
- * nothing, such as the join of the two.  New and old are told by their order,
- * since pg_dump can give them other names.
+ * nothing, such as the join of the two.  New and old are told apart by their
+ * order, since pg_dump can give them other names.
  */
 static void
 find_parts(CwhQuery *query, Oid table)
@@ -568,9 +569,9 @@ cwh_query_make(const char *trigger, Relation relation)
 	if (!OidIsValid(query->view))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("there is no view with the query of trigger \"%s\" on table \"%s\"",
+				 errmsg("could not find the view with the query of trigger \"%s\" on table \"%s\"",
 						trigger, RelationGetRelationName(relation)),
-				 errdetail("Its owner must have the privilege TRIGGER on the table."),
+				 errdetail("The owner of the view must have the privilege TRIGGER on the table."),
 				 errhint("Call chatwebhook.watch() with replace => true.")));
 	view = table_open(query->view, AccessShareLock);
 	query->owner = RelationGetForm(view)->relowner;
@@ -629,10 +630,10 @@ cwh_query_keys(const CwhQuery *query)
  */
 
 /*
- * Can this expression be an id that is computed without running the query?  It
- * must depend on new and old alone, raise no error, since the query may have a
- * condition that excludes the row, and be of a type whose text is the same as in
- * JSON.
+ * Can this expression be computed as an id without running the query?  It must
+ * depend on new and old alone, and have a type whose text is the same as in JSON.
+ * It must not raise an error, since the query may have a condition that excludes
+ * the row.
  */
 static bool
 is_simple_id(Node *node)
@@ -706,7 +707,7 @@ prepare_chatbot(CwhQuery *query)
 	query->no_chatbot = true;
 }
 
-/* Have a setting for the rest of the subtransaction. */
+/* Change a setting for the rest of the subtransaction. */
 static void
 set_setting(const char *name, const char *value)
 {
@@ -856,7 +857,7 @@ cwh_query_enter(CwhQuery *query, TupleTableSlot *newslot,
 	int			context;
 
 	GetUserIdAndSecContext(&user, &context);
-	/* what a rollback does not undo, such as PREPARE, is not allowed at all */
+	/* this forbids what a rollback would not undo, such as PREPARE */
 	SetUserIdAndSecContext(query->owner,
 						   context | SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
@@ -866,9 +867,9 @@ cwh_query_enter(CwhQuery *query, TupleTableSlot *newslot,
 	if (!row_security)
 		set_setting("row_security", "on");
 	/*
-	 * Functions that the query calls find what they found when it was watched.
-	 * The plan does not tell whether there are any: query_to_xml(), for one, and
-	 * domains in a composite type call others.
+	 * Functions that the query calls run with the search_path of the call of
+	 * watch().  Set it in any case: the plan does not show all functions, such as
+	 * those called by query_to_xml() or by domains in a composite type.
 	 */
 	set_setting("search_path", query->search_path);
 	set_row(query, NEW_ROW, newslot);
@@ -1027,7 +1028,7 @@ cwh_query_row(Jsonb *row, const char **chatbot_id,
 	JsonbValue	value;
 	bool		skip = false;
 
-	/* it is one unless somebody has written the view */
+	/* always true for a view that watch() has created */
 	if (!JB_ROOT_IS_OBJECT(row))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

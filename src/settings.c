@@ -382,25 +382,25 @@ define_data_settings(void)
 							 validation_options, PGC_USERSET, 0,
 							 NULL, NULL, NULL);
 
-	/* A chat must go on even if an event cannot be emitted; a test had better fail. */
+	/* A chat must go on even if an event cannot be emitted; a test should fail. */
 	DefineCustomEnumVariable("chatwebhook.on_emit_error",
 							 "Sets what a trigger does if it cannot emit an event.",
-							 "With warning, the statement goes on without the event, which emit_failure counts. With error, the statement fails. Calls of emit() always fail.",
+							 "With warning, the statement goes on without the event, which emit_failure counts. With error, the statement fails. Calls of emit() from code always raise their errors.",
 							 &cwh_on_emit_error, CWH_ON_EMIT_ERROR_WARN,
 							 on_emit_error_options, PGC_USERSET, 0,
 							 NULL, NULL, NULL);
 
 	/* A chat must not wait for a watch's query. */
 	DefineCustomIntVariable("chatwebhook.emit_timeout",
-							"Sets how long the query or the expressions of a watch may take.",
-							"After that, the event is not emitted, as chatwebhook.on_emit_error says.",
+							"Sets the maximum time for the query or the expressions of a watch.",
+							"If they take longer, the event cannot be emitted; see chatwebhook.on_emit_error.",
 							&cwh_emit_timeout, 1000, 1, 60000,
 							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
 
 	/* Receivers commonly refuse larger requests. */
 	DefineCustomIntVariable("chatwebhook.max_payload_size",
 							"Sets the maximum size of an event's data as JSON.",
-							"An event with larger data is not emitted, as chatwebhook.on_emit_error says.",
+							"An event with larger data cannot be emitted; see chatwebhook.on_emit_error.",
 							&cwh_max_payload_size, 1024 * 1024, 1024, 64 * 1024 * 1024,
 							PGC_SUSET, GUC_UNIT_BYTE, NULL, NULL, NULL);
 

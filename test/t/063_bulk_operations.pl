@@ -353,7 +353,7 @@ subtest 'backfill' => sub {
 		[ q{'leads', 'test.row', '{"a": "id"}', query => 'SELECT 1'}, qr/takes a mapping or a query, not both/ ],
 		[ q{'leads', 'test.row', '[]'}, qr/mapping is not an object/ ],
 		[ q{'leads', 'test.none'}, qr/unknown event type: "test\.none"/ ],
-		[ q{'leads', 'lead.captured', '{"email": "E-Mail"}'}, qr/the key "source" is missing, which event "lead\.captured" requires/ ],
+		[ q{'leads', 'lead.captured', '{"email": "E-Mail"}'}, qr/event "lead\.captured" requires the key "source", which is missing/ ],
 		[ q{'leads', 'test.row', '{}', 'NEW.id / 0 = 1'}, qr/division by zero/ ],
 		[ q{'no_such', 'test.row'}, qr/relation "no_such" does not exist/ ])
 	{
