@@ -419,7 +419,7 @@ BEGIN
                 PERFORM chatwebhook._explain_missing(relation, pg_catalog.concat(mapping::pg_catalog.text, query, ' ', condition));
                 RAISE;
             WHEN feature_not_supported OR invalid_object_definition THEN
-                -- OLD is not allowed in WHEN if one of several operations is INSERT
+                -- OLD is an error with INSERT alone, but not with INSERT OR UPDATE
                 IF NOT in_when OR condition IS NULL
                    OR SQLSTATE OPERATOR(pg_catalog.=) '42P17' AND operation OPERATOR(pg_catalog.!~*) E'\\sor\\s' THEN
                     RAISE;

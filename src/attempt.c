@@ -180,8 +180,9 @@ total_latency(const CwhExchange *exchange)
 }
 
 /*
- * An attempt has ended with nothing (more) to send: there is no reply to keep.  If
- * no request was made at all, it is no attempt either, but may be noted.
+ * End an attempt because there is nothing (more) to send, so there is no reply to
+ * keep.  If no request was made at all, it does not count as an attempt, but may
+ * be noted.
  */
 static void
 end_with_nothing(Delivery *delivery, bool any_sent)

@@ -29,7 +29,7 @@ on_overdue(void)
 	InterruptPending = true;
 }
 
-/* Have the work canceled after this time, unless cwh_deadline_clear() comes first. */
+/* Cancel the work after this time, unless cwh_deadline_clear() is called first. */
 void
 cwh_deadline_set(int ms)
 {
@@ -52,8 +52,8 @@ cwh_deadline_clear(void)
 
 /*
  * Was this error raised because the time was up?  Other cancellations have other
- * messages, except a user's cancel request that arrives at the same moment: it
- * is lost, and must be repeated.
+ * messages, except a user's cancel request that arrives at the same moment: that
+ * one is lost, and the user has to repeat it.
  */
 bool
 cwh_deadline_raised(const ErrorData *error)

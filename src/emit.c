@@ -98,7 +98,7 @@ typedef struct QueueHead
 /* What each row of a statement adds to the time for its queries. */
 #define ROW_TIME_MS		20
 
-/* What is said of a query that took too long. */
+/* The messages and the hint for a query that took too long. */
 #define TOO_SLOW		"the query took longer than %d ms"
 #define ALL_TOO_SLOW	"the queries of a statement took longer than %d ms"
 #define TOO_SLOW_HINT	"Simplify the query, add an index, or increase chatwebhook.emit_timeout."
@@ -305,7 +305,7 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 			write_delivery(writer, event, &subscription->webhook_id, id,
 						   subscription->ordered && may_be_ordered(event));
 		last = subscription;
-		/* of those behind, a worker learns as it reads the queue from its head */
+		/* a worker finds backfilled ones as it reads the queue from its head */
 		cwh_hint(&subscription->webhook_id,
 				 writer->behind ? DT_NOBEGIN : event->created_at, id, 1);
 	}
@@ -716,11 +716,11 @@ blame_time(ErrorData *error, int limit_ms)
 }
 
 /*
- * Make a step of a firing.  If it raises an error, the event is not emitted, but
+ * Run a step of a firing.  If it raises an error, the event is not emitted, but
  * counted, and the statement goes on; unless chatwebhook.on_emit_error is error.
  *
- * A step that may call anything gets a subtransaction, which is rolled back even
- * if there is no error.  Others are without: they only allocate memory.
+ * A step that may call arbitrary code gets a subtransaction, which is rolled back
+ * even if there is no error.  Other steps only allocate memory, and need none.
  */
 static bool
 attempt(Firing *firing, void (*step) (Firing *), bool with_care)
@@ -930,8 +930,9 @@ chatwebhook_emit_trigger(PG_FUNCTION_ARGS)
 	check_call(data);
 
 	/*
-	 * A query is read-only, but can write to temporary tables.  It is not run
-	 * again within itself, and its time limit is the only one.
+	 * A query is read-only, but can write to temporary tables, whose triggers end
+	 * up here.  They must not emit: queries do not nest, as there is only one time
+	 * limit.
 	 */
 	if (in_query)
 		PreventCommandIfReadOnly("chatwebhook.emit()");
@@ -1002,8 +1003,9 @@ leave_out(List *subscriptions, ArrayType *webhook_ids)
 
 /*
  * Emit the event that four arguments of a call, beginning with "first",
- * describe.  It goes to all webhooks that want it; or if "only" is given, to
- * that one whether it wants it or not, but after all that is due; or if "but" is given, not to those.
+ * describe.  It goes to all webhooks that want it.  If "only" is given, it goes
+ * to that one instead, whether or not it wants it, after all that is due.  If
+ * "but" is given, it does not go to those.
  */
 static Datum
 emit_arguments(FunctionCallInfo fcinfo, int first, CwhSubscription *only,

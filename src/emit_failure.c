@@ -2,9 +2,10 @@
  * emit_failure.c
  *		Counts events that triggers could not emit.
  *
- * A session counts them in shared memory, since a row of a table would make all
- * chats wait for each other, and would be gone after a rollback.  A worker of the
- * database takes the counts and writes them to the table emit_failure.
+ * Sessions count them in shared memory: if they updated a row of a table, they
+ * would wait for each other's transactions, and a rollback would undo the count.  A
+ * worker of the database takes the counts and writes them to the table
+ * emit_failure.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -84,8 +85,8 @@ same_kind(const CwhEmitFailure *a, const CwhEmitFailure *b)
 }
 
 /*
- * Where to count a failure: with those of its kind, or in an unused item; without
- * room, with another failure of the table, or in place of another database's.
+ * Find the item to count a failure in: one of its kind, or else an unused one.  If
+ * all are used, take one of the same table, or else of another database.
  */
 static CwhEmitFailure *
 find_item(const CwhEmitFailure *failure)

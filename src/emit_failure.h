@@ -26,7 +26,7 @@ typedef struct CwhEmitFailure
 	TimestampTz last_at;
 } CwhEmitFailure;
 
-/* A process can take so many at a time. */
+/* Failures of so many kinds can be counted at a time, in all databases. */
 #define CWH_MAX_EMIT_FAILURES	128
 
 extern void cwh_emit_failure_install(void);

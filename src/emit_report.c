@@ -30,8 +30,8 @@
 #define MAX_WARNING		1024
 
 /*
- * Was this error raised by a function in a language such as PL/pgSQL?  Then
- * neither its code nor its text is PostgreSQL's.
+ * Was this error raised by a function in a language such as PL/pgSQL?  Then the
+ * function has chosen its code and its text.
  */
 static bool
 is_raised_by_function(const ErrorData *error)
@@ -114,8 +114,8 @@ public_message(const ErrorData *error, bool has_read)
 }
 
 /*
- * Note what identifies the row: the columns of its primary key, if they are
- * numbers or UUIDs, which say nothing of a person.
+ * Describe the row by the columns of its primary key that are numbers or UUIDs,
+ * which reveal nothing about a person.
  */
 static void
 describe_row(Relation relation, TupleTableSlot *slot, char *out, size_t size)

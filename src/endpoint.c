@@ -253,7 +253,7 @@ make_ready(Endpoint *endpoint, TimestampTz due, int64 id, int n)
 		endpoint->after.due = due;
 		endpoint->after.id = id - 1;
 	}
-	/* what is given back can be of a backfill as well */
+	/* deliveries that are given back can also be those of a backfill */
 	if (due == DT_NOBEGIN)
 		endpoint->backfill_after = 0;
 	if (!endpoint->ready)
@@ -268,7 +268,7 @@ make_ready(Endpoint *endpoint, TimestampTz due, int64 id, int n)
 	cwh_reconsider(endpoint);
 }
 
-/* There are deliveries of a backfill: claim them when nothing else is due. */
+/* Note that there are deliveries of a backfill, to claim when nothing else is due. */
 static void
 expect_backfill(Endpoint *endpoint)
 {

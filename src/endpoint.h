@@ -86,8 +86,8 @@ struct Endpoint
 	/* its queue, as far as it was read */
 	CwhPosition after;			/* claims look behind this */
 	bool		ready;			/* there may be something to claim */
-	bool		backfill;		/* the same of a backfill, which comes after
-								 * all that is due */
+	bool		backfill;		/* the same for deliveries of a backfill, which
+								 * are claimed after all that is due */
 	int64		backfill_after; /* claims of that look behind this id */
 	bool		later;			/* there may be something due later */
 	TimestampTz ready_since;
@@ -239,7 +239,7 @@ cwh_next_position(const Endpoint *endpoint, TimestampTz now, TimestampTz *until)
 	return endpoint->ready ? endpoint->after : position;
 }
 
-/* A claim of its backfill was made; if that got less than it wanted, it is over. */
+/* Note a claim of its backfill, which is over if it got fewer than it wanted. */
 static inline void
 cwh_backfill_claimed(Endpoint *endpoint, bool exhausted)
 {
@@ -249,8 +249,8 @@ cwh_backfill_claimed(Endpoint *endpoint, bool exhausted)
 }
 
 /*
- * So many more requests are under way, and so many more are that or deliveries
- * that wait, for the endpoint's kind and for its customer.
+ * Add to the numbers of requests under way, and of deliveries that wait or are
+ * under way, of the endpoint's kind and of its customer.
  */
 static inline void
 cwh_count_held(Endpoint *endpoint, int started, int held)

@@ -42,7 +42,7 @@
 /* Where new tokens are refused as well, ask for another no more often. */
 #define HOPELESS_TOKEN_MS	60000
 
-/* A reply's body is quoted in errors, from so many bytes at its beginning. */
+/* The number of bytes at a reply's beginning from which errors quote it. */
 #define QUOTED_BYTES		400
 
 /* What the reply of a token endpoint says. */
@@ -283,7 +283,7 @@ push_string(CwhJsonbState *state, JsonbIteratorToken token, char *string)
 	cwh_push_jsonb(state, token, &value);
 }
 
-/* The body of a reply as JSON; null if it is none, or not all of it came. */
+/* The body of a reply as JSON; null if it is not JSON, or was cut off. */
 static Jsonb *
 reply_json(const CwhReply *reply)
 {
@@ -360,9 +360,9 @@ is_known(Jsonb *known, Jsonb *learned)
 }
 
 /*
- * Read the reply to a connector's request as far as its rules want that, and
- * decide what follows.  If it is a success, keep what it teaches, and for the
- * next step the reply itself.
+ * Read the reply to a connector's request as far as its rules need that, and
+ * decide what follows.  If it is a success, keep what the rules remember of it,
+ * and the reply itself for the next step.
  */
 static void
 decide_on_reply(CwhExchange *exchange, const CwhRules *rules,

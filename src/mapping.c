@@ -41,7 +41,7 @@
 #include "mapping.h"
 #include "value.h"
 
-/* Binary JSON of a text is at most so many times as long as the text. */
+/* The jsonb form of a value is at most this many times as long as its text. */
 #define JSONB_RATIO		8
 
 static HTAB *mappings = NULL;	/* of CwhMapping */
@@ -168,9 +168,9 @@ cwh_mapping_has_key(CwhMapping *mapping, const char *key, TupleTableSlot *slot)
 }
 
 /*
- * May a row's data have at most this many bytes as JSON?  Says no only if it is
- * certain, from the sizes of the values, without reading those that are stored
- * out of line.
+ * Could a row's data have at most this many bytes as JSON?  Returns false only if
+ * the sizes of the values rule it out; does not read values that are stored out of
+ * line.
  */
 bool
 cwh_mapping_fits(CwhMapping *mapping, TupleTableSlot *slot, Size limit)
@@ -302,9 +302,8 @@ on_relation_change(Datum arg, Oid relid)
 }
 
 /*
- * Can converting values of this type to JSON raise an error?  True if in doubt,
- * such as for a type that is not PostgreSQL's own, or for json, which can hold
- * what jsonb cannot.
+ * Can converting values of this type to JSON raise an error?  True if in doubt, as
+ * for types of extensions, and for json, which can hold values that jsonb cannot.
  */
 static bool
 conversion_can_fail(Oid type)
@@ -425,7 +424,7 @@ make_envelope_source(Relation relation, const char *key, const char *origin)
 	return source;
 }
 
-/* Has a mapping a key of data of this name? */
+/* Does a mapping have a key of data with this name? */
 static bool
 is_mapped(const CwhMapping *mapping, const char *key)
 {
@@ -467,8 +466,8 @@ note_source(CwhMapping *mapping, const CwhSource *source)
 }
 
 /*
- * The table that a trigger was created on: of a partition's trigger, which was
- * cloned from it, the partitioned table.
+ * The table that a trigger was created on: for a partition's trigger, the
+ * partitioned table whose trigger it was cloned from.
  */
 Oid
 cwh_watched_table(const Trigger *trigger, Oid relation)
@@ -613,9 +612,9 @@ cwh_make_mapping(const Trigger *trigger, Relation relation)
 	mapping = hash_search(mappings, &trigger->tgoid, HASH_ENTER, &found);
 
 	/*
-	 * A caller up the stack may still use the old one, so it lives on until the
-	 * transaction ends.  If the new one cannot be made, it goes with the caller's
-	 * memory: the next of many rows tries again.
+	 * A caller up the stack may still use the old one, so keep it until the
+	 * transaction ends.  If making the new one fails, it is freed with the
+	 * caller's memory, and the next row tries again.
 	 */
 	if (found && mapping->context)
 		MemoryContextSetParent(mapping->context, TopTransactionContext);

@@ -4,9 +4,9 @@
  *
  * A row is a webhook's memory of one conversation: a thread's timestamp, a
  * ticket's id.  A settle writes it, in the transaction that stores the step or
- * finishes the delivery whose reply has taught it; a worker reads it whenever it
- * calls a connector that remembers.  Since such a webhook is ordered, one delivery
- * of a conversation at a time reads and writes it.
+ * finishes the delivery that the reply belongs to; a worker reads it whenever it
+ * calls a connector that remembers.  Since such a webhook is ordered, only one
+ * delivery of a conversation reads and writes it at a time.
  *
  * Ids are limited by what an index can hold: where they are longer, nothing is
  * remembered, as it is where there is no conversation.
@@ -25,9 +25,9 @@
 #include "statement.h"
 
 /*
- * What has changed, or was found unchanged, this long ago at most is not written
- * again if it still is the same; or a tenth of chatwebhook.retention, which removes
- * what has not changed for long.
+ * If a memory would not change, write it again, to confirm it, only if it was last
+ * written longer ago than this, or than a tenth of chatwebhook.retention, after
+ * which it would be removed.
  */
 #define FRESH_S		3600
 
@@ -87,7 +87,7 @@ is_usable(const CwhMemoryKey *key)
 		(key->chatbot_id ? strlen(key->chatbot_id) : 0) <= MAX_IDS;
 }
 
-/* The parameters that say whose memory. */
+/* Set the parameters that identify a memory. */
 static void
 key_parameters(const CwhMemoryKey *key, Datum *args)
 {

@@ -12,7 +12,7 @@
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
 
-/* Whose memory: a webhook's of a chatbot's conversation. */
+/* Identifies a memory: a webhook's, of one conversation of one chatbot. */
 typedef struct CwhMemoryKey
 {
 	const pg_uuid_t *webhook_id;

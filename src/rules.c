@@ -7,10 +7,10 @@
  * and what they remember is taken from it.
  *
  * Administrators write the rules; the bodies may be hostile.  A body is bounded by
- * the size of a reply that is kept.  A path is held to the form that filters are
- * held to, so that its cost is proportional to its own size and the body's; and
- * all paths for a reply have REPLY_PATHS_MS.  See filter.c.  An evaluation only
- * allocates memory, so nothing here needs a transaction.
+ * the size of a reply that is kept.  Paths are restricted as filters are, so that
+ * the cost of one is proportional to its own size and the body's; and all paths for
+ * a reply share REPLY_PATHS_MS.  See filter.c.  An evaluation only allocates
+ * memory, so nothing here needs a transaction.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -30,7 +30,7 @@
 
 PG_FUNCTION_INFO_V1(chatwebhook_path_problem);
 
-/* All paths of the rules may take this long for a reply. */
+/* The maximum time to evaluate all paths of the rules for a reply. */
 #define REPLY_PATHS_MS	100
 
 /*
@@ -70,7 +70,7 @@ string_of(const JsonbValue *value)
 	return pnstrdup(value->val.string.val, value->val.string.len);
 }
 
-/* A member of an object, of a type; null if it is not there. */
+/* The member of an object with this key and type; null if there is none. */
 static JsonbValue *
 member(JsonbContainer *object, const char *key, enum jbvType type,
 	   JsonbValue *value)
@@ -82,7 +82,7 @@ member(JsonbContainer *object, const char *key, enum jbvType type,
 	return value;
 }
 
-/* A number that the table's trigger has seen to be a small whole one. */
+/* An int from a number; the table's trigger has checked that it is one. */
 static int
 small_number(const JsonbValue *value)
 {
@@ -90,7 +90,7 @@ small_number(const JsonbValue *value)
 											 NumericGetDatum(value->val.numeric)));
 }
 
-/* Load a rule, but for what it wants of the body. */
+/* Load a rule, except its paths. */
 static void
 load_rule(JsonbContainer *object, CwhRule *rule)
 {
@@ -141,7 +141,7 @@ note_problem(CwhRules *rules, int n, const char *problem)
 								  n, problem);
 }
 
-/* Load what rule n, from 1, wants of the body. */
+/* Load the paths of rule n, counted from 1. */
 static void
 load_paths(CwhRules *rules, int n, JsonbContainer *object)
 {
@@ -219,7 +219,7 @@ chatwebhook_path_problem(PG_FUNCTION_ARGS)
  * Reading replies
  */
 
-/* Does any rule that fits a reply want something of its body? */
+/* Does any rule that fits a reply have paths to evaluate over its body? */
 bool
 cwh_rules_want_body(const CwhRules *rules, int step, const CwhEnding *ending)
 {
@@ -232,8 +232,8 @@ cwh_rules_want_body(const CwhRules *rules, int step, const CwhEnding *ending)
 
 /*
  * Evaluate the paths of the rules that fit a reply, and note in "ending" which of
- * them match.  The body is null if it is no JSON, or not all of it; then none
- * does.
+ * them match.  The body is null if it is not JSON or was cut off; then none
+ * matches.
  */
 void
 cwh_rules_match(const CwhRules *rules, int step, CwhEnding *ending, Jsonb *body)

@@ -22,7 +22,7 @@ typedef struct CwhMemo
 	bool		is_slow;		/* see cwh_filter_problem() */
 } CwhMemo;
 
-/* What a rule wants of a reply's body. */
+/* The paths of a rule, which are evaluated over a reply's body. */
 typedef struct CwhRulePaths
 {
 	Datum		path;			/* a jsonpath, if the rule has_path */

@@ -174,10 +174,10 @@ chatwebhook_watch_details(PG_FUNCTION_ARGS)
 }
 
 /*
- * Can this function, in a condition, neither raise an error nor take long?  A
- * leakproof one cannot raise an error that depends on its arguments.  Others are
- * not leakproof only because their time, or an error of theirs that cannot occur
- * in a stored value, may.
+ * Could calling this function in a condition raise an error, or take long?  A
+ * leakproof function cannot raise an error that depends on its arguments.  Those
+ * listed here are not leakproof only because of their timing, or of an error that
+ * cannot occur with stored values.
  */
 static bool
 is_risky_function(Oid function, void *context)

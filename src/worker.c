@@ -112,13 +112,13 @@ start_grace(void)
 	(void) timer_settime(grace_timer, 0, &grace, NULL);
 }
 
-/* SIGTERM: leave, but where nothing is half done, unless that takes too long. */
+/* SIGTERM: exit at the next point where nothing is half done, or after GRACE_MS. */
 static void
 on_sigterm(SIGNAL_ARGS)
 {
 	int			save_errno = errno;
 
-	/* repeating the signal gains no time */
+	/* repeating the signal does not extend the grace period */
 	if (!cwh_worker_terminate)
 		start_grace();
 	cwh_worker_terminate = true;
