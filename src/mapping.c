@@ -35,6 +35,7 @@
 #include "utils/memutils.h"
 #include "utils/numeric.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
 #include "envelope.h"
@@ -301,16 +302,26 @@ on_relation_change(Datum arg, Oid relid)
 			mapping->valid = false;
 }
 
+/* Syscache callback: there is another cast, which may be one to json. */
+static void
+on_cast_change(Datum arg, int cacheid, uint32 hashvalue)
+{
+	on_relation_change(arg, InvalidOid);
+}
+
 /*
- * Can converting values of this type to JSON raise an error?  True if in doubt, as
- * for types of extensions, and for json, which can hold values that jsonb cannot.
+ * Can converting values of this type to JSON raise an error, or call a user's
+ * function?  True if in doubt, as for types of extensions, and for json, which can
+ * hold values that jsonb cannot.
  */
 static bool
 conversion_can_fail(Oid type)
 {
 	Oid			element = get_element_type(type);
 
-	switch (OidIsValid(element) ? element : type)
+	if (OidIsValid(element))
+		type = element;
+	switch (type)
 	{
 		case BOOLOID:
 		case BPCHAROID:
@@ -339,7 +350,11 @@ conversion_can_fail(Oid type)
 		case VARCHAROID:
 			return false;
 		default:
-			return !type_is_enum(OidIsValid(element) ? element : type);
+			/* a cast to json takes precedence over the type's text */
+			return !type_is_enum(type) ||
+				SearchSysCacheExists2(CASTSOURCETARGET,
+									  ObjectIdGetDatum(type),
+									  ObjectIdGetDatum(JSONOID));
 	}
 }
 
@@ -608,6 +623,7 @@ cwh_make_mapping(const Trigger *trigger, Relation relation)
 		mappings = hash_create("chatwebhook triggers", 16, &info,
 							   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 		CacheRegisterRelcacheCallback(on_relation_change, (Datum) 0);
+		CacheRegisterSyscacheCallback(CASTSOURCETARGET, on_cast_change, (Datum) 0);
 	}
 	mapping = hash_search(mappings, &trigger->tgoid, HASH_ENTER, &found);
 

@@ -10,6 +10,7 @@ a sender has to survive.
 
 Paths
     /ok                     200
+    /text/TEXT              200 with that body: "ok", as Slack's webhooks answer
     /empty                  204
     /gone                   410
     /status/CODE            CODE; ?retry_after=VALUE sends that header,
@@ -614,6 +615,10 @@ def ok(connection, request):
     connection.answer(200)
 
 
+def text(connection, request, body):
+    connection.answer(200, body.encode())
+
+
 def status_code(connection, request, code):
     failure(connection, request, int(code))
 
@@ -810,6 +815,7 @@ def garbage(connection, request):
 
 BEHAVIOURS = {
     "ok": ok,
+    "text": text,
     "empty": lambda connection, request: connection.answer(204),
     "gone": lambda connection, request: failure(connection, request, 410),
     "status": status_code,

@@ -260,7 +260,8 @@ DROP TRIGGER k ON message;
 DROP FUNCTION copy;
 DROP TRIGGER m ON message;
 
--- a row that changes its own table while its JSON is made: the cast is the user's
+-- a row that changes its own table while its JSON is made: the cast is the user's,
+-- and what it writes is rolled back
 CREATE TYPE tag AS ENUM ('x', 'y');
 CREATE TABLE tagged (id integer, tag tag);
 CREATE FUNCTION tag_json(tag) RETURNS json LANGUAGE plpgsql AS $$
@@ -299,6 +300,16 @@ SELECT e.data, w.name FROM chatwebhook.event e JOIN chatwebhook.queue q ON q.eve
   LEFT JOIN chatwebhook.webhook w ON w.id = q.webhook_id ORDER BY e.id;
 DELETE FROM chatwebhook.webhook WHERE name <> 'all';
 WITH gone AS (DELETE FROM chatwebhook.event), owed AS (DELETE FROM chatwebhook.queue) SELECT;
+UPDATE chatwebhook.webhook SET filter = NULL;
+-- and one that fails: the row stands
+TRUNCATE tagged;
+CREATE OR REPLACE FUNCTION tag_json(tag) RETURNS json LANGUAGE plpgsql AS $$ BEGIN RAISE 'no JSON for %', $1; END $$;
+SET chatwebhook.on_emit_error = warning;
+INSERT INTO tagged VALUES (1, 'x');
+SET chatwebhook.on_emit_error = error;
+SELECT * FROM tagged;
+SELECT relation, failures, message FROM chatwebhook.emit_failure;
+:events
 DROP TABLE tagged;
 DROP CAST (tag AS json);
 DROP FUNCTION tag_json;
