@@ -9,7 +9,8 @@
 # this is done with one worker and with three.
 #
 # Two objects have no key by which a repeated request is known: the message that
-# opens a thread, and a Lead without settings.external_id_field (docs/connectors.md).
+# opens a thread, and a Lead without settings.external_id_field (examples/slack.md,
+# discord.md, salesforce.md).
 # They exist twice where the reply of their own request is lost, and nowhere else.
 
 use strict;
