@@ -10,8 +10,8 @@
 #
 # Two objects have no key by which a repeated request is known: the message that
 # opens a thread, and a Lead without settings.external_id_field (examples/slack.md,
-# discord.md, salesforce.md).
-# They exist twice where the reply of their own request is lost, and nowhere else.
+# discord.md and salesforce.md).  They exist twice where the reply of their own
+# request is lost, and nowhere else.
 
 use strict;
 use warnings;
