@@ -241,6 +241,42 @@ $$;
 COMMENT ON FUNCTION chatwebhook._auth_problem(jsonb) IS
     'Returns why a webhook cannot have this auth, or null.';
 
+CREATE FUNCTION chatwebhook._fields_problem(fields jsonb) RETURNS text
+    LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    type    text;
+    target  text;
+    path    text;
+    problem text;
+BEGIN
+    FOR type, target, path IN
+        SELECT m.type, m.target, m.path
+          FROM (SELECT NULL AS type, f.key AS target, f.value #>> '{}' AS path, jsonb_typeof(f.value) AS kind
+                  FROM jsonb_each(CASE jsonb_typeof(fields) WHEN 'object' THEN fields ELSE '{}' END) AS f
+                UNION ALL
+                SELECT t.key, f.key, f.value #>> '{}', jsonb_typeof(f.value)
+                  FROM jsonb_each(CASE jsonb_typeof(fields) WHEN 'object' THEN fields ELSE '{}' END) AS t,
+                       jsonb_each(CASE jsonb_typeof(t.value) WHEN 'object' THEN t.value ELSE '{}' END) AS f) AS m
+         WHERE m.kind = 'string' AND starts_with(m.path, '$')
+         ORDER BY m.type NULLS FIRST, m.target
+    LOOP
+        BEGIN
+            problem := chatwebhook._filter_problem(path::jsonpath);
+        EXCEPTION WHEN OTHERS THEN
+            problem := SQLERRM;
+        END;
+        IF problem IS NOT NULL THEN
+            RETURN format('"%s"%s: %s', left(target, 100), ' of ' || left(type, 100), left(problem, 300));
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._fields_problem(jsonb) IS
+    'Returns which path in a webhook''s settings.fields cannot be used, and why; or null.';
+
 /*
  * Only what is new or changes is checked: an administrator may have lowered a
  * bound since.  Values up to the column's default are always accepted, so that a
@@ -416,6 +452,16 @@ BEGIN
     IF jsonb_typeof(NEW.settings) <> 'object' THEN
         RAISE EXCEPTION 'settings of webhook "%" are not an object', NEW.name
             USING ERRCODE = 'check_violation';
+    END IF;
+    -- to a connector of one's own, they can mean something else
+    IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.settings->'fields' IS DISTINCT FROM OLD.settings->'fields' OR NEW.connector <> OLD.connector)
+       AND EXISTS (SELECT FROM chatwebhook.connector c WHERE c.name = NEW.connector AND c.shipped) THEN
+        problem := chatwebhook._fields_problem(NEW.settings->'fields');
+        IF problem IS NOT NULL THEN
+            RAISE EXCEPTION 'invalid settings.fields of webhook "%": %', NEW.name, problem
+                USING ERRCODE = 'check_violation',
+                      HINT = 'A text that begins with $ is an SQL/JSON path into the event. Use one such as $.data.plan, or put @ before a text that is to be sent as it is.';
+        END IF;
     END IF;
     IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.auth IS DISTINCT FROM OLD.auth OR NEW.connector <> OLD.connector) THEN
         problem := CASE WHEN NEW.connector = 'webhook' AND NEW.auth->>'type' = 'body'

@@ -5,8 +5,9 @@
  * A row is a webhook's memory of one conversation: a thread's timestamp, a
  * ticket's id.  A settle writes it, in the transaction that stores the step or
  * finishes the delivery that the reply belongs to; a worker reads it whenever it
- * calls a connector that remembers.  Since such a webhook is ordered, only one
- * delivery of a conversation reads and writes it at a time.
+ * calls a connector that remembers.  Either takes one statement for all memories
+ * that a transaction needs.  Since such a webhook is ordered, only one delivery of
+ * a conversation reads and writes it at a time.
  *
  * Ids are limited by what an index can hold: where they are longer, nothing is
  * remembered, as it is where there is no conversation.
@@ -36,8 +37,8 @@
 
 /* INDENT OFF */
 /*
- * Parameters of all these: the ids, of which the chatbot's is in an array as it
- * can be null.
+ * First parameters of all these, each an array with an element for each memory:
+ * whose it is.
  */
 enum
 {
@@ -45,24 +46,40 @@ enum
 };
 
 #define THIS_MEMORY \
-	" WHERE m.webhook_id" EQ "$1 AND m.conversation_id" EQ "$3" \
-	"   AND m.chatbot_id IS NOT DISTINCT FROM ($2)[1]"
+	" WHERE m.webhook_id" EQ "want.webhook_id" \
+	"   AND m.conversation_id" EQ "want.conversation_id" \
+	"   AND m.chatbot_id IS NOT DISTINCT FROM want.chatbot_id"
 
 static const char read_sql[] =
-	"SELECT m.remembered, m.updated_at FROM chatwebhook.memory m" THIS_MEMORY;
+	"SELECT want.n, m.remembered, m.updated_at"
+	"  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
+	"                  pg_catalog.unnest($3)) WITH ORDINALITY"
+	"       AS want(webhook_id, chatbot_id, conversation_id, n)"
+	" CROSS JOIN LATERAL ("
+	"       SELECT m.remembered, m.updated_at FROM chatwebhook.memory m" THIS_MEMORY
+	"        OFFSET 0) m";
 
 static const char lock_sql[] =
-	"SELECT 1 FROM chatwebhook.memory m" THIS_MEMORY " FOR UPDATE SKIP LOCKED";
+	"SELECT 1 FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
+	"                         pg_catalog.unnest($3))"
+	"       AS want(webhook_id, chatbot_id, conversation_id)"
+	" CROSS JOIN LATERAL ("
+	"       SELECT FROM chatwebhook.memory m" THIS_MEMORY
+	"          FOR UPDATE SKIP LOCKED) m";
 
 /*
- * Add to a memory, if it does not become larger than it may be.  The text of what
+ * Add to memories that do not become larger than they may be.  The text of what
  * is added is bounded, as rules.c has measured it as JavaScript would write it.
  */
 static const char write_sql[] =
 	"INSERT INTO chatwebhook.memory AS m"
 	"       (webhook_id, chatbot_id, conversation_id, remembered, updated_at)"
-	" SELECT $1, ($2)[1], $3, $4, pg_catalog.clock_timestamp()"
-	"  WHERE pg_catalog.octet_length($4::pg_catalog.text)" LE
+	" SELECT want.webhook_id, want.chatbot_id, want.conversation_id,"
+	"        want.learned, pg_catalog.clock_timestamp()"
+	"   FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
+	"                   pg_catalog.unnest($3), pg_catalog.unnest($4))"
+	"        AS want(webhook_id, chatbot_id, conversation_id, learned)"
+	"  WHERE pg_catalog.octet_length(want.learned::pg_catalog.text)" LE
 	"        " CppAsString2(CWH_MAX_MEMORY)
 	" ON CONFLICT (webhook_id, conversation_id, chatbot_id) DO UPDATE"
 	"    SET remembered = m.remembered" CAT "EXCLUDED.remembered,"
@@ -72,10 +89,12 @@ static const char write_sql[] =
 	"        " CppAsString2(CWH_MAX_MEMORY)
 	" RETURNING 1";
 
-static CwhStatement read_st = {read_sql, 3, {UUIDOID, TEXTARRAYOID, TEXTOID}, NULL};
-static CwhStatement lock_st = {lock_sql, 3, {UUIDOID, TEXTARRAYOID, TEXTOID}, NULL};
+static CwhStatement read_st = {read_sql, 3,
+	{UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID}, NULL};
+static CwhStatement lock_st = {lock_sql, 3,
+	{UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID}, NULL};
 static CwhStatement write_st = {write_sql, 4,
-	{UUIDOID, TEXTARRAYOID, TEXTOID, JSONBOID}, NULL};
+	{UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID}, NULL};
 /* INDENT ON */
 
 /* Is anything remembered of this? */
@@ -87,38 +106,51 @@ is_usable(const CwhMemoryKey *key)
 		(key->chatbot_id ? strlen(key->chatbot_id) : 0) <= MAX_IDS;
 }
 
-/* Set the parameters that identify a memory. */
+/* Set the elements of the parameters that identify a memory. */
 static void
-key_parameters(const CwhMemoryKey *key, Datum *args)
+set_key(CwhArray *arrays, int i, const CwhMemoryKey *key)
 {
-	CwhArray	chatbot = cwh_array(TEXTOID, 1);
-
-	cwh_array_set_text(&chatbot, 0, key->chatbot_id);
-	args[KEY_WEBHOOK_ID] = UUIDPGetDatum(key->webhook_id);
-	args[KEY_CHATBOT_ID] = cwh_array_datum(&chatbot);
-	args[KEY_CONVERSATION_ID] = CStringGetTextDatum(key->conversation_id);
+	cwh_array_set(&arrays[KEY_WEBHOOK_ID], i, UUIDPGetDatum(key->webhook_id));
+	cwh_array_set_text(&arrays[KEY_CHATBOT_ID], i, key->chatbot_id);
+	cwh_array_set_text(&arrays[KEY_CONVERSATION_ID], i, key->conversation_id);
 }
 
-/*
- * What is remembered: an object, or null.  It lives until the transaction ends.
- * *fresh says whether the same need not be written again.
- */
-Jsonb *
-cwh_memory_read(const CwhMemoryKey *key, bool *fresh)
+/* Read memories.  The values live until the transaction ends. */
+void
+cwh_memory_read(CwhMemory *memories, int n)
 {
 	int64		fresh_s = cwh_retention < 0 ? FRESH_S :
 		Min(FRESH_S, cwh_retention / 10);
+	TimestampTz fresh_since = GetCurrentTimestamp() - fresh_s * USECS_PER_SEC;
+	int		   *places = palloc(Max(1, n) * sizeof(int));
+	CwhArray	arrays[KEY_PARAMETERS];
 	Datum		args[KEY_PARAMETERS];
+	uint64		found;
+	int			usable = 0;
 
-	*fresh = false;
-	if (!is_usable(key))
-		return NULL;
-	key_parameters(key, args);
-	if (cwh_run(&read_st, args) == 0)
-		return NULL;
-	*fresh = DatumGetTimestampTz(cwh_field(0, 1, NULL)) >
-		GetCurrentTimestamp() - fresh_s * USECS_PER_SEC;
-	return DatumGetJsonbPCopy(cwh_field(0, 0, NULL));
+	for (int i = 0; i < n; i++)
+	{
+		memories[i].value = NULL;
+		memories[i].fresh = false;
+		if (is_usable(&memories[i].key))
+			places[usable++] = i;
+	}
+	if (usable == 0)
+		return;
+	cwh_make_arrays(arrays, &read_st, KEY_PARAMETERS, usable);
+	for (int i = 0; i < usable; i++)
+		set_key(arrays, i, &memories[places[i]].key);
+	cwh_finish_arrays(arrays, KEY_PARAMETERS, args);
+	found = cwh_run(&read_st, args);
+	for (uint64 row = 0; row < found; row++)
+	{
+		CwhMemory  *memory =
+			&memories[places[DatumGetInt64(cwh_field(row, 0, NULL)) - 1]];
+
+		memory->value = DatumGetJsonbPCopy(cwh_field(row, 1, NULL));
+		memory->fresh =
+			DatumGetTimestampTz(cwh_field(row, 2, NULL)) > fresh_since;
+	}
 }
 
 /*
@@ -129,24 +161,83 @@ cwh_memory_read(const CwhMemoryKey *key, bool *fresh)
 bool
 cwh_memory_lock(const CwhMemoryKey *key)
 {
+	CwhArray	arrays[KEY_PARAMETERS];
 	Datum		args[KEY_PARAMETERS];
 
 	if (!is_usable(key))
 		return true;
-	key_parameters(key, args);
+	cwh_make_arrays(arrays, &read_st, KEY_PARAMETERS, 1);
+	set_key(arrays, 0, key);
+	cwh_finish_arrays(arrays, KEY_PARAMETERS, args);
 	/* there is nothing to lock before something is remembered */
 	return cwh_run(&read_st, args) == 0 || cwh_run(&lock_st, args) > 0;
 }
 
-/* Remember more; false if that would be too much: then what was there stays. */
-bool
-cwh_memory_write(const CwhMemoryKey *key, const Jsonb *learned)
+/* Add to these memories.  Returns how many did not become too large. */
+static uint64
+write_memories(CwhMemory *const *memories, int n)
 {
+	CwhArray	arrays[KEY_PARAMETERS + 1];
 	Datum		args[KEY_PARAMETERS + 1];
 
-	if (!is_usable(key))
-		return true;
-	key_parameters(key, args);
-	args[KEY_PARAMETERS] = JsonbPGetDatum(learned);
-	return cwh_run(&write_st, args) > 0;
+	if (n == 0)
+		return 0;
+	cwh_make_arrays(arrays, &write_st, KEY_PARAMETERS + 1, n);
+	for (int i = 0; i < n; i++)
+	{
+		set_key(arrays, i, &memories[i]->key);
+		cwh_array_set(&arrays[KEY_PARAMETERS], i,
+					  JsonbPGetDatum(memories[i]->value));
+	}
+	cwh_finish_arrays(arrays, KEY_PARAMETERS + 1, args);
+	return cwh_run(&write_st, args);
+}
+
+/* Are these the same webhook's memories of the same conversation? */
+static bool
+is_same(const CwhMemoryKey *a, const CwhMemoryKey *b)
+{
+	return strcmp(a->conversation_id, b->conversation_id) == 0 &&
+		memcmp(a->webhook_id, b->webhook_id, sizeof(pg_uuid_t)) == 0 &&
+		(a->chatbot_id == NULL) == (b->chatbot_id == NULL) &&
+		(a->chatbot_id == NULL || strcmp(a->chatbot_id, b->chatbot_id) == 0);
+}
+
+/*
+ * Remember more.  What would make a memory too large is not added, and "full" is
+ * set.
+ */
+void
+cwh_memory_write(CwhMemory *memories, int n)
+{
+	CwhMemory **together = palloc(Max(1, n) * sizeof(CwhMemory *));
+	CwhMemory **alone = palloc(Max(1, n) * sizeof(CwhMemory *));
+	int			ntogether = 0;
+	int			nalone = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		int			j = 0;
+
+		memories[i].full = false;
+		if (!is_usable(&memories[i].key))
+			continue;
+
+		/*
+		 * A delivery that was retried by hand can settle with a later one of its
+		 * conversation.  One statement cannot change a row twice.
+		 */
+		while (j < ntogether && !is_same(&together[j]->key, &memories[i].key))
+			j++;
+		if (j < ntogether)
+			alone[nalone++] = &memories[i];
+		else
+			together[ntogether++] = &memories[i];
+	}
+	/* if one is too large, see which; to add the same again changes nothing */
+	if (write_memories(together, ntogether) < ntogether)
+		for (int i = 0; i < ntogether; i++)
+			together[i]->full = write_memories(&together[i], 1) == 0;
+	for (int i = 0; i < nalone; i++)
+		alone[i]->full = write_memories(&alone[i], 1) == 0;
 }

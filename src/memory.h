@@ -20,8 +20,17 @@ typedef struct CwhMemoryKey
 	const char *conversation_id;	/* null: nothing is remembered */
 } CwhMemoryKey;
 
-extern Jsonb *cwh_memory_read(const CwhMemoryKey *key, bool *fresh);
+/* What is read of a memory, or added to it. */
+typedef struct CwhMemory
+{
+	CwhMemoryKey key;
+	Jsonb	   *value;			/* an object; null: nothing is remembered */
+	bool		fresh;			/* read: the same need not be written again */
+	bool		full;			/* written: it would have become too large */
+} CwhMemory;
+
+extern void cwh_memory_read(CwhMemory *memories, int n);
 extern bool cwh_memory_lock(const CwhMemoryKey *key);
-extern bool cwh_memory_write(const CwhMemoryKey *key, const Jsonb *learned);
+extern void cwh_memory_write(CwhMemory *memories, int n);
 
 #endif							/* CWH_MEMORY_H */

@@ -142,6 +142,10 @@ set_up(void)
 static void
 read_memories(CwhRender *renders, Delivery **deliveries, int n)
 {
+	CwhMemory  *memories = palloc(n * sizeof(CwhMemory));
+	int		   *places = palloc(n * sizeof(int));
+	int			nmemories = 0;
+
 	for (int i = 0; i < n; i++)
 	{
 		CwhMemoryKey key = {
@@ -149,13 +153,21 @@ read_memories(CwhRender *renders, Delivery **deliveries, int n)
 			.chatbot_id = deliveries[i]->chatbot_id,
 			.conversation_id = deliveries[i]->conversation_id
 		};
-		CwhExchange *exchange = &deliveries[i]->exchange;
-		bool		fresh = false;
 
-		if (renders[i].webhook->rules.remember)
-			renders[i].memory = cwh_memory_read(&key, &fresh);
-		exchange->known = fresh ?
-			cwh_exchange_keep(exchange, renders[i].memory) : NULL;
+		deliveries[i]->exchange.known = NULL;
+		if (!renders[i].webhook->rules.remember)
+			continue;
+		memories[nmemories].key = key;
+		places[nmemories++] = i;
+	}
+	cwh_memory_read(memories, nmemories);
+	for (int i = 0; i < nmemories; i++)
+	{
+		CwhExchange *exchange = &deliveries[places[i]]->exchange;
+
+		renders[places[i]].memory = memories[i].value;
+		if (memories[i].fresh)
+			exchange->known = cwh_exchange_keep(exchange, memories[i].value);
 	}
 }
 

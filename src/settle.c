@@ -270,17 +270,28 @@ hold_locked_memories(Settle *work)
 static void
 write_memories(Settle *work)
 {
+	CwhMemory  *memories = palloc(Max(1, work->n) * sizeof(CwhMemory));
+	Delivery  **deliveries = palloc(Max(1, work->n) * sizeof(Delivery *));
+	int			n = 0;
+
 	for (int i = 0; i < work->n; i++)
 	{
 		Delivery   *delivery = work->deliveries[i];
-		CwhMemoryKey key = memory_key(delivery);
 
 		if (delivery->exchange.learned == NULL || work->results[i].gone ||
-			!work->results[i].settled ||
-			cwh_memory_write(&key, delivery->exchange.learned))
+			!work->results[i].settled)
 			continue;
-		delivery->exchange.note = "not remembered: the conversation's memory would exceed 8 kB";
-		delivery->log = delivery->outcome != CWH_OUTCOME_STEP &&
+		memories[n].key = memory_key(delivery);
+		memories[n].value = delivery->exchange.learned;
+		deliveries[n++] = delivery;
+	}
+	cwh_memory_write(memories, n);
+	for (int i = 0; i < n; i++)
+	{
+		if (!memories[i].full)
+			continue;
+		deliveries[i]->exchange.note = "not remembered: the conversation's memory would exceed 8 kB";
+		deliveries[i]->log = deliveries[i]->outcome != CWH_OUTCOME_STEP &&
 			cwh_log_attempts != CWH_LOG_NONE;
 	}
 }

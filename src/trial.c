@@ -88,24 +88,24 @@ event_string(Jsonb *event, const char *key)
 static Jsonb *
 read_memory(const CwhWebhook *webhook, Jsonb *event)
 {
-	CwhMemoryKey key = {
-		.webhook_id = &webhook->id,
-		.chatbot_id = event_string(event, "chatbotId"),
-		.conversation_id = event_string(event, "conversationId")
+	CwhMemory	found = {
+		.key = {
+			.webhook_id = &webhook->id,
+			.chatbot_id = event_string(event, "chatbotId"),
+			.conversation_id = event_string(event, "conversationId")
+		}
 	};
 	MemoryContext context = CurrentMemoryContext;
-	Jsonb	   *found;
 	Jsonb	   *memory = NULL;
-	bool		fresh;
 
 	if (!webhook->rules.remember)
 		return NULL;
 	SPI_connect();
-	found = cwh_memory_read(&key, &fresh);
-	if (found)
+	cwh_memory_read(&found, 1);
+	if (found.value)
 	{
-		memory = MemoryContextAlloc(context, VARSIZE(found));
-		memcpy(memory, found, VARSIZE(found));
+		memory = MemoryContextAlloc(context, VARSIZE(found.value));
+		memcpy(memory, found.value, VARSIZE(found.value));
 	}
 	SPI_finish();
 	return memory;

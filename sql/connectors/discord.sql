@@ -36,7 +36,7 @@ BEGIN
                                       'dropped', count(*) FILTER (WHERE NOT f.fits))
               FROM (SELECT w.n, jsonb_build_object('name', w.name, 'value', w.value, 'inline', w.size <= 300) AS field,
                            sum(2 * length(w.name || w.value)
-                               - length(regexp_replace(w.name || w.value, U&'[\+010000-\+10FFFF]', '', 'g'))) OVER (ORDER BY w.n) <= room
+                               - length(regexp_replace(w.name || w.value, E'[\\U00010000-\\U0010FFFF]', '', 'g'))) OVER (ORDER BY w.n) <= room
                                AND row_number() OVER (ORDER BY w.n) <= 25 AS fits
                       FROM (SELECT u.n, u.size, coalesce(chatwebhook._discord_text(u.label, 50), 'Value') AS name,
                                    -- a plain URL stays a link

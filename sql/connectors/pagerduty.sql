@@ -122,8 +122,8 @@ COMMENT ON FUNCTION chatwebhook.pagerduty(jsonb, jsonb, jsonb) IS
 INSERT INTO chatwebhook.connector (name, function, description, replies, ordered, shipped) VALUES
     ('pagerduty', 'chatwebhook.pagerduty(jsonb,jsonb,jsonb)',
      'An incident in PagerDuty, through its Events API v2.',
-     '[{"status": 202, "path": "$.status == \"success\" && $.dedup_key starts with \"chatwebhook/handoff.requested/\"", "means": "success", "remember": {"handoff": "$.dedup_key"}},
-       {"status": 202, "path": "$.status == \"success\" && $.dedup_key starts with \"chatwebhook/sentiment.negative/\"", "means": "success", "remember": {"sentiment": "$.dedup_key"}},
-       {"status": 202, "path": "$.status == \"success\"", "means": "success"},
+     E'[{"status": 202, "path": "$.status == \\"success\\" && $.dedup_key starts with \\"chatwebhook/handoff.requested/\\"", "means": "success", "remember": {"handoff": "$.dedup_key"}},
+       {"status": 202, "path": "$.status == \\"success\\" && $.dedup_key starts with \\"chatwebhook/sentiment.negative/\\"", "means": "success", "remember": {"sentiment": "$.dedup_key"}},
+       {"status": 202, "path": "$.status == \\"success\\"", "means": "success"},
        {"status": [429, 500, 501, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 527, 529, 530],
         "means": "retry", "wait": 60}]', true, true);

@@ -277,14 +277,14 @@ COMMENT ON FUNCTION chatwebhook.salesforce(jsonb, jsonb, jsonb) IS
 INSERT INTO chatwebhook.connector (name, function, description, replies, ordered, shipped) VALUES
     ('salesforce', 'chatwebhook.salesforce(jsonb,jsonb,jsonb)',
      'Salesforce: leads, tasks, cases and opportunities, with the OAuth 2.0 client credentials of a connected app.',
-     '[{"status": 200, "path": "$.records[0].Id like_regex \"^(003|00Q)\"", "means": "success", "remember": {"who": "$.records[0].Id"}},
+     E'[{"status": 200, "path": "$.records[0].Id like_regex \\"^(003|00Q)\\"", "means": "success", "remember": {"who": "$.records[0].Id"}},
        {"status": 200, "path": "exists($.records)", "means": "success"},
-       {"status": [200, 201], "path": "$.success == true && $.id starts with \"00Q\"", "means": "success", "remember": {"who": "$.id"}},
-       {"status": [200, 201], "path": "$.success == true && $.id starts with \"500\"", "means": "success", "remember": {"case": "$.id"}},
+       {"status": [200, 201], "path": "$.success == true && $.id starts with \\"00Q\\"", "means": "success", "remember": {"who": "$.id"}},
+       {"status": [200, 201], "path": "$.success == true && $.id starts with \\"500\\"", "means": "success", "remember": {"case": "$.id"}},
        {"status": [200, 201], "path": "$.success == true", "means": "success"},
        {"status": [204, 300], "means": "success"},
-       {"status": 403, "path": "$[*].errorCode == \"REQUEST_LIMIT_EXCEEDED\"", "means": "retry", "wait": 60},
-       {"status": 400, "path": "$[*].errorCode == \"UNABLE_TO_LOCK_ROW\"", "means": "retry"},
-       {"status": 400, "path": "$[*].errorCode == \"DUPLICATES_DETECTED\"", "means": "dead"},
-       {"status": 400, "path": "$[*].errorCode like_regex \"^(INVALID_EMAIL_ADDRESS|STRING_TOO_LONG|INVALID_FIELD|INVALID_OR_NULL_FOR_RESTRICTED_PICKLIST|INVALID_CROSS_REFERENCE_KEY)$\"", "means": "success"},
-       {"status": 400, "path": "$[*].message like_regex \"^Cannot deserialize\"", "means": "success"}]', true, true);
+       {"status": 403, "path": "$[*].errorCode == \\"REQUEST_LIMIT_EXCEEDED\\"", "means": "retry", "wait": 60},
+       {"status": 400, "path": "$[*].errorCode == \\"UNABLE_TO_LOCK_ROW\\"", "means": "retry"},
+       {"status": 400, "path": "$[*].errorCode == \\"DUPLICATES_DETECTED\\"", "means": "dead"},
+       {"status": 400, "path": "$[*].errorCode like_regex \\"^(INVALID_EMAIL_ADDRESS|STRING_TOO_LONG|INVALID_FIELD|INVALID_OR_NULL_FOR_RESTRICTED_PICKLIST|INVALID_CROSS_REFERENCE_KEY)$\\"", "means": "success"},
+       {"status": 400, "path": "$[*].message like_regex \\"^Cannot deserialize\\"", "means": "success"}]', true, true);

@@ -304,10 +304,10 @@ COMMENT ON FUNCTION chatwebhook.slack(jsonb, jsonb, jsonb) IS
 INSERT INTO chatwebhook.connector (name, function, description, replies, ordered, shipped) VALUES
     ('slack', 'chatwebhook.slack(jsonb,jsonb,jsonb)',
      'Messages in a Slack channel, through an incoming webhook or with a bot''s token.',
-     '[{"status": 200, "path": "$.ok == true && exists($.message.thread_ts)", "means": "success"},
+     E'[{"status": 200, "path": "$.ok == true && exists($.message.thread_ts)", "means": "success"},
        {"status": 200, "path": "$.ok == true && !exists($.message.thread_ts)", "means": "success", "remember": {"thread": "$.ts"}},
-       {"status": 200, "path": "$.error like_regex \"^(invalid_auth|not_authed|account_inactive|token_revoked|token_expired|is_archived)$\"", "means": "disable"},
-       {"status": 200, "path": "$.error like_regex \"^(ratelimited|rate_limited|internal_error|fatal_error|service_unavailable|request_timeout)$\"", "means": "retry", "wait": 30},
+       {"status": 200, "path": "$.error like_regex \\"^(invalid_auth|not_authed|account_inactive|token_revoked|token_expired|is_archived)$\\"", "means": "disable"},
+       {"status": 200, "path": "$.error like_regex \\"^(ratelimited|rate_limited|internal_error|fatal_error|service_unavailable|request_timeout)$\\"", "means": "retry", "wait": 30},
        {"status": 200, "path": "exists($.error)", "means": "dead"},
        {"status": 200, "contains": "<", "means": "retry"},
        {"status": 200, "contains": "{", "means": "retry"},

@@ -229,8 +229,8 @@ COMMENT ON FUNCTION chatwebhook.zendesk(jsonb, jsonb, jsonb) IS
 INSERT INTO chatwebhook.connector (name, function, description, replies, ordered, shipped) VALUES
     ('zendesk', 'chatwebhook.zendesk(jsonb,jsonb,jsonb)',
      'Zendesk: tickets, with OAuth 2.0 client credentials.',
-     '[{"status": [200, 201], "path": "exists($.ticket.id)", "means": "success", "remember": {"ticket": "$.ticket.id"}},
+     E'[{"status": [200, 201], "path": "exists($.ticket.id)", "means": "success", "remember": {"ticket": "$.ticket.id"}},
        {"status": 200, "path": "exists($.tickets)", "means": "success"},
        {"status": 409, "means": "retry"},
-       {"status": 404, "path": "$.error == \"RecordNotFound\"", "means": "success"},
+       {"status": 404, "path": "$.error == \\"RecordNotFound\\"", "means": "success"},
        {"status": 422, "path": "exists($.details)", "means": "success"}]', true, true);

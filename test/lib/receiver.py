@@ -9,8 +9,7 @@ only, and speaks just enough HTTP/1.1, by hand, to misbehave in every way that
 a sender has to survive.
 
 Paths
-    /ok                     200
-    /text/TEXT              200 with that body: "ok", as Slack's webhooks answer
+    /ok                     200, which Slack and Discord could have answered
     /empty                  204
     /gone                   410
     /status/CODE            CODE; ?retry_after=VALUE sends that header,
@@ -115,7 +114,8 @@ import warnings
 TOLERANCE = 300
 MAX_HEAD = 1 << 20
 DRIP = 0.05
-OK_BODY = b'{"received":true}'
+# The rules of the connectors for Slack and Discord take this as success.
+OK_BODY = b'{"ok":true,"id":"1"}'
 NO_BODY = (204, 304)
 
 
@@ -615,10 +615,6 @@ def ok(connection, request):
     connection.answer(200)
 
 
-def text(connection, request, body):
-    connection.answer(200, body.encode())
-
-
 def status_code(connection, request, code):
     failure(connection, request, int(code))
 
@@ -815,7 +811,6 @@ def garbage(connection, request):
 
 BEHAVIOURS = {
     "ok": ok,
-    "text": text,
     "empty": lambda connection, request: connection.answer(204),
     "gone": lambda connection, request: failure(connection, request, 410),
     "status": status_code,

@@ -230,7 +230,7 @@ subtest 'what is kept of the attempts' => sub {
 		join("\n",
 			'1|503|HTTP status 503|{"error":"503 Service Unavailable"}',
 			'2|503|HTTP status 503|{"error":"503 Service Unavailable"}',
-			'3|200||{"received":true}'),
+			'3|200||{"ok":true,"id":"1"}'),
 		'each has its status, its error and the reply\'s body');
 	is( attempts('no retries', "a.response_headers->>'content-type'",
 			"(a.response_headers->>'content-length')::int = length(a.response_body)"),
@@ -516,7 +516,7 @@ subtest 'test_webhook()' => sub {
 		return sql("SELECT $columns FROM chatwebhook.test_webhook('$id{$name}')");
 	};
 	my @columns = ('success', 'status_code', 'error', 'response_body');
-	is($test->('test ok', @columns), 't|200||{"received":true}', 'a success');
+	is($test->('test ok', @columns), 't|200||{"ok":true,"id":"1"}', 'a success');
 	is( $test->('test failure', @columns),
 		'f|500|HTTP status 500|{"error":"500 Internal Server Error"}', 'a failure');
 	is($test->('test redirect', @columns), 'f|302|HTTP status 302|{}', 'a redirect');

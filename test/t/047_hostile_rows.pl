@@ -99,7 +99,7 @@ sub update
 	return "UPDATE chatwebhook.webhook SET $set WHERE id = ID";
 }
 
-my @slack = (connector => 'slack', path => '/text/ok');
+my @slack = (connector => 'slack', path => '/ok');
 
 #
 # Size.  100 MB is a megabyte on disk.
@@ -238,7 +238,7 @@ subtest 'events that match nothing' => sub {
 subtest 'many hostile rows beside each other' => sub {
 	# those that are well are loaded with those that are not
 	my $rivals = webhook('crowd');
-	sql("SELECT count(chatwebhook.create_webhook('crowd ' || n, '" . $receiver->url('/text/ok/-/crowd')
+	sql("SELECT count(chatwebhook.create_webhook('crowd ' || n, '" . $receiver->url('/ok/-/crowd')
 		. "', chatbot_id => 'crowd', connector => CASE n % 3 WHEN 0 THEN 'odd' ELSE 'slack' END)) FROM generate_series(1, 100) AS n");
 	emit('crowd');
 	becomes_true(q{SELECT count(*) = 68 FROM chatwebhook.delivery WHERE chatbot_id = 'crowd' AND status = 'delivered'},

@@ -190,6 +190,21 @@ subtest 'no more than 8 kB' => sub {
 	is(sql("SELECT remembered->'last' FROM chatwebhook.memory WHERE webhook_id = '$id' AND conversation_id = 'c1'"), 4, 'none of them is remembered');
 	is(memory($id, 'c2'), '{"thread": "full/c2"}', 'nor where little else is');
 	set('chatwebhook.log_attempts', 'all');
+
+	# what settles with it is remembered
+	my $many = webhook('many');
+	emit('many', 'c0', { n => 0, blob => 'x' x 5000 });
+	ok(wait_idle($node), 'a memory is nearly full');
+	sql(q{SELECT count(chatwebhook.emit('webhook.test', 'many', 'c' || n, jsonb_build_object('n', n, 'other', repeat('y', 5000))))
+		FROM generate_series(0, 19) AS n});
+	ok(wait_idle($node), 'it is delivered with those of others');
+	is(sql(qq{SELECT string_agg(concat(conversation_id, ' ', remembered->'last'), ', ' ORDER BY conversation_id COLLATE "C") FROM chatwebhook.memory
+		WHERE webhook_id = '$many'}),
+		join(', ', sort map { "c$_ $_" } 0 .. 19), 'the others are remembered');
+	is(sql(qq{SELECT string_agg(DISTINCT e.conversation_id, ' ') FROM chatwebhook.attempt a JOIN chatwebhook.delivery d ON d.id = a.delivery_id
+		JOIN chatwebhook.event e ON e.id = d.event_id WHERE a.webhook_id = '$many' AND a.note LIKE '%would exceed 8 kB'}),
+		'c0', 'and only its attempt says that it is not');
+	is(memory($many, 'c0') =~ /other/, '', 'it is as it was');
 };
 
 subtest 'a reply that is cut off' => sub {
