@@ -308,7 +308,6 @@ SET chatwebhook.on_emit_error = warning;
 INSERT INTO tagged VALUES (1, 'x');
 SET chatwebhook.on_emit_error = error;
 SELECT * FROM tagged;
-SELECT relation, failures, message FROM chatwebhook.emit_failure;
 :events
 DROP TABLE tagged;
 DROP CAST (tag AS json);
