@@ -166,9 +166,12 @@ sub query
 
 	while (1)
 	{
-		my ($rc, $out, $err) = $node->psql('postgres', $sql);
+		my ($rc, $out, $err) = eval { $node->psql('postgres', $sql) };
+		# psql that cannot connect can have ended before it is given the SQL
+		die $@ if !defined $rc && $@ !~ /Broken pipe/;
+		$rc //= 2;
 		return $out if $rc == 0;
-		die "$sql: $err\n" if $rc != 2 || time > $deadline;
+		die "$sql: " . ($err // 'psql cannot connect') . "\n" if $rc != 2 || time > $deadline;
 		sleep 0.1;
 	}
 }
