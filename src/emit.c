@@ -513,15 +513,15 @@ apply_filters(List *subscriptions, const CwhEvent *event)
 }
 
 /*
- * Write an event for those of these webhooks whose filters match it.  Sets its
- * id and time.  Returns false, and writes nothing, if no filter matches.
+ * Write an event that has been checked, for those of these webhooks whose filters
+ * match it.  Sets its id and time.  Returns false, and writes nothing, if no
+ * filter matches.
  */
 static bool
 emit_event(Writer *writer, CwhEvent *event, List *subscriptions)
 {
 	event->created_at = GetCurrentTimestamp();
 	cwh_uuidv7(&event->id, event->created_at);
-	check_event(event);
 	subscriptions = apply_filters(subscriptions, event);
 	if (subscriptions == NIL)
 		return false;
@@ -1049,6 +1049,7 @@ emit_arguments(FunctionCallInfo fcinfo, int first, CwhSubscription *only,
 		subscriptions = leave_out(subscriptions, but);
 	if (subscriptions == NIL)
 		PG_RETURN_NULL();
+	check_event(&event);
 	init_writer(&writer);
 	writer.behind = only != NULL;
 	if (!emit_event(&writer, &event, subscriptions))
