@@ -15,11 +15,9 @@
 #include "postgres.h"
 
 #include "access/detoast.h"
-#include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/stratnum.h"
 #include "access/table.h"
-#include "catalog/indexing.h"
+#include "catalog/objectaddress.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
@@ -495,21 +493,15 @@ cwh_watched_table(const Trigger *trigger, Oid relation)
 	catalog = table_open(TriggerRelationId, AccessShareLock);
 	while (OidIsValid(oid))
 	{
-		ScanKeyData key;
-		SysScanDesc scan;
-		HeapTuple	tuple;
+		HeapTuple	tuple = get_catalog_object_by_oid(catalog,
+													  Anum_pg_trigger_oid, oid);
 
-		ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
-					ObjectIdGetDatum(oid));
-		scan = systable_beginscan(catalog, TriggerOidIndexId, true, NULL, 1, &key);
-		tuple = systable_getnext(scan);
 		oid = InvalidOid;
 		if (HeapTupleIsValid(tuple))
 		{
 			relation = ((Form_pg_trigger) GETSTRUCT(tuple))->tgrelid;
 			oid = ((Form_pg_trigger) GETSTRUCT(tuple))->tgparentid;
 		}
-		systable_endscan(scan);
 	}
 	table_close(catalog, AccessShareLock);
 	return relation;

@@ -39,6 +39,7 @@
 #include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
+#include "catalog/objectaddress.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_depend.h"
 #include "catalog/pg_extension.h"
@@ -277,18 +278,11 @@ candidate(Oid rule, const char *trigger, Oid relation)
 {
 	static const char prefix[] = "chatwebhook_";
 	Relation	catalog = table_open(RewriteRelationId, AccessShareLock);
-	Oid			found = InvalidOid;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	HeapTuple	tuple = get_catalog_object_by_oid(catalog, Anum_pg_rewrite_oid,
+												  rule);
+	Oid			found = HeapTupleIsValid(tuple) ?
+		((Form_pg_rewrite) GETSTRUCT(tuple))->ev_class : InvalidOid;
 
-	ScanKeyInit(&key, Anum_pg_rewrite_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(rule));
-	scan = systable_beginscan(catalog, RewriteOidIndexId, true, NULL, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-		found = ((Form_pg_rewrite) GETSTRUCT(tuple))->ev_class;
-	systable_endscan(scan);
 	table_close(catalog, AccessShareLock);
 
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(found));

@@ -6,19 +6,15 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/stratnum.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/indexing.h"
+#include "catalog/objectaddress.h"
 #include "catalog/pg_trigger.h"
-#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "nodes/nodeFuncs.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -38,18 +34,11 @@ static Oid
 table_of_trigger(Oid trigger)
 {
 	Relation	catalog = table_open(TriggerRelationId, AccessShareLock);
-	Oid			table = InvalidOid;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
+	HeapTuple	tuple = get_catalog_object_by_oid(catalog, Anum_pg_trigger_oid,
+												  trigger);
+	Oid			table = HeapTupleIsValid(tuple) ?
+		((Form_pg_trigger) GETSTRUCT(tuple))->tgrelid : InvalidOid;
 
-	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(trigger));
-	scan = systable_beginscan(catalog, TriggerOidIndexId, true, NULL, 1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-		table = ((Form_pg_trigger) GETSTRUCT(tuple))->tgrelid;
-	systable_endscan(scan);
 	table_close(catalog, AccessShareLock);
 	return table;
 }
@@ -64,20 +53,6 @@ find_trigger(Relation relation, Oid oid)
 		if (triggers->triggers[i].tgoid == oid)
 			return &triggers->triggers[i];
 	return NULL;
-}
-
-/* An array of texts. */
-static Datum
-text_array(List *strings)
-{
-	Datum	   *values = palloc(Max(1, list_length(strings)) * sizeof(Datum));
-	int			n = 0;
-	ListCell   *cell;
-
-	foreach(cell, strings)
-		values[n++] = CStringGetTextDatum((char *) lfirst(cell));
-	return PointerGetDatum(construct_array(values, n, TEXTOID, -1, false,
-										   TYPALIGN_INT));
 }
 
 /* The keys of the data of a trigger's events.  Checks that its query can run. */
@@ -116,7 +91,7 @@ try_keys(const Trigger *trigger, Relation relation, ErrorData **error)
 		List	   *list = get_keys(trigger, relation);
 
 		MemoryContextSwitchTo(oldcontext);
-		keys = text_array(list);
+		keys = PointerGetDatum(strlist_to_textarray(list));
 	}
 	PG_CATCH();
 	{
@@ -160,7 +135,7 @@ chatwebhook_watch_details(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 	for (int i = 0; i < trigger->tgnargs; i++)
 		arguments = lappend(arguments, trigger->tgargs[i]);
-	values[0] = text_array(arguments);
+	values[0] = PointerGetDatum(strlist_to_textarray(arguments));
 	values[1] = try_keys(trigger, relation, &error);
 	if (error && PG_GETARG_BOOL(1))
 		ReThrowError(error);
