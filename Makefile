@@ -28,6 +28,7 @@ OBJS = \
 	src/gate.o \
 	src/health.o \
 	src/json.o \
+	src/jsonb_value.o \
 	src/launcher.o \
 	src/ledger.o \
 	src/mapping.o \

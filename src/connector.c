@@ -49,6 +49,7 @@
 #include "compat.h"
 #include "connector.h"
 #include "envelope.h"
+#include "jsonb_value.h"
 #include "request.h"
 #include "settings.h"
 #include "target.h"
@@ -305,19 +306,12 @@ webhook_argument(const CwhRender *render)
 {
 	Datum		argument = JsonbPGetDatum(render->webhook->argument);
 	CwhJsonbState state = {0};
-	JsonbValue	value;
 
 	if (render->memory == NULL)
 		return argument;
 	cwh_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
-	value.type = jbvString;
-	value.val.string.val = "memory";
-	value.val.string.len = strlen("memory");
-	cwh_push_jsonb(&state, WJB_KEY, &value);
-	value.type = jbvBinary;
-	value.val.binary.data = &render->memory->root;
-	value.val.binary.len = VARSIZE(render->memory) - VARHDRSZ;
-	cwh_push_jsonb(&state, WJB_VALUE, &value);
+	cwh_jsonb_key(&state, "memory");
+	cwh_jsonb_whole(&state, render->memory);
 	cwh_push_jsonb(&state, WJB_END_OBJECT, NULL);
 	return DirectFunctionCall2(jsonb_concat, argument,
 							   JsonbPGetDatum(JsonbValueToJsonb(state.result)));

@@ -26,6 +26,7 @@
 #include "compat.h"
 #include "envelope.h"
 #include "json.h"
+#include "jsonb_value.h"
 
 PG_FUNCTION_INFO_V1(chatwebhook_uuidv7);
 
@@ -307,56 +308,24 @@ cwh_envelope_write(StringInfo out, const CwhEvent *event)
 	appendStringInfoChar(out, '}');
 }
 
-/* Add a member, a string or null, to a jsonb envelope. */
-static void
-push_member(CwhJsonbState *state, const char *key, const char *value)
-{
-	JsonbValue	v;
-
-	v.type = jbvString;
-	v.val.string.val = (char *) key;
-	v.val.string.len = strlen(key);
-	cwh_push_jsonb(state, WJB_KEY, &v);
-	if (value)
-	{
-		v.val.string.val = (char *) value;
-		v.val.string.len = strlen(value);
-	}
-	else
-		v.type = jbvNull;
-	cwh_push_jsonb(state, WJB_VALUE, &v);
-}
-
 /* An event's envelope as jsonb, for filters. */
 Jsonb *
 cwh_envelope_jsonb(const CwhEvent *event)
 {
 	CwhJsonbState state = {0};
-	JsonbValue	value;
 	char		uuid[CWH_UUID_LEN + 1];
 	char		timestamp[32];
 
 	cwh_uuid_text(&event->id, uuid);
 	format_timestamp(event->created_at, timestamp);
 	cwh_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
-	push_member(&state, "id", uuid);
-	push_member(&state, "type", event->type);
-	push_member(&state, "timestamp", timestamp);
-	push_member(&state, "chatbotId", event->chatbot_id);
-	push_member(&state, "conversationId", event->conversation_id);
-
-	value.type = jbvString;
-	value.val.string.val = "data";
-	value.val.string.len = 4;
-	cwh_push_jsonb(&state, WJB_KEY, &value);
-	if (!JB_ROOT_IS_SCALAR(event->data) ||
-		!JsonbExtractScalar(&event->data->root, &value))
-	{
-		value.type = jbvBinary;
-		value.val.binary.data = &event->data->root;
-		value.val.binary.len = VARSIZE(event->data) - VARHDRSZ;
-	}
-	cwh_push_jsonb(&state, WJB_VALUE, &value);
+	cwh_jsonb_text(&state, "id", uuid);
+	cwh_jsonb_text(&state, "type", event->type);
+	cwh_jsonb_text(&state, "timestamp", timestamp);
+	cwh_jsonb_text(&state, "chatbotId", event->chatbot_id);
+	cwh_jsonb_text(&state, "conversationId", event->conversation_id);
+	cwh_jsonb_key(&state, "data");
+	cwh_jsonb_whole(&state, event->data);
 	cwh_push_jsonb(&state, WJB_END_OBJECT, NULL);
 	return JsonbValueToJsonb(state.result);
 }

@@ -26,6 +26,7 @@
 #include "bounds.h"
 #include "compat.h"
 #include "exchange.h"
+#include "jsonb_value.h"
 #include "rules.h"
 #include "vault.h"
 
@@ -86,16 +87,6 @@ parse_json(const char *json)
  * Tokens
  */
 
-/* A member of an object, of a type; null if there is none. */
-static JsonbValue *
-member(Jsonb *object, const char *key, enum jbvType type, JsonbValue *value)
-{
-	if (getKeyJsonValueFromContainer(&object->root, key, strlen(key), value) == NULL ||
-		value->type != type)
-		return NULL;
-	return value;
-}
-
 /* Read what a token endpoint's reply says, as JSON or null (RFC 6749, 5.1). */
 static void
 read_token_json(Jsonb *json, TokenReply *result)
@@ -104,8 +95,8 @@ read_token_json(Jsonb *json, TokenReply *result)
 
 	result->value = NULL;
 	result->problem = "its reply has no access_token";
-	if (json == NULL || !JB_ROOT_IS_OBJECT(json) ||
-		!member(json, "access_token", jbvString, &value) ||
+	if (json == NULL ||
+		!cwh_jsonb_member(&json->root, "access_token", jbvString, &value) ||
 		value.val.string.len == 0)
 		return;
 	if (value.val.string.len > CWH_MAX_LINE)
@@ -126,7 +117,7 @@ read_token_json(Jsonb *json, TokenReply *result)
 	result->problem = NULL;
 	result->value = pnstrdup(value.val.string.val, value.val.string.len);
 	result->expires_in = TOKEN_LIFE_S;
-	if (member(json, "expires_in", jbvNumeric, &value))
+	if (cwh_jsonb_member(&json->root, "expires_in", jbvNumeric, &value))
 	{
 		char	   *digits = DatumGetCString(DirectFunctionCall1(numeric_out,
 															   NumericGetDatum(value.val.numeric)));
@@ -271,18 +262,6 @@ describe_ending(const CwhExchange *exchange, CwhEnding *ending)
 	}
 }
 
-/* Add a string to a value that is being built. */
-static void
-push_string(CwhJsonbState *state, JsonbIteratorToken token, char *string)
-{
-	JsonbValue	value;
-
-	value.type = jbvString;
-	value.val.string.val = string;
-	value.val.string.len = strlen(string);
-	cwh_push_jsonb(state, token, &value);
-}
-
 /* The body of a reply as JSON; null if it is not JSON, or was cut off. */
 static Jsonb *
 reply_json(const CwhReply *reply)
@@ -296,25 +275,18 @@ reply_json(const CwhReply *reply)
 static void
 push_body(CwhJsonbState *state, const CwhBytes *bytes, Jsonb *body)
 {
-	JsonbValue	value;
+	JsonbValue	null = {.type = jbvNull};
+	char	   *string;
 
 	if (bytes->len == 0)
-		value.type = jbvNull;
-	else if (body == NULL)
-	{
-		value.type = jbvString;
-		value.val.string.val = cwh_reply_text(bytes);
-		value.val.string.len = strlen(value.val.string.val);
-	}
-	else if (JB_ROOT_IS_SCALAR(body))
-		value = *getIthJsonbValueFromContainer(&body->root, 0);
+		cwh_push_jsonb(state, WJB_VALUE, &null);
+	else if (body)
+		cwh_jsonb_whole(state, body);
 	else
 	{
-		value.type = jbvBinary;
-		value.val.binary.data = &body->root;
-		value.val.binary.len = VARSIZE(body) - VARHDRSZ;
+		string = cwh_reply_text(bytes);
+		cwh_jsonb_string(state, WJB_VALUE, string, strlen(string));
 	}
-	cwh_push_jsonb(state, WJB_VALUE, &value);
 }
 
 /*
@@ -333,9 +305,9 @@ add_reply(Jsonb *replies, const CwhReply *reply, Jsonb *body)
 		cwh_push_jsonb(&state, WJB_ELEM,
 					   getIthJsonbValueFromContainer(&replies->root, i));
 	cwh_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
-	push_string(&state, WJB_KEY, "body");
+	cwh_jsonb_key(&state, "body");
 	push_body(&state, &reply->body, body);
-	push_string(&state, WJB_KEY, "status");
+	cwh_jsonb_key(&state, "status");
 	value.type = jbvNumeric;
 	value.val.numeric = DatumGetNumeric(DirectFunctionCall1(int4_numeric,
 															Int32GetDatum(reply->status)));

@@ -37,6 +37,7 @@
 
 #include "compat.h"
 #include "envelope.h"
+#include "jsonb_value.h"
 #include "mapping.h"
 #include "value.h"
 
@@ -48,44 +49,6 @@ static HTAB *mappings = NULL;	/* of CwhMapping */
 /*
  * Values
  */
-
-/* Add a string to a jsonb value that is being built. */
-static void
-push_string(CwhJsonbState *state, JsonbIteratorToken token,
-			const char *string, size_t len)
-{
-	JsonbValue	value;
-
-	value.type = jbvString;
-	value.val.string.val = (char *) string;
-	value.val.string.len = len;
-	cwh_push_jsonb(state, token, &value);
-}
-
-/* Is this a JSON null? */
-static bool
-is_json_null(Jsonb *jsonb)
-{
-	JsonbValue	value;
-
-	return JB_ROOT_IS_SCALAR(jsonb) &&
-		JsonbExtractScalar(&jsonb->root, &value) && value.type == jbvNull;
-}
-
-/* Add a jsonb value to one that is being built. */
-static void
-push_jsonb(CwhJsonbState *state, Jsonb *jsonb)
-{
-	JsonbValue	value;
-
-	if (!JB_ROOT_IS_SCALAR(jsonb) || !JsonbExtractScalar(&jsonb->root, &value))
-	{
-		value.type = jbvBinary;
-		value.val.binary.data = &jsonb->root;
-		value.val.binary.len = VARSIZE(jsonb) - VARHDRSZ;
-	}
-	cwh_push_jsonb(state, WJB_VALUE, &value);
-}
 
 /* Add a column's value to data, as to_jsonb() would convert it. */
 static void
@@ -101,8 +64,8 @@ push_datum(CwhJsonbState *state, CwhSource *source, Datum datum)
 			{
 				text	   *string = DatumGetTextPP(datum);
 
-				push_string(state, WJB_VALUE, VARDATA_ANY(string),
-							VARSIZE_ANY_EXHDR(string));
+				cwh_jsonb_string(state, WJB_VALUE, VARDATA_ANY(string),
+								 VARSIZE_ANY_EXHDR(string));
 				return;
 			}
 		case BOOLOID:
@@ -125,14 +88,14 @@ push_datum(CwhJsonbState *state, CwhSource *source, Datum datum)
 				char	   *string = palloc(CWH_UUID_LEN + 1);
 
 				cwh_uuid_text(DatumGetUUIDP(datum), string);
-				push_string(state, WJB_VALUE, string, CWH_UUID_LEN);
+				cwh_jsonb_string(state, WJB_VALUE, string, CWH_UUID_LEN);
 				return;
 			}
 		case JSONBOID:
-			push_jsonb(state, DatumGetJsonbP(datum));
+			cwh_jsonb_whole(state, DatumGetJsonbP(datum));
 			return;
 		default:
-			push_jsonb(state, DatumGetJsonbP(FunctionCall1(&source->to_jsonb, datum)));
+			cwh_jsonb_whole(state, DatumGetJsonbP(FunctionCall1(&source->to_jsonb, datum)));
 			return;
 	}
 }
@@ -159,7 +122,7 @@ cwh_mapping_has_key(CwhMapping *mapping, const char *key, TupleTableSlot *slot)
 		if (strcmp(source->key, key) != 0)
 			continue;
 		if (source->column == 0)
-			return source->text != NULL || !is_json_null(source->json);
+			return source->text != NULL || !cwh_is_json_null(source->json);
 		(void) row_value(source, slot, &isnull);
 		return !isnull;
 	}
@@ -209,15 +172,15 @@ cwh_mapping_data(CwhMapping *mapping, TupleTableSlot *slot)
 		Datum		datum;
 		bool		isnull;
 
-		push_string(&state, WJB_KEY, source->key, strlen(source->key));
+		cwh_jsonb_key(&state, source->key);
 		if (source->text)
 		{
-			push_string(&state, WJB_VALUE, source->text, strlen(source->text));
+			cwh_jsonb_string(&state, WJB_VALUE, source->text, strlen(source->text));
 			continue;
 		}
 		if (source->json)
 		{
-			push_jsonb(&state, source->json);
+			cwh_jsonb_whole(&state, source->json);
 			continue;
 		}
 		datum = row_value(source, slot, &isnull);

@@ -26,6 +26,7 @@
 #include "compat.h"
 #include "envelope.h"
 #include "filter.h"
+#include "jsonb_value.h"
 #include "rules.h"
 
 PG_FUNCTION_INFO_V1(chatwebhook_path_problem);
@@ -70,18 +71,6 @@ string_of(const JsonbValue *value)
 	return pnstrdup(value->val.string.val, value->val.string.len);
 }
 
-/* The member of an object with this key and type; null if there is none. */
-static JsonbValue *
-member(JsonbContainer *object, const char *key, enum jbvType type,
-	   JsonbValue *value)
-{
-	if (!JsonContainerIsObject(object) ||
-		getKeyJsonValueFromContainer(object, key, strlen(key), value) == NULL ||
-		value->type != type)
-		return NULL;
-	return value;
-}
-
 /* An int from a number; the table's trigger has checked that it is one. */
 static int
 small_number(const JsonbValue *value)
@@ -112,20 +101,20 @@ load_rule(JsonbContainer *object, CwhRule *rule)
 		if (status && status->type == jbvNumeric)
 			rule->statuses[rule->nstatuses++] = small_number(status);
 	}
-	if (member(object, "step", jbvNumeric, &value))
+	if (cwh_jsonb_member(object, "step", jbvNumeric, &value))
 		rule->step = small_number(&value);
-	if (member(object, "contains", jbvString, &value))
+	if (cwh_jsonb_member(object, "contains", jbvString, &value))
 	{
 		char	   *part = string_of(&value);
 
 		rule->contains = pg_server_to_any(part, strlen(part), PG_UTF8);
 	}
-	if (member(object, "wait", jbvNumeric, &value))
+	if (cwh_jsonb_member(object, "wait", jbvNumeric, &value))
 		rule->wait_s = small_number(&value);
-	if (member(object, "wait", jbvString, &value))
+	if (cwh_jsonb_member(object, "wait", jbvString, &value))
 		rule->wait_key = string_of(&value);
 	rule->means = CWH_DEAD;
-	rule->only_remembers = !member(object, "means", jbvString, &value);
+	rule->only_remembers = !cwh_jsonb_member(object, "means", jbvString, &value);
 	for (int i = 0; !rule->only_remembers && i < lengthof(meanings); i++)
 		if (strlen(meanings[i]) == value.val.string.len &&
 			strncmp(meanings[i], value.val.string.val, value.val.string.len) == 0)
@@ -151,13 +140,13 @@ load_paths(CwhRules *rules, int n, JsonbContainer *object)
 	JsonbIterator *iterator;
 	JsonbIteratorToken token;
 
-	if (member(object, "path", jbvString, &value))
+	if (cwh_jsonb_member(object, "path", jbvString, &value))
 	{
 		rule->has_path = rules->read_bodies = true;
 		note_problem(rules, n, parse_path(string_of(&value), &paths->path,
 										  &paths->is_slow));
 	}
-	if (!member(object, "remember", jbvBinary, &value) ||
+	if (!cwh_jsonb_member(object, "remember", jbvBinary, &value) ||
 		!JsonContainerIsObject(value.val.binary.data))
 		return;
 	rules->read_bodies = rules->remember = true;
@@ -263,29 +252,14 @@ learn(const CwhRulePaths *paths, Jsonb *body, CwhFilterBudget *budget,
 		const CwhMemo *memo = &paths->memos[i];
 		Jsonb	   *item = cwh_filter_first(memo->path, memo->is_slow, body,
 											budget);
-		JsonbValue	key;
-		JsonbValue	value;
 
-		if (item == NULL)
-			continue;
-		if (JB_ROOT_IS_SCALAR(item))
-			value = *getIthJsonbValueFromContainer(&item->root, 0);
-		else
-		{
-			value.type = jbvBinary;
-			value.val.binary.data = &item->root;
-			value.val.binary.len = VARSIZE(item) - VARHDRSZ;
-		}
-		if (value.type == jbvNull)
+		if (item == NULL || cwh_is_json_null(item))
 			continue;
 		if (!*any)
 			cwh_push_jsonb(state, WJB_BEGIN_OBJECT, NULL);
 		*any = true;
-		key.type = jbvString;
-		key.val.string.val = memo->name;
-		key.val.string.len = strlen(memo->name);
-		cwh_push_jsonb(state, WJB_KEY, &key);
-		cwh_push_jsonb(state, WJB_VALUE, &value);
+		cwh_jsonb_key(state, memo->name);
+		cwh_jsonb_whole(state, item);
 	}
 }
 

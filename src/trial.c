@@ -26,6 +26,7 @@
 #include "connector.h"
 #include "envelope.h"
 #include "exchange.h"
+#include "jsonb_value.h"
 #include "memory.h"
 #include "settings.h"
 #include "transport.h"
@@ -76,10 +77,7 @@ event_string(Jsonb *event, const char *key)
 {
 	JsonbValue	value;
 
-	if (!JB_ROOT_IS_OBJECT(event) ||
-		getKeyJsonValueFromContainer(&event->root, key, strlen(key),
-									 &value) == NULL ||
-		value.type != jbvString)
+	if (!cwh_jsonb_member(&event->root, key, jbvString, &value))
 		return NULL;
 	return pnstrdup(value.val.string.val, value.val.string.len);
 }

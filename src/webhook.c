@@ -40,6 +40,7 @@
 #include "changes.h"
 #include "compat.h"
 #include "envelope.h"
+#include "jsonb_value.h"
 #include "secrets.h"
 #include "settings.h"
 #include "statement.h"
@@ -406,18 +407,6 @@ load_headers(Loading *loading, uint64 row)
 	}
 }
 
-/* A member of an object, of a type; null if it is not there. */
-static JsonbValue *
-member(JsonbContainer *object, const char *key, enum jbvType type,
-	   JsonbValue *value)
-{
-	if (!JsonContainerIsObject(object) ||
-		getKeyJsonValueFromContainer(object, key, strlen(key), value) == NULL ||
-		value->type != type)
-		return NULL;
-	return value;
-}
-
 /* Members of the column "auth". */
 enum
 {
@@ -494,7 +483,7 @@ load_auth(Loading *loading, Jsonb *auth)
 		JsonbValue	value;
 
 		values[i] = pstrdup("");
-		if (member(&auth->root, keys[i], jbvString, &value))
+		if (cwh_jsonb_member(&auth->root, keys[i], jbvString, &value))
 			values[i] = fill_in_line(loading, "its auth", &value);
 	}
 	webhook->auth = CWH_AUTH_HEADER;
@@ -533,34 +522,6 @@ load_auth(Loading *loading, Jsonb *auth)
  * Connectors
  */
 
-/* Add a key to an object that is being built. */
-static void
-push_key(CwhJsonbState *state, const char *key)
-{
-	JsonbValue	value;
-
-	value.type = jbvString;
-	value.val.string.val = unconstify(char *, key);
-	value.val.string.len = strlen(key);
-	cwh_push_jsonb(state, WJB_KEY, &value);
-}
-
-/* Add a member with a string, or null, to an object that is being built. */
-static void
-push_string(CwhJsonbState *state, const char *key, const char *string)
-{
-	JsonbValue	value;
-
-	push_key(state, key);
-	value.type = string ? jbvString : jbvNull;
-	if (string)
-	{
-		value.val.string.val = unconstify(char *, string);
-		value.val.string.len = strlen(string);
-	}
-	cwh_push_jsonb(state, WJB_VALUE, &value);
-}
-
 /*
  * The webhook as its connector's function gets it, where nothing is remembered;
  * see cwh_connector_render().
@@ -572,21 +533,17 @@ connector_argument(const Loading *loading, Jsonb *settings)
 	MemoryContext oldcontext = MemoryContextSwitchTo(loading->scratch);
 	CwhJsonbState state = {0};
 	char		id[CWH_UUID_LEN + 1];
-	JsonbValue	value;
 	Jsonb	   *argument;
 
 	cwh_uuid_text(&webhook->id, id);
 	cwh_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
-	push_string(&state, "id", id);
-	push_string(&state, "name", webhook->name);
-	push_string(&state, "url", webhook->url_template);
-	push_string(&state, "chatbotId", webhook->chatbot_id);
-	push_key(&state, "settings");
-	value.type = jbvBinary;
-	value.val.binary.data = &settings->root;
-	value.val.binary.len = VARSIZE(settings) - VARHDRSZ;
-	cwh_push_jsonb(&state, WJB_VALUE, &value);
-	push_key(&state, "memory");
+	cwh_jsonb_text(&state, "id", id);
+	cwh_jsonb_text(&state, "name", webhook->name);
+	cwh_jsonb_text(&state, "url", webhook->url_template);
+	cwh_jsonb_text(&state, "chatbotId", webhook->chatbot_id);
+	cwh_jsonb_key(&state, "settings");
+	cwh_jsonb_whole(&state, settings);
+	cwh_jsonb_key(&state, "memory");
 	cwh_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
 	cwh_push_jsonb(&state, WJB_END_OBJECT, NULL);
 	cwh_push_jsonb(&state, WJB_END_OBJECT, NULL);
