@@ -203,7 +203,7 @@ COMMENT ON COLUMN chatwebhook.memory.chatbot_id IS 'Chatbot of the conversation.
 COMMENT ON COLUMN chatwebhook.memory.conversation_id IS
     'Conversation that it is about. Events without one have no memory, nor do events whose chatbot and conversation ids together exceed 2000 bytes.';
 COMMENT ON COLUMN chatwebhook.memory.remembered IS
-    'What is remembered: an object of at most 8 kB, which the connector gets as the key memory of its argument webhook.';
+    'The values, in an object of at most 8 kB, which the connector gets as the key memory of its argument webhook.';
 COMMENT ON COLUMN chatwebhook.memory.updated_at IS 'When a reply last added to it or confirmed it, to within an hour.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.memory', '');
 
