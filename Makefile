@@ -13,6 +13,7 @@ OBJS = \
 	src/chatwebhook.o \
 	src/claim.o \
 	src/connector.o \
+	src/conversation.o \
 	src/curl_handle.o \
 	src/deadline.o \
 	src/decision.o \

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Compare the extension with upper bounds: what "make bench" runs.
 
-    bench.py [PART]...      parts: drain latency insert copy growth snapshot https memory hosts
-                            fairness paused
+    bench.py [PART]...      parts: drain connector latency insert copy growth snapshot https
+                            memory hosts fairness paused
 
 Starts a private cluster with durable settings and an nginx on loopback, and
 stops both at the end.  The variants to compare take turns in the same run, RUNS
@@ -75,6 +75,7 @@ http {{
         listen 0.0.0.0:{http} backlog=16384;
         location / {{ return 200 "ok"; }}
         location /broken/ {{ return 500; }}
+        location /thread/ {{ default_type application/json; return 200 '{{"ok": true, "ts": "1700000000.000100", "id": "1"}}'; }}
     }}
     server {{
         listen 127.0.0.1:{https} ssl http2 backlog=4096;
@@ -355,6 +356,43 @@ def latency(bench):
         f"\n    half load: {spread([r[0] for r in load], '{:.2f}')} median, {spread([r[1] for r in load], '{:.2f}')} p99")
     bench.sql("DROP TABLE chat")
     bench.forget()
+
+
+# a connector that does as little as possible, and the rule that makes it remember
+THREAD = """
+CREATE OR REPLACE FUNCTION public.bench_thread(event jsonb, webhook jsonb, replies jsonb)
+    RETURNS chatwebhook.request LANGUAGE sql STABLE
+    AS $$ SELECT ROW(NULL, NULL, NULL, jsonb_build_object('text', event->'data', 'thread', webhook->'memory'->'thread'), true)::chatwebhook.request $$
+"""
+REMEMBER = '[{"status": 200, "path": "$.ok == true", "means": "success", "remember": {"thread": "$.ts"}}]'
+
+
+def connector(bench):
+    bench.sql(THREAD, "DELETE FROM chatwebhook.webhook",
+              f"""INSERT INTO chatwebhook.connector (name, function, replies, ordered) VALUES
+                  ('bench-plain', 'public.bench_thread', '[{{"status": 200, "path": "$.ok == true", "means": "success"}}]', false),
+                  ('bench-ordered', 'public.bench_thread', '[{{"status": 200, "path": "$.ok == true", "means": "success"}}]', true),
+                  ('bench-memory', 'public.bench_thread', '{REMEMBER}', true)""")
+    n = EVENTS // 2
+
+    def run(kind):
+        bench.only("sink", "bench.one", bench.url + "thread/", connector="bench-" + kind)
+        result = bench.drain(n)
+        bench.forget()
+        return result
+
+    kinds = ("plain", "ordered", "memory")
+    run("memory")
+    results = in_turn({kind: (lambda kind=kind: run(kind)) for kind in kinds})
+    for kind in kinds[1:]:
+        rule(f"connector, {kind}, to one without memory",
+             statistics.median(one[0] / other[0] for one, other in zip(results[kind], results["plain"])), 0.8)
+    for kind in kinds:
+        say(f"    {kind}: {spread([r[0] for r in results[kind]])} a second, "
+            f"{spread([r[1] for r in results[kind]], '{:.0f}')} us of CPU each, "
+            f"{spread([r[2] for r in results[kind]])} bytes of WAL each")
+    bench.sql("DELETE FROM chatwebhook.webhook",
+              "DELETE FROM chatwebhook.connector WHERE name LIKE 'bench-%'", "DROP FUNCTION public.bench_thread")
 
 
 KINDS = {"none": 0, "one": 1, "five": 5, "twenty": 20}
@@ -788,7 +826,7 @@ def paused(bench):
     crowd.leave()
 
 
-PARTS = {"drain": drain, "latency": latency, "insert": insert, "copy": copy, "growth": growth,
+PARTS = {"drain": drain, "connector": connector, "latency": latency, "insert": insert, "copy": copy, "growth": growth,
          "snapshot": snapshot, "https": https, "memory": memory, "hosts": hosts,
          "fairness": fairness, "paused": paused}
 

@@ -66,12 +66,16 @@ static const char *const relation_names[CWH_RELATIONS] = {
 	[CWH_REL_WEBHOOK_COPY] = "_webhook",
 	[CWH_REL_WEBHOOK_COPY_CHATBOT] = "_webhook_chatbot_idx",
 	[CWH_REL_EVENT] = "event",
+	[CWH_REL_EVENT_PKEY] = "event_pkey",
 	[CWH_REL_QUEUE] = "queue",
 	[CWH_REL_QUEUE_PKEY] = "queue_pkey",
+	[CWH_REL_QUEUE_ORDER] = "queue_order_idx",
 	[CWH_REL_HISTORY] = "history",
 	[CWH_REL_HISTORY_PKEY] = "history_pkey",
 	[CWH_REL_DEAD] = "dead",
 	[CWH_REL_DEAD_PKEY] = "dead_pkey",
+	[CWH_REL_MEMORY] = "memory",
+	[CWH_REL_MEMORY_KEY] = "memory_key",
 	[CWH_REL_DELIVERY_ID_SEQ] = "delivery_id_seq"
 };
 static RelationEntry relations[CWH_RELATIONS];

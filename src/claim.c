@@ -20,6 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "claim.h"
+#include "conversation.h"
 #include "endpoint.h"
 #include "envelope.h"
 #include "outbox.h"
@@ -495,8 +496,8 @@ claim_following(Claims *claims, const Settle *settled, bool may_claim)
 		return;
 	make_room(claims, n);
 	claims->in_conversation = true;
-	cwh_outbox_claim_next(wants, n, GetCurrentTimestamp(), has_room,
-						  on_claimed, claims);
+	cwh_claim_next(wants, n, GetCurrentTimestamp(), has_room, on_claimed,
+				   claims);
 }
 
 /*

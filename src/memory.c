@@ -5,9 +5,10 @@
  * A row is a webhook's memory of one conversation: a thread's timestamp, a
  * ticket's id.  A settle writes it, in the transaction that stores the step or
  * finishes the delivery that the reply belongs to; a worker reads it whenever it
- * calls a connector that remembers.  Either takes one statement for all memories
- * that a transaction needs.  Since such a webhook is ordered, only one delivery of
- * a conversation reads and writes it at a time.
+ * calls a connector that remembers.  A settle takes one statement for all memories
+ * that it adds to; reading, which every delivery needs, takes no SQL.  Since such a
+ * webhook is ordered, only one delivery of a conversation reads and writes it at a
+ * time.
  *
  * Ids are limited by what an index can hold: where they are longer, nothing is
  * remembered, as it is where there is no conversation.
@@ -21,6 +22,8 @@
 #include "utils/timestamp.h"
 
 #include "memory.h"
+#include "reader.h"
+#include "rows.h"
 #include "rules.h"
 #include "settings.h"
 #include "statement.h"
@@ -50,15 +53,7 @@ enum
 	"   AND m.conversation_id" EQ "want.conversation_id" \
 	"   AND m.chatbot_id IS NOT DISTINCT FROM want.chatbot_id"
 
-static const char read_sql[] =
-	"SELECT want.n, m.remembered, m.updated_at"
-	"  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
-	"                  pg_catalog.unnest($3)) WITH ORDINALITY"
-	"       AS want(webhook_id, chatbot_id, conversation_id, n)"
-	" CROSS JOIN LATERAL ("
-	"       SELECT m.remembered, m.updated_at FROM chatwebhook.memory m" THIS_MEMORY
-	"        OFFSET 0) m";
-
+/* Lock a memory, unless another transaction has locked it. */
 static const char lock_sql[] =
 	"SELECT 1 FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
 	"                         pg_catalog.unnest($3))"
@@ -89,8 +84,6 @@ static const char write_sql[] =
 	"        " CppAsString2(CWH_MAX_MEMORY)
 	" RETURNING 1";
 
-static CwhStatement read_st = {read_sql, 3,
-	{UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID}, NULL};
 static CwhStatement lock_st = {lock_sql, 3,
 	{UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID}, NULL};
 static CwhStatement write_st = {write_sql, 4,
@@ -115,6 +108,32 @@ set_key(CwhArray *arrays, int i, const CwhMemoryKey *key)
 	cwh_array_set_text(&arrays[KEY_CONVERSATION_ID], i, key->conversation_id);
 }
 
+/* Start reading memories. */
+static void
+open_memories(CwhReader *reader)
+{
+	cwh_reader_open(reader, CWH_REL_MEMORY, CWH_REL_MEMORY_KEY, AccessShareLock,
+					3);
+}
+
+/* Find a memory. */
+static bool
+find_memory(CwhReader *reader, const CwhMemoryKey *key)
+{
+	ScanKeyData keys[3];
+	bool		found;
+
+	if (!is_usable(key))
+		return false;
+	cwh_key_uuid(&keys[0], 1, key->webhook_id);
+	cwh_key_text(reader, &keys[1], 2, key->conversation_id);
+	cwh_key_text(reader, &keys[2], 3, key->chatbot_id);
+	found = cwh_reader_find(reader, keys, 3);
+	cwh_key_free(&keys[1]);
+	cwh_key_free(&keys[2]);
+	return found;
+}
+
 /* Read memories.  The values live until the transaction ends. */
 void
 cwh_memory_read(CwhMemory *memories, int n)
@@ -122,35 +141,26 @@ cwh_memory_read(CwhMemory *memories, int n)
 	int64		fresh_s = cwh_retention < 0 ? FRESH_S :
 		Min(FRESH_S, cwh_retention / 10);
 	TimestampTz fresh_since = GetCurrentTimestamp() - fresh_s * USECS_PER_SEC;
-	int		   *places = palloc(Max(1, n) * sizeof(int));
-	CwhArray	arrays[KEY_PARAMETERS];
-	Datum		args[KEY_PARAMETERS];
-	uint64		found;
-	int			usable = 0;
+	CwhReader	reader;
 
+	if (n == 0)
+		return;
+	open_memories(&reader);
 	for (int i = 0; i < n; i++)
 	{
-		memories[i].value = NULL;
-		memories[i].fresh = false;
-		if (is_usable(&memories[i].key))
-			places[usable++] = i;
-	}
-	if (usable == 0)
-		return;
-	cwh_make_arrays(arrays, &read_st, KEY_PARAMETERS, usable);
-	for (int i = 0; i < usable; i++)
-		set_key(arrays, i, &memories[places[i]].key);
-	cwh_finish_arrays(arrays, KEY_PARAMETERS, args);
-	found = cwh_run(&read_st, args);
-	for (uint64 row = 0; row < found; row++)
-	{
-		CwhMemory  *memory =
-			&memories[places[DatumGetInt64(cwh_field(row, 0, NULL)) - 1]];
+		CwhMemory  *memory = &memories[i];
 
-		memory->value = DatumGetJsonbPCopy(cwh_field(row, 1, NULL));
+		memory->value = NULL;
+		memory->fresh = false;
+		if (!find_memory(&reader, &memory->key))
+			continue;
+		memory->value =
+			DatumGetJsonbPCopy(cwh_read_value(&reader, CWH_MEMORY_REMEMBERED));
 		memory->fresh =
-			DatumGetTimestampTz(cwh_field(row, 2, NULL)) > fresh_since;
+			DatumGetTimestampTz(cwh_read_value(&reader, CWH_MEMORY_UPDATED_AT)) >
+			fresh_since;
 	}
+	cwh_reader_close(&reader);
 }
 
 /*
@@ -163,14 +173,21 @@ cwh_memory_lock(const CwhMemoryKey *key)
 {
 	CwhArray	arrays[KEY_PARAMETERS];
 	Datum		args[KEY_PARAMETERS];
+	CwhReader	reader;
+	bool		found;
 
-	if (!is_usable(key))
+	/* there is nothing to lock before something is remembered */
+	PushActiveSnapshot(GetTransactionSnapshot());
+	open_memories(&reader);
+	found = find_memory(&reader, key);
+	cwh_reader_close(&reader);
+	PopActiveSnapshot();
+	if (!found)
 		return true;
-	cwh_make_arrays(arrays, &read_st, KEY_PARAMETERS, 1);
+	cwh_make_arrays(arrays, &lock_st, KEY_PARAMETERS, 1);
 	set_key(arrays, 0, key);
 	cwh_finish_arrays(arrays, KEY_PARAMETERS, args);
-	/* there is nothing to lock before something is remembered */
-	return cwh_run(&read_st, args) == 0 || cwh_run(&lock_st, args) > 0;
+	return cwh_run(&lock_st, args) > 0;
 }
 
 /* Add to these memories.  Returns how many did not become too large. */

@@ -100,7 +100,7 @@ static const char catch_up_sql[] =
 static const char problems_sql[] =
 	"SELECT h.webhook_id FROM chatwebhook.health h WHERE h.problem IS NOT NULL";
 
-/* Columns of claim_sql and claim_next_sql. */
+/* Columns of claim_sql. */
 enum
 {
 	CLAIMED_ID, CLAIMED_WEBHOOK_ID, CLAIMED_DUE, CLAIMED_ATTEMPTS,
@@ -109,17 +109,14 @@ enum
 	CLAIMED_CONVERSATION_ID, CLAIMED_CREATED_AT, CLAIMED_DATA
 };
 
-#define CLAIMED \
-	"SELECT q.id, q.webhook_id, q.next_attempt_at, q.attempts, q.first_attempt," \
-	"       q.last_wait_ms, q.replies, q.ordered, e.id, e.type, e.chatbot_id," \
-	"       e.conversation_id, e.created_at, e.data"
-
 /*
  * Claim the next deliveries of webhooks after their positions.  An ordered one
  * is not due while an earlier one of its conversation is in the queue.
  */
 static const char claim_sql[] =
-	CLAIMED
+	"SELECT q.id, q.webhook_id, q.next_attempt_at, q.attempts, q.first_attempt,"
+	"       q.last_wait_ms, q.replies, q.ordered, e.id, e.type, e.chatbot_id,"
+	"       e.conversation_id, e.created_at, e.data"
 	"  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
 	"                  pg_catalog.unnest($3), pg_catalog.unnest($4),"
 	"                  pg_catalog.unnest($5))"
@@ -137,24 +134,6 @@ static const char claim_sql[] =
 	"                  AND b.ordered AND b.id" LT "p.id))"
 	"        ORDER BY p.next_attempt_at, p.id"
 	"        LIMIT want.n"
-	"          FOR UPDATE SKIP LOCKED) q"
-	"  LEFT JOIN chatwebhook.event e ON e.id" EQ "q.event_id";
-
-/* Claim the first delivery of each of these conversations, if it is due. */
-static const char claim_next_sql[] =
-	CLAIMED
-	"  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2))"
-	"       AS want(webhook_id, conversation_id)"
-	" CROSS JOIN LATERAL ("
-	"       SELECT p.id FROM chatwebhook.queue p"
-	"        WHERE p.webhook_id" EQ "want.webhook_id"
-	"          AND p.conversation_id" EQ "want.conversation_id AND p.ordered"
-	"        ORDER BY p.id LIMIT 1) f"
-	" CROSS JOIN LATERAL ("
-	"       SELECT * FROM chatwebhook.queue p"
-	"        WHERE p.id" EQ "f.id"
-	"          AND (p.next_attempt_at" LE "$3 OR p.next_attempt_at" EQ "'infinity')"
-	"          AND NOT chatwebhook._claimed(p.id)"
 	"          FOR UPDATE SKIP LOCKED) q"
 	"  LEFT JOIN chatwebhook.event e ON e.id" EQ "q.event_id";
 
@@ -323,8 +302,6 @@ static CwhStatement problems_st = {problems_sql, 0, {0}, NULL};
 static CwhStatement claim_st = {claim_sql, 5,
 	{UUIDARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID, INT4ARRAYOID,
 	TIMESTAMPTZARRAYOID}, NULL};
-static CwhStatement claim_next_st = {claim_next_sql, 3,
-	{UUIDARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID}, NULL};
 static CwhStatement next_due_st = {next_due_sql, 2,
 	{UUIDARRAYOID, TIMESTAMPTZOID}, NULL};
 static CwhStatement postpone_st = {postpone_sql, POSTPONE_PARAMETERS, {
@@ -450,10 +427,7 @@ record_claims(uint64 found, CwhMayClaim may, CwhOnClaimed each, void *context)
 		claimed.first_attempt = DatumGetInt32(cwh_field(i, CLAIMED_FIRST_ATTEMPT, NULL));
 		claimed.last_wait_ms = DatumGetInt64(cwh_field(i, CLAIMED_LAST_WAIT_MS, NULL));
 		datum = cwh_field(i, CLAIMED_REPLIES, &isnull);
-		claimed.replies = isnull ? NULL : DatumGetJsonbP(datum);
-		/* what is no array of replies is none of ours */
-		if (claimed.replies && !JB_ROOT_IS_ARRAY(claimed.replies))
-			claimed.replies = NULL;
+		claimed.replies = isnull ? NULL : cwh_replies(DatumGetJsonbP(datum));
 		claimed.ordered = DatumGetBool(cwh_field(i, CLAIMED_ORDERED, NULL));
 		datum = cwh_field(i, CLAIMED_EVENT_ID, &isnull);
 		claimed.has_event = !isnull;
@@ -496,28 +470,6 @@ cwh_outbox_claim(const CwhWant *wants, int n, CwhMayClaim may,
 	}
 	cwh_finish_arrays(arrays, 5, args);
 	record_claims(cwh_run(&claim_st, args), may, each, context);
-}
-
-/*
- * Claim the next delivery of each of these conversations, after the one before
- * it was settled.
- */
-void
-cwh_outbox_claim_next(const CwhWantNext *wants, int n, TimestampTz now,
-					  CwhMayClaim may, CwhOnClaimed each, void *context)
-{
-	CwhArray	arrays[2];
-	Datum		args[3];
-
-	cwh_make_arrays(arrays, &claim_next_st, 2, n);
-	for (int i = 0; i < n; i++)
-	{
-		cwh_array_set(&arrays[0], i, UUIDPGetDatum(&wants[i].webhook_id));
-		cwh_array_set_text(&arrays[1], i, wants[i].conversation_id);
-	}
-	cwh_finish_arrays(arrays, 2, args);
-	args[2] = TimestampTzGetDatum(now);
-	record_claims(cwh_run(&claim_next_st, args), may, each, context);
 }
 
 /* Call each() for those of these webhooks that have a delivery due later. */

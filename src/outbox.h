@@ -34,13 +34,6 @@ typedef struct CwhWant
 	int			n;				/* at most */
 } CwhWant;
 
-/* Claim the first delivery of a conversation, if it is due. */
-typedef struct CwhWantNext
-{
-	pg_uuid_t	webhook_id;
-	const char *conversation_id;
-} CwhWantNext;
-
 /* A delivery that is due.  Pointers are valid until the transaction ends. */
 typedef struct CwhClaimed
 {
@@ -142,15 +135,19 @@ typedef void (*CwhOnClaimed) (void *context, const CwhClaimed *claimed);
 typedef bool (*CwhMayClaim) (void *context, const pg_uuid_t *webhook_id,
 							 Size size);
 
+/* The replies in a row of the queue.  What is no array of replies is not ours. */
+static inline Jsonb *
+cwh_replies(Jsonb *replies)
+{
+	return JB_ROOT_IS_ARRAY(replies) ? replies : NULL;
+}
+
 extern int64 cwh_outbox_sweep(int64 ncatch_up, CwhOnPending on_pending,
 							  CwhOnPending on_problem, void *context);
 /* exported for test/modules/chatwebhook_test */
 extern PGDLLEXPORT void cwh_outbox_claim(const CwhWant *wants, int n,
 										 CwhMayClaim may, CwhOnClaimed each,
 										 void *context);
-extern void cwh_outbox_claim_next(const CwhWantNext *wants, int n,
-								  TimestampTz now, CwhMayClaim may,
-								  CwhOnClaimed each, void *context);
 extern void cwh_outbox_next_due(const pg_uuid_t *ids, int n, TimestampTz now,
 								CwhOnPending each, void *context);
 /* exported for test/modules/chatwebhook_test */

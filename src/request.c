@@ -418,6 +418,11 @@ cwh_reply_text(const CwhBytes *bytes)
 	size_t		left = bytes->len;
 	StringInfoData result;
 
+	/* nearly all are valid */
+	if (bytes->len > 0 && GetDatabaseEncoding() == PG_UTF8 &&
+		pg_encoding_verifymbstr(PG_UTF8, bytes->data, bytes->len) == bytes->len)
+		return pnstrdup(bytes->data, bytes->len);
+
 	initStringInfo(&result);
 	while (left > 0)
 	{

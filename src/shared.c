@@ -845,21 +845,28 @@ cwh_claim_release(const int64 *ids, int n)
 	LWLockRelease(claims_lock);
 }
 
-/* SQL: does any process hold a claim on this delivery? */
-Datum
-chatwebhook_claimed(PG_FUNCTION_ARGS)
+/* Does any process hold a claim on this delivery? */
+bool
+cwh_is_claimed(int64 id)
 {
 	ClaimKey	key;
 	bool		found = false;
 
 	if (claims)
 	{
-		set_claim_key(&key, PG_GETARG_INT64(0));
+		set_claim_key(&key, id);
 		LWLockAcquire(claims_lock, LW_SHARED);
 		(void) hash_search(claims, &key, HASH_FIND, &found);
 		LWLockRelease(claims_lock);
 	}
-	PG_RETURN_BOOL(found);
+	return found;
+}
+
+/* SQL: the same. */
+Datum
+chatwebhook_claimed(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(cwh_is_claimed(PG_GETARG_INT64(0)));
 }
 
 /* SQL: for each webhook of this database, how many deliveries are claimed. */

@@ -82,6 +82,7 @@ cwh_id_at(TimestampTz at)
 
 /* Claims: which process holds a delivery. */
 extern bool cwh_claim(int64 id, const pg_uuid_t *webhook_id);
+extern bool cwh_is_claimed(int64 id);
 /* these two are exported for test/modules/chatwebhook_test */
 extern PGDLLEXPORT void cwh_claims_mine(const int64 *ids, int n, bool *mine);
 extern PGDLLEXPORT void cwh_claim_release(const int64 *ids, int n);

@@ -23,7 +23,7 @@
  *	begin		transact() of worker.c: cwh_outbox_settle() writes, and so locks,
  *				the rows of what has ended, but for those that are locked
  *				("careful"); then comes the snapshot of claim_sql or
- *				claim_next_sql, which sees what this transaction has settled.
+ *				cwh_claim_next(), which sees what this transaction has settled.
  *				What others do between the two is as if done before
  *	take		FOR UPDATE SKIP LOCKED, which looks at the latest version of the
  *				row again, and cwh_claim() in record_claims().  Since the row

@@ -1,0 +1,139 @@
+/*
+ * reader.h
+ *		Reads rows of the extension's own tables by an index, without SQL.
+ *
+ * For the rows that every delivery needs, the executor would cost more than the
+ * index.  A reader is opened once for all rows that a transaction looks up, within
+ * the active snapshot, in a memory context that lives until it is closed: the scan
+ * allocates memory as it goes.
+ *
+ * Copyright (c) 2026, chatwebhook contributors
+ */
+#ifndef CWH_READER_H
+#define CWH_READER_H
+
+#include "access/detoast.h"
+#include "access/genam.h"
+#include "access/skey.h"
+#include "access/stratnum.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "executor/tuptable.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/uuid.h"
+
+#include "changes.h"
+#include "compat.h"
+
+/* A table that is being read by one of its indexes. */
+typedef struct CwhReader
+{
+	Relation	table;
+	Relation	index;
+	IndexScanDesc scan;
+	TupleTableSlot *slot;		/* the row that was found last */
+} CwhReader;
+
+/* Start reading a table by the first nkeys columns of an index. */
+static inline void
+cwh_reader_open(CwhReader *reader, CwhRelation table, CwhRelation index,
+				LOCKMODE mode, int nkeys)
+{
+	reader->table = cwh_table_open(table, mode);
+	reader->index = index_open(cwh_relation(index), AccessShareLock);
+	reader->scan = cwh_begin_index_scan(reader->table, reader->index,
+										GetActiveSnapshot(), nkeys);
+	reader->slot = table_slot_create(reader->table, NULL);
+}
+
+/* Stop reading it.  The lock on the table is kept. */
+static inline void
+cwh_reader_close(CwhReader *reader)
+{
+	index_endscan(reader->scan);
+	ExecDropSingleTupleTableSlot(reader->slot);
+	index_close(reader->index, AccessShareLock);
+	table_close(reader->table, NoLock);
+}
+
+/* Require that a column of the index (from 1) equals a UUID. */
+static inline void
+cwh_key_uuid(ScanKey key, int column, const pg_uuid_t *id)
+{
+	ScanKeyInit(key, column, BTEqualStrategyNumber, F_UUID_EQ,
+				UUIDPGetDatum(id));
+}
+
+/* That it equals a text, or is null; release with cwh_key_free(). */
+static inline void
+cwh_key_text(const CwhReader *reader, ScanKey key, int column, const char *string)
+{
+	if (string)
+		ScanKeyEntryInitialize(key, 0, column, BTEqualStrategyNumber, InvalidOid,
+							   reader->index->rd_indcollation[column - 1],
+							   F_TEXTEQ, CStringGetTextDatum(string));
+	else
+		ScanKeyEntryInitialize(key, SK_ISNULL | SK_SEARCHNULL, column,
+							   InvalidStrategy, InvalidOid, InvalidOid,
+							   InvalidOid, (Datum) 0);
+}
+
+/* Release what cwh_key_text() has made. */
+static inline void
+cwh_key_free(ScanKey key)
+{
+	if ((key->sk_flags & SK_ISNULL) == 0)
+		pfree(DatumGetPointer(key->sk_argument));
+}
+
+/* Find the first row with these keys. */
+static inline bool
+cwh_reader_find(CwhReader *reader, ScanKey keys, int nkeys)
+{
+	index_rescan(reader->scan, keys, nkeys, NULL, 0);
+	return index_getnext_slot(reader->scan, ForwardScanDirection, reader->slot);
+}
+
+/* A column (from 0) of the row that was found. */
+static inline Datum
+cwh_read(const CwhReader *reader, int column, bool *isnull)
+{
+	return slot_getattr(reader->slot, column + 1, isnull);
+}
+
+/* A column that is never null. */
+static inline Datum
+cwh_read_value(const CwhReader *reader, int column)
+{
+	bool		isnull;
+	Datum		value = cwh_read(reader, column, &isnull);
+
+	if (isnull)
+		elog(ERROR, "unexpected null in column %d", column);
+	return value;
+}
+
+/* A text column; null stays null. */
+static inline char *
+cwh_read_text(const CwhReader *reader, int column)
+{
+	bool		isnull;
+	Datum		value = cwh_read(reader, column, &isnull);
+
+	return isnull ? NULL : TextDatumGetCString(value);
+}
+
+/* The bytes of a column, which is not read from where it is stored. */
+static inline Size
+cwh_read_size(const CwhReader *reader, int column)
+{
+	bool		isnull;
+	Datum		value = cwh_read(reader, column, &isnull);
+
+	return isnull ? 0 : toast_raw_datum_size(value);
+}
+
+#endif							/* CWH_READER_H */
