@@ -28,6 +28,7 @@ OBJS = \
 	src/filter.o \
 	src/gate.o \
 	src/health.o \
+	src/identity.o \
 	src/json.o \
 	src/jsonb_value.o \
 	src/launcher.o \
@@ -73,6 +74,7 @@ SQL_PARTS = \
 	sql/vault.sql \
 	sql/queue.sql \
 	sql/delivery.sql \
+	sql/identity.sql \
 	sql/health.sql \
 	sql/alert.sql \
 	sql/watched.sql \

@@ -278,6 +278,12 @@ BEGIN
             THEN '<h3>The library is not loaded</h3>'
                  '<p>Events are queued, but nothing is sent. Add this to <code>postgresql.conf</code>, and restart the server:</p>'
                  '<pre><code>shared_preload_libraries = ''chatwebhook''</code></pre>'
+            WHEN chatwebhook._copy_problem() IS NOT NULL THEN
+                '<h3>This database is a copy</h3>'
+                '<p>It was restored or copied from another one, so its events are queued, but nothing is sent. If it is the one to send now:</p>'
+                '<pre><code>SELECT chatwebhook.adopt();</code></pre>'
+                '<p>In a copy for testing, cancel what is pending:</p>'
+                '<pre><code>SELECT chatwebhook.adopt(cancel_pending =&gt; true);</code></pre>'
             WHEN NOT chatwebhook._setting('chatwebhook.enabled')::boolean THEN
                 '<h3>Sending is switched off</h3>'
                 '<p><code>chatwebhook.enabled</code> is off: events are queued, but nothing is sent. To resume:</p>'

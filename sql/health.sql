@@ -114,7 +114,7 @@ COMMENT ON FUNCTION chatwebhook._workers() IS
 
 CREATE VIEW chatwebhook.worker_status WITH (security_invoker) AS
     SELECT pid, started_at, in_flight, claimed, delivered, failed, last_error, last_activity_at,
-           chatwebhook._encrypts() AS secrets_encrypted
+           chatwebhook._encrypts() AS secrets_encrypted, chatwebhook._copy_problem() AS problem
       FROM chatwebhook._workers();
 COMMENT ON VIEW chatwebhook.worker_status IS
     'The workers of this database. Empty if chatwebhook is not in shared_preload_libraries.';
@@ -129,6 +129,8 @@ COMMENT ON COLUMN chatwebhook.worker_status.last_error IS
 COMMENT ON COLUMN chatwebhook.worker_status.last_activity_at IS 'When its last attempt ended.';
 COMMENT ON COLUMN chatwebhook.worker_status.secrets_encrypted IS
     'True if secrets are encrypted at rest (chatwebhook.secret_key_file). Null if the key file cannot be used.';
+COMMENT ON COLUMN chatwebhook.worker_status.problem IS
+    'Why the workers send nothing: the database is a copy of another one, see adopt(). Null if it is not.';
 
 CREATE VIEW chatwebhook.webhook_health WITH (security_invoker) AS
     SELECT w.id AS webhook_id, w.name, w.public_url AS url,
@@ -149,12 +151,13 @@ CREATE VIEW chatwebhook.webhook_health WITH (security_invoker) AS
       CROSS JOIN (
           -- with that alert disabled, five failures make a webhook failing
           SELECT coalesce(nullif(chatwebhook._setting('chatwebhook.alert_failures')::integer, 0), 5) AS failures,
-                 chatwebhook._setting('chatwebhook.alert_success_rate')::double precision AS success_rate
+                 chatwebhook._setting('chatwebhook.alert_success_rate')::double precision AS success_rate,
+                 chatwebhook._copy_problem() AS copied
           OFFSET 0
            ) l
       CROSS JOIN LATERAL (
           -- it can only have come past the trigger
-          SELECT coalesce(h.problem, 'nothing matches its filter: ' || chatwebhook._filter_problem(w.filter))
+          SELECT coalesce(l.copied, h.problem, 'nothing matches its filter: ' || chatwebhook._filter_problem(w.filter))
            ) AS p(problem)
       CROSS JOIN LATERAL (
           SELECT pg_catalog.round(pg_catalog.avg((latency >= 0)::integer), 4) AS success_rate,
@@ -180,7 +183,7 @@ COMMENT ON COLUMN chatwebhook.webhook_health.url IS
 COMMENT ON COLUMN chatwebhook.webhook_health.state IS
     'disabled; paused: there is a problem, or nothing but an occasional probe is sent, after chatwebhook.breaker_threshold consecutive failures or because the receiver asked for a pause; idle: nothing was sent yet; failing: at least chatwebhook.alert_failures consecutive failures; degraded: fewer, or less than chatwebhook.alert_success_rate of the last 100 attempts succeeded; healthy.';
 COMMENT ON COLUMN chatwebhook.webhook_health.problem IS
-    'Why nothing can be sent, such as a credential that is not set or a secret that cannot be opened; deliveries wait. Or why its filter is refused; then no new events are queued, but pending deliveries are sent. Null if there is no problem.';
+    'Why nothing can be sent, such as that the database is a copy of another one (see adopt()), a credential that is not set or a secret that cannot be opened; deliveries wait. Or why its filter is refused; then no new events are queued, but pending deliveries are sent. Null if there is no problem.';
 COMMENT ON COLUMN chatwebhook.webhook_health.total IS 'Attempts ever made.';
 COMMENT ON COLUMN chatwebhook.webhook_health.successes IS 'Attempts that succeeded.';
 COMMENT ON COLUMN chatwebhook.webhook_health.failures IS 'Attempts that failed.';

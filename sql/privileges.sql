@@ -69,6 +69,7 @@ CREATE FUNCTION chatwebhook._privileges(access text) RETURNS SETOF text
         ('EXECUTE ON FUNCTION chatwebhook.backfill', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook._emit_to', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook.wait_until_idle', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.adopt', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook.sign(text, text)', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook.sign(text, timestamptz, text, text)', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook.verify(text, text, text)', '{admin}'),
@@ -288,6 +289,7 @@ GRANT EXECUTE ON FUNCTION chatwebhook._encrypts() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._sending(uuid[]) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._filter_problem(jsonpath) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._workers() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._copy_problem() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._count_deliveries(uuid[], text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._check_connector_access(text) TO PUBLIC;
 

@@ -213,6 +213,12 @@ CREATE FUNCTION chatwebhook._wake(webhook_id uuid) RETURNS void
 COMMENT ON FUNCTION chatwebhook._wake(uuid) IS
     'Wakes a worker for this webhook when the transaction commits.';
 
+CREATE FUNCTION chatwebhook._wake_all() RETURNS void
+    AS 'MODULE_PATHNAME', 'chatwebhook_wake_all'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._wake_all() IS
+    'Has the workers look at every webhook when the transaction commits.';
+
 CREATE FUNCTION chatwebhook._claimed(delivery_id bigint) RETURNS boolean
     AS 'MODULE_PATHNAME', 'chatwebhook_claimed'
     LANGUAGE C STABLE STRICT PARALLEL UNSAFE COST 1;

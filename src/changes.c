@@ -58,6 +58,7 @@ typedef struct RelationEntry
 static const char *const relation_names[CWH_RELATIONS] = {
 	[CWH_REL_EVENT_TYPE] = "event_type",
 	[CWH_REL_CONNECTOR] = "connector",
+	[CWH_REL_IDENTITY] = "identity",
 	[CWH_REL_WEBHOOK] = "webhook",
 	[CWH_REL_VAULT] = "vault",
 	[CWH_REL_WEBHOOK_PKEY] = "webhook_pkey",
@@ -76,6 +77,7 @@ static const char *const relation_names[CWH_RELATIONS] = {
 	[CWH_REL_DEAD_PKEY] = "dead_pkey",
 	[CWH_REL_MEMORY] = "memory",
 	[CWH_REL_MEMORY_KEY] = "memory_key",
+	[CWH_REL_IDENTITY_IDX] = "identity_idx",
 	[CWH_REL_DELIVERY_ID_SEQ] = "delivery_id_seq"
 };
 static RelationEntry relations[CWH_RELATIONS];

@@ -21,6 +21,7 @@ typedef enum CwhRelation
 	/* configuration: a change of the table itself changes everything */
 	CWH_REL_EVENT_TYPE,
 	CWH_REL_CONNECTOR,
+	CWH_REL_IDENTITY,
 	CWH_REL_WEBHOOK,
 	CWH_REL_VAULT,
 	/* invalidated for changes of rows of these two: see cwh_stamp() */
@@ -42,6 +43,7 @@ typedef enum CwhRelation
 	CWH_REL_DEAD_PKEY,
 	CWH_REL_MEMORY,
 	CWH_REL_MEMORY_KEY,
+	CWH_REL_IDENTITY_IDX,
 	CWH_REL_DELIVERY_ID_SEQ
 } CwhRelation;
 

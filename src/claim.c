@@ -21,6 +21,7 @@
 
 #include "claim.h"
 #include "conversation.h"
+#include "identity.h"
 #include "endpoint.h"
 #include "envelope.h"
 #include "outbox.h"
@@ -195,6 +196,8 @@ on_claimed(void *context, const CwhClaimed *claimed)
 	}
 	if (!claimed->mine)
 		return;
+	if (cwh_is_foreign(claimed->id))
+		cwh_note_foreign();
 	delivery = cwh_delivery_new();
 	claims->deliveries[claims->n++] = delivery;
 	delivery->endpoint = endpoint;
@@ -250,7 +253,7 @@ claim_budget(int *unproven)
 	int			budget = most_held(false) - held;
 
 	*unproven = 0;
-	if (!cwh_enabled || cwh_worker.body_bytes >= MAX_BODY_BYTES ||
+	if (!cwh_may_send() || cwh_worker.body_bytes >= MAX_BODY_BYTES ||
 		(dlist_is_empty(&cwh_endpoints.ready[false]) &&
 		 dlist_is_empty(&cwh_endpoints.ready[true])))
 		return 0;
@@ -569,7 +572,12 @@ static void
 keep_claims(Claims *claims)
 {
 	for (int i = 0; i < claims->n; i++)
-		keep_claim(claims->deliveries[i]);
+	{
+		if (cwh_worker.is_copy)
+			undo_claim(claims->deliveries[i]);
+		else
+			keep_claim(claims->deliveries[i]);
+	}
 	if (claims->n > 0)
 	{
 		cwh_worker.state.stats.claimed += claims->n;

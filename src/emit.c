@@ -8,7 +8,7 @@
  * queue and event are locked in that order, in RowExclusiveLock mode, until the
  * transaction ends.  Others are locked only while they are read, in
  * AccessShareLock mode: webhook or its copy, and event_type, by the cache, and
- * queue, history and dead, in that order, for the first id of a process.  Rows
+ * queue, identity, history and dead, for the first id of a process.  Rows
  * are inserted without SQL (see rows.c).
  *
  * An event that no webhook wants is not stored, and costs little more than a
@@ -213,7 +213,8 @@ next_delivery_id(TimestampTz now)
 	{
 		if (!max_id_read)
 		{
-			above = Max(largest_id(CWH_REL_QUEUE, CWH_REL_QUEUE_PKEY),
+			above = Max(Max(largest_id(CWH_REL_QUEUE, CWH_REL_QUEUE_PKEY),
+							largest_id(CWH_REL_IDENTITY, CWH_REL_IDENTITY_IDX)),
 						Max(largest_id(CWH_REL_HISTORY, CWH_REL_HISTORY_PKEY),
 							largest_id(CWH_REL_DEAD, CWH_REL_DEAD_PKEY)));
 			max_id_read = true;

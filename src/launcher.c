@@ -81,15 +81,25 @@ is_wanted(const char *name)
 	char	   *list = pstrdup(cwh_databases);
 	List	   *names;
 	ListCell   *cell;
+	bool		any_named = false;
+	bool		named = false;
 
-	if (!SplitGUCList(list, ',', &names) || names == NIL)
+	if (!SplitGUCList(list, ',', &names))
 		return true;
 	foreach(cell, names)
 	{
-		if (strcmp(lfirst(cell), name) == 0)
-			return true;
+		const char *entry = lfirst(cell);
+
+		if (entry[0] == '!')
+		{
+			if (strcmp(entry + 1, name) == 0)
+				return false;
+			continue;
+		}
+		any_named = true;
+		named = named || strcmp(entry, name) == 0;
 	}
-	return false;
+	return named || !any_named;
 }
 
 /* Bring the list of databases up to date, and mark all for a probe. */

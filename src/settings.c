@@ -209,7 +209,7 @@ define_worker_settings(void)
 	/* Some databases should not send: a copy for testing, say. */
 	DefineCustomStringVariable("chatwebhook.databases",
 							   "Lists the databases that get workers, separated by commas.",
-							   "If empty, every database that has the extension gets them.",
+							   "If none is listed, every database that has the extension gets them. A database whose name follows an exclamation mark gets none.",
 							   &cwh_databases, "", PGC_SIGHUP,
 							   GUC_LIST_INPUT, NULL, NULL, NULL);
 

@@ -133,6 +133,8 @@ PG_FUNCTION_INFO_V1(chatwebhook_in_flight);
 PG_FUNCTION_INFO_V1(chatwebhook_workers);
 PG_FUNCTION_INFO_V1(chatwebhook_claimed);
 PG_FUNCTION_INFO_V1(chatwebhook_wake);
+PG_FUNCTION_INFO_V1(chatwebhook_wake_all);
+PG_FUNCTION_INFO_V1(chatwebhook_next_delivery);
 
 bool		cwh_preloaded = false;
 ConditionVariable *cwh_settled = NULL;
@@ -338,6 +340,14 @@ Datum
 chatwebhook_wake(PG_FUNCTION_ARGS)
 {
 	cwh_hint(PG_GETARG_UUID_P(0), DT_NOBEGIN, 0, 0);
+	PG_RETURN_VOID();
+}
+
+/* SQL: tell the workers at commit to look at every webhook. */
+Datum
+chatwebhook_wake_all(PG_FUNCTION_ARGS)
+{
+	cwh_hint(NULL, DT_NOBEGIN, 0, 0);
 	PG_RETURN_VOID();
 }
 
@@ -746,6 +756,13 @@ cwh_next_id(TimestampTz now, int64 above)
 		id = Max(clock, Max(last, (uint64) above) + 1);
 	while (!pg_atomic_compare_exchange_u64(&shared->last_id, &last, id));
 	return (int64) id;
+}
+
+/* SQL: the same; 0 without shared memory. */
+Datum
+chatwebhook_next_delivery(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(shared ? cwh_next_id(GetCurrentTimestamp(), 0) : 0);
 }
 
 /*

@@ -33,6 +33,10 @@ typedef struct Worker
 	int			nwaiting;		/* deliveries claimed but not started */
 	size_t		body_bytes;		/* held by claimed deliveries */
 
+	bool		is_copy;		/* send nothing: this database is a copy */
+	int64		first_delivery; /* others are of the database that it is a copy
+								 * of, or will turn out to be */
+
 	/* times, or 0; follow_clock() in worker.c moves them with the clock */
 	TimestampTz starved_until;	/* no descriptors: start nothing */
 	TimestampTz slow_until;		/* call no slow connectors */
@@ -50,6 +54,13 @@ cwh_is_absence(int sqlerrcode)
 	return sqlerrcode == ERRCODE_UNDEFINED_TABLE ||
 		sqlerrcode == ERRCODE_UNDEFINED_FUNCTION ||
 		sqlerrcode == ERRCODE_UNDEFINED_SCHEMA;
+}
+
+/* May deliveries be claimed and sent? */
+static inline bool
+cwh_may_send(void)
+{
+	return cwh_enabled && !cwh_worker.is_copy;
 }
 
 /* Show an error of the worker's own in worker_status. */

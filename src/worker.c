@@ -41,6 +41,7 @@
 #include "connector.h"
 #include "endpoint.h"
 #include "gate.h"
+#include "identity.h"
 #include "ledger.h"
 #include "render.h"
 #include "request.h"
@@ -235,6 +236,7 @@ check_configuration(void)
 	extension = installed;
 	check_version(cwh_field_text(0, INSTALLED_VERSION));
 	log_if_plain();
+	cwh_identify();
 	cwh_worker.seen_generation = cwh_config_generation();
 	cwh_worker.reread_webhooks = true;
 }
@@ -292,7 +294,8 @@ run_transaction(Work *work)
 		cwh_settle(&work->settled);
 	if (work->sweep)
 		sweep(work);
-	cwh_claim_deliveries(&work->claims, &work->settled, work->claim);
+	cwh_claim_deliveries(&work->claims, &work->settled,
+						 work->claim && !cwh_worker.is_copy);
 	cwh_commit(when_to_flush(work));
 	/* send no event that a crash could still take back */
 	if (work->claims.n > 0)
@@ -320,6 +323,16 @@ note_failure(Work *work, ErrorData *error)
 	}
 }
 
+/* Report whether anything may be sent, and if not, let go of what waits for that. */
+static void
+heed_halt(void)
+{
+	cwh_worker.state.halted = !cwh_may_send();
+	report_state();
+	if (!cwh_may_send())
+		cwh_release_waiting(NULL);
+}
+
 /* The transaction was committed: keep what it has done. */
 static void
 keep_work(Work *work)
@@ -334,6 +347,11 @@ keep_work(Work *work)
 		next_sweep = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 												 cwh_poll_interval);
 		clock_unknown = work->ncaught_up == CATCH_UP_BATCH;
+	}
+	if (cwh_worker.state.halted == cwh_may_send())
+	{
+		heed_halt();
+		next_sweep = 0;
 	}
 }
 
@@ -490,10 +508,7 @@ reload(void)
 	/* the bounds for customers' webhooks may be others */
 	cwh_worker.reread_webhooks = cwh_worker.new_settings = true;
 	cwh_upkeep.next_retention = 0;
-	cwh_worker.state.halted = !cwh_enabled;
-	report_state();
-	if (!cwh_enabled)
-		cwh_release_waiting(NULL);
+	heed_halt();
 }
 
 /* Decide on a transaction, and run it. */
@@ -509,7 +524,7 @@ transact_if_due(TimestampTz now)
 	do_settle = now >= cwh_settle_due();
 	do_sweep = cwh_enabled && now >= next_sweep;
 	/* a claim can wait for the next settle, unless a slot would stay empty */
-	do_claim = cwh_enabled && (do_settle || do_sweep || cwh_claim_wanted());
+	do_claim = cwh_may_send() && (do_settle || do_sweep || cwh_claim_wanted());
 	/* results must not wait for a claim that may fail again */
 	if (cwh_claim_failed && do_settle)
 		do_claim = false;
@@ -533,7 +548,7 @@ time_to_wait(TimestampTz now)
 	next = Max(next, paused_until);
 	/* what is due when the pause is over */
 	if (now < paused_until &&
-		(check_due || (cwh_enabled && cwh_claim_wanted())))
+		(check_due || (cwh_may_send() && cwh_claim_wanted())))
 		next = Min(next, paused_until);
 	next = Min(next, next_upkeep);
 	if (cwh_worker.starved_until > now)
@@ -591,7 +606,7 @@ deliver(int transport_fd)
 		now = GetCurrentTimestamp();
 		cwh_run_timers(now, follow_clock(now));
 		transact_if_due(now);
-		cwh_make_attempts(cwh_enabled && now >= cwh_worker.starved_until);
+		cwh_make_attempts(cwh_may_send() && now >= cwh_worker.starved_until);
 		next_upkeep = cwh_keep_up(now);
 		/* free slots can be filled at once */
 		if (drive_transfers())
@@ -703,8 +718,7 @@ cwh_worker_main(Datum arg)
 	next_upkeep = cwh_keep_up(GetCurrentTimestamp());
 	cwh_worker.state.has_extension = true;
 	assignment.version_logged = false;
-	cwh_worker.state.halted = !cwh_enabled;
-	report_state();
+	heed_halt();
 	ereport(LOG, (errmsg("chatwebhook worker %d started", cwh_worker.number + 1)));
 	deliver(transport_fd);
 	(void) cwh_transport_configure(NULL);

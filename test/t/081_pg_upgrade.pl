@@ -44,8 +44,8 @@ sub contents
 		qq{SELECT to_jsonb(t) FROM (SELECT * FROM $_) AS t ORDER BY to_jsonb(t)::text COLLATE "C"})
 	  foreach 'chatwebhook.delivery', 'chatwebhook.webhook_health',
 	  split /\n/, $node->safe_psql('postgres', q{
-			SELECT unnest(extconfig)::regclass FROM pg_extension
-			 WHERE extname = 'chatwebhook'});
+			SELECT c::regclass FROM pg_extension, unnest(extconfig) AS c
+			 WHERE extname = 'chatwebhook' AND c <> 'chatwebhook.identity'::regclass});
 	$contents{"what $_ sees"} = seen_by($node, $_, chatbot => 'bot-1')
 	  foreach 'shop', 'boss', 'watcher', 'mon', 'nobody';
 	$contents{'what shop sees without a chatbot'} = seen_by($node, 'shop');
@@ -182,6 +182,10 @@ $new->safe_psql('postgres', q{INSERT INTO message VALUES (21, 'bot-1')});
 is( $new->safe_psql('postgres',
 		"SELECT count(*) FROM chatwebhook.queue WHERE id > $newest"),
 	3, 'ids go on rising');
+is($new->safe_psql('postgres', q{
+		SELECT count(*), bool_and(i.system_identifier = s.system_identifier)
+		  FROM chatwebhook.identity i, pg_control_system() s}),
+	'1|t', 'it is no copy, but has moved to another cluster');
 $receiver->set(up => ['later']);
 $new->append_conf('postgresql.conf', 'chatwebhook.enabled = on');
 $new->reload;

@@ -106,6 +106,9 @@ sub contents
 sub same_contents
 {
 	my ($expected, $dbname) = @_;
+
+	# a copy would show that it is one
+	sql_in($dbname, 'SELECT chatwebhook.adopt()');
 	my $got = contents($dbname);
 
 	is($got->{$_}, $expected->{$_}, "$dbname: $_") foreach sort keys %$expected;
@@ -337,6 +340,8 @@ foreach my $options ([], ['--jobs=4'])
 	# With several jobs, the queue may come last, and its rows wake nobody: then
 	# chatwebhook.poll_interval finds them, which is long here.
 	$node->reload;
+	is($receiver->count, 0, 'nothing is sent');
+	sql_in('busy', 'SELECT chatwebhook.adopt()');
 	ok(wait_idle($node, dbname => 'busy'), 'idle');
 	is(numbers($_), join(' ', 101 .. 300), "all has arrived at $_")
 	  foreach 'ok', 'later';
@@ -379,6 +384,8 @@ $receiver->reset;
 $receiver->set(up => ['later']);
 sql('CREATE DATABASE slow TEMPLATE template0');
 restore_custom('busy', 'slow', '--section=pre-data');
+restore_tables('identity');
+sql_in('slow', 'SELECT chatwebhook.adopt()');
 sql_in('slow',
 	"INSERT INTO chatwebhook.event_type (name) VALUES ('witness.wanted')");
 create_webhook($node,

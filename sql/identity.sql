@@ -1,0 +1,95 @@
+/*
+ * Which database this is.  A copy of a database has the pending deliveries of the
+ * one that it was copied from, which sends them itself; so a copy sends nothing
+ * until somebody says that it is the one to send now.
+ *
+ * CREATE EXTENSION writes a row, and a dump has it as well.  So where a dump was
+ * restored, there are two.  CREATE DATABASE ... TEMPLATE copies the row, but the
+ * new database has another OID.  pg_upgrade keeps the row and both OIDs; only the
+ * cluster is another.  A standby that is promoted, and a cluster that is restored
+ * from a base backup, are the same in everything.
+ *
+ * A parallel restore may bring deliveries before it brings the second row.  The
+ * ids of deliveries ascend with time, so those that are not above first_delivery
+ * came from elsewhere.  (Ids that the sequence gave do not tell.)
+ */
+CREATE TABLE chatwebhook.identity (
+    first_delivery    bigint NOT NULL,
+    system_identifier bigint NOT NULL,
+    database          oid NOT NULL,
+    queue             oid NOT NULL
+);
+CREATE INDEX identity_idx ON chatwebhook.identity (first_delivery);
+COMMENT ON TABLE chatwebhook.identity IS
+    'Which database this is: one row that describes this one. In a copy of another database, it does not, or there are several: then nothing is sent until adopt() is called.';
+COMMENT ON COLUMN chatwebhook.identity.first_delivery IS
+    'Deliveries emitted here have larger ids than this.';
+COMMENT ON COLUMN chatwebhook.identity.system_identifier IS 'The cluster, as in pg_control_system().';
+COMMENT ON COLUMN chatwebhook.identity.database IS 'OID of the database.';
+COMMENT ON COLUMN chatwebhook.identity.queue IS 'OID of the table queue.';
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.identity', '');
+
+-- before it claims anything else, a worker asks again
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON chatwebhook.identity
+    FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
+ALTER TABLE chatwebhook.identity ENABLE ALWAYS TRIGGER changed;
+
+CREATE FUNCTION chatwebhook._next_delivery() RETURNS bigint
+    AS 'MODULE_PATHNAME', 'chatwebhook_next_delivery'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._next_delivery() IS
+    'Returns an id that no delivery has, below those of later ones; 0 without the library in shared_preload_libraries.';
+
+CREATE FUNCTION chatwebhook._identify(first_delivery bigint) RETURNS void
+    LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    INSERT INTO chatwebhook.identity (first_delivery, system_identifier, database, queue)
+    SELECT first_delivery, s.system_identifier, d.oid, 'chatwebhook.queue'::regclass
+      FROM pg_control_system() s, pg_database d
+     WHERE d.datname = current_database()
+$$;
+COMMENT ON FUNCTION chatwebhook._identify(bigint) IS 'Adds a row that describes this database.';
+
+SELECT chatwebhook._identify(chatwebhook._next_delivery());
+
+CREATE FUNCTION chatwebhook._copy_problem() RETURNS text
+    LANGUAGE sql STABLE STRICT PARALLEL SAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT CASE WHEN count(*) <> 1
+                     OR NOT bool_and(i.queue = 'chatwebhook.queue'::regclass
+                                     AND i.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
+                THEN 'this database is a copy, which sends nothing until chatwebhook.adopt() is called' END
+      FROM chatwebhook.identity i
+$$;
+COMMENT ON FUNCTION chatwebhook._copy_problem() IS
+    'Says that this database is a copy of another one; null if it is not.';
+
+CREATE FUNCTION chatwebhook.adopt(cancel_pending boolean DEFAULT false) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+DECLARE
+    batch    bigint[];
+    canceled bigint := 0;
+BEGIN
+    LOCK TABLE chatwebhook.identity IN EXCLUSIVE MODE;
+    IF chatwebhook._copy_problem() IS NULL THEN
+        RAISE NOTICE 'this database is not a copy, so there is nothing to adopt';
+        RETURN 0;
+    END IF;
+    WHILE cancel_pending LOOP
+        SELECT array_agg(q.id) INTO batch
+          FROM (SELECT id FROM chatwebhook.queue ORDER BY id LIMIT 10000) q;
+        EXIT WHEN batch IS NULL;
+        canceled := canceled + chatwebhook._cancel_deliveries(batch, 'the database is a copy of another one');
+    END LOOP;
+    DELETE FROM chatwebhook.identity;
+    -- with 0, the deliveries that came with the copy are its own
+    PERFORM chatwebhook._identify(0), chatwebhook._wake_all();
+    RETURN canceled;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.adopt(boolean) IS
+    'Lets a database send that was restored or copied from another one; until then, it holds everything back. Pending deliveries are sent, or canceled if cancel_pending is true. Returns how many were canceled. Call it only if the other database does not send any more, or with cancel_pending.';
