@@ -308,7 +308,7 @@ GRANT EXECUTE ON FUNCTION chatwebhook.uuidv7() TO PUBLIC;
 
 /* And these, of watch(), unwatch(), backfill() and the view watched. */
 GRANT EXECUTE ON FUNCTION chatwebhook._watch_name(text, text) TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook._watch_statements(regclass, text, jsonb, text, text, text, boolean, text, boolean) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._watch_statements(regclass, text, jsonb, text, text, text, boolean, boolean, text, boolean) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._mapping(regclass, jsonb) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._mapping_query(regclass, jsonb, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._select(text, text) TO PUBLIC;

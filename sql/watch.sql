@@ -142,7 +142,7 @@ COMMENT ON FUNCTION chatwebhook._watch_name(text, text) IS
 
 CREATE FUNCTION chatwebhook._watch_statements(
     relation regclass, event_type text, mapping jsonb, condition text, operation text,
-    query text, replace boolean, caller_path text, in_when boolean)
+    query text, replace boolean, replicated boolean, caller_path text, in_when boolean)
     RETURNS text[]
     LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
@@ -203,10 +203,11 @@ BEGIN
     RETURN statements || format('CREATE %s TRIGGER %I AFTER %s ON %s FOR EACH ROW %s EXECUTE FUNCTION chatwebhook.emit(%L%s)',
                                 CASE WHEN replace THEN 'OR REPLACE' END, watch_name, operation, table_name,
                                 CASE WHEN in_when THEN format(E'WHEN (\n%s\n)', condition) END,
-                                event_type, arguments);
+                                event_type, arguments)
+        || CASE WHEN replicated THEN ARRAY[format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', table_name, watch_name)] END;
 END
 $$;
-COMMENT ON FUNCTION chatwebhook._watch_statements(regclass, text, jsonb, text, text, text, boolean, text, boolean) IS
+COMMENT ON FUNCTION chatwebhook._watch_statements(regclass, text, jsonb, text, text, text, boolean, boolean, text, boolean) IS
     'Returns the statements by which watch() creates the trigger and, for a query, expressions, or a condition that is kept out of the WHEN clause, its view.';
 
 CREATE FUNCTION chatwebhook._missing_key(event_type text, keys text[]) RETURNS text
@@ -285,6 +286,12 @@ CREATE FUNCTION chatwebhook._watch_warnings(
       FROM mapped m JOIN chatwebhook.event_type t ON t.name = arguments[1] AND m.key = ANY (t.required)
      WHERE m.origin = ':null'
     UNION ALL
+    SELECT format('table "%s" is in a subscription, whose rows do not fire the trigger', c.relname),
+           'To emit events for rows that logical replication applies, call watch() with replicated => true and replace => true.', true
+      FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+     WHERE t.oid = trigger_id AND t.tgenabled = 'O'
+       AND EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = t.tgrelid)
+    UNION ALL
     SELECT format('the key "%s" of event "%s" is usually a number, but column "%s" has type %s', r.key, r.name, r.attname, format_type(r.atttypid, NULL)),
            'Receivers may expect a number.', false
       FROM required r JOIN pg_type t ON t.oid = r.atttypid
@@ -357,7 +364,8 @@ CREATE FUNCTION chatwebhook.watch(
     condition  text DEFAULT NULL,
     operation  text DEFAULT 'INSERT',
     query      text DEFAULT NULL,
-    replace    boolean DEFAULT false)
+    replace    boolean DEFAULT false,
+    replicated boolean DEFAULT false)
     RETURNS name
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     AS $$
@@ -407,7 +415,7 @@ BEGIN
     FOREACH in_when IN ARRAY ARRAY[true, false] LOOP
         BEGIN
             FOREACH statement IN ARRAY chatwebhook._watch_statements(relation, event_type, mapping, condition, operation, query,
-                                                                     COALESCE(replace, false), caller_path, in_when AND condition IS NOT NULL) LOOP
+                                                                     COALESCE(replace, false), COALESCE(replicated, false), caller_path, in_when AND condition IS NOT NULL) LOOP
                 EXECUTE statement;
             END LOOP;
             SELECT t.oid INTO trigger_id FROM pg_catalog.pg_trigger t
@@ -443,8 +451,8 @@ BEGIN
     RETURN watch_name;
 END
 $$;
-COMMENT ON FUNCTION chatwebhook.watch(regclass, text, jsonb, text, text, text, boolean) IS
-    'Creates a trigger that emits events for the rows of a table, and returns its name. mapping: for each key of the event a column, "@text" or any JSON but a string for a constant, or "=expression" over NEW and OLD; "chatbotId" and "conversationId" fill the envelope; null sends the whole row. query: instead, a SELECT that can use NEW and OLD, each of whose rows becomes an event. condition: an expression over NEW and OLD. operation: INSERT, UPDATE, UPDATE OF columns, DELETE, or several joined by OR. Query and expressions run with the rights of the caller of watch(), in a read-only subtransaction, for at most chatwebhook.emit_timeout. With replace, an existing watch for this type and these operations is changed.';
+COMMENT ON FUNCTION chatwebhook.watch(regclass, text, jsonb, text, text, text, boolean, boolean) IS
+    'Creates a trigger that emits events for the rows of a table, and returns its name. mapping: for each key of the event a column, "@text" or any JSON but a string for a constant, or "=expression" over NEW and OLD; "chatbotId" and "conversationId" fill the envelope; null sends the whole row. query: instead, a SELECT that can use NEW and OLD, each of whose rows becomes an event. condition: an expression over NEW and OLD. operation: INSERT, UPDATE, UPDATE OF columns, DELETE, or several joined by OR. Query and expressions run with the rights of the caller of watch(), in a read-only subtransaction, for at most chatwebhook.emit_timeout. With replace, an existing watch for this type and these operations is changed. With replicated, rows that logical replication applies emit as well, except those of the initial copy.';
 
 CREATE FUNCTION chatwebhook.unwatch(
     relation   regclass,

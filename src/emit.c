@@ -31,6 +31,8 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "portability/instr_time.h"
+#include "replication/logicalworker.h"
+#include "replication/worker_internal.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -765,7 +767,9 @@ attempt(Firing *firing, void (*step) (Firing *), bool with_care)
 	MemoryContextSwitchTo(oldcontext);
 	if (error == NULL)
 		return true;
-	if (cwh_on_emit_error == CWH_ON_EMIT_ERROR_RAISE || cwh_ends_statement(error))
+	/* where logical replication applies rows, an error would stop it */
+	if ((cwh_on_emit_error == CWH_ON_EMIT_ERROR_RAISE && !IsLogicalWorker()) ||
+		cwh_ends_statement(error))
 		ReThrowError(error);
 	cwh_report_failure(firing->trigger, firing->relation, mapped_row(firing),
 					   error, firing->reads_values);
@@ -915,6 +919,17 @@ check_call(const TriggerData *data)
 						data->tg_trigger->tgname)));
 }
 
+/*
+ * Is this the initial copy of a subscription's table?  Its rows are no news.  The
+ * same process applies what has changed meanwhile, as remote transactions.
+ */
+static bool
+is_initial_copy(void)
+{
+	return MyLogicalRepWorker && OidIsValid(MyLogicalRepWorker->relid) &&
+		!in_remote_transaction;
+}
+
 /* SQL trigger: emit the event of a row, or the events of a statement's rows. */
 Datum
 chatwebhook_emit_trigger(PG_FUNCTION_ARGS)
@@ -929,6 +944,8 @@ chatwebhook_emit_trigger(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"emit\" was not called by a trigger")));
 	check_call(data);
+	if (is_initial_copy())
+		return PointerGetDatum(NULL);
 
 	/*
 	 * A query is read-only, but can write to temporary tables, whose triggers end
