@@ -52,6 +52,7 @@ OBJS = \
 	src/statement.o \
 	src/subscription.o \
 	src/target.o \
+	src/traceparent.o \
 	src/transport.o \
 	src/trial.o \
 	src/upkeep.o \

@@ -92,7 +92,8 @@ CREATE TABLE chatwebhook.event (
     created_at      timestamptz NOT NULL,
     first_delivery  bigint NOT NULL,
     last_delivery   bigint NOT NULL,
-    data            jsonb NOT NULL
+    data            jsonb NOT NULL,
+    traceparent     text
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000,
         -- statistics of a small table are of no use here
         autovacuum_analyze_threshold = 50000);
@@ -112,6 +113,8 @@ COMMENT ON COLUMN chatwebhook.event.first_delivery IS
 COMMENT ON COLUMN chatwebhook.event.last_delivery IS
     'Largest id of its deliveries. Ids in between can belong to other events.';
 COMMENT ON COLUMN chatwebhook.event.data IS 'Payload: the data of the envelope.';
+COMMENT ON COLUMN chatwebhook.event.traceparent IS
+    'Trace context (W3C) of the session that emitted it, from the setting chatwebhook.traceparent. Every attempt sends it as the header traceparent. Null if there was none.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.event', '');
 
 CREATE FUNCTION chatwebhook.emit(type text, chatbot_id text, conversation_id text, data jsonb)

@@ -319,6 +319,7 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 	cwh_set_column(slot, CWH_EVENT_FIRST_DELIVERY, Int64GetDatum(first_id));
 	cwh_set_column(slot, CWH_EVENT_LAST_DELIVERY, Int64GetDatum(last_id));
 	cwh_set_column(slot, CWH_EVENT_DATA, JsonbPGetDatum(event->data));
+	cwh_set_text(slot, CWH_EVENT_TRACEPARENT, cwh_valid_traceparent());
 	ExecStoreVirtualTuple(slot);
 	ExecMaterializeSlot(slot);
 }

@@ -50,6 +50,7 @@ int			cwh_on_emit_error = CWH_ON_EMIT_ERROR_WARN;
 int			cwh_emit_timeout = 1000;
 char	   *cwh_user_agent = NULL;
 char	   *cwh_secret_key_file = NULL;
+char	   *cwh_traceparent = NULL;
 
 /* read by SQL alone */
 static char *chatbot = NULL;
@@ -373,6 +374,16 @@ define_data_settings(void)
 							   "Sets the chatbot whose rows are visible to roles with app access.",
 							   "It is also the default of webhook.chatbot_id. If empty, they see none.",
 							   &chatbot, "", PGC_USERSET, 0, NULL, NULL, NULL);
+
+	/*
+	 * Receivers can continue the trace of the chat's request.  A malformed value
+	 * is no error: what an application passes on comes from its own clients.
+	 */
+	DefineCustomStringVariable("chatwebhook.traceparent",
+							   "Sets the trace context of events, which is sent in the header traceparent.",
+							   "As in W3C Trace Context, version 00. Use SET LOCAL. If it is empty or malformed, no such header is sent.",
+							   &cwh_traceparent, "", PGC_USERSET, 0,
+							   NULL, NULL, NULL);
 
 	/* An application may emit events that event_type does not know yet. */
 	DefineCustomEnumVariable("chatwebhook.validation",
