@@ -56,6 +56,7 @@ OBJS = \
 	src/transport.o \
 	src/trial.o \
 	src/upkeep.o \
+	src/validator.o \
 	src/value.o \
 	src/vault.o \
 	src/wait.o \
@@ -67,6 +68,7 @@ OBJS = \
 SQL_PARTS = \
 	sql/schema.sql \
 	sql/event.sql \
+	sql/openapi.sql \
 	sql/watch.sql \
 	sql/connector.sql \
 	sql/webhook.sql \

@@ -1,7 +1,7 @@
 /*
  * chatwebhook: the extension's script, joined by the Makefile from sql/
  *
- * The files follow the way of an event: event, watch, connector, webhook, vault,
+ * The files follow the way of an event: event, openapi, watch, connector, webhook, vault,
  * queue, delivery, health, alert, watched, access, signature, metrics, dashboard,
  * the connectors that ship, privileges.
  */

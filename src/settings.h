@@ -68,9 +68,18 @@ extern int	cwh_emit_timeout;	/* ms */
 extern char *cwh_user_agent;
 extern char *cwh_secret_key_file;
 extern char *cwh_traceparent;
+extern char *cwh_schema_validator;
 
 extern void cwh_define_settings(void);
 extern const CwhTargetPolicy *cwh_target_policy(void);
+
+/* Is the data of events held to the schemas of their types? */
+static inline bool
+cwh_uses_validator(void)
+{
+	return cwh_schema_validator[0] != '\0' &&
+		cwh_validation != CWH_VALIDATION_OFF;
+}
 
 /* The session's trace context; null if it has none, or a malformed one. */
 static inline const char *
