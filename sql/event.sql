@@ -19,7 +19,7 @@ COMMENT ON COLUMN chatwebhook.event_type.required IS
 COMMENT ON COLUMN chatwebhook.event_type.schema IS
     'JSON Schema (2020-12) of data, at most 64 kB; null for none. openapi() shows it to receivers, along with the keys in required. Events are held to it if chatwebhook.schema_validator names a function for that.';
 COMMENT ON COLUMN chatwebhook.event_type.example IS
-    'Example of data, with the required keys, at most 64 kB. watch() compares the types of its values with those of columns.';
+    'Example of data, an object of at most 64 kB. openapi() shows it if it has the required keys. watch() compares the types of its values with those of columns.';
 COMMENT ON COLUMN chatwebhook.event_type.shipped IS
     'True for a type that came with the extension and was not changed. pg_dump omits it.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.event_type', 'WHERE NOT shipped');
@@ -144,25 +144,6 @@ $$;
 COMMENT ON FUNCTION chatwebhook._schema_problem(jsonb, text[]) IS
     'Returns why an event type with these required keys cannot have this schema, or null.';
 
-CREATE FUNCTION chatwebhook._example_problem(example jsonb, required text[]) RETURNS text
-    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
-    AS $$
-DECLARE
-    key text;
-BEGIN
-    IF chatwebhook._json_problem(example) IS NOT NULL THEN
-        RETURN 'it is ' || chatwebhook._json_problem(example);
-    ELSIF jsonb_typeof(example) <> 'object' THEN
-        RETURN 'it is not an object';
-    END IF;
-    SELECT k INTO key FROM unnest(required) AS k WHERE coalesce(example->k, 'null') = 'null' LIMIT 1;
-    RETURN 'it lacks the required key "' || left(key, 100) || '"';
-END
-$$;
-COMMENT ON FUNCTION chatwebhook._example_problem(jsonb, text[]) IS
-    'Returns why an event type with these required keys cannot have this example, or null.';
-
 CREATE FUNCTION chatwebhook._check_event_type() RETURNS trigger
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -184,10 +165,11 @@ BEGIN
             USING ERRCODE = 'check_violation',
                   HINT = 'Use a JSON Schema of data, such as {"type": "object", "properties": {"total": {"type": "number"}}}.';
     END IF;
-    IF chatwebhook._example_problem(NEW.example, NEW.required) IS NOT NULL THEN
-        RAISE EXCEPTION 'invalid example of event type "%": %', NEW.name, chatwebhook._example_problem(NEW.example, NEW.required)
+    IF jsonb_typeof(NEW.example) <> 'object' OR chatwebhook._json_problem(NEW.example) IS NOT NULL THEN
+        RAISE EXCEPTION 'invalid example of event type "%": it is %', NEW.name,
+                coalesce(chatwebhook._json_problem(NEW.example), 'not an object')
             USING ERRCODE = 'check_violation',
-                  HINT = 'Use an example of data, an object that has the required keys.';
+                  HINT = 'Use an example of data, such as {"email": "zoe@example.com"}.';
     END IF;
     IF NOT chatwebhook._restoring() THEN
         NEW.shipped := false;

@@ -305,10 +305,11 @@ GRANT EXECUTE ON FUNCTION chatwebhook._dashboard_throughput() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._dashboard_webhooks(chatwebhook.webhook_health[], uuid[]) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook.uuidv7() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._rebase_schema(jsonb, text) TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook._openapi_data(jsonb, text[], text) TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook._openapi_parts() TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook._openapi_webhook(text, text, jsonb) TO PUBLIC;
-GRANT EXECUTE ON FUNCTION chatwebhook._openapi_envelope(text, jsonb) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._api_name(text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._api_data(jsonb, text[], text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._api_schemas(text, text[], jsonb, jsonb) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._api_parts() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._api_webhook(text, jsonb, jsonb) TO PUBLIC;
 
 /* And these, of watch(), unwatch(), backfill() and the view watched. */
 GRANT EXECUTE ON FUNCTION chatwebhook._watch_name(text, text) TO PUBLIC;
