@@ -24,7 +24,6 @@
 #include "envelope.h"
 #include "outbox.h"
 #include "state.h"
-#include "traceparent.h"
 
 /*
  * Bytes of bodies held at a time.  A body larger than its customer's share is
@@ -221,8 +220,7 @@ on_claimed(void *context, const CwhClaimed *claimed)
 		delivery->chatbot_id = pstrdup(claimed->event.chatbot_id);
 	if (claimed->ordered && claimed->event.conversation_id)
 		delivery->conversation_id = pstrdup(claimed->event.conversation_id);
-	/* a restore or replication may have brought any text */
-	if (claimed->traceparent && cwh_is_traceparent(claimed->traceparent))
+	if (claimed->traceparent)
 		delivery->traceparent = pstrdup(claimed->traceparent);
 	MemoryContextSwitchTo(oldcontext);
 	write_body(delivery, &claimed->event);

@@ -117,7 +117,7 @@ typedef struct Firing
 	int			settings_level; /* of cwh_fix_settings(); 0: not in effect */
 } Firing;
 
-/* A query is being run. */
+/* A query or a validator is being run. */
 static bool in_query = false;
 
 /*
@@ -926,7 +926,7 @@ chatwebhook_emit_trigger(PG_FUNCTION_ARGS)
 	/*
 	 * A query is read-only, but can write to temporary tables, whose triggers end
 	 * up here.  They must not emit: queries do not nest, as there is only one time
-	 * limit.
+	 * limit.  The same goes for a validator.
 	 */
 	if (in_query)
 		PreventCommandIfReadOnly("chatwebhook.emit()");

@@ -50,6 +50,7 @@
 #include "rows.h"
 #include "shared.h"
 #include "statement.h"
+#include "traceparent.h"
 /* INDENT OFF */
 /* Columns of sweep_sql and next_due_sql; problems_sql has only the first. */
 enum
@@ -429,6 +430,24 @@ event_size(uint64 row)
 }
 
 /*
+ * A row's trace context; null if it has none, or a malformed one, of any size: a
+ * restore or replication may have brought that.
+ */
+static char *
+claimed_trace(uint64 row)
+{
+	bool		isnull;
+	Datum		datum = cwh_field(row, CLAIMED_TRACEPARENT, &isnull);
+	char	   *trace;
+
+	if (isnull ||
+		toast_raw_datum_size(datum) != VARHDRSZ + CWH_TRACEPARENT_LEN)
+		return NULL;
+	trace = TextDatumGetCString(datum);
+	return cwh_is_traceparent(trace) ? trace : NULL;
+}
+
+/*
  * Record claims on the rows of the last result, if may() says so, and pass each
  * to each().
  */
@@ -467,7 +486,7 @@ record_claims(uint64 found, CwhMayClaim may, CwhOnClaimed each, void *context)
 			claimed.event.created_at = DatumGetTimestampTz(cwh_field(i, CLAIMED_CREATED_AT, NULL));
 			data = cwh_field(i, CLAIMED_DATA, NULL);
 			claimed.event.data = DatumGetJsonbP(data);
-			claimed.traceparent = cwh_field_text(i, CLAIMED_TRACEPARENT);
+			claimed.traceparent = claimed_trace(i);
 		}
 		/* last, so that no error above leaves a claim that each() never saw */
 		claimed.mine = cwh_claim(claimed.id, &claimed.webhook_id);

@@ -55,7 +55,7 @@ typedef struct CwhClaimed
 	bool		ordered;		/* later ones of its conversation wait for it */
 	bool		has_event;		/* else the event's row is missing */
 	CwhEvent	event;			/* set if has_event */
-	const char *traceparent;	/* likewise; not checked, or null */
+	const char *traceparent;	/* likewise; or null */
 } CwhClaimed;
 
 /* A delivery's outcome, to be settled. */
