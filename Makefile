@@ -54,9 +54,11 @@ OBJS = \
 	src/statement.o \
 	src/subscription.o \
 	src/target.o \
+	src/traceparent.o \
 	src/transport.o \
 	src/trial.o \
 	src/upkeep.o \
+	src/validator.o \
 	src/value.o \
 	src/vault.o \
 	src/wait.o \
@@ -68,6 +70,7 @@ OBJS = \
 SQL_PARTS = \
 	sql/schema.sql \
 	sql/event.sql \
+	sql/openapi.sql \
 	sql/watch.sql \
 	sql/connector.sql \
 	sql/webhook.sql \

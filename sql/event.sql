@@ -5,6 +5,7 @@ CREATE TABLE chatwebhook.event_type (
     name        text PRIMARY KEY,
     description text,
     required    text[] NOT NULL DEFAULT '{}',
+    schema      jsonb,
     example     jsonb,
     shipped     boolean NOT NULL DEFAULT false
 );
@@ -15,8 +16,10 @@ COMMENT ON COLUMN chatwebhook.event_type.name IS
 COMMENT ON COLUMN chatwebhook.event_type.description IS 'Description for people.';
 COMMENT ON COLUMN chatwebhook.event_type.required IS
     'Keys that data must have, with values that are not null. See the setting chatwebhook.validation.';
+COMMENT ON COLUMN chatwebhook.event_type.schema IS
+    'JSON Schema (2020-12) of data, at most 64 kB; null for none. openapi() shows it to receivers, along with the keys in required. Events are held to it if chatwebhook.schema_validator names a function for that.';
 COMMENT ON COLUMN chatwebhook.event_type.example IS
-    'Example of data, for people. watch() compares the types of its values with those of columns.';
+    'Example of data, an object of at most 64 kB. openapi() shows it if it has the required keys. watch() compares the types of its values with those of columns.';
 COMMENT ON COLUMN chatwebhook.event_type.shipped IS
     'True for a type that came with the extension and was not changed. pg_dump omits it.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.event_type', 'WHERE NOT shipped');
@@ -38,8 +41,108 @@ INSERT INTO chatwebhook.event_type (name, required, description, example, shippe
     ('feedback.received', '{rating}', 'A visitor rated the conversation.', '{"rating": 4}', true),
     ('sales.opportunity', '{visitorId,intent}', 'A visitor may want to buy. Optional key: estimatedValue.',
      '{"visitorId": "v-1042", "intent": "Wants 20 seats", "estimatedValue": 4800}', true),
-    ('webhook.test', '{}', 'Sent by test_webhook().', NULL, true),
-    ('webhook.alert', '{}', 'An alert about a webhook or a watch was opened or closed.', NULL, true);
+    ('webhook.test', '{}', 'Sent by test_webhook().', '{"message": "This is a test webhook delivery"}', true),
+    ('webhook.alert', '{}', 'An alert about a webhook or a watch was opened or closed.',
+     '{"state": "opened", "alertId": "01a20943-c46f-7995-a698-9f20430569ac", "kind": "consecutive_failures", "message": "the last 5 attempts failed", "openedAt": "2026-11-23T16:36:05.871Z", "closedAt": null, "webhookId": "01a20943-b1c4-7d02-8a52-4f1d6c2e9a10", "webhookName": "crm"}', true);
+
+/*
+ * Their schemas.  They say what receivers can rely on, and no more: in many
+ * databases ids are numbers, a column can be null, and with it an optional key,
+ * and there may be other keys.  What is required here in addition to the column
+ * "required" are the keys that the extension itself always sends.
+ */
+UPDATE chatwebhook.event_type AS t
+   SET schema = pg_catalog.jsonb_build_object(
+           'type', 'object',
+           'required', pg_catalog.to_jsonb(pg_catalog.array_cat(t.required, s.required)),
+           'properties', s.properties,
+           'additionalProperties', true)
+  FROM (VALUES
+    ('conversation.started', '{}'::pg_catalog.text[],
+     '{"visitorId": {"type": ["string", "number"]},
+       "pageUrl": {"type": "string", "description": "Page that the visitor was on"},
+       "userAgent": {"type": "string", "description": "Browser of the visitor"},
+       "referrer": {"type": ["string", "null"], "description": "Page that the visitor came from"},
+       "metadata": {"description": "Whatever else is known about the visitor"}}'::pg_catalog.jsonb),
+    ('conversation.ended', '{}', '{}'),
+    ('message.received', '{}',
+     '{"role": {"type": "string", "description": "Who wrote it, such as user"},
+       "content": {"type": "string"},
+       "sentiment": {"type": ["string", "null"], "description": "Such as positive, neutral or negative"}}'),
+    ('message.sent', '{}',
+     '{"role": {"type": "string", "description": "Who wrote it, such as assistant"},
+       "content": {"type": "string"},
+       "sentiment": {"type": ["string", "null"], "description": "Such as positive, neutral or negative"}}'),
+    ('lead.captured', '{}',
+     '{"email": {"type": "string", "description": "As the visitor typed it"},
+       "source": {"type": "string", "description": "Where the lead comes from, such as widget"},
+       "conversationSummary": {"type": "string"},
+       "name": {"type": ["string", "null"]},
+       "phone": {"type": ["string", "number", "null"]},
+       "company": {"type": ["string", "null"]}}'),
+    ('handoff.requested', '{}',
+     '{"reason": {"type": "string"},
+       "urgency": {"type": ["string", "number", "null"], "description": "Such as low, medium or high"},
+       "visitorName": {"type": ["string", "null"]},
+       "visitorEmail": {"type": ["string", "null"]},
+       "conversationHistory": {"type": ["array", "string", "null"], "description": "Messages so far: objects with role and content, or text", "items": {"type": ["object", "string"], "additionalProperties": true}}}'),
+    ('sentiment.negative', '{}',
+     '{"message": {"type": "string"},
+       "sentimentScore": {"type": "number", "minimum": 0, "maximum": 1, "description": "How negative it is"}}'),
+    ('feedback.received', '{}',
+     '{"rating": {"type": ["number", "string", "boolean"]},
+       "comment": {"type": ["string", "null"]}}'),
+    ('sales.opportunity', '{}',
+     '{"visitorId": {"type": ["string", "number"]},
+       "intent": {"type": "string"},
+       "estimatedValue": {"type": ["number", "string", "null"]}}'),
+    ('webhook.test', '{}',
+     '{"message": {"type": "string"}}'),
+    ('webhook.alert', '{state,alertId,kind,message,openedAt,closedAt}',
+     '{"state": {"type": "string", "enum": ["opened", "closed"]},
+       "alertId": {"type": "string", "format": "uuid", "description": "The same when it is opened and when it is closed"},
+       "kind": {"type": "string", "description": "Such as consecutive_failures or backlog"},
+       "message": {"type": "string", "description": "Description of the trouble, for people"},
+       "openedAt": {"type": "string", "format": "date-time"},
+       "closedAt": {"type": ["string", "null"], "format": "date-time"},
+       "webhookId": {"type": "string", "format": "uuid", "description": "Webhook that the alert is about"},
+       "webhookName": {"type": "string"},
+       "watch": {"type": "string", "description": "Trigger and table that the alert is about, instead of a webhook"}}')
+       ) AS s (name, required, properties)
+ WHERE s.name OPERATOR(pg_catalog.=) t.name;
+
+CREATE FUNCTION chatwebhook._schema_problem(schema jsonb, required text[]) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    key text;
+BEGIN
+    IF chatwebhook._json_problem(schema) IS NOT NULL THEN
+        RETURN 'it is ' || chatwebhook._json_problem(schema);
+    ELSIF jsonb_typeof(schema) = 'boolean' THEN
+        RETURN NULL;
+    ELSIF jsonb_typeof(schema) <> 'object' THEN
+        RETURN 'it is neither an object nor a boolean';
+    ELSIF schema->'$schema' <> '"https://json-schema.org/draft/2020-12/schema"' THEN
+        RETURN 'its $schema is not https://json-schema.org/draft/2020-12/schema';
+    ELSIF jsonb_typeof(schema->'properties') <> 'object' THEN
+        RETURN 'its properties are not an object';
+    ELSIF jsonb_typeof(schema->'required') <> 'array'
+          OR EXISTS (SELECT FROM jsonb_path_query(schema, '$.required[*]') AS k WHERE jsonb_typeof(k) <> 'string') THEN
+        RETURN 'its required is not an array of strings';
+    END IF;
+    -- no event could meet both
+    SELECT k INTO key FROM unnest(required) AS k
+     WHERE schema->'properties'->k = 'false'
+        OR schema->'additionalProperties' = 'false' AND NOT schema ? 'patternProperties'
+           AND NOT coalesce(schema->'properties' ? k, false)
+     LIMIT 1;
+    RETURN 'it does not allow the required key "' || left(key, 100) || '"';
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._schema_problem(jsonb, text[]) IS
+    'Returns why an event type with these required keys cannot have this schema, or null.';
 
 CREATE FUNCTION chatwebhook._check_event_type() RETURNS trigger
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -56,6 +159,17 @@ BEGIN
         RAISE EXCEPTION 'required keys of event type "%" contain a null or are nested', NEW.name
             USING ERRCODE = 'check_violation',
                   HINT = 'Use a one-dimensional array of keys, such as ''{email,source}''.';
+    END IF;
+    IF chatwebhook._schema_problem(NEW.schema, NEW.required) IS NOT NULL THEN
+        RAISE EXCEPTION 'invalid schema of event type "%": %', NEW.name, chatwebhook._schema_problem(NEW.schema, NEW.required)
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Use a JSON Schema of data, such as {"type": "object", "properties": {"total": {"type": "number"}}}.';
+    END IF;
+    IF jsonb_typeof(NEW.example) <> 'object' OR chatwebhook._json_problem(NEW.example) IS NOT NULL THEN
+        RAISE EXCEPTION 'invalid example of event type "%": it is %', NEW.name,
+                coalesce(chatwebhook._json_problem(NEW.example), 'not an object')
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Use an example of data, such as {"email": "zoe@example.com"}.';
     END IF;
     IF NOT chatwebhook._restoring() THEN
         NEW.shipped := false;
@@ -92,7 +206,8 @@ CREATE TABLE chatwebhook.event (
     created_at      timestamptz NOT NULL,
     first_delivery  bigint NOT NULL,
     last_delivery   bigint NOT NULL,
-    data            jsonb NOT NULL
+    data            jsonb NOT NULL,
+    traceparent     text
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000,
         -- statistics of a small table are of no use here
         autovacuum_analyze_threshold = 50000);
@@ -112,6 +227,8 @@ COMMENT ON COLUMN chatwebhook.event.first_delivery IS
 COMMENT ON COLUMN chatwebhook.event.last_delivery IS
     'Largest id of its deliveries. Ids in between can belong to other events.';
 COMMENT ON COLUMN chatwebhook.event.data IS 'Payload: the data of the envelope.';
+COMMENT ON COLUMN chatwebhook.event.traceparent IS
+    'Trace context (W3C) of the session that emitted it, from the setting chatwebhook.traceparent. Every attempt sends it as the header traceparent. Null if there was none.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.event', '');
 
 CREATE FUNCTION chatwebhook.emit(type text, chatbot_id text, conversation_id text, data jsonb)

@@ -37,6 +37,7 @@ CREATE FUNCTION chatwebhook._privileges(access text) RETURNS SETOF text
         ('SELECT (id, name, chatbot_id, public_url, connector, events, filter, enabled, disabled_at, disabled_reason, created_at, updated_at) ON chatwebhook.webhook', '{reader}'),
         ('SELECT, INSERT, UPDATE, DELETE ON chatwebhook.event_type', '{admin}'),
         ('SELECT ON chatwebhook.event_type', '{app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.openapi', '{admin,app}'),
         ('SELECT, INSERT, UPDATE, DELETE ON chatwebhook.connector', '{admin}'),
         ('SELECT ON chatwebhook.connector', '{app}'),
         ('SELECT ON chatwebhook.event', '{admin,app}'),
@@ -305,6 +306,12 @@ GRANT EXECUTE ON FUNCTION chatwebhook._dashboard_text(text, integer) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._dashboard_throughput() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._dashboard_webhooks(chatwebhook.webhook_health[], uuid[]) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook.uuidv7() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._rebase_schema(jsonb, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._api_name(text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._api_data(jsonb, text[], text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._api_schemas(text, text[], jsonb, jsonb) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._api_parts() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._api_webhook(text, jsonb, jsonb) TO PUBLIC;
 
 /* And these, of watch(), unwatch(), backfill() and the view watched. */
 GRANT EXECUTE ON FUNCTION chatwebhook._watch_name(text, text) TO PUBLIC;

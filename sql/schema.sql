@@ -1,9 +1,9 @@
 /*
  * chatwebhook: the extension's script, joined by the Makefile from sql/
  *
- * The files follow the way of an event: event, watch, connector, webhook, vault,
- * queue, delivery, identity, health, alert, watched, access, signature, metrics, dashboard,
- * the connectors that ship, privileges.
+ * The files follow the way of an event: event, openapi, watch, connector, webhook,
+ * vault, queue, delivery, identity, health, alert, watched, access, signature,
+ * metrics, dashboard, the connectors that ship, privileges.
  */
 
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION

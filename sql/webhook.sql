@@ -749,6 +749,7 @@ DECLARE
     base    text;
     auth    jsonb;
     unknown text;
+    traceparent text;
 BEGIN
     PERFORM chatwebhook._check_webhook_access(webhook_id);
     IF (event IS NULL) = (event_id IS NULL) THEN
@@ -758,8 +759,8 @@ BEGIN
         SELECT jsonb_build_object(
                    'id', e.id, 'type', e.type,
                    'timestamp', to_char(e.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
-                   'chatbotId', e.chatbot_id, 'conversationId', e.conversation_id, 'data', e.data)
-          INTO event
+                   'chatbotId', e.chatbot_id, 'conversationId', e.conversation_id, 'data', e.data), e.traceparent
+          INTO event, traceparent
           FROM chatwebhook.event e WHERE e.id = event_id;
         IF NOT FOUND THEN
             RAISE EXCEPTION 'event "%" does not exist', event_id
@@ -821,6 +822,9 @@ BEGIN
             WHEN 'header' THEN jsonb_build_object(auth->>'name', auth->>'value')
             WHEN 'oauth2' THEN '{"Authorization": "Bearer {{access_token}}"}'
             ELSE '{}' END;
+        IF traceparent IS NOT NULL THEN
+            request.headers := request.headers || jsonb_build_object('traceparent', traceparent);
+        END IF;
         IF auth->>'type' = 'body' AND jsonb_typeof(request.body) = 'object' THEN
             request.body := request.body || jsonb_build_object(auth->>'name', auth->>'value');
         END IF;

@@ -303,6 +303,7 @@ send_request(Delivery *delivery)
 	message.attempt = delivery->attempts + 1;
 	message.body = message.batch ? &delivery->batch : &delivery->body;
 	message.now = delivery->started_at;
+	message.traceparent = delivery->traceparent;
 	event_ids[0] = delivery->event_id;
 	delivery_ids[0] = delivery->id;
 	message.n = 1;
@@ -311,6 +312,8 @@ send_request(Delivery *delivery)
 		{
 			Delivery   *other = slist_container(Delivery, node, iter.cur);
 
+			/* several events belong to several traces */
+			message.traceparent = NULL;
 			event_ids[message.n] = other->event_id;
 			delivery_ids[message.n++] = other->id;
 		}

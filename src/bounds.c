@@ -40,8 +40,8 @@ PG_FUNCTION_INFO_V1(chatwebhook_credential_problem);
 /* Headers of HTTP itself and of ours, which nobody else may set. */
 static const char *const reserved_headers[] = {
 	"connection", "content-encoding", "content-length", "content-type",
-	"expect", "host", "keep-alive", "te", "trailer", "transfer-encoding",
-	"upgrade", "user-agent"
+	"expect", "host", "keep-alive", "te", "traceparent", "trailer",
+	"transfer-encoding", "upgrade", "user-agent"
 };
 static const char *const reserved_prefixes[] = {
 	"proxy-", "webhook-", "x-webhook-"

@@ -224,6 +224,8 @@ on_claimed(void *context, const CwhClaimed *claimed)
 		delivery->chatbot_id = pstrdup(claimed->event.chatbot_id);
 	if (claimed->ordered && claimed->event.conversation_id)
 		delivery->conversation_id = pstrdup(claimed->event.conversation_id);
+	if (claimed->traceparent)
+		delivery->traceparent = pstrdup(claimed->traceparent);
 	MemoryContextSwitchTo(oldcontext);
 	write_body(delivery, &claimed->event);
 	cwh_worker.body_bytes += delivery->body.len;

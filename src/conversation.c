@@ -75,6 +75,7 @@ describe(CwhClaimed *claimed, const CwhReader *queue, const CwhReader *event)
 {
 	bool		isnull;
 	Datum		replies = cwh_read(queue, CWH_QUEUE_REPLIES, &isnull);
+	Datum		trace;
 
 	claimed->id = DatumGetInt64(cwh_read_value(queue, CWH_QUEUE_ID));
 	claimed->webhook_id = *DatumGetUUIDP(cwh_read_value(queue, CWH_QUEUE_WEBHOOK_ID));
@@ -92,6 +93,8 @@ describe(CwhClaimed *claimed, const CwhReader *queue, const CwhReader *event)
 	claimed->event.conversation_id = cwh_read_text(event, CWH_EVENT_CONVERSATION_ID);
 	claimed->event.created_at = DatumGetTimestampTz(cwh_read_value(event, CWH_EVENT_CREATED_AT));
 	claimed->event.data = DatumGetJsonbP(cwh_read_value(event, CWH_EVENT_DATA));
+	trace = cwh_read(event, CWH_EVENT_TRACEPARENT, &isnull);
+	claimed->traceparent = isnull ? NULL : cwh_trace(trace);
 }
 
 /*

@@ -12,13 +12,56 @@
 
 #include <signal.h>
 
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "utils/timeout.h"
+#include "utils/timestamp.h"
 
 #include "deadline.h"
+#include "settings.h"
+
+/* What each row of a statement adds to the time for its queries. */
+#define ROW_TIME_MS		20
+
+/*
+ * What is left of the time for queries of this statement; see
+ * cwh_deadline_allowed().
+ */
+static TimestampTz time_statement = 0;
+static int64 time_left_us = 0;
 
 static TimeoutId time_limit = MAX_TIMEOUTS; /* registered on first use */
 static volatile sig_atomic_t overdue = false;	/* the time limit has expired */
+
+/*
+ * How long a query or a validator may take, in milliseconds: as long as one may,
+ * or what other rows have left of that, if they belong to the same statement.
+ * Each row adds ROW_TIME_MS, so a bulk load has time for its queries, but slow ones
+ * hold up a statement hardly longer than one would.
+ */
+int
+cwh_deadline_allowed(void)
+{
+	TimestampTz statement = GetCurrentStatementStartTimestamp();
+	int64		most_us = cwh_emit_timeout * INT64CONST(1000);
+
+	if (time_statement != statement)
+		time_left_us = most_us;
+	time_statement = statement;
+	time_left_us = Min(time_left_us + ROW_TIME_MS * 1000, most_us);
+	return Max(1, (int) (time_left_us / 1000));
+}
+
+/* It has taken the time since then. */
+void
+cwh_deadline_used(const instr_time *start)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, *start);
+	time_left_us = Max(time_left_us - (int64) INSTR_TIME_GET_MICROSEC(now), 0);
+}
 
 /* Timeout handler: have CHECK_FOR_INTERRUPTS() raise an error. */
 static void

@@ -65,6 +65,7 @@ cwh_delivery_free(Delivery *delivery)
 	free_string(delivery->event_type);
 	free_string(delivery->chatbot_id);
 	free_string(delivery->conversation_id);
+	free_string(delivery->traceparent);
 	free_string(delivery->error);
 	cwh_exchange_reset(&delivery->exchange);
 	if (context)

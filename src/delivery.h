@@ -32,6 +32,7 @@ typedef struct Delivery
 	char	   *chatbot_id;		/* or null */
 	char	   *conversation_id;	/* if others of it wait for this one, or
 									 * null */
+	char	   *traceparent;	/* or null */
 	int			attempts;		/* made before */
 	int			first_attempt;	/* the first that counts against max_retries */
 	int64		last_wait_ms;

@@ -61,6 +61,7 @@
 #include "settings.h"
 #include "shared.h"
 #include "subscription.h"
+#include "validator.h"
 #include "value.h"
 
 PG_FUNCTION_INFO_V1(chatwebhook_emit);
@@ -97,15 +98,12 @@ typedef struct QueueHead
 	pg_uuid_t	webhook_id;
 } QueueHead;
 
-/* What each row of a statement adds to the time for its queries. */
-#define ROW_TIME_MS		20
-
 /* The messages and the hint for a query that took too long. */
 #define TOO_SLOW		"the query took longer than %d ms"
 #define ALL_TOO_SLOW	"the queries of a statement took longer than %d ms"
 #define TOO_SLOW_HINT	"Simplify the query, add an index, or increase chatwebhook.emit_timeout."
 
-/* What a trigger has fired for, and what becomes of it. */
+/* What a trigger has fired for, if any, and what becomes of it. */
 typedef struct Firing
 {
 	const Trigger *trigger;
@@ -116,15 +114,12 @@ typedef struct Firing
 	MemoryContext context;		/* of the events */
 	CwhEvent	event;			/* of a mapping by columns */
 	List	   *events;			/* of a query */
+	const CwhEvent *checked;	/* is to match its schema */
 	bool		reads_values;	/* errors can be about values of the row */
 	int			settings_level; /* of cwh_fix_settings(); 0: not in effect */
 } Firing;
 
-/* What is left of the time for queries of this statement; see time_allowed(). */
-static TimestampTz time_statement = 0;
-static int64 time_left_us = 0;
-
-/* A query is being run. */
+/* A query or a validator is being run. */
 static bool in_query = false;
 
 /*
@@ -322,6 +317,7 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 	cwh_set_column(slot, CWH_EVENT_FIRST_DELIVERY, Int64GetDatum(first_id));
 	cwh_set_column(slot, CWH_EVENT_LAST_DELIVERY, Int64GetDatum(last_id));
 	cwh_set_column(slot, CWH_EVENT_DATA, JsonbPGetDatum(event->data));
+	cwh_set_text(slot, CWH_EVENT_TRACEPARENT, cwh_valid_traceparent());
 	ExecStoreVirtualTuple(slot);
 	ExecMaterializeSlot(slot);
 }
@@ -676,36 +672,6 @@ run_query(Firing *firing)
 	MemoryContextSwitchTo(oldcontext);
 }
 
-/*
- * How long a step may take, in milliseconds: as long as a query may, or what
- * other rows have left of that, if they belong to the same statement.  Each row
- * adds ROW_TIME_MS, so a bulk load has time for its queries, but slow ones hold
- * up a statement hardly longer than one would.
- */
-static int
-time_allowed(void)
-{
-	TimestampTz statement = GetCurrentStatementStartTimestamp();
-	int64		most_us = cwh_emit_timeout * INT64CONST(1000);
-
-	if (time_statement != statement)
-		time_left_us = most_us;
-	time_statement = statement;
-	time_left_us = Min(time_left_us + ROW_TIME_MS * 1000, most_us);
-	return Max(1, (int) (time_left_us / 1000));
-}
-
-/* A step has taken the time since then. */
-static void
-time_used(const instr_time *start)
-{
-	instr_time	now;
-
-	INSTR_TIME_SET_CURRENT(now);
-	INSTR_TIME_SUBTRACT(now, *start);
-	time_left_us = Max(time_left_us - (int64) INSTR_TIME_GET_MICROSEC(now), 0);
-}
-
 /* If the deadline has ended a step, make the error say so. */
 static void
 blame_time(ErrorData *error, int limit_ms)
@@ -737,7 +703,7 @@ attempt(Firing *firing, void (*step) (Firing *), bool with_care)
 	firing->reads_values = false;
 	if (with_care)
 	{
-		limit_ms = time_allowed();
+		limit_ms = cwh_deadline_allowed();
 		INSTR_TIME_SET_CURRENT(start);
 		BeginInternalSubTransaction(NULL);
 		cwh_deadline_set(limit_ms);
@@ -759,7 +725,7 @@ attempt(Firing *firing, void (*step) (Firing *), bool with_care)
 		if (cwh_deadline_clear() && error)
 			blame_time(error, limit_ms);
 		RollbackAndReleaseCurrentSubTransaction();
-		time_used(&start);
+		cwh_deadline_used(&start);
 		CurrentResourceOwner = oldowner;
 		firing->settings_level = 0; /* the rollback has restored them */
 	}
@@ -768,7 +734,8 @@ attempt(Firing *firing, void (*step) (Firing *), bool with_care)
 	if (error == NULL)
 		return true;
 	/* where logical replication applies rows, an error would stop it */
-	if ((cwh_on_emit_error == CWH_ON_EMIT_ERROR_RAISE && !IsLogicalWorker()) ||
+	if (firing->trigger == NULL ||
+		(cwh_on_emit_error == CWH_ON_EMIT_ERROR_RAISE && !IsLogicalWorker()) ||
 		cwh_ends_statement(error))
 		ReThrowError(error);
 	cwh_report_failure(firing->trigger, firing->relation, mapped_row(firing),
@@ -794,12 +761,35 @@ is_idle(const char *name, bool by_query)
 		(type->known && (by_query || type->nrequired == 0));
 }
 
+/* Step of a firing: hold the data of an event to the schema of its type. */
+static void
+check_schema(Firing *firing)
+{
+	in_query = true;
+	cwh_schema_check(firing->checked->type, firing->checked->data);
+}
+
+/*
+ * May an event be emitted, as far as the schema of its type goes?  This invalidates
+ * what the cache has given before.
+ */
+static bool
+meets_schema(Firing *firing, const CwhEvent *event)
+{
+	firing->checked = event;
+	return !cwh_schema_applies(event->type) ||
+		attempt(firing, check_schema, false);
+}
+
 /* Emit an event that has been made, to those webhooks that want it. */
 static void
-emit_made(Writer *writer, CwhEvent *event)
+emit_made(Writer *writer, Firing *firing, CwhEvent *event)
 {
-	List	   *subscriptions = cwh_subscriptions(event->type, event->chatbot_id);
+	List	   *subscriptions;
 
+	if (!meets_schema(firing, event))
+		return;
+	subscriptions = cwh_subscriptions(event->type, event->chatbot_id);
 	if (subscriptions != NIL)
 		(void) emit_event(writer, event, subscriptions);
 }
@@ -814,7 +804,7 @@ emit_by_query(Writer *writer, Firing *firing)
 	if (!attempt(firing, run_query, true))
 		return;
 	foreach(cell, firing->events)
-		emit_made(writer, lfirst(cell));
+		emit_made(writer, firing, lfirst(cell));
 }
 
 /* Emit the event of a row, or the events that its query makes. */
@@ -836,7 +826,7 @@ emit_row(Writer *writer, Firing *firing)
 			return;
 		firing->event.data = NULL;
 		if (attempt(firing, make_event_with_care, true) && firing->event.data)
-			emit_made(writer, &firing->event);
+			emit_made(writer, firing, &firing->event);
 		return;
 	}
 	/* read the tables now: the check is without a subtransaction */
@@ -846,7 +836,11 @@ emit_row(Writer *writer, Firing *firing)
 		!cwh_event_type(mapping->type)->wanted)
 		return;
 	subscriptions = cwh_subscriptions(mapping->type, firing->event.chatbot_id);
-	if (subscriptions != NIL && attempt(firing, make_event, false))
+	if (subscriptions == NIL || !attempt(firing, make_event, false))
+		return;
+	if (cwh_uses_validator())
+		emit_made(writer, firing, &firing->event);
+	else
 		(void) emit_event(writer, &firing->event, subscriptions);
 }
 
@@ -950,7 +944,7 @@ chatwebhook_emit_trigger(PG_FUNCTION_ARGS)
 	/*
 	 * A query is read-only, but can write to temporary tables, whose triggers end
 	 * up here.  They must not emit: queries do not nest, as there is only one time
-	 * limit.
+	 * limit.  The same goes for a validator.
 	 */
 	if (in_query)
 		PreventCommandIfReadOnly("chatwebhook.emit()");
@@ -1058,6 +1052,14 @@ emit_arguments(FunctionCallInfo fcinfo, int first, CwhSubscription *only,
 				 errmsg("the data of event \"%s\" is not an object", event.type),
 				 errhint("Wrap it in an object, such as jsonb_build_object('value', ...).")));
 	check_keys(type, event.data);
+	if (cwh_uses_validator() && (only || type->wanted))
+	{
+		Firing		firing = {.context = CurrentMemoryContext};
+
+		check_event(&event);
+		(void) meets_schema(&firing, &event);
+		type = cwh_event_type(event.type);
+	}
 	if (only)
 		subscriptions = list_make1(only);
 	else

@@ -106,7 +106,8 @@ enum
 	CLAIMED_ID, CLAIMED_WEBHOOK_ID, CLAIMED_DUE, CLAIMED_ATTEMPTS,
 	CLAIMED_FIRST_ATTEMPT, CLAIMED_LAST_WAIT_MS, CLAIMED_REPLIES,
 	CLAIMED_ORDERED, CLAIMED_EVENT_ID, CLAIMED_EVENT_TYPE, CLAIMED_CHATBOT_ID,
-	CLAIMED_CONVERSATION_ID, CLAIMED_CREATED_AT, CLAIMED_DATA
+	CLAIMED_CONVERSATION_ID, CLAIMED_CREATED_AT, CLAIMED_DATA,
+	CLAIMED_TRACEPARENT
 };
 
 /*
@@ -116,7 +117,7 @@ enum
 static const char claim_sql[] =
 	"SELECT q.id, q.webhook_id, q.next_attempt_at, q.attempts, q.first_attempt,"
 	"       q.last_wait_ms, q.replies, q.ordered, e.id, e.type, e.chatbot_id,"
-	"       e.conversation_id, e.created_at, e.data"
+	"       e.conversation_id, e.created_at, e.data, e.traceparent"
 	"  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
 	"                  pg_catalog.unnest($3), pg_catalog.unnest($4),"
 	"                  pg_catalog.unnest($5))"
@@ -440,6 +441,8 @@ record_claims(uint64 found, CwhMayClaim may, CwhOnClaimed each, void *context)
 			claimed.event.created_at = DatumGetTimestampTz(cwh_field(i, CLAIMED_CREATED_AT, NULL));
 			data = cwh_field(i, CLAIMED_DATA, NULL);
 			claimed.event.data = DatumGetJsonbP(data);
+			datum = cwh_field(i, CLAIMED_TRACEPARENT, &isnull);
+			claimed.traceparent = isnull ? NULL : cwh_trace(datum);
 		}
 		/* last, so that no error above leaves a claim that each() never saw */
 		claimed.mine = cwh_claim(claimed.id, &claimed.webhook_id);

@@ -9,13 +9,16 @@
 #ifndef CWH_OUTBOX_H
 #define CWH_OUTBOX_H
 
+#include "access/detoast.h"
 #include "datatype/timestamp.h"
+#include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
 
 #include "decision.h"
 #include "envelope.h"
 #include "shared.h"
+#include "traceparent.h"
 
 /* A position in a webhook's queue; a claim reads what comes after it. */
 typedef struct CwhPosition
@@ -48,6 +51,7 @@ typedef struct CwhClaimed
 	bool		ordered;		/* later ones of its conversation wait for it */
 	bool		has_event;		/* else the event's row is missing */
 	CwhEvent	event;			/* set if has_event */
+	const char *traceparent;	/* likewise; or null */
 } CwhClaimed;
 
 /* A delivery's outcome, to be settled. */
@@ -140,6 +144,21 @@ static inline Jsonb *
 cwh_replies(Jsonb *replies)
 {
 	return JB_ROOT_IS_ARRAY(replies) ? replies : NULL;
+}
+
+/*
+ * The trace context of an event's row; null if it is malformed, of any size: a
+ * restore or replication may have brought that.
+ */
+static inline char *
+cwh_trace(Datum value)
+{
+	char	   *trace;
+
+	if (toast_raw_datum_size(value) != VARHDRSZ + CWH_TRACEPARENT_LEN)
+		return NULL;
+	trace = TextDatumGetCString(value);
+	return cwh_is_traceparent(trace) ? trace : NULL;
 }
 
 extern int64 cwh_outbox_sweep(int64 ncatch_up, CwhOnPending on_pending,

@@ -395,6 +395,9 @@ cwh_make_request(CwhTransfer **made, const CwhWebhook *webhook,
 		events_request(made, webhook, message, token);
 	else
 		token_request(made, webhook);
+	/* like the credentials, to the webhook's own URL only */
+	if (message && message->traceparent && (step == NULL || step->own_url))
+		add_header(*made, "traceparent: ", message->traceparent, "");
 	*problem = url_problem((*made)->request.url);
 	if (*problem == NULL)
 		return true;

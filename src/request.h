@@ -39,6 +39,7 @@ typedef struct CwhMessage
 	int			attempt;		/* from 1 */
 	StringInfo	body;
 	TimestampTz now;			/* signed as of then */
+	const char *traceparent;	/* or null */
 } CwhMessage;
 
 

@@ -14,6 +14,7 @@
 #include "fmgr.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/varlena.h"
 
 #include "compat.h"
 #include "settings.h"
@@ -50,6 +51,8 @@ int			cwh_on_emit_error = CWH_ON_EMIT_ERROR_WARN;
 int			cwh_emit_timeout = 1000;
 char	   *cwh_user_agent = NULL;
 char	   *cwh_secret_key_file = NULL;
+char	   *cwh_traceparent = NULL;
+char	   *cwh_schema_validator = NULL;
 
 /* read by SQL alone */
 static char *chatbot = NULL;
@@ -120,6 +123,29 @@ static void
 assign_policy(const char *newval, void *extra)
 {
 	policy_stale = true;
+}
+
+/*
+ * Check hook of the name of a function.  It must be qualified, or the search_path
+ * of a session could decide which function is meant.  Whether it exists is looked
+ * up only when it is called: that depends on the database.
+ */
+static bool
+check_function_name(char **newval, void **extra, GucSource source)
+{
+	char	   *copy;
+	List	   *names;
+	bool		ok;
+
+	if (*newval == NULL || **newval == '\0')
+		return true;
+	copy = pstrdup(*newval);
+	ok = SplitIdentifierString(copy, '.', &names) && list_length(names) == 2;
+	list_free(names);
+	pfree(copy);
+	if (!ok)
+		GUC_check_errdetail("The value is not the name of a schema and of a function, as in public.jsonb_matches_schema.");
+	return ok;
 }
 
 /* Check hook of a value that is sent in a request header. */
@@ -374,13 +400,33 @@ define_data_settings(void)
 							   "It is also the default of webhook.chatbot_id. If empty, they see none.",
 							   &chatbot, "", PGC_USERSET, 0, NULL, NULL, NULL);
 
+	/*
+	 * Receivers can continue the trace of the chat's request.  A malformed value
+	 * is no error: what an application passes on comes from its own clients.
+	 */
+	DefineCustomStringVariable("chatwebhook.traceparent",
+							   "Sets the trace context of events, which is sent in the header traceparent.",
+							   "As in W3C Trace Context, version 00. Use SET LOCAL. If it is empty or malformed, no such header is sent.",
+							   &cwh_traceparent, "", PGC_USERSET, 0,
+							   NULL, NULL, NULL);
+
 	/* An application may emit events that event_type does not know yet. */
 	DefineCustomEnumVariable("chatwebhook.validation",
-							 "Sets how events of an unknown type, or without a required key, are handled.",
+							 "Sets how events of an unknown type, without a required key, or whose data does not match its schema, are handled.",
 							 NULL,
 							 &cwh_validation, CWH_VALIDATION_ERROR,
 							 validation_options, PGC_USERSET, 0,
 							 NULL, NULL, NULL);
+
+	/*
+	 * Receivers rely on the schemas that openapi() shows them.  The function sees
+	 * the data of all events, so only an administrator chooses it.
+	 */
+	DefineCustomStringVariable("chatwebhook.schema_validator",
+							   "Sets the function that checks the data of events with the schema of their event type.",
+							   "Schema and name of a function f(schema json, instance jsonb) that returns boolean, such as public.jsonb_matches_schema of the extension pg_jsonschema. It runs as its owner, in a read-only subtransaction, for at most chatwebhook.emit_timeout. Events webhook.* are not checked. If empty, only the keys in event_type.required are checked.",
+							   &cwh_schema_validator, "", PGC_SUSET, 0,
+							   check_function_name, NULL, NULL);
 
 	/* A chat must go on even if an event cannot be emitted; a test should fail. */
 	DefineCustomEnumVariable("chatwebhook.on_emit_error",
@@ -392,7 +438,7 @@ define_data_settings(void)
 
 	/* A chat must not wait for a watch's query. */
 	DefineCustomIntVariable("chatwebhook.emit_timeout",
-							"Sets the maximum time for the query or the expressions of a watch.",
+							"Sets the maximum time for the query or the expressions of a watch, and for chatwebhook.schema_validator.",
 							"If they take longer, the event cannot be emitted; see chatwebhook.on_emit_error.",
 							&cwh_emit_timeout, 1000, 1, 60000,
 							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);

@@ -8,6 +8,7 @@
 #define CWH_SETTINGS_H
 
 #include "target.h"
+#include "traceparent.h"
 
 /* The version of the SQL that this library speaks. */
 #define CWH_SQL_VERSION	"1.0"
@@ -66,8 +67,26 @@ extern int	cwh_on_emit_error;
 extern int	cwh_emit_timeout;	/* ms */
 extern char *cwh_user_agent;
 extern char *cwh_secret_key_file;
+extern char *cwh_traceparent;
+extern char *cwh_schema_validator;
 
 extern void cwh_define_settings(void);
 extern const CwhTargetPolicy *cwh_target_policy(void);
+
+/* Is the data of events held to the schemas of their types? */
+static inline bool
+cwh_uses_validator(void)
+{
+	return cwh_schema_validator[0] != '\0' &&
+		cwh_validation != CWH_VALIDATION_OFF;
+}
+
+/* The session's trace context; null if it has none, or a malformed one. */
+static inline const char *
+cwh_valid_traceparent(void)
+{
+	return cwh_traceparent[0] != '\0' && cwh_is_traceparent(cwh_traceparent) ?
+		cwh_traceparent : NULL;
+}
 
 #endif							/* CWH_SETTINGS_H */

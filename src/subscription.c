@@ -33,6 +33,7 @@
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/hsearch.h"
+#include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -42,6 +43,7 @@
 #include "changes.h"
 #include "compat.h"
 #include "filter.h"
+#include "settings.h"
 #include "subscription.h"
 
 /*
@@ -85,6 +87,7 @@ static MemoryContext types_context = NULL;
 static HTAB *types = NULL;		/* of CwhEventType */
 static uint64 types_resets = 0; /* see CwhChanges; when they were read */
 static CwhEventType *last_type = NULL;	/* the last one looked up, or null */
+static bool with_schemas = false;	/* a validator needs their schemas */
 
 static Entry everywhere;		/* the webhooks without chatbot_id */
 static uint64 everywhere_loads = 0; /* how often they were read */
@@ -147,6 +150,17 @@ chatbot_key(const char *id)
 	return key;
 }
 
+/* The schema of a row of event_type, as JSON, or null if it has none. */
+static char *
+load_schema(TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		datum = column(slot, "schema", &isnull);
+	Jsonb	   *schema = isnull ? NULL : DatumGetJsonbP(datum);
+
+	return schema ? JsonbToCString(NULL, &schema->root, VARSIZE(schema)) : NULL;
+}
+
 /* Add a row of event_type to the cache. */
 static void
 load_event_type(TupleTableSlot *slot)
@@ -164,6 +178,7 @@ load_event_type(TupleTableSlot *slot)
 	type->scanned = 0;
 	type->required = text_array(column(slot, "required", &isnull),
 								&type->nrequired);
+	type->schema = with_schemas ? load_schema(slot) : NULL;
 }
 
 /*
@@ -279,6 +294,7 @@ load_types(void)
 	resets = cwh_changes.resets;
 	types_resets = 0;
 	last_type = NULL;
+	with_schemas = cwh_uses_validator();
 	if (types_context)
 		MemoryContextReset(types_context);
 	else
@@ -596,7 +612,8 @@ wanted_by_chatbots(CwhEventType *type)
 static CwhEventType *
 find_type(const char *name)
 {
-	if (types_resets != cwh_changes.resets)
+	if (types_resets != cwh_changes.resets ||
+		(cwh_uses_validator() && !with_schemas))
 		load_types();
 	if (types == NULL)
 		return NULL;

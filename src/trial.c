@@ -315,6 +315,7 @@ chatwebhook_test_webhook(PG_FUNCTION_ARGS)
 	message.attempt = 1;
 	message.body = &body;
 	message.now = event.created_at;
+	message.traceparent = cwh_valid_traceparent();
 
 	memset(&trial, 0, sizeof(trial));
 	memset(&exchange, 0, sizeof(exchange));

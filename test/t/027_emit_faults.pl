@@ -17,7 +17,7 @@ use Test::More;
 use Time::HiRes qw(time);
 
 my $receiver = start_receiver();
-my $node = new_node('main');
+my $node = new_node('main', 'chatwebhook.schema_validator' => 'app.validator');
 create_webhook($node, name => 'all', events => '{*}');
 create_webhook($node, name => 'alerts', events => '{webhook.alert}');
 
@@ -50,6 +50,13 @@ script(q{
 	CREATE FUNCTION app.cancels() RETURNS int LANGUAGE plpgsql AS
 		$$ BEGIN PERFORM pg_sleep(60); RETURN 1; EXCEPTION WHEN query_canceled THEN RETURN 1; END $$;
 });
+
+# The function that holds events to their schemas, with this body.
+my $validator = sub {
+	return "CREATE OR REPLACE FUNCTION app.validator(schema json, instance jsonb) RETURNS boolean LANGUAGE plpgsql AS \$\$ BEGIN $_[0]; END \$\$";
+};
+my $valid = $validator->('RETURN true');
+script($valid);
 
 # Each fault: what is done to the table "chat" after it was watched, and how it is
 # watched. The message of the failure comes last.
@@ -103,6 +110,12 @@ my @faults = (
 	[ 'a domain that fails', $query->('NEW.zero::app.positive'), '', {}, qr/violates check constraint/ ],
 	[ 'a regular expression that fails', $query->(q{NEW.email ~ NEW.source}), '', { source => q{'('} }, qr/invalid regular expression/ ],
 	[ 'a jsonpath that fails', $query->(q{jsonb_path_query_first('{"a": 1}', NEW.source::jsonpath)}), '', { source => q{'strict $.b'} }, qr/JSON object does not contain key/ ],
+	[ 'data that does not match its schema', $mapping, $validator->('RETURN false'), {}, qr/^event "lead.captured" failed validation: its data does not match the schema of its type$/, undef, $valid ],
+	[ 'a schema validator that raises', $mapping, $validator->(q{RAISE 'the data is %', instance}), {}, qr/^event "lead.captured" failed validation: the schema validator raised an error$/, undef, $valid ],
+	[ 'a schema validator that loops', $mapping, $validator->('LOOP END LOOP'), {}, qr/^event "lead.captured" failed validation: the schema validator took longer than 1000 ms$/, undef, $valid ],
+	[ 'a schema validator that writes', $mapping, $validator->('INSERT INTO app.done VALUES (0); RETURN true'), {}, qr/^event "lead.captured" failed validation: the schema validator raised an error$/, undef, $valid ],
+	[ 'a schema validator that is gone', $mapping, 'DROP FUNCTION app.validator', {}, qr/^event "lead.captured" failed validation: the schema validator cannot be called$/, undef, $valid ],
+	[ 'a schema validator that finds the query wrong', $query->('NEW.id'), $validator->('RETURN jsonb_typeof(instance -> \'conversationSummary\') = \'string\''), {}, qr/does not match the schema/, undef, $valid ],
 	[ 'a cancellation that is swallowed', $query->('app.cancels()'), '', {}, undef ],
 );
 script(q{CREATE DOMAIN app.positive AS int CHECK (VALUE > 0);});

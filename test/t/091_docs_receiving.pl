@@ -39,7 +39,9 @@ is_deeply(
 		python => [ 'Receiver', 'verify', 'verify_body' ],
 		go => ['verify'],
 		php => ['verify'],
+		sh => ['statement'],
 		sql => [ 'receive', 'statement' ],
+		ts => ['handle'],
 	},
 	'these are the snippets');
 

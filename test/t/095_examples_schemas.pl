@@ -32,6 +32,9 @@ sub load_example
 	unlike($err // '', qr/WARNING|ERROR/, 'without trouble');
 	is(sql_in($name, 'SELECT count(*) FROM chatwebhook.watched WHERE problem IS NOT NULL'), 0, 'its watches have no problem');
 	sql_in($name, q{INSERT INTO chatwebhook.webhook (name, url) VALUES ('all', 'https://example.com/')});
+	# its events match the schemas of their types, or they would fail
+	$node->safe_psql($name, slurp_file("$Chatwebhook::lib/schema_validator.sql"));
+	sql_in($name, "ALTER DATABASE $name SET chatwebhook.schema_validator = 'public.validate'");
 	return;
 }
 
