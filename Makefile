@@ -12,6 +12,7 @@ OBJS = \
 	src/changes.o \
 	src/chatwebhook.o \
 	src/claim.o \
+	src/computed.o \
 	src/connector.o \
 	src/conversation.o \
 	src/curl_handle.o \

@@ -20,7 +20,7 @@ COMMENT ON TABLE chatwebhook.vault IS
     'Secrets of webhooks. Use secret(), rotate_secret(), set_credential() and create_webhook() instead of this table.';
 COMMENT ON COLUMN chatwebhook.vault.webhook_id IS 'Webhook that the secret belongs to.';
 COMMENT ON COLUMN chatwebhook.vault.name IS
-    'signing_secret, previous_signing_secret (while two overlap), or the name of a credential.';
+    'signing_secret (v1), signing_key (v1a), the same with previous_ (while two overlap), or the name of a credential.';
 COMMENT ON COLUMN chatwebhook.vault.value IS
     'The secret, encrypted for this row if chatwebhook.secret_key_file is set.';
 COMMENT ON COLUMN chatwebhook.vault.created_at IS 'When it was set.';
@@ -57,11 +57,11 @@ CREATE FUNCTION chatwebhook._seal(webhook_id uuid, name text, secret text) RETUR
 COMMENT ON FUNCTION chatwebhook._seal(uuid, text, text) IS
     'Seals a secret: encrypts it under the current key, if there is a key file.';
 
-CREATE FUNCTION chatwebhook._seal_new(webhook_id uuid, name text, signing text) RETURNS bytea
+CREATE FUNCTION chatwebhook._seal_new(webhook_id uuid, name text) RETURNS bytea
     AS 'MODULE_PATHNAME', 'chatwebhook_seal_new'
     LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION chatwebhook._seal_new(uuid, text, text) IS
-    'Generates a secret for this kind of signing and seals it, without ever returning it in plain text.';
+COMMENT ON FUNCTION chatwebhook._seal_new(uuid, text) IS
+    'Generates a signing_secret or a signing_key and seals it, without ever returning it in plain text.';
 
 CREATE FUNCTION chatwebhook._reseal(webhook_id uuid, name text, sealed bytea) RETURNS bytea
     AS 'MODULE_PATHNAME', 'chatwebhook_reseal'
@@ -100,21 +100,68 @@ $$;
 COMMENT ON FUNCTION chatwebhook._set_secret(uuid, text, bytea, timestamptz) IS
     'Puts a sealed secret into the vault.';
 
+/*
+ * Webhooks sign by a secret (v1), by a private key (v1a), or by both.
+ */
+CREATE FUNCTION chatwebhook._signing_names(signing text) RETURNS text[]
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT CASE signing WHEN 'v1' THEN '{signing_secret}'::text[]
+                        WHEN 'v1a' THEN '{signing_key}'
+                        WHEN 'v1,v1a' THEN '{signing_secret,signing_key}' END
+$$;
+COMMENT ON FUNCTION chatwebhook._signing_names(text) IS
+    'Returns the names in the vault of what a webhook with this signing signs with.';
+
+CREATE FUNCTION chatwebhook._follow_signing(webhook_id uuid, signing text) RETURNS void
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+#variable_conflict use_variable
+DECLARE
+    names constant text[] := chatwebhook._signing_names(signing);
+BEGIN
+    DELETE FROM chatwebhook.vault v
+     WHERE v.webhook_id = webhook_id
+       AND v.name ~ '^(previous_)?signing_(secret|key)$' AND replace(v.name, 'previous_', '') <> ALL (names);
+    PERFORM chatwebhook._set_secret(webhook_id, n.name, chatwebhook._seal_new(webhook_id, n.name))
+       FROM unnest(names) AS n(name)
+      WHERE NOT EXISTS (SELECT FROM chatwebhook.vault v WHERE v.webhook_id = webhook_id AND v.name = n.name);
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._follow_signing(uuid, text) IS
+    'Makes what a webhook with this signing lacks to sign with, and removes what it does not sign with.';
+
+CREATE FUNCTION chatwebhook._signing_secret_problem(signing text, secret text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT CASE WHEN signing = 'v1a' AND chatwebhook._public_key(secret) IS NULL
+                THEN 'it is not an Ed25519 private key'
+                WHEN signing <> 'v1a' AND starts_with(secret, 'whsk_')
+                THEN 'it is a private key, which only signs by v1a'
+                WHEN signing <> 'v1a'
+                THEN chatwebhook._secret_problem(secret) END
+$$;
+COMMENT ON FUNCTION chatwebhook._signing_secret_problem(text, text) IS
+    'Returns why create_webhook() cannot take this secret for a webhook with this signing, or null.';
+
 CREATE FUNCTION chatwebhook._do_set_signing_secret(webhook_id uuid, secret text) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 #variable_conflict use_variable
+DECLARE
+    signing constant text := (SELECT w.signing FROM chatwebhook.webhook w WHERE w.id = webhook_id);
+    name    constant text := (chatwebhook._signing_names(signing))[1];
 BEGIN
-    IF secret IS NULL
-       OR (CASE (SELECT w.signing FROM chatwebhook.webhook w WHERE w.id = webhook_id)
-           WHEN 'v1' THEN chatwebhook._secret_problem(secret) IS NOT NULL
-           ELSE chatwebhook._public_key(secret) IS NULL END) THEN
+    IF secret IS NULL OR chatwebhook._signing_secret_problem(signing, secret) IS NOT NULL THEN
         RAISE EXCEPTION 'invalid signing secret'
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Use create_webhook() or rotate_secret().';
     END IF;
-    PERFORM chatwebhook._set_secret(webhook_id, 'signing_secret', chatwebhook._seal(webhook_id, 'signing_secret', secret));
+    PERFORM chatwebhook._set_secret(webhook_id, name, chatwebhook._seal(webhook_id, name, secret));
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._do_set_signing_secret(uuid, text) IS
@@ -137,7 +184,8 @@ CREATE FUNCTION chatwebhook._do_secret(webhook_id uuid) RETURNS text
 BEGIN
     RETURN (SELECT chatwebhook._open(v.webhook_id, v.name, v.value)
               FROM chatwebhook.vault v
-             WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret');
+             WHERE v.webhook_id = webhook_id AND v.name IN ('signing_secret', 'signing_key')
+             ORDER BY v.name = 'signing_secret' DESC LIMIT 1);
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._do_secret(uuid) IS 'Implements secret(), with the owner''s rights.';
@@ -145,7 +193,8 @@ COMMENT ON FUNCTION chatwebhook._do_secret(uuid) IS 'Implements secret(), with t
 CREATE FUNCTION chatwebhook.secret(webhook_id uuid) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL UNSAFE;
-COMMENT ON FUNCTION chatwebhook.secret(uuid) IS 'Returns the webhook''s signing secret.';
+COMMENT ON FUNCTION chatwebhook.secret(uuid) IS
+    'Returns the webhook''s signing secret, with which receivers verify v1 signatures; of a webhook with signing v1a, which has none, the private key.';
 
 CREATE FUNCTION chatwebhook._do_public_key(webhook_id uuid) RETURNS text
     LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -155,8 +204,7 @@ CREATE FUNCTION chatwebhook._do_public_key(webhook_id uuid) RETURNS text
 BEGIN
     RETURN (SELECT chatwebhook._public_key(chatwebhook._open(v.webhook_id, v.name, v.value))
               FROM chatwebhook.vault v
-              JOIN chatwebhook.webhook w ON w.id = v.webhook_id
-             WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret' AND w.signing = 'v1a');
+             WHERE v.webhook_id = webhook_id AND v.name = 'signing_key');
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._do_public_key(uuid) IS 'Implements public_key(), with the owner''s rights.';
@@ -165,7 +213,7 @@ CREATE FUNCTION chatwebhook.public_key(webhook_id uuid) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.public_key(uuid) IS
-    'Returns the key that receivers verify signatures of a v1a webhook with: whpk_ and base64. Null for any other webhook.';
+    'Returns the key with which receivers verify v1a signatures: whpk_ and base64. Null for a webhook with signing v1.';
 
 CREATE FUNCTION chatwebhook._do_rotate_secret(webhook_id uuid, overlap interval) RETURNS text
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -173,8 +221,9 @@ CREATE FUNCTION chatwebhook._do_rotate_secret(webhook_id uuid, overlap interval)
     AS $$
 #variable_conflict use_variable
 DECLARE
-    signing  text;
-    outgoing text;
+    signing text;
+    until   timestamptz;
+    name    text;
 BEGIN
     IF webhook_id IS NULL OR overlap IS NULL OR overlap < '0' THEN
         RAISE EXCEPTION 'rotate_secret() needs a webhook and an overlap that is not negative'
@@ -186,17 +235,17 @@ BEGIN
     -- the webhook may have been deleted while we waited for the lock
     PERFORM chatwebhook._check_webhook_access(webhook_id);
     DELETE FROM chatwebhook.vault v
-     WHERE v.webhook_id = webhook_id AND v.name = 'previous_signing_secret';
-    IF overlap > '0' THEN
-        outgoing := chatwebhook._do_secret(webhook_id);
-    END IF;
-    IF outgoing IS NOT NULL THEN
-        PERFORM chatwebhook._set_secret(webhook_id, 'previous_signing_secret',
-                                        chatwebhook._seal(webhook_id, 'previous_signing_secret', outgoing),
-                                        clock_timestamp() + overlap);
-    END IF;
-    PERFORM chatwebhook._set_secret(webhook_id, 'signing_secret',
-                                    chatwebhook._seal_new(webhook_id, 'signing_secret', signing));
+     WHERE v.webhook_id = webhook_id AND v.name IN ('previous_signing_secret', 'previous_signing_key');
+    until := clock_timestamp() + overlap;
+    FOREACH name IN ARRAY chatwebhook._signing_names(signing) LOOP
+        IF overlap > '0' THEN
+            PERFORM chatwebhook._set_secret(webhook_id, 'previous_' || name,
+                        chatwebhook._seal(webhook_id, 'previous_' || name, chatwebhook._open(webhook_id, name, v.value)),
+                        until)
+               FROM chatwebhook.vault v WHERE v.webhook_id = webhook_id AND v.name = name;
+        END IF;
+        PERFORM chatwebhook._set_secret(webhook_id, name, chatwebhook._seal_new(webhook_id, name));
+    END LOOP;
     PERFORM chatwebhook._wake(webhook_id);
     RETURN chatwebhook._do_secret(webhook_id);
 END
@@ -208,7 +257,7 @@ CREATE FUNCTION chatwebhook.rotate_secret(webhook_id uuid, overlap interval DEFA
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.rotate_secret(uuid, interval) IS
-    'Gives the webhook a new signing secret, and returns it. Until the overlap ends, requests carry signatures with both secrets.';
+    'Gives the webhook a new signing secret, and returns it; with signing v1,v1a also a new private key, and with v1a only that. Until the overlap ends, requests carry signatures with the old ones, too.';
 
 CREATE FUNCTION chatwebhook._credential_problem(name text, value text) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_credential_problem'
@@ -227,7 +276,7 @@ DECLARE
     held    record;
 BEGIN
     IF webhook_id IS NULL OR name IS NULL OR name !~ '^[a-z][a-z0-9_]{0,62}$'
-       OR name IN ('signing_secret', 'previous_signing_secret') THEN
+       OR name ~ '^(previous_)?signing_(secret|key)$' THEN
         RAISE EXCEPTION 'invalid credential name: "%"', left(name, 100)
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Use at most 63 lower-case letters, digits and _, such as api_token. For signing secrets, use rotate_secret().';
@@ -250,8 +299,8 @@ BEGIN
         SELECT count(*) AS n, coalesce(sum(octet_length(v.name) + octet_length(v.value)), 0) AS size INTO held
           FROM chatwebhook.vault v
          WHERE v.webhook_id = webhook_id
-           AND v.name NOT IN (name, 'signing_secret', 'previous_signing_secret');
-        -- stricter than the workers' limit, which must also fit encryption overhead and two
+           AND v.name <> name AND v.name !~ '^(previous_)?signing_(secret|key)$';
+        -- stricter than the workers' limit, which must also fit encryption overhead and four
         -- signing secrets
         IF held.n >= 50 OR held.size + length(value) > 88 * 1024 THEN
             RAISE EXCEPTION 'cannot store credential "%": %', name,

@@ -70,9 +70,9 @@ COMMENT ON COLUMN chatwebhook.webhook.filter IS
 COMMENT ON COLUMN chatwebhook.webhook.enabled IS
     'If false, no new events are queued, and pending deliveries wait.';
 COMMENT ON COLUMN chatwebhook.webhook.headers IS
-    'Request headers to add, an object of at most 50 strings and 64 kB. They cannot replace the extension''s own headers. A {{name}} stands for the credential of that name.';
+    'Request headers to add, an object of at most 50 strings and 64 kB. They cannot replace the extension''s own headers. A {{name}} stands for the credential of that name. At most 20 values can be computed for each request: {{$hmac_sha256}} (of the body, in hexadecimal), {{$hmac_sha256_base64}}, {{$hmac_sha256_timestamped}} (of timestamp.body, in hexadecimal), {{$timestamp}} (Unix seconds), {{$id}}, {{$type}}, {{$attempt}} and {{$delivery}}. The HMACs are keyed with the text of the signing secret.';
 COMMENT ON COLUMN chatwebhook.webhook.settings IS
-    'Settings of the connector, an object of at most 64 kB. The comment on the connector''s function lists them.';
+    'Settings of the connector, an object of at most 64 kB. The comment on the connector''s function lists them. The connector webhook has one: {"headers": "standard"} leaves out all X-Webhook-... headers, for gateways that refuse headers that they do not know.';
 COMMENT ON COLUMN chatwebhook.webhook.auth IS
     'How requests authenticate, with credentials as {{name}}: {"type":"bearer","token":"{{name}}"}, {"type":"basic","username":"...","password":"{{name}}"}, {"type":"header","name":"...","value":"{{name}}"}, {"type":"body","name":"...","value":"{{name}}"} (a member of the body) or {"type":"oauth2","token_url":"...","client_id":"...","scope":"..."} (client credentials grant, with the credential client_secret). Null means none of these.';
 COMMENT ON COLUMN chatwebhook.webhook.max_retries IS
@@ -94,7 +94,7 @@ COMMENT ON COLUMN chatwebhook.webhook.batch_size IS
 COMMENT ON COLUMN chatwebhook.webhook.batch_window IS
     'How long the first event of a batch waits for others, unless the batch is full before: 0 to 1 minute.';
 COMMENT ON COLUMN chatwebhook.webhook.signing IS
-    'v1: HMAC-SHA256 with a shared secret. v1a: Ed25519, for receivers that should not be able to sign; public_key() returns the key to verify with. A change makes a new secret.';
+    'v1: HMAC-SHA256 with a shared secret. v1a: Ed25519, for receivers that should not be able to sign; public_key() returns the key to verify with. v1,v1a: both, for receivers that change from one to the other. A change keeps what goes on signing, makes what is missing, and removes the rest.';
 COMMENT ON COLUMN chatwebhook.webhook.disabled_at IS
     'When the extension disabled it; null if it did not. Only the extension writes this and the following columns.';
 COMMENT ON COLUMN chatwebhook.webhook.disabled_reason IS 'Why the extension disabled it.';
@@ -224,6 +224,9 @@ BEGIN
     END IF;
     IF jsonb_typeof(auth->'scope') <> 'string' THEN
         RETURN 'its scope is not a string';
+    END IF;
+    IF auth::text ~ E'\\{\\{\\$' THEN
+        RETURN 'it has a {{$...}}, which only headers can have';
     END IF;
     IF secret IS NOT NULL AND auth->>secret !~ E'\\{\\{[a-z][a-z0-9_]*\\}\\}' THEN
         RETURN format('its %s is the secret itself, not a {{name}}', secret);
@@ -383,7 +386,8 @@ BEGIN
                   HINT = 'They are used in TLS by themselves. Use a credential of another name.';
     END IF;
     IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.url <> OLD.url) THEN
-        problem := CASE WHEN NEW.url !~ E'^\\{\\{[a-z0-9_]+\\}\\}$' THEN chatwebhook._url_problem(NEW.url) END;
+        problem := CASE WHEN NEW.url ~ E'\\{\\{\\$' THEN 'it has a {{$...}}, which only headers can have'
+                        WHEN NEW.url !~ E'^\\{\\{[a-z0-9_]+\\}\\}$' THEN chatwebhook._url_problem(NEW.url) END;
         IF problem IS NOT NULL THEN
             RAISE EXCEPTION 'cannot deliver to the URL of webhook "%": %', NEW.name, problem
                 USING ERRCODE = 'check_violation',
@@ -453,6 +457,12 @@ BEGIN
         RAISE EXCEPTION 'settings of webhook "%" are not an object', NEW.name
             USING ERRCODE = 'check_violation';
     END IF;
+    IF NOT restoring AND NEW.connector = 'webhook' AND NEW.settings ? 'headers'
+       AND NEW.settings->'headers' <> '"standard"' THEN
+        RAISE EXCEPTION 'invalid settings.headers of webhook "%": %', NEW.name, left((NEW.settings->'headers')::text, 100)
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Use "standard", or leave it out to send the X-Webhook-... headers, too. Headers to add go into the column headers.';
+    END IF;
     -- to a connector of one's own, they can mean something else
     IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.settings->'fields' IS DISTINCT FROM OLD.settings->'fields' OR NEW.connector <> OLD.connector)
        AND EXISTS (SELECT FROM chatwebhook.connector c WHERE c.name = NEW.connector AND c.shipped) THEN
@@ -478,7 +488,14 @@ BEGIN
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION 'cannot send the headers of webhook "%": %', NEW.name, problem
             USING ERRCODE = 'check_violation',
-                  HINT = 'Use an object of strings, such as {"X-Team": "sales"}.';
+                  HINT = CASE WHEN problem LIKE '%unknown placeholder%'
+                              THEN 'Use one of these, or {{name}} for a credential.'
+                              ELSE 'Use an object of strings, such as {"X-Team": "sales"}.' END;
+    END IF;
+    IF NEW.signing = 'v1a' AND NEW.headers::text ~ E'\\{\\{\\$hmac' THEN
+        RAISE EXCEPTION 'cannot send the headers of webhook "%": with signing v1a, it has no secret for an HMAC', NEW.name
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Set signing to v1 or v1,v1a, or remove {{$hmac_...}} from the headers.';
     END IF;
 
     problem := CASE
@@ -502,8 +519,8 @@ BEGIN
             THEN format('max_backoff is %s, outside the range 10 ms to 7 days', NEW.max_backoff)
         WHEN NEW.timeout NOT BETWEEN '100 ms' AND '5 minutes'
             THEN format('timeout is %s, outside the range 100 ms to 5 minutes', NEW.timeout)
-        WHEN NEW.signing NOT IN ('v1', 'v1a')
-            THEN format('signing is "%s", not v1 or v1a', left(NEW.signing, 100))
+        WHEN NEW.signing NOT IN ('v1', 'v1a', 'v1,v1a')
+            THEN format('signing is "%s", not v1, v1a or v1,v1a', left(NEW.signing, 100))
     END;
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION 'invalid webhook "%": %', NEW.name, problem
@@ -552,14 +569,12 @@ BEGIN
         DELETE FROM chatwebhook.deleted_webhook WHERE id = NEW.id;
         IF NOT restoring THEN
             INSERT INTO chatwebhook.health (webhook_id) VALUES (NEW.id);
-            PERFORM chatwebhook._set_secret(NEW.id, 'signing_secret',
-                                            chatwebhook._seal_new(NEW.id, 'signing_secret', NEW.signing));
+            PERFORM chatwebhook._follow_signing(NEW.id, NEW.signing);
         END IF;
         PERFORM chatwebhook._wake(NEW.id);
     ELSIF TG_OP = 'UPDATE' THEN
         IF NEW.signing <> OLD.signing THEN
-            PERFORM chatwebhook._set_secret(NEW.id, 'signing_secret',
-                                            chatwebhook._seal_new(NEW.id, 'signing_secret', NEW.signing));
+            PERFORM chatwebhook._follow_signing(NEW.id, NEW.signing);
         END IF;
         IF NEW.ordered <> OLD.ordered THEN
             UPDATE chatwebhook.queue q SET ordered = NEW.ordered
@@ -672,9 +687,7 @@ CREATE FUNCTION chatwebhook.create_webhook(
 DECLARE
     problem text;
 BEGIN
-    problem := CASE WHEN signing = 'v1' THEN chatwebhook._secret_problem(secret)
-                    WHEN secret IS NOT NULL AND chatwebhook._public_key(secret) IS NULL
-                    THEN 'it is not an Ed25519 private key' END;
+    problem := chatwebhook._signing_secret_problem(signing, secret);
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION 'invalid signing secret for webhook "%": %', name, problem
             USING ERRCODE = 'invalid_parameter_value',
@@ -695,7 +708,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text, text, jsonb, jsonb, double precision, boolean, integer, interval, text) IS
-    'Creates a webhook, and returns its id and its signing secret. The arguments are columns of the table webhook.';
+    'Creates a webhook, and returns its id and its signing secret, as secret() does. The arguments are columns of the table webhook.';
 
 CREATE FUNCTION chatwebhook._do_test_webhook(
     webhook_id        uuid,
@@ -788,13 +801,16 @@ BEGIN
         'id', chatwebhook.uuidv7(),
         'timestamp', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
         'chatbotId', NULL, 'conversationId', NULL, 'data', '{}'::jsonb) || event;
-    SELECT w.url, w.connector, w.headers, w.auth INTO hook
+    SELECT w.url, w.connector, w.headers, w.settings, w.auth, w.signing INTO hook
       FROM chatwebhook.webhook w WHERE w.id = webhook_id;
     IF hook.connector = 'webhook' THEN
         request := ROW('POST', hook.url, jsonb_build_object(
-            'X-Webhook-Event', whole->>'type', 'X-Webhook-Attempt', '1', 'X-Webhook-Delivery', '...',
-            'X-Webhook-Signature', 'sha256=...', 'webhook-id', whole->>'id',
-            'webhook-timestamp', '...', 'webhook-signature', 'v1,...'), whole, true);
+            'webhook-id', whole->>'id', 'webhook-timestamp', '...',
+            'webhook-signature', regexp_replace(replace(hook.signing, ',', ' '), '(\S+)', '\1,...', 'g'))
+            || CASE WHEN hook.settings->>'headers' = 'standard' THEN '{}' ELSE jsonb_build_object(
+            'X-Webhook-Event', whole->>'type', 'X-Webhook-Attempt', '1', 'X-Webhook-Delivery', '...')
+            || CASE WHEN hook.signing <> 'v1a' THEN '{"X-Webhook-Signature": "sha256=..."}' ELSE '{}' END::jsonb
+            END, whole, true);
     ELSE
         PERFORM chatwebhook._check_connector_access(hook.connector);
         request := chatwebhook._preview(webhook_id, whole, replies);
@@ -833,4 +849,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.preview(uuid, jsonb, jsonb, uuid) IS
-    'Returns the request that the webhook would send for this event after these replies (none: the first request), or null, with a notice, if it would send none. The connector gets what the webhook remembers of the event''s conversation. Nothing is sent. Secrets are shown as {{name}}, and parts of the URL that may be secret are left out. The event needs only a type. Instead of an event, event_id can name one that was emitted.';
+    'Returns the request that the webhook would send for this event after these replies (none: the first request), or null, with a notice, if it would send none. The connector gets what the webhook remembers of the event''s conversation. Nothing is sent. Secrets are shown as {{name}}, computed values as {{$name}}, and parts of the URL that may be secret are left out. The event needs only a type. Instead of an event, event_id can name one that was emitted.';

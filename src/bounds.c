@@ -21,6 +21,7 @@
 #include "utils/jsonb.h"
 
 #include "bounds.h"
+#include "computed.h"
 #include "envelope.h"
 
 #define MAX_CUSTOM_HEADERS		50
@@ -119,6 +120,47 @@ cwh_header_problem(Jsonb *headers)
 			if (!is_value(value.val.string.val, value.val.string.len))
 				return psprintf("the value of \"%s\" is not 1 to %d printable ASCII characters in one line, without leading or trailing spaces",
 								name, MAX_HEADER_VALUE);
+		}
+	}
+	return NULL;
+}
+
+/*
+ * Why a webhook's headers cannot have the values computed that they ask for;
+ * null if they can.  cwh_header_problem() has found nothing wrong with them.
+ */
+const char *
+cwh_computed_problem(Jsonb *headers)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(&headers->root);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	char	   *name = NULL;
+	int			n = 0;
+
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		const char *rest;
+
+		if (token == WJB_KEY)
+			name = pnstrdup(value.val.string.val, value.val.string.len);
+		if (token != WJB_VALUE)
+			continue;
+		rest = pnstrdup(value.val.string.val, value.val.string.len);
+		while ((rest = strstr(rest, CWH_COMPUTED_START)) != NULL)
+		{
+			CwhComputed which;
+			size_t		len = cwh_computed_parse(rest, &which);
+			int			shown = strcspn(rest, "}");
+
+			if (len == 0)
+				return psprintf("\"%s\" has the unknown placeholder \"%.*s\": there are "
+								CWH_COMPUTED_NAMES,
+								name, Min(shown + 2, 50), rest);
+			if (++n > CWH_MAX_COMPUTED)
+				return psprintf("they have more than %d computed values",
+								CWH_MAX_COMPUTED);
+			rest += len;
 		}
 	}
 	return NULL;

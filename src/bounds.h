@@ -42,7 +42,14 @@
 #define CWH_MAX_LINE			(16 * 1024)
 #define CWH_MAX_LINES			(64 * 1024)
 
+/* Characters of an event's type; SQL has it as well. */
+#define CWH_MAX_TYPE			255
+
+/* Values that all of a webhook's headers may have computed for each request. */
+#define CWH_MAX_COMPUTED		20
+
 extern const char *cwh_header_problem(Jsonb *headers);
+extern const char *cwh_computed_problem(Jsonb *headers);
 
 /* Can this stand in a line of a request: printable ASCII? */
 static inline bool

@@ -103,21 +103,6 @@ add_common_lines(CwhTransfer *transfer)
 	cwh_transfer_add_line(transfer, "Expect:");
 }
 
-/* Let the request show the webhook's credentials: it goes to its own URL. */
-static void
-add_credentials(CwhTransfer *transfer, const CwhWebhook *webhook,
-				const char *token)
-{
-	for (int i = 0; i < webhook->nheaders; i++)
-		cwh_transfer_add_line(transfer, webhook->headers[i]);
-	if (webhook->auth == CWH_AUTH_HEADER)
-		cwh_transfer_add_line(transfer, webhook->auth_line);
-	else if (webhook->auth == CWH_AUTH_OAUTH2 && token)
-		add_header(transfer, "Authorization: Bearer ", token, "");
-	transfer->request.client_certificate = webhook->client_certificate;
-	transfer->request.client_key = webhook->client_key;
-}
-
 /*
  * Why nothing may be sent to a URL as the settings are now; null if it may.
  * They may have changed since the URL was stored, and a credential may have
@@ -132,26 +117,8 @@ url_problem(const char *url)
 }
 
 /*
- * Events
+ * What a request says of the events that it is about
  */
-
-/*
- * Sign a request: add the header of the sha256= scheme, in which a private key
- * has no part, and give the entry for webhook-signature.
- */
-static void
-sign(CwhSigner *signer, const char *header, const char *id, int64 unix_time,
-	 StringInfo body, CwhTransfer *transfer,
-	 char entry[CWH_MESSAGE_SIGNATURE_LEN + 1])
-{
-	char		hex[CWH_BODY_SIGNATURE_LEN + 1];
-
-	if (!cwh_sign_body(signer, body->data, body->len, hex) ||
-		!cwh_sign_message(signer, id, unix_time, body->data, body->len, entry))
-		elog(ERROR, "could not sign a request");
-	if (hex[0] != '\0')
-		add_header(transfer, header, ": ", hex);
-}
 
 /*
  * The webhook-id: the event's id, or that of a batch.  That is made of its
@@ -159,7 +126,7 @@ sign(CwhSigner *signer, const char *header, const char *id, int64 unix_time,
  * together, in the form of a UUID of version 8 (RFC 9562, 5.8).
  */
 static void
-message_id(const CwhMessage *message, char out[37])
+message_id(const CwhMessage *message, char out[CWH_UUID_LEN + 1])
 {
 	pg_uuid_t	id = message->event_ids[0];
 
@@ -177,26 +144,254 @@ message_id(const CwhMessage *message, char out[37])
 	cwh_uuid_text(&id, out);
 }
 
-/* Bytes that X-Webhook-Delivery takes: the deliveries' ids, comma-separated. */
+/* The time that it is signed with, in seconds since 1970. */
+static int64
+message_time(const CwhMessage *message)
+{
+	return (int64) timestamptz_to_time_t(message->now);
+}
+
+/* The type of its event. */
+static const char *
+event_type(const CwhMessage *message)
+{
+	return message->batch ? "batch" : message->event_type;
+}
+
+/* Bytes that the deliveries' ids take, comma-separated. */
 #define DELIVERIES_LEN(n)	((n) * (MAXINT8LEN + 1))
 
-/* Add that header. */
+/* Write those. */
 static void
-add_deliveries(CwhTransfer *transfer, const CwhMessage *message)
+write_deliveries(const CwhMessage *message, char *to)
 {
-	static const char name[] = "X-Webhook-Delivery: ";
-	char	   *line = keep(transfer,
-							sizeof(name) + DELIVERIES_LEN(message->n));
-	char	   *to = line + strlen(name);
-
-	memcpy(line, name, sizeof(name));
 	for (int i = 0; i < message->n; i++)
 	{
 		if (i > 0)
 			*to++ = ',';
 		to += pg_lltoa(message->delivery_ids[i], to);
 	}
+}
+
+/* The signers of a request at most: of the current and the previous secrets. */
+#define MAX_SIGNERS		2
+
+/*
+ * Choose a request's signers; returns how many there are.  The first makes
+ * what has room for one signature only: X-Webhook-Signature, and headers with
+ * an HMAC.
+ */
+static int
+choose_signers(const CwhWebhook *webhook, const CwhMessage *message,
+			   CwhSigner *signers[MAX_SIGNERS])
+{
+	bool		overlap = webhook->previous &&
+		webhook->previous_until > message->now;
+
+	signers[0] = webhook->signer;
+	signers[1] = overlap ? webhook->previous : NULL;
+	return overlap ? 2 : 1;
+}
+
+/*
+ * The webhook's own headers
+ */
+
+/* Bytes that these take beyond what the webhook holds of them. */
+static size_t
+headers_room(const CwhWebhook *webhook, const CwhMessage *message)
+{
+	size_t		room = 0;
+
+	for (int i = 0; i < webhook->nparts; i++)
+	{
+		const CwhHeaderPart *part = &webhook->parts[i];
+
+		/* the list of deliveries is made first, and then copied */
+		if (i == 0)
+			room += DELIVERIES_LEN(message->n) + 1;
+		if (i == 0 || part->header != part[-1].header)
+			room += strlen(webhook->headers[part->header]) + 1;
+		room += cwh_computed_size(part->which, strlen(event_type(message)),
+								  message->n);
+	}
+	return room;
+}
+
+/* A computed value of a request, as text. */
+static const char *
+computed_value(CwhComputedValues *values, CwhComputed which,
+			   CwhSigner *signer, const CwhTransfer *transfer)
+{
+	if (values->values[which] == NULL &&
+		!cwh_computed_hmac(values, which, signer, transfer->request.body,
+						   transfer->request.body_len))
+		elog(ERROR, "could not compute a header");
+	return values->values[which];
+}
+
+/*
+ * Add a header line with the values that it gets for this request, parts[0] and
+ * those that follow.  Returns how many these are.
+ */
+static int
+add_computed_header(CwhTransfer *transfer, const CwhWebhook *webhook,
+					const CwhHeaderPart *parts, CwhSigner *signer,
+					CwhComputedValues *values)
+{
+	const char *from = webhook->headers[parts->header];
+	size_t		size = strlen(from) + 1;
+	int			left = webhook->nparts - (parts - webhook->parts);
+	size_t		done = 0;
+	int			n;
+	char	   *line;
+	char	   *to;
+
+	for (n = 0; n < left && parts[n].header == parts->header; n++)
+		size += strlen(computed_value(values, parts[n].which, signer, transfer));
+	to = line = keep(transfer, size);
+	for (int i = 0; i < n; i++)
+	{
+		memcpy(to, from + done, parts[i].at - done);
+		to += parts[i].at - done;
+		done = parts[i].at;
+		to = stpcpy(to, values->values[parts[i].which]);
+	}
+	strcpy(to, from + done);
 	cwh_transfer_add_line(transfer, line);
+	return n;
+}
+
+/* Add the webhook's headers of which some have values for this request. */
+static void
+add_computed_headers(CwhTransfer *transfer, const CwhWebhook *webhook,
+					 const CwhMessage *message)
+{
+	CwhSigner  *signers[MAX_SIGNERS];
+	CwhComputedValues values = {0};
+	char		id[CWH_UUID_LEN + 1];
+	char		timestamp[MAXINT8LEN + 1];
+	char		attempt[MAXINT8LEN + 1];
+	char	   *deliveries = keep(transfer, DELIVERIES_LEN(message->n) + 1);
+	int			part = 0;
+
+	(void) choose_signers(webhook, message, signers);
+	message_id(message, id);
+	pg_lltoa(message_time(message), timestamp);
+	pg_ltoa(message->attempt, attempt);
+	write_deliveries(message, deliveries);
+	values.values[CWH_COMPUTED_ID] = id;
+	values.values[CWH_COMPUTED_TIMESTAMP] = timestamp;
+	values.values[CWH_COMPUTED_ATTEMPT] = attempt;
+	values.values[CWH_COMPUTED_DELIVERY] = deliveries;
+	values.values[CWH_COMPUTED_TYPE] = event_type(message);
+	for (int i = 0; i < webhook->nheaders; i++)
+		if (part < webhook->nparts && webhook->parts[part].header == i)
+			part += add_computed_header(transfer, webhook, &webhook->parts[part],
+										signers[0], &values);
+		else
+			cwh_transfer_add_line(transfer, webhook->headers[i]);
+}
+
+/*
+ * Let the request show the webhook's credentials: it goes to its own URL.  Its
+ * body is there already, of which headers may have an HMAC.
+ */
+static void
+add_credentials(CwhTransfer *transfer, const CwhWebhook *webhook,
+				const CwhMessage *message, const char *token)
+{
+	if (webhook->nparts > 0)
+		add_computed_headers(transfer, webhook, message);
+	else
+		for (int i = 0; i < webhook->nheaders; i++)
+			cwh_transfer_add_line(transfer, webhook->headers[i]);
+	if (webhook->auth == CWH_AUTH_HEADER)
+		cwh_transfer_add_line(transfer, webhook->auth_line);
+	else if (webhook->auth == CWH_AUTH_OAUTH2 && token)
+		add_header(transfer, "Authorization: Bearer ", token, "");
+	transfer->request.client_certificate = webhook->client_certificate;
+	transfer->request.client_key = webhook->client_key;
+}
+
+/*
+ * Events
+ */
+
+/* Add the body signature of a secret; a private key makes none. */
+static void
+add_body_signature(CwhTransfer *transfer, const char *header,
+				   CwhSigner *signer)
+{
+	char		signature[CWH_BODY_SIGNATURE_LEN + 1];
+
+	if (!cwh_sign_body(signer, transfer->request.body,
+					   transfer->request.body_len, signature))
+		elog(ERROR, "could not sign a request");
+	if (signature[0] != '\0')
+		add_header(transfer, header, signature, "");
+}
+
+/* Add the three headers of Standard Webhooks. */
+static void
+add_standard_headers(CwhTransfer *transfer, const CwhMessage *message,
+					 CwhSigner **signers, int nsigners)
+{
+	int64		unix_time = message_time(message);
+	char		id[CWH_UUID_LEN + 1];
+	char		number[MAXINT8LEN + 1];
+	char		signatures[MAX_SIGNERS][CWH_MESSAGE_SIGNATURE_LEN + 2] = {0};
+
+	message_id(message, id);
+	pg_lltoa(unix_time, number);
+	for (int i = 0; i < nsigners; i++)
+	{
+		if (i > 0)
+			signatures[i][0] = ' ';
+		if (!cwh_sign_message(signers[i], id, unix_time,
+							  transfer->request.body,
+							  transfer->request.body_len,
+							  signatures[i] + (i > 0)))
+			elog(ERROR, "could not sign a request");
+	}
+	add_header(transfer, "webhook-id: ", id, "");
+	add_header(transfer, "webhook-timestamp: ", number, "");
+	add_header(transfer, "webhook-signature: ", signatures[0], signatures[1]);
+}
+
+/* Add our own headers, which not every gateway lets through. */
+static void
+add_own_headers(CwhTransfer *transfer, const CwhMessage *message,
+				CwhSigner **signers, int nsigners)
+{
+	static const char name[] = "X-Webhook-Delivery: ";
+	char		number[MAXINT8LEN + 1];
+	char	   *line;
+
+	add_header(transfer, "X-Webhook-Event: ", event_type(message), "");
+	add_body_signature(transfer, "X-Webhook-Signature: ", signers[0]);
+	if (nsigners > 1)
+		add_body_signature(transfer, "X-Webhook-Signature-Previous: ",
+						   signers[1]);
+	pg_ltoa(message->attempt, number);
+	add_header(transfer, "X-Webhook-Attempt: ", number, "");
+	line = keep(transfer, sizeof(name) + DELIVERIES_LEN(message->n));
+	memcpy(line, name, sizeof(name));
+	write_deliveries(message, line + strlen(name));
+	cwh_transfer_add_line(transfer, line);
+}
+
+/* Sign a request, whose body is there already. */
+static void
+add_signatures(CwhTransfer *transfer, const CwhWebhook *webhook,
+			   const CwhMessage *message)
+{
+	CwhSigner  *signers[MAX_SIGNERS];
+	int			nsigners = choose_signers(webhook, message, signers);
+
+	add_standard_headers(transfer, message, signers, nsigners);
+	if (!webhook->standard_headers)
+		add_own_headers(transfer, message, signers, nsigners);
 }
 
 /* Make a signed request of one event, or of a batch. */
@@ -204,39 +399,19 @@ static void
 events_request(CwhTransfer **made, const CwhWebhook *webhook,
 			   const CwhMessage *message, const char *token)
 {
-	const char *type = message->batch ? "batch" : message->event_type;
-	int64		unix_time = (int64) timestamptz_to_time_t(message->now);
-	char		id[37];
-	char		number[MAXINT8LEN + 1];
-	char		signature[CWH_MESSAGE_SIGNATURE_LEN + 1];
-	char		previous[CWH_MESSAGE_SIGNATURE_LEN + 2] = "";
 	CwhTransfer *transfer;
 
 	transfer = begin_request(made, webhook, webhook->url, webhook->nheaders,
-							 strlen(type) + DELIVERIES_LEN(message->n) +
+							 strlen(event_type(message)) +
+							 DELIVERIES_LEN(message->n) +
+							 headers_room(webhook, message) +
 							 (token ? strlen(token) : 0));
-	message_id(message, id);
-	cwh_transfer_add_line(transfer, "Content-Type: application/json");
-	add_header(transfer, "X-Webhook-Event: ", type, "");
-	sign(webhook->signer, "X-Webhook-Signature", id, unix_time, message->body,
-		 transfer, signature);
-	if (webhook->previous && webhook->previous_until > message->now)
-	{
-		previous[0] = ' ';
-		sign(webhook->previous, "X-Webhook-Signature-Previous", id, unix_time,
-			 message->body, transfer, previous + 1);
-	}
-	add_header(transfer, "webhook-id: ", id, "");
-	pg_lltoa(unix_time, number);
-	add_header(transfer, "webhook-timestamp: ", number, "");
-	add_header(transfer, "webhook-signature: ", signature, previous);
-	pg_ltoa(message->attempt, number);
-	add_header(transfer, "X-Webhook-Attempt: ", number, "");
-	add_deliveries(transfer, message);
-	add_common_lines(transfer);
-	add_credentials(transfer, webhook, token);
 	transfer->request.body = message->body->data;
 	transfer->request.body_len = message->body->len;
+	cwh_transfer_add_line(transfer, "Content-Type: application/json");
+	add_signatures(transfer, webhook, message);
+	add_common_lines(transfer);
+	add_credentials(transfer, webhook, message, token);
 }
 
 /*
@@ -301,7 +476,8 @@ step_body(CwhTransfer *transfer, const CwhWebhook *webhook, const CwhStep *step)
  */
 static void
 step_request(CwhTransfer **made, const CwhWebhook *webhook,
-			 const CwhStep *step, const char *token)
+			 const CwhStep *step, const CwhMessage *message,
+			 const char *token)
 {
 	const char *body = step->body ? step->body->data : NULL;
 	bool		auth_in_body = body && step->own_url &&
@@ -310,12 +486,18 @@ step_request(CwhTransfer **made, const CwhWebhook *webhook,
 	CwhTransfer *transfer;
 
 	if (step->own_url)
-		room += strlen(webhook->url) + strlen(step->url) + 1;
+		room += strlen(webhook->url) + strlen(step->url) + 1 +
+			headers_room(webhook, message);
 	if (auth_in_body)
 		room += strlen(webhook->auth_line) + step->body->len + 2;
 	transfer = begin_request(made, webhook, NULL,
 							 webhook->nheaders + step->nheaders, room);
 	transfer->request.url = step_url(transfer, webhook, step);
+	if (auth_in_body)
+		body = step_body(transfer, webhook, step);
+	transfer->request.method = step->method;
+	transfer->request.body = body;
+	transfer->request.body_len = body ? strlen(body) : 0;
 	/* without a body, libcurl would make up a type */
 	cwh_transfer_add_line(transfer, body ? "Content-Type: application/json" :
 						  "Content-Type:");
@@ -325,12 +507,7 @@ step_request(CwhTransfer **made, const CwhWebhook *webhook,
 		if (!step->own_url || !is_credential_header(webhook, step->headers[i]))
 			cwh_transfer_add_line(transfer, step->headers[i]);
 	if (step->own_url)
-		add_credentials(transfer, webhook, token);
-	if (auth_in_body)
-		body = step_body(transfer, webhook, step);
-	transfer->request.method = step->method;
-	transfer->request.body = body;
-	transfer->request.body_len = body ? strlen(body) : 0;
+		add_credentials(transfer, webhook, message, token);
 	transfer->request.min_response_size = MIN_REPLY_SIZE;
 }
 
@@ -374,8 +551,9 @@ token_request(CwhTransfer **made, const CwhWebhook *webhook)
 }
 
 /*
- * Make a transfer, ready to be started: of the connector's request (step), or of
- * events (message), or with neither of the request for an access token.  False
+ * Make a transfer, ready to be started: of the connector's request (step) about
+ * events (message), or of these alone, or with neither of the request for an
+ * access token.  False
  * if it may not be sent; *problem says why, and *made is null.  What the
  * arguments point to must stay as it is until the transfer has been reaped or
  * freed.
@@ -390,7 +568,7 @@ cwh_make_request(CwhTransfer **made, const CwhWebhook *webhook,
 	if (*problem)
 		return false;
 	if (step)
-		step_request(made, webhook, step, token);
+		step_request(made, webhook, step, message, token);
 	else if (message)
 		events_request(made, webhook, message, token);
 	else

@@ -223,20 +223,22 @@ chatwebhook_seal(PG_FUNCTION_ARGS)
 						   VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret)));
 }
 
-/* SQL: generate a signing secret and seal it, leaving no copy in memory. */
+/*
+ * SQL: generate what that name in the vault signs with and seal it, leaving no
+ * copy in memory.
+ */
 Datum
 chatwebhook_seal_new(PG_FUNCTION_ARGS)
 {
-	char	   *signing = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	char		secret[CWH_SECRET_LEN + 1];
 	bytea	   *sealed;
 
-	if (!cwh_secret_generate(strcmp(signing, "v1a") == 0, secret))
+	if (!cwh_secret_generate(strcmp(name, "signing_key") == 0, secret))
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not generate a secret")));
-	sealed = seal(PG_GETARG_UUID_P(0), text_to_cstring(PG_GETARG_TEXT_PP(1)),
-				  secret, strlen(secret));
+	sealed = seal(PG_GETARG_UUID_P(0), name, secret, strlen(secret));
 	cwh_cleanse(secret, sizeof(secret));
 	PG_RETURN_BYTEA_P(sealed);
 }

@@ -15,6 +15,12 @@
  * private key.  And a public key is never taken for a secret, or everyone who
  * knows it could sign.
  *
+ * A signer with a secret and a private key makes both message signatures, so
+ * that receivers can change from one to the other, each when it likes.
+ *
+ * Receivers of other systems check an HMAC of their own making.  For those, a
+ * secret also makes plain ones, keyed like the body signature.
+ *
  * A signer has its keys already hashed into HMAC contexts: resetting those to
  * the keyed state costs a copy, while keying anew for each message would cost
  * more than hashing a kilobyte.  A signer must not be shared between threads.
@@ -60,7 +66,7 @@
 /* "v1," and 44 characters of base64 */
 #define HMAC_SIGNATURE_LEN		47
 /* "v1a," and 88 */
-#define ED25519_SIGNATURE_LEN	CWH_MESSAGE_SIGNATURE_LEN
+#define ED25519_SIGNATURE_LEN	92
 
 /* Standard Webhooks' limits on a secret's key, in bytes. */
 #define MIN_KEY_LEN				24
@@ -102,14 +108,13 @@ typedef struct Content
 
 struct CwhSigner
 {
-	KeyKind		kind;
-
-	/* of a secret */
+	/* of a secret; null without one */
 	HMAC_CTX   *body;			/* keyed with the secret's own bytes */
 	HMAC_CTX   *message;		/* keyed with what the secret decodes to */
 
-	/* of a private or a public key */
+	/* of a private or a public key; null without one */
 	EVP_PKEY   *ed25519;
+	bool		verifies_only;	/* it is a public key */
 	EVP_MD_CTX *context;		/* reused for each signature */
 	Content		content;		/* reused for each message */
 };
@@ -452,7 +457,7 @@ cwh_secret_problem(const char *secret, size_t len)
 	return NULL;
 }
 
-/* Set up a signer for a secret; false on failure, perhaps with a problem. */
+/* Give a signer a secret; false on failure, perhaps with a problem. */
 static bool
 signer_set_secret(CwhSigner *signer, const char *secret, size_t len,
 				  const char **problem)
@@ -469,12 +474,13 @@ signer_set_secret(CwhSigner *signer, const char *secret, size_t len,
 
 /* The same for a private or a public key. */
 static bool
-signer_set_ed25519(CwhSigner *signer, const char *key, size_t len,
-				   const char **problem)
+signer_set_ed25519(CwhSigner *signer, KeyKind kind, const char *key,
+				   size_t len, const char **problem)
 {
 	unsigned char public_key[PUBLIC_LEN];
 
-	if (signer->kind == KEY_PUBLIC)
+	signer->verifies_only = kind == KEY_PUBLIC;
+	if (kind == KEY_PUBLIC)
 		signer->ed25519 = public_key_read(key, len, problem);
 	else
 	{
@@ -489,6 +495,32 @@ signer_set_ed25519(CwhSigner *signer, const char *key, size_t len,
 }
 
 /*
+ * Give a signer one more key.
+ *
+ * Returns false if the key is empty, malformed, or of a kind that the signer
+ * has, or if OpenSSL fails; then *problem has a short reason that completes an
+ * error message, and the signer can only be destroyed.
+ */
+bool
+cwh_signer_add(CwhSigner *signer, const char *key, size_t len,
+			   const char **problem)
+{
+	KeyKind		kind = kind_of(key, len);
+
+	*problem = NULL;
+	if (kind == KEY_SECRET ? signer->body != NULL : signer->ed25519 != NULL)
+		*problem = "there are two of one kind";
+	else if (kind == KEY_SECRET ?
+			 signer_set_secret(signer, key, len, problem) :
+			 signer_set_ed25519(signer, kind, key, len, problem))
+		return true;
+
+	if (*problem == NULL)
+		*problem = "out of memory";
+	return false;
+}
+
+/*
  * Create the signer of a key.
  *
  * Returns NULL if the key is empty or malformed, or if OpenSSL fails; then
@@ -500,20 +532,19 @@ cwh_signer_create(const char *key, size_t len, const char **problem)
 {
 	CwhSigner  *signer = OPENSSL_zalloc(sizeof(CwhSigner));
 
-	*problem = NULL;
-	if (signer != NULL)
-	{
-		signer->kind = kind_of(key, len);
-		if (signer->kind == KEY_SECRET ?
-			signer_set_secret(signer, key, len, problem) :
-			signer_set_ed25519(signer, key, len, problem))
-			return signer;
-	}
+	*problem = "out of memory";
+	if (signer != NULL && cwh_signer_add(signer, key, len, problem))
+		return signer;
 
 	cwh_signer_destroy(signer);
-	if (*problem == NULL)
-		*problem = "out of memory";
 	return NULL;
+}
+
+/* Does the signer have a secret, so that it makes HMACs? */
+bool
+cwh_signer_has_secret(const CwhSigner *signer)
+{
+	return signer->body != NULL;
 }
 
 /*
@@ -604,36 +635,78 @@ cwh_public_key(const char *secret, size_t len,
 }
 
 /*
- * Write the body signature.  A private key makes none; the result is an empty
- * string then.  False if OpenSSL fails, or if the key is a public one.
+ * Hash a text and then the body, keyed with the secret's own bytes.  False if
+ * OpenSSL fails.
  */
-bool
-cwh_sign_body(CwhSigner *signer, const void *body, size_t len,
-			  char out[CWH_BODY_SIGNATURE_LEN + 1])
+static bool
+hmac_body(CwhSigner *signer, const char *before, const void *body, size_t len,
+		  unsigned char digest[DIGEST_LEN])
+{
+	/* Without a key, HMAC_Init_ex() resets to the keyed state. */
+	return HMAC_Init_ex(signer->body, NULL, 0, NULL, NULL) &&
+		HMAC_Update(signer->body, (const unsigned char *) before,
+					strlen(before)) &&
+		HMAC_Update(signer->body, body, len) &&
+		HMAC_Final(signer->body, digest, NULL);
+}
+
+/* Write a digest in hexadecimal. */
+static void
+write_hex(const unsigned char digest[DIGEST_LEN], char *out)
 {
 	static const char hex[] = "0123456789abcdef";
-	unsigned char digest[DIGEST_LEN];
 
-	out[0] = '\0';
-
-	if (signer->kind != KEY_SECRET)
-		return signer->kind == KEY_PRIVATE;
-
-	/* Without a key, HMAC_Init_ex() resets to the keyed state. */
-	if (!HMAC_Init_ex(signer->body, NULL, 0, NULL, NULL) ||
-		!HMAC_Update(signer->body, body, len) ||
-		!HMAC_Final(signer->body, digest, NULL))
-		return false;
-
-	memcpy(out, BODY_PREFIX, PREFIX_LEN(BODY_PREFIX));
-	out += PREFIX_LEN(BODY_PREFIX);
 	for (int i = 0; i < DIGEST_LEN; i++)
 	{
 		*out++ = hex[digest[i] >> 4];
 		*out++ = hex[digest[i] & 0x0f];
 	}
 	*out = '\0';
+}
 
+/*
+ * Write the body signature.  Without a secret there is none; the result is an
+ * empty string then.  False if OpenSSL fails, or if the key is a public one.
+ */
+bool
+cwh_sign_body(CwhSigner *signer, const void *body, size_t len,
+			  char out[CWH_BODY_SIGNATURE_LEN + 1])
+{
+	unsigned char digest[DIGEST_LEN];
+
+	out[0] = '\0';
+
+	if (signer->body == NULL)
+		return !signer->verifies_only;
+	if (!hmac_body(signer, "", body, len, digest))
+		return false;
+
+	memcpy(out, BODY_PREFIX, PREFIX_LEN(BODY_PREFIX));
+	write_hex(digest, out + PREFIX_LEN(BODY_PREFIX));
+	return true;
+}
+
+/*
+ * Write the HMAC-SHA256 of a text and the body, keyed like the body signature,
+ * in base64 or in hexadecimal.  False if OpenSSL fails, or without a secret;
+ * then out is empty.
+ */
+bool
+cwh_sign_hmac(CwhSigner *signer, const char *before, const void *body,
+			  size_t len, bool base64, char out[CWH_HMAC_LEN + 1])
+{
+	unsigned char digest[DIGEST_LEN];
+
+	out[0] = '\0';
+
+	if (signer->body == NULL ||
+		!hmac_body(signer, before, body, len, digest))
+		return false;
+
+	if (base64)
+		write_prefixed(out, "", digest, DIGEST_LEN);
+	else
+		write_hex(digest, out);
 	return true;
 }
 
@@ -726,25 +799,14 @@ ed25519_sign(CwhSigner *signer, const void *data, size_t len,
 		signature_len == ED25519_LEN;
 }
 
-/*
- * Write the signature of a message as Standard Webhooks defines it: "v1," with
- * a secret, "v1a," with a private key.  False if OpenSSL fails, or if the key
- * is a public one; then out is empty.
- */
-bool
-cwh_sign_message(CwhSigner *signer, const char *id, int64_t timestamp,
-				 const void *body, size_t len,
-				 char out[CWH_MESSAGE_SIGNATURE_LEN + 1])
+/* Write a message's "v1a," signature; false if that fails. */
+static bool
+ed25519_sign_message(CwhSigner *signer, const char *id, int64_t timestamp,
+					 const void *body, size_t len,
+					 char out[ED25519_SIGNATURE_LEN + 1])
 {
 	unsigned char signature[ED25519_LEN];
 	bool		done;
-
-	out[0] = '\0';
-
-	if (signer->kind == KEY_SECRET)
-		return hmac_sign(signer, id, timestamp, body, len, out);
-	if (signer->kind == KEY_PUBLIC)
-		return false;
 
 	done = content_write(&signer->content, id, timestamp, body, len) &&
 		ed25519_sign(signer, signer->content.data, signer->content.len,
@@ -752,6 +814,38 @@ cwh_sign_message(CwhSigner *signer, const char *id, int64_t timestamp,
 	if (done)
 		write_prefixed(out, ED25519_PREFIX, signature, ED25519_LEN);
 	content_trim(&signer->content);
+	return done;
+}
+
+/*
+ * Write the signature of a message as Standard Webhooks defines it: "v1," with
+ * a secret, "v1a," with a private key, and with both one after the other.
+ * False if OpenSSL fails, or if the key is a public one; then out is empty.
+ */
+bool
+cwh_sign_message(CwhSigner *signer, const char *id, int64_t timestamp,
+				 const void *body, size_t len,
+				 char out[CWH_MESSAGE_SIGNATURE_LEN + 1])
+{
+	char	   *to = out;
+	bool		done = !signer->verifies_only;
+
+	out[0] = '\0';
+
+	if (done && signer->message != NULL)
+	{
+		done = hmac_sign(signer, id, timestamp, body, len, to);
+		to += HMAC_SIGNATURE_LEN;
+	}
+	if (done && signer->ed25519 != NULL)
+	{
+		if (to > out)
+			*to++ = ' ';
+		done = ed25519_sign_message(signer, id, timestamp, body, len, to);
+	}
+
+	if (!done)
+		out[0] = '\0';
 	return done;
 }
 
@@ -770,7 +864,7 @@ cwh_verify_body(CwhSigner *signer, const void *body, size_t len,
 	char		want[CWH_BODY_SIGNATURE_LEN + 1];
 	char		got[CWH_BODY_SIGNATURE_LEN];
 
-	if (signer->kind != KEY_SECRET || signature == NULL ||
+	if (signer->body == NULL || signature == NULL ||
 		strlen(signature) != CWH_BODY_SIGNATURE_LEN)
 		return false;
 
@@ -904,7 +998,8 @@ ed25519_verify(CwhSigner *signer, const char *id, int64_t timestamp,
 
 /*
  * Is this a message as Standard Webhooks signs it, and a recent one?  A secret
- * verifies "v1," signatures, a private or a public key "v1a," ones.
+ * verifies "v1," signatures, a private or a public key "v1a," ones; of a signer
+ * with both, either will do.
  *
  * One valid signature in the list is enough: while a secret is being replaced,
  * a sender lists one with each.  Entries of other versions are ignored.  Times
@@ -925,7 +1020,8 @@ cwh_verify_message(CwhSigner *signer, const char *id,
 		!is_near(sent_at, now, tolerance))
 		return false;
 
-	if (signer->kind == KEY_SECRET)
-		return hmac_verify(signer, id, sent_at, signatures, body, len);
-	return ed25519_verify(signer, id, sent_at, signatures, body, len);
+	return (signer->message != NULL &&
+			hmac_verify(signer, id, sent_at, signatures, body, len)) ||
+		(signer->ed25519 != NULL &&
+		 ed25519_verify(signer, id, sent_at, signatures, body, len));
 }

@@ -207,12 +207,15 @@ chatwebhook_secret_problem(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(problem));
 }
 
-/* SQL: why these cannot be used as request headers, or null. */
+/* SQL: why these cannot be a webhook's headers, or null. */
 Datum
 chatwebhook_header_problem(PG_FUNCTION_ARGS)
 {
-	const char *problem = cwh_header_problem(PG_GETARG_JSONB_P(0));
+	Jsonb	   *headers = PG_GETARG_JSONB_P(0);
+	const char *problem = cwh_header_problem(headers);
 
+	if (problem == NULL)
+		problem = cwh_computed_problem(headers);
 	if (problem == NULL)
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(problem));

@@ -50,8 +50,8 @@
 /* Webhooks that are read by one statement, which bounds what it holds. */
 #define LOAD_AT_ONCE	32
 
-/* The 50 credentials that set_credential() stores at most, and two that sign. */
-#define MAX_SECRETS		"52"
+/* The 50 credentials that set_credential() stores, and four that sign. */
+#define MAX_SECRETS		"54"
 
 /* INDENT OFF */
 /* The columns of load_sql. */
@@ -164,6 +164,8 @@ typedef struct Loading
 	Secret	   *secrets;
 	int			nsecrets;
 	size_t		filled;			/* bytes of the lines filled in so far */
+	size_t		value_at;		/* of a header, where in its line its value
+								 * begins; else 0 */
 } Loading;
 
 /* Note why nothing can be sent for a webhook; the first reason stays. */
@@ -238,14 +240,30 @@ find_secret(const Loading *loading, const char *name, size_t len)
 	return NULL;
 }
 
-/* A signer for a secret, or null if there is none. */
+/* A signer for the secrets of these names, or null if there are none. */
 static CwhSigner *
-make_signer(const Loading *loading, const char *name)
+make_signer(const Loading *loading, const char *const names[2])
 {
-	const char *secret = find_secret(loading, name, strlen(name));
-	const char *problem;
+	CwhSigner  *signer = NULL;
 
-	return secret ? cwh_signer_create(secret, strlen(secret), &problem) : NULL;
+	for (int i = 0; i < 2; i++)
+	{
+		const char *secret = find_secret(loading, names[i], strlen(names[i]));
+		const char *problem;
+		bool		done = true;
+
+		if (secret && signer)
+			done = cwh_signer_add(signer, secret, strlen(secret), &problem);
+		else if (secret)
+			done = (signer = cwh_signer_create(secret, strlen(secret),
+											   &problem)) != NULL;
+		if (!done)
+		{
+			cwh_signer_destroy(signer);
+			return NULL;
+		}
+	}
+	return signer;
 }
 
 /* A copy of a secret that lives as long as the webhook, or null. */
@@ -262,8 +280,8 @@ static bool
 is_never_sent(const char *name, size_t len)
 {
 	static const char *const names[] = {
-		"signing_secret", "previous_signing_secret", "client_certificate",
-		"client_key"
+		"signing_secret", "signing_key", "previous_signing_secret",
+		"previous_signing_key", "client_certificate", "client_key"
 	};
 
 	for (int i = 0; i < lengthof(names); i++)
@@ -272,10 +290,26 @@ is_never_sent(const char *name, size_t len)
 	return false;
 }
 
+/* Note where the header that is being loaded gets a computed value. */
+static void
+add_part(const Loading *loading, size_t at, CwhComputed which)
+{
+	CwhWebhook *webhook = loading->webhook;
+	CwhHeaderPart *part;
+
+	if (webhook->parts == NULL)
+		webhook->parts = palloc(CWH_MAX_COMPUTED * sizeof(CwhHeaderPart));
+	part = &webhook->parts[webhook->nparts++];
+	part->header = webhook->nheaders;
+	part->at = loading->value_at + at;
+	part->which = which;
+}
+
 /*
  * Copy a template with each {{name}} replaced by the credential of that name,
  * to "out" unless that is null.  Returns the length; a credential that is not
- * set, or is not for this, is the webhook's problem.
+ * set, or is not for this, is the webhook's problem.  In a header, {{$name}} is
+ * left out, and its place is noted.
  */
 static size_t
 copy_filled_in(const Loading *loading, const char *template, char *out)
@@ -289,12 +323,23 @@ copy_filled_in(const Loading *loading, const char *template, char *out)
 		const char *name = start + 2;
 		const char *end = strstr(name, "}}");
 		const char *value;
+		CwhComputed which;
+		size_t		computed_len = 0;
 
 		if (end == NULL)
 			break;
 		if (out)
 			memcpy(out + len, rest, start - rest);
 		len += start - rest;
+		if (loading->value_at > 0)
+			computed_len = cwh_computed_parse(start, &which);
+		if (computed_len > 0)
+		{
+			if (out)
+				add_part(loading, len, which);
+			rest = start + computed_len;
+			continue;
+		}
 		value = is_never_sent(name, end - name) ? NULL :
 			find_secret(loading, name, end - name);
 		if (value == NULL)
@@ -373,7 +418,7 @@ join(const char *one, const char *two, const char *three)
 	return result;
 }
 
-/* Custom headers as lines. */
+/* Custom headers as lines, and where these get values for each request. */
 static void
 load_headers(Loading *loading, uint64 row)
 {
@@ -385,6 +430,8 @@ load_headers(Loading *loading, uint64 row)
 	JsonbValue	value;
 	char	   *name = NULL;
 
+	if (problem == NULL)
+		problem = cwh_computed_problem(headers);
 	if (problem)
 	{
 		note(webhook, psprintf("its headers cannot be sent: %s", problem));
@@ -397,14 +444,44 @@ load_headers(Loading *loading, uint64 row)
 			name = pnstrdup(value.val.string.val, value.val.string.len);
 		else if (token == WJB_VALUE)
 		{
-			char	   *filled = fill_in_line(loading, "a header", &value);
+			char	   *filled;
 
+			loading->value_at = strlen(name) + strlen(": ");
+			filled = fill_in_line(loading, "a header", &value);
+			loading->value_at = 0;
 			webhook->headers[webhook->nheaders++] = join(name, ": ", filled);
 			cleanse_string(filled);
 			pfree(filled);
 			pfree(name);
 		}
 	}
+}
+
+/*
+ * Check the headers that get values for each request.  A request holds copies
+ * of those, so their size matters more than that of others.
+ */
+static void
+check_parts(CwhWebhook *webhook)
+{
+	size_t		most = 0;
+
+	for (int i = 0; i < webhook->nparts; i++)
+	{
+		const CwhHeaderPart *part = &webhook->parts[i];
+
+		if (i == 0 || part->header != part[-1].header)
+			most += strlen(webhook->headers[part->header]) + 1;
+		most += cwh_computed_size(part->which, CWH_MAX_TYPE,
+								  webhook->batch_size);
+		if (cwh_computed_is_hmac(part->which) &&
+			(webhook->signer == NULL ||
+			 !cwh_signer_has_secret(webhook->signer)))
+			note(webhook, "its headers have an HMAC, for which it has no secret");
+	}
+	if (most > CWH_MAX_LINE)
+		note(webhook,
+			 "with its computed values filled in, its headers are too long");
 }
 
 /* Members of the column "auth". */
@@ -553,16 +630,30 @@ connector_argument(const Loading *loading, Jsonb *settings)
 											   -1));
 }
 
+/* Do the settings ask for no headers but those of Standard Webhooks? */
+static bool
+wants_standard_headers(Jsonb *settings)
+{
+	static const char standard[] = "standard";
+	JsonbValue	value;
+
+	return JB_ROOT_IS_OBJECT(settings) &&
+		cwh_jsonb_member(&settings->root, "headers", jbvString, &value) &&
+		value.val.string.len == strlen(standard) &&
+		memcmp(value.val.string.val, standard, strlen(standard)) == 0;
+}
+
 /* What a webhook with a connector needs. */
 static void
 load_connector(Loading *loading, uint64 row, const char *url)
 {
 	CwhWebhook *webhook = loading->webhook;
 	char	   *name = cwh_field_text(row, CONNECTOR);
-	Jsonb	   *settings;
+	Jsonb	   *settings = scratch_jsonb(loading, cwh_field(row, SETTINGS, NULL));
 	bool		isnull;
 	Datum		rules;
 
+	webhook->standard_headers = wants_standard_headers(settings);
 	if (name == NULL || strcmp(name, "webhook") == 0)
 		return;
 	webhook->connector = name;
@@ -574,7 +665,6 @@ load_connector(Loading *loading, uint64 row, const char *url)
 		cwh_rules_load(&webhook->rules, scratch_jsonb(loading, rules));
 	if (webhook->rules.problem)
 		note(webhook, webhook->rules.problem);
-	settings = scratch_jsonb(loading, cwh_field(row, SETTINGS, NULL));
 	if (JB_ROOT_IS_OBJECT(settings))
 		webhook->argument = connector_argument(loading, settings);
 	else
@@ -632,6 +722,12 @@ load_limits(CwhWebhook *webhook, uint64 row)
 		within(interval_ms(cwh_field(row, BATCH_WINDOW, NULL)), 0, 60000);
 }
 
+/* The secrets that sign, the one for HMACs first. */
+static const char *const current_secrets[] = {"signing_secret", "signing_key"};
+static const char *const previous_secrets[] = {
+	"previous_signing_secret", "previous_signing_key"
+};
+
 /* What signs its requests, and what its TLS connections show. */
 static void
 load_keys(const Loading *loading, uint64 row)
@@ -640,8 +736,8 @@ load_keys(const Loading *loading, uint64 row)
 	bool		isnull;
 	Datum		datum;
 
-	webhook->signer = make_signer(loading, "signing_secret");
-	webhook->previous = make_signer(loading, "previous_signing_secret");
+	webhook->signer = make_signer(loading, current_secrets);
+	webhook->previous = make_signer(loading, previous_secrets);
 	datum = cwh_field(row, PREVIOUS_UNTIL, &isnull);
 	webhook->previous_until = isnull ? DT_NOEND : DatumGetTimestampTz(datum);
 	webhook->client_certificate = keep_secret(loading, "client_certificate");
@@ -698,16 +794,19 @@ load_secret_parts(Loading *loading, uint64 row)
 	webhook->url = fill_in(loading, "its url", url);
 	load_headers(loading, row);
 	load_keys(loading, row);
+	check_parts(webhook);
 	datum = cwh_field(row, AUTH, &isnull);
 	if (!isnull)
 		load_auth(loading, scratch_jsonb(loading, datum));
 	load_connector(loading, row, url);
 	if (webhook->signer == NULL)
 	{
-		if (find_secret(loading, "signing_secret", strlen("signing_secret")))
-			note(webhook, "its signing secret is unusable");
+		for (int i = 0; i < lengthof(current_secrets); i++)
+			if (find_secret(loading, current_secrets[i],
+							strlen(current_secrets[i])))
+				note(webhook, "its signing secret is unusable");
 		/* a restore that is under way may still bring it */
-		else if (webhook->connector == NULL)
+		if (webhook->connector == NULL)
 			note(webhook, "it has no signing secret");
 	}
 	for (int i = 0; i < loading->nsecrets; i++)

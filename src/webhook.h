@@ -12,6 +12,7 @@
 #include "utils/palloc.h"
 #include "utils/uuid.h"
 
+#include "computed.h"
 #include "decision.h"
 #include "rules.h"
 #include "sign.h"
@@ -24,6 +25,14 @@ typedef enum CwhAuth
 	CWH_AUTH_BODY,				/* a member of the body */
 	CWH_AUTH_OAUTH2				/* a token that must be asked for */
 } CwhAuth;
+
+/* A value that a header's line gets when a request is made. */
+typedef struct CwhHeaderPart
+{
+	int			header;			/* the line's number */
+	size_t		at;				/* where in the line it is inserted */
+	CwhComputed which;
+} CwhHeaderPart;
 
 typedef struct CwhWebhook
 {
@@ -39,6 +48,9 @@ typedef struct CwhWebhook
 	const char *noted;			/* the problem that its health shows, or null */
 	char	  **headers;		/* "Name: value", filled in: secret */
 	int			nheaders;
+	CwhHeaderPart *parts;		/* what they get for each request, in order */
+	int			nparts;
+	bool		standard_headers;	/* no X-Webhook-... headers */
 	CwhRetryPolicy retry;
 	long		timeout_ms;
 	int			max_in_flight;

@@ -51,7 +51,7 @@ use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(new_node scaled sql script sql_in becomes_true becomes_true_in
   wait_until wait_until_in end_sessions while_stopped sleeps stay_asleep literal start_receiver start_services
-  create_webhook wait_idle server_major seen_by);
+  create_webhook wait_idle server_major seen_by npm_packages);
 
 our $lib = dirname(abs_path(__FILE__));
 
@@ -424,6 +424,41 @@ sub _output_of
 	my $output = qx(@command 2>/dev/null) // '';
 	chomp $output;
 	return $output;
+}
+
+=item npm_packages(@packages)
+
+A directory whose node_modules has these packages, each C<name@version>: the one of
+C<CHATWEBHOOK_NODE_MODULES>, or a new one.  Undef if npm cannot install them.
+
+=cut
+
+sub npm_packages
+{
+	my (@packages) = @_;
+	my $directory = $ENV{CHATWEBHOOK_NODE_MODULES};
+	my $output = '';
+
+	if (!$directory)
+	{
+		$directory = PostgreSQL::Test::Utils::tempdir('npm');
+		local $ENV{npm_config_cache} = "$directory/cache";
+		($output) = PostgreSQL::Test::Utils::run_command(
+			[ 'sh', '-c', 'exec "$@" </dev/null 2>&1', 'sh',
+				'npm', 'install',
+				'--prefix' => $directory,
+				'--no-audit', '--no-fund', '--no-update-notifier', '--ignore-scripts',
+				'--fetch-retries=0', '--fetch-timeout=20000',
+				@packages ]);
+	}
+	foreach my $package (@packages)
+	{
+		my ($name) = $package =~ /^(.+)@/;
+		next if -d "$directory/node_modules/$name";
+		note("there is no $name in $directory/node_modules: $output");
+		return undef;
+	}
+	return $directory;
 }
 
 =item seen_by($node, $role, chatbot => $chatbot, dbname => $dbname)

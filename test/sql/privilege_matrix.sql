@@ -294,7 +294,7 @@ SELECT chatwebhook._open(:'theirs', 'signing_secret', '\x00');
 SELECT chatwebhook._reseal(:'theirs', 'signing_secret', '\x00');
 SELECT chatwebhook._seal(:'theirs', 'signing_secret', 'x');
 SELECT chatwebhook._set_secret(:'theirs', 'signing_secret', 'mine');
-SELECT chatwebhook._seal_new(:'theirs', 'signing_secret', 'v1');
+SELECT chatwebhook._seal_new(:'theirs', 'signing_secret');
 SELECT chatwebhook._do_secret(:'ours');
 SELECT chatwebhook._do_rotate_secret(:'theirs', '0');
 SELECT chatwebhook._do_cancel(ARRAY[:their_delivery]);

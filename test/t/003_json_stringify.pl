@@ -42,23 +42,6 @@ plan skip_all => "there is no Node.js ($node_program)" if !defined $version;
 plan skip_all => "Node.js is of version $version, older than 18.3"
   if $version !~ /^v(\d+)\.(\d+)/ || $1 < 18 || ($1 == 18 && $2 < 3);
 
-# The directory that has the package standardwebhooks, or undef.
-sub find_package
-{
-	my $directory = $ENV{CHATWEBHOOK_NODE_MODULES} || PostgreSQL::Test::Utils::tempdir('npm');
-	my $package = "$directory/node_modules/standardwebhooks";
-
-	local $ENV{npm_config_cache} = "$directory/cache";
-	output_of(
-		'npm', 'install',
-		'--prefix' => $directory,
-		'--no-audit', '--no-fund', '--no-update-notifier', '--ignore-scripts',
-		'--fetch-retries=0', '--fetch-timeout=20000',
-		'standardwebhooks@1.1.1')
-	  if !$ENV{CHATWEBHOOK_NODE_MODULES};
-	return -d $package ? $directory : undef;
-}
-
 # A file of values, a line each.
 sub values_file
 {
@@ -127,7 +110,7 @@ subtest 'random values' => sub {
 	$receiver->stop;
 };
 
-my $modules = find_package();
+my $modules = npm_packages('standardwebhooks@1.1.1');
 
 subtest 'awkward events' => sub {
 	sql('DELETE FROM chatwebhook.webhook');

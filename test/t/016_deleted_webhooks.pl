@@ -103,7 +103,7 @@ sub restore
 		SET check_function_bodies = off;
 		INSERT INTO chatwebhook.webhook (id, name, url) VALUES ('$id', '$name', '$url');
 		INSERT INTO chatwebhook.health (webhook_id) VALUES ('$id');
-		SELECT chatwebhook._set_secret('$id', 'signing_secret', chatwebhook._seal_new('$id', 'signing_secret', signing))
+		SELECT chatwebhook._follow_signing('$id', signing)
 		FROM chatwebhook.webhook WHERE id = '$id';
 		COMMIT");
 	return;

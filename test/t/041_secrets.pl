@@ -124,9 +124,13 @@ my ($echo) = create_webhook($node, name => 'closed', url => $closed->url('/{{pat
 my ($whole) = create_webhook($node, name => 'whole', url => '{{url}}', max_retries => 0, enabled => 'f');
 my ($tls) = create_webhook($node, name => 'tls', url => 'https://127.0.0.1:' . $receiver->port . '/{{path_token}}', max_retries => 0, enabled => 'f');
 my ($asymmetric) = create_webhook($node, name => 'asymmetric', signing => 'v1a');
+my ($both) = create_webhook($node, name => 'both', signing => 'v1,v1a', events => ['webhook.test'], headers => { 'X-Mac' => 'v1={{$hmac_sha256}}' });
 my ($unset) = create_webhook($node, name => 'unset', events => ['message.sent'], url => $receiver->url('/ok/-/unset/{{not_set}}'));
 $secrets{'signing secret'} = $ok_secret;
 $secrets{'Ed25519 key'} = sql("SELECT chatwebhook.secret('$asymmetric')");
+$secrets{'secret beside a key'} = sql("SELECT chatwebhook.secret('$both')");
+$secrets{'key beside a secret'} =
+  sql("SELECT chatwebhook._open(webhook_id, name, value) FROM chatwebhook.vault WHERE webhook_id = '$both' AND name = 'signing_key'");
 $secrets{'secret of one refused'} = sql("SELECT chatwebhook.secret('$bad')");
 $secrets{'path token'} = 'PATHTOKEN-' . new_key();
 $secrets{'query token'} = 'QUERYTOKEN-' . new_key();
@@ -159,13 +163,16 @@ becomes_true("SELECT state = 'healthy' AND problem IS NULL AND NOT EXISTS (SELEC
 my ($spy) = create_webhook($node, name => 'spy', chatbot_id => 'spy', headers => { 'X-Key' => '{{signing_secret}}' });
 becomes_true("SELECT problem = 'the credential \"signing_secret\" is never part of a request' FROM chatwebhook.webhook_health WHERE webhook_id = '$spy'",
 	'a secret that signs is no credential: it is never filled in');
+sql("UPDATE chatwebhook.webhook SET headers = '{\"X-Key\": \"{{signing_key}}\"}' WHERE id = '$spy'");
+becomes_true("SELECT problem = 'the credential \"signing_key\" is never part of a request' FROM chatwebhook.webhook_health WHERE webhook_id = '$spy'",
+	'nor is a private key');
 sql("DELETE FROM chatwebhook.webhook WHERE id = '$spy'");
 my ($refused) = grep { index($_->{path}, 'PATHTOKEN') >= 0 } $receiver->log;
 is($refused->{headers}{authorization}, "Bearer $secrets{'header token'}", 'credentials have reached the receiver');
 like($refused->{query}, qr/\Q$secrets{'query token'}\E/, 'in the URL, too');
 is($receiver->count('ok') . '/' . unsigned('ok'), '2/0', 'signatures hold');
 my ($test) = sql("SELECT chatwebhook.test_webhook('$whole')") . sql("SELECT chatwebhook.test_webhook('$echo')")
-  . sql("SELECT chatwebhook.test_webhook('$bad')");
+  . sql("SELECT chatwebhook.test_webhook('$bad')") . sql("SELECT chatwebhook.test_webhook('$both')");
 
 my $rotated = sql("SELECT chatwebhook.rotate_secret('$ok')");
 $secrets{'rotated secret'} = $rotated;
@@ -199,6 +206,7 @@ subtest 'a core image of a session that was shown no secret' => sub {
 	my $handle = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-f', '-' ], '<', \$in, '>', \$out, $timer);
 	$in .= "INSERT INTO chatwebhook.webhook (name, url) SELECT 'made ' || n, 'https://example.com/' FROM generate_series(1, 20) n;\n"
 	  . "UPDATE chatwebhook.webhook SET signing = 'v1a' WHERE name IN ('made 1', 'made 2');\n"
+	  . "UPDATE chatwebhook.webhook SET signing = 'v1,v1a' WHERE name = 'made 3';\n"
 	  . "SELECT chatwebhook.rekey();\n"
 	  . "UPDATE chatwebhook.webhook SET enabled = false WHERE name LIKE 'made%';\n"
 	  . "SELECT 'pid ' || pg_backend_pid();\n";

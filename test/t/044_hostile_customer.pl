@@ -59,7 +59,7 @@ sub text
 	my @alphabets = (
 		[ 'a' .. 'z' ], [ map { chr } 32 .. 126 ], [ map { chr } 1 .. 31 ],
 		[ "\x{e9}", "\x{4e2d}", "\x{1f600}", "\x{202e}", "\x{feff}" ],
-		[ '{{', '}}', 'token', 'signing_secret', 'client_key', '$hmac_sha256', "\r\n", '%0d%0a' ]);
+		[ '{{', '}}', 'token', 'signing_secret', 'client_key', '$hmac_sha256', '{{$hmac_sha256}}', '{{$delivery}}', "\r\n", '%0d%0a' ]);
 	my $alphabet = one_of(@alphabets);
 	my $size = one_of(0, 1, 10, 63, 255, 256, 1000, 4096, one_of(70_000, 300_000, 1_000_000));
 	return join '', map { one_of(@$alphabet) } 1 .. ($size > 5000 ? 1 : $size) if $size <= 5000;
@@ -151,7 +151,7 @@ my %columns = (
 	ordered => sub { one_of('true', 'false') },
 	batch_size => sub { one_of(@extremes) },
 	batch_window => sub { one_of(@times) },
-	signing => sub { one_of('v1', 'v1a', 'v2', text()) },
+	signing => sub { one_of('v1', 'v1a', 'v1,v1a', 'v2', text()) },
 	chatbot_id => sub { one_of('hostile', 'hostile', 'honest', text()) });
 
 my $quote = sub {
@@ -166,7 +166,7 @@ my $quote = sub {
 sub hostile_act
 {
 	my $what = rand;
-	my $name = one_of(qw(token key client_key client_certificate signing_secret a), 'x' x 100, text());
+	my $name = one_of(qw(token key client_key client_certificate signing_secret signing_key a), 'x' x 100, text());
 	my $own = '(SELECT id FROM chatwebhook.webhook ORDER BY random() LIMIT 1)';
 
 	return 'DELETE FROM chatwebhook.webhook WHERE id IN (SELECT id FROM chatwebhook.webhook ORDER BY random() LIMIT 10)' if $what < 0.05;

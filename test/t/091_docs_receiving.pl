@@ -198,8 +198,15 @@ my ($batch_id, $batch_secret) = create_webhook(
 	name => 'batch',
 	events => ['webhook.test'],
 	batch_size => 10);
+my ($both_id, $both_secret) = create_webhook(
+	$node,
+	name => 'both',
+	events => ['webhook.test'],
+	signing => 'v1,v1a');
 sql(q{SELECT chatwebhook.emit('webhook.test', null, null, '{}')});
 ok(wait_idle($node) && $receiver->wait_for(1, 'batch'), 'a batch');
+my $both = last_request('both');
+like($both->{headers}{'webhook-signature'}, qr/^v1,\S+ v1a,\S+$/, 'and one request with two signatures');
 my $batch = last_request('batch');
 is(ref $json->decode($batch->{body}), 'ARRAY', 'of one event is an array too');
 is($batch->{headers}{'x-webhook-event'}, 'batch', 'and is called a batch');
@@ -210,6 +217,7 @@ my @cases = (
 	[ 'while secrets overlap, by the old one', $overlap, $secret, 'true' ],
 	[ 'while secrets overlap, by the new one', $overlap, $new_secret, 'true' ],
 	[ 'a batch', $batch, $batch_secret, 'true' ],
+	[ 'beside a v1a signature', $both, $both_secret, 'true' ],
 	[ 'a changed body', $changed, $secret, 'false' ],
 	[ 'ten minutes old', signed_at(-600), $secret, 'false' ],
 	[ 'ten minutes ahead', signed_at(600), $secret, 'false' ],

@@ -745,7 +745,8 @@ test_asymmetric(void)
 
 		is_str(cwh_secret_problem(secret, strlen(secret)), NULL,
 			   form == 0 ? "a secret of both halves" : "a secret of the seed");
-		ok(signer != NULL && signer->kind == KEY_PRIVATE,
+		ok(signer != NULL && signer->ed25519 != NULL &&
+		   !signer->verifies_only,
 		   "makes an asymmetric signer");
 		ok(cwh_public_key(secret, strlen(secret), public_key),
 		   "has a public key");
@@ -788,7 +789,7 @@ test_asymmetric(void)
 			   "NYytlc3TvkP8j6J4Vrn9wGTQuT/tb55+6+hUDGsoDg==",
 			   "as it should be");
 		ok(cwh_sign_message(signer, "a", INT64_MIN, "", 0, got) &&
-		   strlen(got) == CWH_MESSAGE_SIGNATURE_LEN,
+		   strlen(got) == ED25519_SIGNATURE_LEN,
 		   "the longest timestamp is signed");
 		ok(signer->content.cap > 0, "the memory for small messages is kept");
 
@@ -1191,6 +1192,99 @@ test_nonsense(void)
 	cwh_signer_destroy(signer);
 }
 
+/* A signer with a secret and a private key makes and verifies both signatures. */
+static void
+test_two_keys(void)
+{
+	static const char message[] = "{}";
+	CwhSigner  *secret = signer_of(published);
+	CwhSigner  *private_key = signer_of(pair_secret);
+	CwhSigner  *both = signer_of(pair_secret);
+	CwhSigner  *second = signer_of(published);
+	CwhSigner  *public_key = signer_of(pair_public);
+	const char *problem = "left as it was";
+	char		by_secret[CWH_MESSAGE_SIGNATURE_LEN + 1];
+	char		by_private[CWH_MESSAGE_SIGNATURE_LEN + 1];
+	char		by_both[CWH_MESSAGE_SIGNATURE_LEN + 1];
+	char		want[2 * CWH_MESSAGE_SIGNATURE_LEN + 2];
+	char		body[CWH_BODY_SIGNATURE_LEN + 1];
+	char		body_by_secret[CWH_BODY_SIGNATURE_LEN + 1];
+
+	ok(!cwh_signer_has_secret(both), "a private key is no secret");
+	ok(cwh_signer_add(both, published, strlen(published), &problem) &&
+	   problem == NULL, "a secret is added to it");
+	ok(cwh_signer_has_secret(both), "which the signer then has");
+	ok(cwh_sign_message(secret, "a", 1, message, 2, by_secret) &&
+	   cwh_sign_message(private_key, "a", 1, message, 2, by_private) &&
+	   cwh_sign_message(both, "a", 1, message, 2, by_both),
+	   "all sign");
+	ok(strlen(by_both) == CWH_MESSAGE_SIGNATURE_LEN, "both take this much");
+	snprintf(want, sizeof(want), "%s %s", by_secret, by_private);
+	is_str(by_both, want, "there are both signatures, v1 first");
+	ok(cwh_sign_body(both, message, 2, body) &&
+	   cwh_sign_body(secret, message, 2, body_by_secret) &&
+	   strcmp(body, body_by_secret) == 0 &&
+	   cwh_verify_body(both, message, 2, body),
+	   "and the secret's body signature");
+
+#define VERIFY(signer, list) \
+	cwh_verify_message(signer, "a", "1", list, message, 2, 1, 300)
+
+	ok(VERIFY(secret, by_both) && VERIFY(public_key, by_both),
+	   "receivers verify the one that they know");
+	ok(VERIFY(both, by_secret) && VERIFY(both, by_private) &&
+	   !VERIFY(both, "v1,x v1a,x"), "the signer verifies either");
+
+#undef VERIFY
+
+	ok(!cwh_signer_add(second, published, strlen(published), &problem),
+	   "there are no two secrets");
+	is_str(problem, "there are two of one kind", "as the problem says");
+	ok(!cwh_signer_add(private_key, pair_public, strlen(pair_public), &problem),
+	   "nor a private and a public key");
+	is_str(problem, "there are two of one kind", "for the same reason");
+
+	cwh_signer_destroy(secret);
+	cwh_signer_destroy(private_key);
+	cwh_signer_destroy(both);
+	cwh_signer_destroy(second);
+	cwh_signer_destroy(public_key);
+}
+
+/* Plain HMACs, by RFC 4231's second case. */
+static void
+test_hmac(void)
+{
+	static const char key[] = "Jefe";
+	static const char hex[] =
+		"5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
+	static const char base64[] =
+		"W9zBRr9gdU5qBCQmCJV1x1oAPwidJzmDnexYuWTsOEM=";
+	CwhSigner  *signer = signer_of(key);
+	CwhSigner  *private_key = signer_of(pair_secret);
+	CwhSigner  *public_key = signer_of(pair_public);
+	char		out[CWH_HMAC_LEN + 1];
+
+	for (int round = 0; round < 2; round++)
+	{
+		ok(cwh_sign_hmac(signer, "", "what do ya want for nothing?", 28, false,
+						 out), "an HMAC");
+		is_str(out, hex, "in hexadecimal");
+		ok(cwh_sign_hmac(signer, "what do ya ", "want for nothing?", 17, true,
+						 out), "of a text and a body");
+		is_str(out, base64, "in base64");
+	}
+	ok(!cwh_sign_hmac(private_key, "", "x", 1, false, out),
+	   "a private key makes none");
+	is_str(out, "", "not even in part");
+	ok(!cwh_sign_hmac(public_key, "", "x", 1, true, out),
+	   "nor does a public key");
+
+	cwh_signer_destroy(signer);
+	cwh_signer_destroy(private_key);
+	cwh_signer_destroy(public_key);
+}
+
 int
 main(void)
 {
@@ -1211,6 +1305,8 @@ main(void)
 	test_generate_ed25519();
 	test_verify_asymmetric();
 	test_nonsense();
+	test_two_keys();
+	test_hmac();
 
 	return done_testing();
 }
