@@ -38,26 +38,9 @@ sub output_of
 my $version = eval { qx($nodejs --version 2>/dev/null) } // '';
 plan skip_all => "there is no Node.js of version 18 or later ($nodejs)" if $version !~ /^v(\d+)/ || $1 < 18;
 
-# The directory that has the packages.
-my $modules = $ENV{CHATWEBHOOK_NODE_MODULES} // '';
-if (!-d "$modules/node_modules/openapi-typescript")
-{
-	$modules = PostgreSQL::Test::Utils::tempdir('npm');
-	local $ENV{npm_config_cache} = "$modules/cache";
-	eval {
-		IPC::Run::run(
-			[
-				'npm', 'install',
-				'--prefix' => $modules,
-				'--no-audit', '--no-fund', '--no-update-notifier', '--ignore-scripts',
-				'--fetch-retries=0', '--fetch-timeout=20000',
-				'@readme/openapi-parser@9.0.0', 'openapi-typescript@7.13.0',
-				'typescript@5.9.3', 'ajv@8.20.0', 'ajv-formats@3.0.1' ],
-			'<', \undef, '>&', \my $output);
-	};
-}
-plan skip_all => 'the npm packages are not there, and could not be got'
-  if !-d "$modules/node_modules/openapi-typescript";
+my $modules = npm_packages('@readme/openapi-parser@9.0.0', 'openapi-typescript@7.13.0',
+	'typescript@5.9.3', 'ajv@8.20.0', 'ajv-formats@3.0.1');
+plan skip_all => 'the npm packages are not there, and could not be got' if !$modules;
 
 my $receiver = start_receiver();
 my $node = new_node('main');
