@@ -100,12 +100,29 @@ $$;
 COMMENT ON FUNCTION chatwebhook._set_secret(uuid, text, bytea, timestamptz) IS
     'Puts a sealed secret into the vault.';
 
+CREATE FUNCTION chatwebhook._signing_problem(webhook_id uuid) RETURNS text
+    LANGUAGE sql STABLE STRICT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT format('webhook "%s" has no signing secret, because connector "%s" is not signed', w.name, w.connector)
+      FROM chatwebhook.webhook w
+     WHERE w.id = webhook_id
+       AND NOT EXISTS (SELECT FROM chatwebhook.connector c WHERE c.name = w.connector AND c.signed)
+$$;
+COMMENT ON FUNCTION chatwebhook._signing_problem(uuid) IS
+    'Returns why a webhook has no signing secret, or null.';
+
 CREATE FUNCTION chatwebhook._do_set_signing_secret(webhook_id uuid, secret text) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 #variable_conflict use_variable
 BEGIN
+    IF chatwebhook._signing_problem(webhook_id) IS NOT NULL THEN
+        RAISE EXCEPTION '%', chatwebhook._signing_problem(webhook_id)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Omit the secret, or use a connector that is signed, such as webhook or cloudevents.';
+    END IF;
     IF secret IS NULL
        OR (CASE (SELECT w.signing FROM chatwebhook.webhook w WHERE w.id = webhook_id)
            WHEN 'v1' THEN chatwebhook._secret_problem(secret) IS NOT NULL
@@ -135,6 +152,11 @@ CREATE FUNCTION chatwebhook._do_secret(webhook_id uuid) RETURNS text
     AS $$
 #variable_conflict use_variable
 BEGIN
+    IF chatwebhook._signing_problem(webhook_id) IS NOT NULL THEN
+        RAISE NOTICE '%', chatwebhook._signing_problem(webhook_id)
+            USING HINT = 'It gets one with a connector that is signed, such as webhook or cloudevents.';
+        RETURN NULL;
+    END IF;
     RETURN (SELECT chatwebhook._open(v.webhook_id, v.name, v.value)
               FROM chatwebhook.vault v
              WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret');
@@ -145,7 +167,8 @@ COMMENT ON FUNCTION chatwebhook._do_secret(uuid) IS 'Implements secret(), with t
 CREATE FUNCTION chatwebhook.secret(webhook_id uuid) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL UNSAFE;
-COMMENT ON FUNCTION chatwebhook.secret(uuid) IS 'Returns the webhook''s signing secret.';
+COMMENT ON FUNCTION chatwebhook.secret(uuid) IS
+    'Returns the webhook''s signing secret; null, with a notice, if its connector is not signed.';
 
 CREATE FUNCTION chatwebhook._do_public_key(webhook_id uuid) RETURNS text
     LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -156,7 +179,8 @@ BEGIN
     RETURN (SELECT chatwebhook._public_key(chatwebhook._open(v.webhook_id, v.name, v.value))
               FROM chatwebhook.vault v
               JOIN chatwebhook.webhook w ON w.id = v.webhook_id
-             WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret' AND w.signing = 'v1a');
+             WHERE v.webhook_id = webhook_id AND v.name = 'signing_secret' AND w.signing = 'v1a'
+               AND chatwebhook._signing_problem(webhook_id) IS NULL);
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._do_public_key(uuid) IS 'Implements public_key(), with the owner''s rights.';
@@ -185,6 +209,11 @@ BEGIN
       FROM chatwebhook.webhook w WHERE w.id = webhook_id FOR NO KEY UPDATE;
     -- the webhook may have been deleted while we waited for the lock
     PERFORM chatwebhook._check_webhook_access(webhook_id);
+    IF chatwebhook._signing_problem(webhook_id) IS NOT NULL THEN
+        RAISE EXCEPTION '%', chatwebhook._signing_problem(webhook_id)
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'To replace a credential, use set_credential(). For signatures, use a connector that is signed, such as webhook or cloudevents.';
+    END IF;
     DELETE FROM chatwebhook.vault v
      WHERE v.webhook_id = webhook_id AND v.name = 'previous_signing_secret';
     IF overlap > '0' THEN
@@ -208,7 +237,7 @@ CREATE FUNCTION chatwebhook.rotate_secret(webhook_id uuid, overlap interval DEFA
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.rotate_secret(uuid, interval) IS
-    'Gives the webhook a new signing secret, and returns it. Until the overlap ends, requests carry signatures with both secrets.';
+    'Gives the webhook a new signing secret, and returns it. An error if its connector is not signed. Until the overlap ends, requests carry signatures with both secrets.';
 
 CREATE FUNCTION chatwebhook._credential_problem(name text, value text) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_credential_problem'

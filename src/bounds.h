@@ -42,7 +42,14 @@
 #define CWH_MAX_LINE			(16 * 1024)
 #define CWH_MAX_LINES			(64 * 1024)
 
-extern const char *cwh_header_problem(Jsonb *headers);
+extern const char *cwh_header_problem(Jsonb *headers, bool of_connector);
+
+/* Is this the name of the header that tells the type of a body? */
+static inline bool
+cwh_is_content_type(const char *name)
+{
+	return pg_strcasecmp(name, "Content-Type") == 0;
+}
 
 /* Can this stand in a line of a request: printable ASCII? */
 static inline bool

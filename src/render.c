@@ -228,7 +228,9 @@ cwh_render(CwhOnRendered each)
 	for (int i = 0; i < n; i++)
 	{
 		renders[i].webhook = deliveries[i]->endpoint->webhook;
-		renders[i].event = deliveries[i]->body.data;
+		renders[i].batch = deliveries[i]->batch.data != NULL;
+		renders[i].event = renders[i].batch ? deliveries[i]->batch.data :
+			deliveries[i]->body.data;
 		renders[i].replies = deliveries[i]->exchange.replies;
 		renders[i].context = deliveries[i]->exchange.context;
 	}

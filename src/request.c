@@ -132,7 +132,7 @@ url_problem(const char *url)
 }
 
 /*
- * Events
+ * Signatures
  */
 
 /*
@@ -141,13 +141,13 @@ url_problem(const char *url)
  */
 static void
 sign(CwhSigner *signer, const char *header, const char *id, int64 unix_time,
-	 StringInfo body, CwhTransfer *transfer,
+	 const char *body, size_t len, CwhTransfer *transfer,
 	 char entry[CWH_MESSAGE_SIGNATURE_LEN + 1])
 {
 	char		hex[CWH_BODY_SIGNATURE_LEN + 1];
 
-	if (!cwh_sign_body(signer, body->data, body->len, hex) ||
-		!cwh_sign_message(signer, id, unix_time, body->data, body->len, entry))
+	if (!cwh_sign_body(signer, body, len, hex) ||
+		!cwh_sign_message(signer, id, unix_time, body, len, entry))
 		elog(ERROR, "could not sign a request");
 	if (hex[0] != '\0')
 		add_header(transfer, header, ": ", hex);
@@ -199,32 +199,44 @@ add_deliveries(CwhTransfer *transfer, const CwhMessage *message)
 	cwh_transfer_add_line(transfer, line);
 }
 
-/* Make a signed request of one event, or of a batch. */
-static void
-events_request(CwhTransfer **made, const CwhWebhook *webhook,
-			   const CwhMessage *message, const char *token)
+/* The value of X-Webhook-Event. */
+static const char *
+message_type(const CwhMessage *message)
 {
-	const char *type = message->batch ? "batch" : message->event_type;
+	return message->batch ? "batch" : message->event_type;
+}
+
+/* Room for the text of what sign_request() adds, besides MAX_LINES_TEXT. */
+static size_t
+signature_room(const CwhMessage *message)
+{
+	return strlen(message_type(message)) + DELIVERIES_LEN(message->n);
+}
+
+/*
+ * Sign the body of a request to the webhook's own URL, whatever its shape: add
+ * the headers that say what it is of, by which receivers verify it, and know it
+ * again when it is repeated.
+ */
+static void
+sign_request(CwhTransfer *transfer, const CwhWebhook *webhook,
+			 const CwhMessage *message, const char *body, size_t len)
+{
 	int64		unix_time = (int64) timestamptz_to_time_t(message->now);
 	char		id[37];
 	char		number[MAXINT8LEN + 1];
 	char		signature[CWH_MESSAGE_SIGNATURE_LEN + 1];
 	char		previous[CWH_MESSAGE_SIGNATURE_LEN + 2] = "";
-	CwhTransfer *transfer;
 
-	transfer = begin_request(made, webhook, webhook->url, webhook->nheaders,
-							 strlen(type) + DELIVERIES_LEN(message->n) +
-							 (token ? strlen(token) : 0));
 	message_id(message, id);
-	cwh_transfer_add_line(transfer, "Content-Type: application/json");
-	add_header(transfer, "X-Webhook-Event: ", type, "");
-	sign(webhook->signer, "X-Webhook-Signature", id, unix_time, message->body,
+	add_header(transfer, "X-Webhook-Event: ", message_type(message), "");
+	sign(webhook->signer, "X-Webhook-Signature", id, unix_time, body, len,
 		 transfer, signature);
 	if (webhook->previous && webhook->previous_until > message->now)
 	{
 		previous[0] = ' ';
 		sign(webhook->previous, "X-Webhook-Signature-Previous", id, unix_time,
-			 message->body, transfer, previous + 1);
+			 body, len, transfer, previous + 1);
 	}
 	add_header(transfer, "webhook-id: ", id, "");
 	pg_lltoa(unix_time, number);
@@ -233,6 +245,25 @@ events_request(CwhTransfer **made, const CwhWebhook *webhook,
 	pg_ltoa(message->attempt, number);
 	add_header(transfer, "X-Webhook-Attempt: ", number, "");
 	add_deliveries(transfer, message);
+}
+
+/*
+ * Events
+ */
+
+/* Make a signed request of one event, or of a batch. */
+static void
+events_request(CwhTransfer **made, const CwhWebhook *webhook,
+			   const CwhMessage *message, const char *token)
+{
+	CwhTransfer *transfer;
+
+	transfer = begin_request(made, webhook, webhook->url, webhook->nheaders,
+							 signature_room(message) +
+							 (token ? strlen(token) : 0));
+	cwh_transfer_add_line(transfer, "Content-Type: application/json");
+	sign_request(transfer, webhook, message, message->body->data,
+				 message->body->len);
 	add_common_lines(transfer);
 	add_credentials(transfer, webhook, token);
 	transfer->request.body = message->body->data;
@@ -297,12 +328,14 @@ step_body(CwhTransfer *transfer, const CwhWebhook *webhook, const CwhStep *step)
 
 /*
  * Make a connector's request.  Only one that goes to the webhook's own URL
- * shows its credentials.
+ * shows its credentials, and a signature made with its secret: so those of a
+ * signed connector are all signed, with a body or without, and no others.
  */
 static void
 step_request(CwhTransfer **made, const CwhWebhook *webhook,
-			 const CwhStep *step, const char *token)
+			 const CwhStep *step, const CwhMessage *message, const char *token)
 {
+	bool		is_signed = webhook->is_signed && step->own_url;
 	const char *body = step->body ? step->body->data : NULL;
 	bool		auth_in_body = body && step->own_url &&
 		webhook->auth == CWH_AUTH_BODY;
@@ -313,12 +346,20 @@ step_request(CwhTransfer **made, const CwhWebhook *webhook,
 		room += strlen(webhook->url) + strlen(step->url) + 1;
 	if (auth_in_body)
 		room += strlen(webhook->auth_line) + step->body->len + 2;
+	if (is_signed)
+		room += signature_room(message);
 	transfer = begin_request(made, webhook, NULL,
 							 webhook->nheaders + step->nheaders, room);
 	transfer->request.url = step_url(transfer, webhook, step);
 	/* without a body, libcurl would make up a type */
-	cwh_transfer_add_line(transfer, body ? "Content-Type: application/json" :
-						  "Content-Type:");
+	cwh_transfer_add_line(transfer, !body ? "Content-Type:" :
+						  step->content_type ? step->content_type :
+						  "Content-Type: application/json");
+	if (auth_in_body)
+		body = step_body(transfer, webhook, step);
+	if (is_signed)
+		sign_request(transfer, webhook, message, body ? body : "",
+					 body ? strlen(body) : 0);
 	cwh_transfer_add_line(transfer, "Accept: application/json");
 	add_common_lines(transfer);
 	for (int i = 0; i < step->nheaders; i++)
@@ -326,8 +367,6 @@ step_request(CwhTransfer **made, const CwhWebhook *webhook,
 			cwh_transfer_add_line(transfer, step->headers[i]);
 	if (step->own_url)
 		add_credentials(transfer, webhook, token);
-	if (auth_in_body)
-		body = step_body(transfer, webhook, step);
 	transfer->request.method = step->method;
 	transfer->request.body = body;
 	transfer->request.body_len = body ? strlen(body) : 0;
@@ -374,8 +413,9 @@ token_request(CwhTransfer **made, const CwhWebhook *webhook)
 }
 
 /*
- * Make a transfer, ready to be started: of the connector's request (step), or of
- * events (message), or with neither of the request for an access token.  False
+ * Make a transfer, ready to be started: of the connector's request (step), for
+ * events (message), or of those themselves, or with neither of the request for an
+ * access token.  False
  * if it may not be sent; *problem says why, and *made is null.  What the
  * arguments point to must stay as it is until the transfer has been reaped or
  * freed.
@@ -390,7 +430,7 @@ cwh_make_request(CwhTransfer **made, const CwhWebhook *webhook,
 	if (*problem)
 		return false;
 	if (step)
-		step_request(made, webhook, step, token);
+		step_request(made, webhook, step, message, token);
 	else if (message)
 		events_request(made, webhook, message, token);
 	else

@@ -211,7 +211,7 @@ chatwebhook_secret_problem(PG_FUNCTION_ARGS)
 Datum
 chatwebhook_header_problem(PG_FUNCTION_ARGS)
 {
-	const char *problem = cwh_header_problem(PG_GETARG_JSONB_P(0));
+	const char *problem = cwh_header_problem(PG_GETARG_JSONB_P(0), false);
 
 	if (problem == NULL)
 		PG_RETURN_NULL();

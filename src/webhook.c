@@ -60,8 +60,8 @@ enum
 	ID, NAME, CHATBOT_ID, URL, ENABLED, HEADERS, MAX_RETRIES, BACKOFF,
 	BACKOFF_MULTIPLIER, MAX_BACKOFF, TIMEOUT, MAX_IN_FLIGHT, SECRETS_FIT,
 	SECRET_NAMES, SECRET_VALUES, PREVIOUS_UNTIL, AUTH, CONNECTOR,
-	CONNECTOR_FUNCTION, CONNECTOR_REPLIES, SETTINGS, PROVEN, UPDATED_AT,
-	RATE_LIMIT, BATCH_SIZE, BATCH_WINDOW, NOTED
+	CONNECTOR_FUNCTION, CONNECTOR_REPLIES, CONNECTOR_SIGNED, CONNECTOR_BATCHES,
+	SETTINGS, PROVEN, UPDATED_AT, RATE_LIMIT, BATCH_SIZE, BATCH_WINDOW, NOTED
 };
 
 /*
@@ -73,7 +73,7 @@ enum
 	"       w.max_retries, w.backoff, w.backoff_multiplier, w.max_backoff," \
 	"       w.timeout, w.max_in_flight, held.fit, v.names, v.vals," \
 	"       v.previous_until, w.auth, w.connector, c.function, c.replies," \
-	"       w.settings," \
+	"       COALESCE(c.signed, false), COALESCE(c.batches, false), w.settings," \
 	"       COALESCE(h.consecutive_failures" EQ "0" \
 	"                AND h.last_success_at IS NOT NULL, false)," \
 	"       w.updated_at, w.rate_limit, w.batch_size, w.batch_window, h.problem" \
@@ -379,7 +379,7 @@ load_headers(Loading *loading, uint64 row)
 {
 	CwhWebhook *webhook = loading->webhook;
 	Jsonb	   *headers = scratch_jsonb(loading, cwh_field(row, HEADERS, NULL));
-	const char *problem = cwh_header_problem(headers);
+	const char *problem = cwh_header_problem(headers, false);
 	JsonbIterator *iterator = JsonbIteratorInit(&headers->root);
 	JsonbIteratorToken token;
 	JsonbValue	value;
@@ -563,17 +563,22 @@ load_connector(Loading *loading, uint64 row, const char *url)
 	bool		isnull;
 	Datum		rules;
 
-	if (name == NULL || strcmp(name, "webhook") == 0)
+	webhook->is_signed = name == NULL || strcmp(name, "webhook") == 0;
+	if (webhook->is_signed)
 		return;
 	webhook->connector = name;
 	webhook->function = cwh_field_text(row, CONNECTOR_FUNCTION);
+	webhook->is_signed = DatumGetBool(cwh_field(row, CONNECTOR_SIGNED, NULL));
 	webhook->url_template = pstrdup(url);
-	webhook->batch_size = 1;
 	rules = cwh_field(row, CONNECTOR_REPLIES, &isnull);
 	if (!isnull)
 		cwh_rules_load(&webhook->rules, scratch_jsonb(loading, rules));
 	if (webhook->rules.problem)
 		note(webhook, webhook->rules.problem);
+	/* a batch has events of many conversations, of each of which to remember */
+	if (!DatumGetBool(cwh_field(row, CONNECTOR_BATCHES, NULL)) ||
+		webhook->rules.remember)
+		webhook->batch_size = 1;
 	settings = scratch_jsonb(loading, cwh_field(row, SETTINGS, NULL));
 	if (JB_ROOT_IS_OBJECT(settings))
 		webhook->argument = connector_argument(loading, settings);
@@ -702,12 +707,12 @@ load_secret_parts(Loading *loading, uint64 row)
 	if (!isnull)
 		load_auth(loading, scratch_jsonb(loading, datum));
 	load_connector(loading, row, url);
-	if (webhook->signer == NULL)
+	if (webhook->signer == NULL && webhook->is_signed)
 	{
 		if (find_secret(loading, "signing_secret", strlen("signing_secret")))
 			note(webhook, "its signing secret is unusable");
 		/* a restore that is under way may still bring it */
-		else if (webhook->connector == NULL)
+		else
 			note(webhook, "it has no signing secret");
 	}
 	for (int i = 0; i < loading->nsecrets; i++)
