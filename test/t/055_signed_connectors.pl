@@ -248,6 +248,20 @@ subtest 'batches and tokens' => sub {
 	$count{ $_->{data}{n} }++ foreach map { @{ $json->decode($_->{body})->{events} } } $receiver->log('oauth');
 	is_deeply(\%count, { map { $_ => 1 } 1 .. 20 }, 'those that waited for a token come once');
 	is(scalar(grep { ($_->{headers}{authorization} // '') ne 'Bearer abc' } $receiver->log('oauth')), 0, 'with it');
+
+	# what comes while a batch waits for its token makes it another batch
+	$elsewhere->set(replies => { held => [ { body => { access_token => 'abc', expires_in => 3600 } } ] });
+	webhook('joined', 'shaped', batch_size => 10,
+		auth => { type => 'oauth2', token_url => $elsewhere->url('/scripted-until-told/-/held'), client_id => 'me' },
+		credentials => { client_secret => 'x' });
+	emit('joined', 2);
+	ok($elsewhere->wait_for(1, 'held'), 'a token is asked for');
+	emit('joined', 3, q{jsonb_build_object('n', i + 2)});
+	wait_until(q{SELECT count(*) = 5 FROM chatwebhook.queue q WHERE chatwebhook._claimed(q.id)});
+	$elsewhere->set(up => ['held']);
+	ok(wait_idle($node), 'the worker is done');
+	is_deeply([ map { [ map { $_->{data}{n} } @{ $json->decode($_->{body})->{events} } ] } $receiver->log('joined') ],
+		[ [ 1 .. 5 ] ], 'all of which is sent');
 };
 
 subtest 'from requests for one event to batches' => sub {
