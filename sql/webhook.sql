@@ -475,8 +475,8 @@ BEGIN
         END IF;
     END IF;
     IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.auth IS DISTINCT FROM OLD.auth OR NEW.connector <> OLD.connector) THEN
-        problem := CASE WHEN NEW.connector = 'webhook' AND NEW.auth->>'type' = 'body'
-                        THEN 'the connector webhook sends the event unchanged, so its auth cannot be of type body'
+        problem := CASE WHEN NEW.connector IN ('webhook', 'cloudevents') AND NEW.auth->>'type' = 'body'
+                        THEN format('the connector %s sends the event unchanged, so its auth cannot be of type body', NEW.connector)
                         ELSE chatwebhook._auth_problem(NEW.auth) END;
         IF problem IS NOT NULL THEN
             RAISE EXCEPTION 'invalid auth of webhook "%": %', NEW.name, problem

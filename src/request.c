@@ -413,12 +413,11 @@ token_request(CwhTransfer **made, const CwhWebhook *webhook)
 }
 
 /*
- * Make a transfer, ready to be started: of the connector's request (step), for
- * events (message), or of those themselves, or with neither of the request for an
- * access token.  False
- * if it may not be sent; *problem says why, and *made is null.  What the
- * arguments point to must stay as it is until the transfer has been reaped or
- * freed.
+ * Make a transfer, ready to be started: of the connector's request (step) for
+ * events (message), or without one of the events themselves, or with neither of
+ * the request for an access token.  False if it may not be sent; *problem says
+ * why, and *made is null.  What the arguments point to must stay as it is until
+ * the transfer has been reaped or freed.
  */
 bool
 cwh_make_request(CwhTransfer **made, const CwhWebhook *webhook,

@@ -19,7 +19,7 @@ BEGIN
     END IF;
     -- the first segment of a relative reference has no colon (RFC 3986, 4.2)
     IF jsonb_typeof(settings->'source') NOT IN ('string', 'null')
-       OR source !~ concat('^', allowed, '*(#', allowed, '*)?$') OR length(source) NOT BETWEEN 1 AND 1000
+       OR length(source) NOT BETWEEN 1 AND 1000 OR source !~ concat('^', allowed, '*(#', allowed, '*)?$')
        OR source ~ '^[^/?#]*:' AND source !~ '^[A-Za-z][A-Za-z0-9+.-]*:' THEN
         RETURN format('source is "%s", not a URI reference of at most 1000 characters', left(source, 100));
     END IF;

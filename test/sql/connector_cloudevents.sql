@@ -84,4 +84,7 @@ INSERT INTO chatwebhook.webhook (name, url, connector, settings) VALUES ('other'
 INSERT INTO chatwebhook.webhook (name, url, settings) VALUES ('other', 'https://example.com/hook', '{"mode": 5}');
 UPDATE chatwebhook.webhook SET connector = 'cloudevents' WHERE name = 'other';
 
+-- an event is what it is
+UPDATE chatwebhook.webhook SET auth = '{"type": "body", "name": "key", "value": "{{key}}"}' WHERE name = 'broker';
+
 DROP FUNCTION broker_made, broker_refused;
