@@ -15,7 +15,7 @@ COMMENT ON COLUMN chatwebhook.request.method IS 'GET, POST, PUT, PATCH or DELETE
 COMMENT ON COLUMN chatwebhook.request.url IS
     'URL of the request, usually the webhook''s url with something appended; if both have a query, the appended ? becomes &. Null means the webhook''s url.';
 COMMENT ON COLUMN chatwebhook.request.headers IS
-    'Headers of this request, an object of strings. Those of the webhook and its auth are added. Null means none.';
+    'Headers of this request, an object of strings. Content-Type can be among them; it is application/json otherwise. Those of the webhook and its auth are added. Null means none.';
 COMMENT ON COLUMN chatwebhook.request.body IS 'Sent as compact JSON. Null means no body.';
 COMMENT ON COLUMN chatwebhook.request.last IS
     'True if the delivery is complete once this request has succeeded. Otherwise the connector is called again.';
@@ -220,6 +220,8 @@ CREATE TABLE chatwebhook.connector (
     function    text,
     description text,
     replies     jsonb NOT NULL DEFAULT '[]',
+    signed      boolean NOT NULL DEFAULT false,
+    batches     boolean NOT NULL DEFAULT false,
     ordered     boolean NOT NULL DEFAULT false,
     shipped     boolean NOT NULL DEFAULT false
 );
@@ -232,14 +234,18 @@ COMMENT ON COLUMN chatwebhook.connector.function IS
 COMMENT ON COLUMN chatwebhook.connector.description IS 'Description for people.';
 COMMENT ON COLUMN chatwebhook.connector.replies IS
     'Rules for what replies mean, an array of objects; the first that matches applies. Keys: status (a number or an array of numbers), step (number of the request, from 1; optional), contains (text in the body; optional), path (a jsonpath predicate that must be true of the JSON body, as with the operator @@; optional), means (success, retry, dead or disable), wait (seconds to wait at least, or the key of the body that has them; optional), remember (an object of names and jsonpaths: the first item that each path finds in a successful reply is kept for the webhook and the conversation; optional). A rule with remember but without means only remembers. If a rule for a step means success and names a 2xx status, a 2xx that matches no rule with means is a failure, and is retried.';
+COMMENT ON COLUMN chatwebhook.connector.signed IS
+    'If true, requests to the webhook''s own URL are signed like those of the connector webhook: over the exact bytes of the body, with the same headers. Webhooks have a signing secret only if their connector is signed.';
+COMMENT ON COLUMN chatwebhook.connector.batches IS
+    'If true, webhooks with this connector can have a batch_size above 1. Then the function gets an array of events, even of a single one, and makes one request for all of them, after which it is not called again. A connector with a rule that remembers takes no batches.';
 COMMENT ON COLUMN chatwebhook.connector.ordered IS
     'If true, webhooks with this connector are ordered: deliveries of one conversation are sent one after another. A connector with a rule that remembers is always ordered.';
 COMMENT ON COLUMN chatwebhook.connector.shipped IS
     'True for a connector that came with the extension and was not changed. pg_dump omits it.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.connector', 'WHERE NOT shipped');
 
-INSERT INTO chatwebhook.connector (name, description, shipped) VALUES
-    ('webhook', 'The event itself as JSON, signed, for your own endpoint.', true);
+INSERT INTO chatwebhook.connector (name, description, signed, batches, shipped) VALUES
+    ('webhook', 'The event itself as JSON, signed, for your own endpoint.', true, true, true);
 
 CREATE FUNCTION chatwebhook._find_connector() RETURNS trigger
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -350,6 +356,10 @@ BEGIN
             RAISE EXCEPTION 'connector "webhook" is built in and takes no function'
                 USING ERRCODE = 'check_violation', HINT = 'Register your function under another name.';
         END IF;
+        IF NOT (NEW.signed AND NEW.batches) THEN
+            RAISE EXCEPTION 'connector "webhook" is always signed, and takes batches'
+                USING ERRCODE = 'check_violation', HINT = 'Leave its columns signed and batches true.';
+        END IF;
     ELSE
         SELECT p.provolatile, l.lanname, p.prorettype, p.proretset INTO f
           FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
@@ -406,6 +416,12 @@ BEGIN
             USING ERRCODE = 'check_violation',
                   HINT = 'Use an array such as [{"status": 200, "path": "$.ok == true", "means": "success", "remember": {"thread": "$.ts"}}].';
     END IF;
+    IF NEW.batches AND jsonb_path_exists(NEW.replies, '$[*].remember') THEN
+        RAISE EXCEPTION 'connector "%" cannot both take batches and remember', NEW.name
+            USING ERRCODE = 'check_violation',
+                  DETAIL = 'A batch has events of many conversations, and one reply.',
+                  HINT = 'Set batches to false, or remove remember from the rules for replies.';
+    END IF;
     -- the next delivery of a conversation needs what the previous one remembered
     NEW.ordered := NEW.ordered OR jsonb_path_exists(NEW.replies, '$[*].remember');
     NEW.shipped := false;
@@ -417,7 +433,7 @@ COMMENT ON FUNCTION chatwebhook._check_connector() IS 'Trigger: checks a connect
 /*
  * The new rules may let the worker send to a webhook that it could not send to.
  * The function runs with all but ALWAYS triggers off, so it must itself do what
- * _webhook_follow() does when a webhook becomes ordered.
+ * _webhook_follow() does when a webhook becomes ordered or signed.
  */
 CREATE FUNCTION chatwebhook._connector_follow() RETURNS trigger
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -434,12 +450,16 @@ BEGIN
              WHERE q.webhook_id = hook AND octet_length(q.conversation_id) <= 2000;
         END LOOP;
     END IF;
+    IF NEW.signed AND NOT OLD.signed THEN
+        PERFORM chatwebhook._follow_signing(w.id, w.signing)
+           FROM chatwebhook.webhook w WHERE w.connector = NEW.name;
+    END IF;
     PERFORM chatwebhook._wake(w.id) FROM chatwebhook.webhook w WHERE w.connector = NEW.name;
     RETURN NULL;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._connector_follow() IS
-    'Trigger: if a connector has become ordered, makes its webhooks ordered. Wakes workers for them.';
+    'Trigger: if a connector has become ordered, makes its webhooks ordered, and if it has become signed, gives them secrets. Wakes workers for them.';
 
 /*
  * Connectors that ship are inserted by CREATE EXTENSION, which turns

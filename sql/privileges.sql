@@ -99,6 +99,7 @@ CREATE FUNCTION chatwebhook._privileges(access text) RETURNS SETOF text
         ('EXECUTE ON FUNCTION chatwebhook._purge', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook._erase', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook._forget', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.cloudevents', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.discord', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.hubspot', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.pagerduty', '{admin,app}'),

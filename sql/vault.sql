@@ -146,6 +146,17 @@ CREATE FUNCTION chatwebhook._signing_secret_problem(signing text, secret text) R
 $$;
 COMMENT ON FUNCTION chatwebhook._signing_secret_problem(text, text) IS
     'Returns why create_webhook() cannot take this secret for a webhook with this signing, or null.';
+CREATE FUNCTION chatwebhook._signing_problem(webhook_id uuid) RETURNS text
+    LANGUAGE sql STABLE STRICT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT format('webhook "%s" has no signing secret, because connector "%s" is not signed', w.name, w.connector)
+      FROM chatwebhook.webhook w
+     WHERE w.id = webhook_id
+       AND NOT EXISTS (SELECT FROM chatwebhook.connector c WHERE c.name = w.connector AND c.signed)
+$$;
+COMMENT ON FUNCTION chatwebhook._signing_problem(uuid) IS
+    'Returns why a webhook has no signing secret, or null.';
 
 CREATE FUNCTION chatwebhook._do_set_signing_secret(webhook_id uuid, secret text) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -156,6 +167,11 @@ DECLARE
     signing constant text := (SELECT w.signing FROM chatwebhook.webhook w WHERE w.id = webhook_id);
     name    constant text := (chatwebhook._signing_names(signing))[1];
 BEGIN
+    IF chatwebhook._signing_problem(webhook_id) IS NOT NULL THEN
+        RAISE EXCEPTION '%', chatwebhook._signing_problem(webhook_id)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Omit the secret, or use a connector that is signed, such as webhook or cloudevents.';
+    END IF;
     IF secret IS NULL OR chatwebhook._signing_secret_problem(signing, secret) IS NOT NULL THEN
         RAISE EXCEPTION 'invalid signing secret'
             USING ERRCODE = 'invalid_parameter_value',
@@ -182,6 +198,11 @@ CREATE FUNCTION chatwebhook._do_secret(webhook_id uuid) RETURNS text
     AS $$
 #variable_conflict use_variable
 BEGIN
+    IF chatwebhook._signing_problem(webhook_id) IS NOT NULL THEN
+        RAISE NOTICE '%', chatwebhook._signing_problem(webhook_id)
+            USING HINT = 'It gets one with a connector that is signed, such as webhook or cloudevents.';
+        RETURN NULL;
+    END IF;
     RETURN (SELECT chatwebhook._open(v.webhook_id, v.name, v.value)
               FROM chatwebhook.vault v
              WHERE v.webhook_id = webhook_id AND v.name IN ('signing_secret', 'signing_key')
@@ -194,7 +215,7 @@ CREATE FUNCTION chatwebhook.secret(webhook_id uuid) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.secret(uuid) IS
-    'Returns the webhook''s signing secret, with which receivers verify v1 signatures; of a webhook with signing v1a, which has none, the private key.';
+    'Returns the webhook''s signing secret, with which receivers verify v1 signatures; of a webhook with signing v1a, which has none, the private key. Null, with a notice, if its connector is not signed.';
 
 CREATE FUNCTION chatwebhook._do_public_key(webhook_id uuid) RETURNS text
     LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -204,7 +225,8 @@ CREATE FUNCTION chatwebhook._do_public_key(webhook_id uuid) RETURNS text
 BEGIN
     RETURN (SELECT chatwebhook._public_key(chatwebhook._open(v.webhook_id, v.name, v.value))
               FROM chatwebhook.vault v
-             WHERE v.webhook_id = webhook_id AND v.name = 'signing_key');
+             WHERE v.webhook_id = webhook_id AND v.name = 'signing_key'
+               AND chatwebhook._signing_problem(webhook_id) IS NULL);
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._do_public_key(uuid) IS 'Implements public_key(), with the owner''s rights.';
@@ -234,6 +256,11 @@ BEGIN
       FROM chatwebhook.webhook w WHERE w.id = webhook_id FOR NO KEY UPDATE;
     -- the webhook may have been deleted while we waited for the lock
     PERFORM chatwebhook._check_webhook_access(webhook_id);
+    IF chatwebhook._signing_problem(webhook_id) IS NOT NULL THEN
+        RAISE EXCEPTION '%', chatwebhook._signing_problem(webhook_id)
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'To replace a credential, use set_credential(). For signatures, use a connector that is signed, such as webhook or cloudevents.';
+    END IF;
     DELETE FROM chatwebhook.vault v
      WHERE v.webhook_id = webhook_id AND v.name IN ('previous_signing_secret', 'previous_signing_key');
     until := clock_timestamp() + overlap;
@@ -257,7 +284,7 @@ CREATE FUNCTION chatwebhook.rotate_secret(webhook_id uuid, overlap interval DEFA
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.rotate_secret(uuid, interval) IS
-    'Gives the webhook a new signing secret, and returns it; with signing v1,v1a also a new private key, and with v1a only that. Until the overlap ends, requests carry signatures with the old ones, too.';
+    'Gives the webhook a new signing secret, and returns it; with signing v1,v1a also a new private key, and with v1a only that. An error if its connector is not signed. Until the overlap ends, requests carry signatures with the old ones, too.';
 
 CREATE FUNCTION chatwebhook._credential_problem(name text, value text) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_credential_problem'

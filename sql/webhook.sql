@@ -52,7 +52,7 @@ ALTER TABLE chatwebhook.webhook
     ALTER settings SET STATISTICS 0,
     ALTER auth SET STATISTICS 0;
 COMMENT ON TABLE chatwebhook.webhook IS
-    'Where and how events are delivered. INSERT, UPDATE and DELETE manage it. A new row gets a signing secret.';
+    'Where and how events are delivered. INSERT, UPDATE and DELETE manage it. A new row gets a signing secret if its connector is signed.';
 COMMENT ON COLUMN chatwebhook.webhook.id IS 'Identifies the webhook. It cannot be changed.';
 COMMENT ON COLUMN chatwebhook.webhook.name IS 'Name for people and views.';
 COMMENT ON COLUMN chatwebhook.webhook.chatbot_id IS
@@ -90,11 +90,11 @@ COMMENT ON COLUMN chatwebhook.webhook.max_in_flight IS
 COMMENT ON COLUMN chatwebhook.webhook.ordered IS
     'If true, deliveries of one conversation are sent one after another, in the order of the events. A retry holds back the deliveries after it; a dead delivery does not. Always true with a connector that is ordered. Ids of conversations over 2000 bytes are not ordered.';
 COMMENT ON COLUMN chatwebhook.webhook.batch_size IS
-    'Maximum events in one request, 1 to 100. Above 1, the body is an array of events, and the connector must be webhook. Events that arrive faster than requests complete are sent together.';
+    'Maximum events in one request, 1 to 100. Above 1, the body is an array of events, and the connector must be one that takes batches, such as webhook and cloudevents. Events that arrive faster than requests complete are sent together.';
 COMMENT ON COLUMN chatwebhook.webhook.batch_window IS
     'How long the first event of a batch waits for others, unless the batch is full before: 0 to 1 minute.';
 COMMENT ON COLUMN chatwebhook.webhook.signing IS
-    'v1: HMAC-SHA256 with a shared secret. v1a: Ed25519, for receivers that should not be able to sign; public_key() returns the key to verify with. v1,v1a: both, for receivers that change from one to the other. A change keeps what goes on signing, makes what is missing, and removes the rest.';
+    'v1: HMAC-SHA256 with a shared secret. v1a: Ed25519, for receivers that should not be able to sign; public_key() returns the key to verify with. v1,v1a: both, for receivers that change from one to the other. A change keeps what goes on signing, makes what is missing, and removes the rest. Ignored if the connector is not signed.';
 COMMENT ON COLUMN chatwebhook.webhook.disabled_at IS
     'When the extension disabled it; null if it did not. Only the extension writes this and the following columns.';
 COMMENT ON COLUMN chatwebhook.webhook.disabled_reason IS 'Why the extension disabled it.';
@@ -457,7 +457,7 @@ BEGIN
         RAISE EXCEPTION 'settings of webhook "%" are not an object', NEW.name
             USING ERRCODE = 'check_violation';
     END IF;
-    IF NOT restoring AND NEW.connector = 'webhook' AND NEW.settings ? 'headers'
+    IF NOT restoring AND NEW.connector IN ('webhook', 'cloudevents') AND NEW.settings ? 'headers'
        AND NEW.settings->'headers' <> '"standard"' THEN
         RAISE EXCEPTION 'invalid settings.headers of webhook "%": %', NEW.name, left((NEW.settings->'headers')::text, 100)
             USING ERRCODE = 'check_violation',
@@ -473,9 +473,20 @@ BEGIN
                       HINT = 'A text that begins with $ is an SQL/JSON path into the event. Use one such as $.data.plan, or put @ before a text that is to be sent as it is.';
         END IF;
     END IF;
+    IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.connector <> OLD.connector OR NEW.batch_size <> OLD.batch_size
+                          OR NEW.settings <> OLD.settings)
+       AND EXISTS (SELECT FROM chatwebhook.connector c
+                    WHERE c.name = NEW.connector AND c.function = 'chatwebhook.cloudevents(jsonb,jsonb,jsonb)') THEN
+        problem := chatwebhook._cloudevents_problem(NEW.settings, NEW.batch_size);
+        IF problem IS NOT NULL THEN
+            RAISE EXCEPTION 'invalid settings of webhook "%": %', NEW.name, problem
+                USING ERRCODE = 'check_violation',
+                      HINT = 'The comment on chatwebhook.cloudevents() lists the settings.';
+        END IF;
+    END IF;
     IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.auth IS DISTINCT FROM OLD.auth OR NEW.connector <> OLD.connector) THEN
-        problem := CASE WHEN NEW.connector = 'webhook' AND NEW.auth->>'type' = 'body'
-                        THEN 'the connector webhook sends the event unchanged, so its auth cannot be of type body'
+        problem := CASE WHEN NEW.connector IN ('webhook', 'cloudevents') AND NEW.auth->>'type' = 'body'
+                        THEN format('the connector %s sends the event unchanged, so its auth cannot be of type body', NEW.connector)
                         ELSE chatwebhook._auth_problem(NEW.auth) END;
         IF problem IS NOT NULL THEN
             RAISE EXCEPTION 'invalid auth of webhook "%": %', NEW.name, problem
@@ -507,7 +518,9 @@ BEGIN
             THEN format('rate_limit is %s, outside the range 0.001 to 100000 deliveries per second', NEW.rate_limit)
         WHEN NEW.batch_size NOT BETWEEN 1 AND 100
             THEN format('batch_size is %s, outside the range 1 to 100', NEW.batch_size)
-        WHEN NEW.batch_size > 1 AND NEW.connector <> 'webhook'
+        WHEN NEW.batch_size > 1 AND NOT restoring
+             AND (TG_OP = 'INSERT' OR NEW.batch_size <> OLD.batch_size OR NEW.connector <> OLD.connector)
+             AND NOT (SELECT c.batches FROM chatwebhook.connector c WHERE c.name = NEW.connector)
             THEN format('batch_size is %s, but connector %s sends one event at a time', NEW.batch_size, NEW.connector)
         WHEN NEW.batch_window NOT BETWEEN '0' AND '1 minute'
             THEN format('batch_window is %s, outside the range 0 to 1 minute', NEW.batch_window)
@@ -552,8 +565,12 @@ CREATE FUNCTION chatwebhook._webhook_follow() RETURNS trigger
     AS $$
 DECLARE
     restoring constant boolean := chatwebhook._restoring();
+    signed    boolean;
     ids       bigint[];
 BEGIN
+    IF TG_OP <> 'DELETE' THEN
+        SELECT c.signed INTO signed FROM chatwebhook.connector c WHERE c.name = NEW.connector;
+    END IF;
     IF TG_OP = 'INSERT' THEN
         IF NOT restoring THEN
             -- the index also knows of a deletion that this snapshot does not see
@@ -569,12 +586,18 @@ BEGIN
         DELETE FROM chatwebhook.deleted_webhook WHERE id = NEW.id;
         IF NOT restoring THEN
             INSERT INTO chatwebhook.health (webhook_id) VALUES (NEW.id);
-            PERFORM chatwebhook._follow_signing(NEW.id, NEW.signing);
+            IF signed THEN
+                PERFORM chatwebhook._follow_signing(NEW.id, NEW.signing);
+            END IF;
         END IF;
         PERFORM chatwebhook._wake(NEW.id);
     ELSIF TG_OP = 'UPDATE' THEN
-        IF NEW.signing <> OLD.signing THEN
+        -- what it had with another signed connector stays
+        IF signed AND (NEW.signing <> OLD.signing OR NEW.connector <> OLD.connector) THEN
             PERFORM chatwebhook._follow_signing(NEW.id, NEW.signing);
+        ELSIF NEW.signing <> OLD.signing THEN
+            DELETE FROM chatwebhook.vault v
+             WHERE v.webhook_id = NEW.id AND v.name ~ '^(previous_)?signing_(secret|key)$';
         END IF;
         IF NEW.ordered <> OLD.ordered THEN
             UPDATE chatwebhook.queue q SET ordered = NEW.ordered
@@ -619,7 +642,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._webhook_follow() IS
-    'Trigger: gives a new webhook its secret and its health, and cancels the pending deliveries of a deleted one.';
+    'Trigger: gives a new webhook its health and, if its connector is signed, its secret; cancels the pending deliveries of a deleted one.';
 
 CREATE FUNCTION chatwebhook._check_connector_use() RETURNS trigger
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -700,15 +723,17 @@ BEGIN
            max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing,
            connector, settings, auth, rate_limit, ordered, batch_size, batch_window)
     RETURNING w.id INTO id;
-    IF secret IS NULL THEN
-        secret := chatwebhook.secret(id);
-    ELSE
+    IF secret IS NOT NULL THEN
         PERFORM chatwebhook._set_signing_secret(id, secret);
+    ELSIF connector = 'webhook' THEN
+        secret := chatwebhook.secret(id);
+    ELSIF (SELECT c.signed FROM chatwebhook.connector c WHERE c.name = connector) THEN
+        secret := chatwebhook.secret(id);
     END IF;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text, text, jsonb, jsonb, double precision, boolean, integer, interval, text) IS
-    'Creates a webhook, and returns its id and its signing secret, as secret() does. The arguments are columns of the table webhook.';
+    'Creates a webhook, and returns its id and its signing secret, as secret() does; null if its connector is not signed. The arguments are columns of the table webhook.';
 
 CREATE FUNCTION chatwebhook._do_test_webhook(
     webhook_id        uuid,
@@ -758,6 +783,7 @@ CREATE FUNCTION chatwebhook.preview(webhook_id uuid, event jsonb DEFAULT NULL, r
 DECLARE
     hook    record;
     whole   jsonb;
+    signed  boolean := true;
     request chatwebhook.request;
     base    text;
     auth    jsonb;
@@ -801,17 +827,13 @@ BEGIN
         'id', chatwebhook.uuidv7(),
         'timestamp', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
         'chatbotId', NULL, 'conversationId', NULL, 'data', '{}'::jsonb) || event;
-    SELECT w.url, w.connector, w.headers, w.settings, w.auth, w.signing INTO hook
+    SELECT w.url, w.connector, w.headers, w.settings, w.auth, w.signing, w.batch_size > 1 AS batch INTO hook
       FROM chatwebhook.webhook w WHERE w.id = webhook_id;
     IF hook.connector = 'webhook' THEN
-        request := ROW('POST', hook.url, jsonb_build_object(
-            'webhook-id', whole->>'id', 'webhook-timestamp', '...',
-            'webhook-signature', regexp_replace(replace(hook.signing, ',', ' '), '(\S+)', '\1,...', 'g'))
-            || CASE WHEN hook.settings->>'headers' = 'standard' THEN '{}' ELSE jsonb_build_object(
-            'X-Webhook-Event', whole->>'type', 'X-Webhook-Attempt', '1', 'X-Webhook-Delivery', '...')
-            || CASE WHEN hook.signing <> 'v1a' THEN '{"X-Webhook-Signature": "sha256=..."}' ELSE '{}' END::jsonb
-            END, whole, true);
+        request := ROW('POST', hook.url, NULL, CASE WHEN hook.batch THEN jsonb_build_array(whole) ELSE whole END, true);
     ELSE
+        SELECT c.signed, hook.batch AND c.batches AS batch INTO signed, hook.batch
+          FROM chatwebhook.connector c WHERE c.name = hook.connector;
         PERFORM chatwebhook._check_connector_access(hook.connector);
         request := chatwebhook._preview(webhook_id, whole, replies);
         IF num_nonnulls(request.method, request.url, request.headers, request.body, request.last) = 0 THEN
@@ -823,8 +845,11 @@ BEGIN
 
     request.method := coalesce(request.method, 'POST');
     request.last := coalesce(request.last, false);
-    request.headers := coalesce(request.headers, '{}')
-        || CASE WHEN request.body IS NOT NULL THEN '{"Content-Type": "application/json"}' ELSE '{}' END::jsonb;
+    request.headers := coalesce(request.headers, '{}');
+    IF request.body IS NOT NULL AND NOT EXISTS (SELECT FROM jsonb_object_keys(request.headers) AS k
+                                                 WHERE lower(k) = 'content-type') THEN
+        request.headers := request.headers || '{"Content-Type": "application/json"}';
+    END IF;
     base := rtrim(hook.url, '/');
     -- as a worker does: the webhook's own headers and auth go to its own URL only
     IF request.url IS NULL OR request.url = hook.url
@@ -832,6 +857,16 @@ BEGIN
         request.url := chatwebhook._redact(hook.url)
             || CASE WHEN request.url <> hook.url THEN substr(request.url, length(base) + 1) ELSE '' END;
         auth := hook.auth;
+        IF signed THEN
+            request.headers := request.headers || jsonb_build_object(
+                'webhook-id', CASE WHEN hook.batch THEN '...' ELSE whole->>'id' END, 'webhook-timestamp', '...',
+                'webhook-signature', regexp_replace(replace(hook.signing, ',', ' '), '(\S+)', '\1,...', 'g'))
+                || CASE WHEN hook.settings->>'headers' = 'standard' THEN '{}' ELSE jsonb_build_object(
+                'X-Webhook-Event', CASE WHEN hook.batch THEN 'batch' ELSE whole->>'type' END,
+                'X-Webhook-Attempt', '1', 'X-Webhook-Delivery', '...')
+                || CASE WHEN hook.signing <> 'v1a' THEN '{"X-Webhook-Signature": "sha256=..."}' ELSE '{}' END::jsonb
+                END;
+        END IF;
         request.headers := request.headers || hook.headers || CASE auth->>'type'
             WHEN 'bearer' THEN jsonb_build_object('Authorization', 'Bearer ' || (auth->>'token'))
             WHEN 'basic' THEN jsonb_build_object('Authorization', 'Basic base64(' || (auth->>'username') || ':' || (auth->>'password') || ')')

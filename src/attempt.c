@@ -140,6 +140,25 @@ end_attempt(Delivery *delivery, const CwhDecision *decision, bool request,
 }
 
 /*
+ * End an attempt because there is nothing (more) to send, so there is no reply to
+ * keep.  If no request was made at all, it does not count as an attempt, but may
+ * be noted.
+ */
+static void
+end_with_nothing(Delivery *delivery, bool any_sent)
+{
+	delivery->untried = !any_sent;
+	if (any_sent)
+		delivery->log = delivery->exchange.note &&
+			cwh_log_attempts != CWH_LOG_NONE;
+	else
+	{
+		delivery->exchange.note = "nothing to send";
+		delivery->log = cwh_log_attempts == CWH_LOG_ALL;
+	}
+}
+
+/*
  * The request of a batch has ended: decide the same for its other deliveries,
  * each by its own count of retries.  The reply is logged with the first.
  */
@@ -160,6 +179,8 @@ end_others(Delivery *first, const CwhEnding *ending, CwhAttempt *attempt,
 		delivery->status = first->status;
 		delivery->latency_ms = first->latency_ms;
 		end_attempt(delivery, &decision, false, now);
+		if (ending->end == CWH_END_NOTHING)
+			end_with_nothing(delivery, false);
 	}
 }
 
@@ -177,25 +198,6 @@ total_latency(const CwhExchange *exchange)
 {
 	return exchange->earlier_ms +
 		(exchange->transfer ? exchange->transfer->reply.latency_ms : 0);
-}
-
-/*
- * End an attempt because there is nothing (more) to send, so there is no reply to
- * keep.  If no request was made at all, it does not count as an attempt, but may
- * be noted.
- */
-static void
-end_with_nothing(Delivery *delivery, bool any_sent)
-{
-	delivery->untried = !any_sent;
-	if (any_sent)
-		delivery->log = delivery->exchange.note &&
-			cwh_log_attempts != CWH_LOG_NONE;
-	else
-	{
-		delivery->exchange.note = "nothing to send";
-		delivery->log = cwh_log_attempts == CWH_LOG_ALL;
-	}
 }
 
 /*
@@ -359,7 +361,8 @@ start_attempt(Endpoint *endpoint, Delivery *delivery)
 	if (delivery->started_at == 0)
 		delivery->started_at = GetCurrentTimestamp();
 	(void) forget_other_connector(delivery);
-	if (delivery->version != endpoint->version)
+	/* a batch may have other events in it than the last time */
+	if (delivery->version != endpoint->version || delivery->batch.data)
 		delivery->exchange.step = NULL;
 	if (endpoint->webhook->connector && delivery->exchange.step == NULL)
 	{
@@ -417,7 +420,11 @@ make_batch(Endpoint *endpoint, int n)
 	MemoryContext oldcontext;
 
 	for (int i = 0; i < n; i++)
+	{
 		deliveries[i] = cwh_next_waiting(endpoint);
+		/* of when its connector made requests for single events */
+		deliveries[i]->exchange.replies = NULL;
+	}
 	qsort(deliveries, n, sizeof(Delivery *), compare_deliveries);
 	first = deliveries[0];
 	cwh_delivery_need_context(first);

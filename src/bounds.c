@@ -27,6 +27,7 @@
 #define MAX_CUSTOM_HEADERS		50
 #define MAX_HEADER_NAME			256
 #define MAX_HEADER_VALUE		4096
+#define MAX_CONTENT_TYPE		255
 
 /* Certificates in a chain. */
 #define MAX_CHAIN				10
@@ -38,7 +39,10 @@ PG_FUNCTION_INFO_V1(chatwebhook_credential_problem);
  * Headers
  */
 
-/* Headers of HTTP itself and of ours, which nobody else may set. */
+/*
+ * Headers of HTTP itself and of ours, which nobody else may set, but for a
+ * connector its request's Content-Type.
+ */
 static const char *const reserved_headers[] = {
 	"connection", "content-encoding", "content-length", "content-type",
 	"expect", "host", "keep-alive", "te", "traceparent", "trailer",
@@ -62,15 +66,18 @@ is_reserved(const char *name)
 	return false;
 }
 
+/* The characters of a token (RFC 9110, 5.6.2). */
+static const char token_chars[] = "!#$%&'*+-.^_`|~0123456789"
+"abcdefghijklmnopqrstuvwxyz"
+"ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
 /* Is this a valid header name, a token of RFC 9110? */
 static bool
 is_token(const char *name)
 {
 	if (name[0] == '\0' || strlen(name) > MAX_HEADER_NAME)
 		return false;
-	return name[strspn(name, "!#$%&'*+-.^_`|~0123456789"
-					   "abcdefghijklmnopqrstuvwxyz"
-					   "ABCDEFGHIJKLMNOPQRSTUVWXYZ")] == '\0';
+	return name[strspn(name, token_chars)] == '\0';
 }
 
 /* Can this be a header's value: printable ASCII, no spaces at its ends? */
@@ -86,9 +93,27 @@ is_value(const char *value, int len)
 	return true;
 }
 
-/* Why these cannot be sent as request headers; null if they can. */
+/* Is a header's value a media type, perhaps with parameters (RFC 9110, 8.3)? */
+static bool
+is_media_type(const char *value, int len)
+{
+	char	   *copy = pnstrdup(value, len);
+	size_t		type = strspn(copy, token_chars);
+	const char *subtype = copy + type + 1;
+
+	if (len > MAX_CONTENT_TYPE || type == 0 || copy[type] != '/')
+		return false;
+	subtype += strspn(subtype, token_chars);
+	return subtype > copy + type + 1 &&
+		(*subtype == '\0' || subtype[strspn(subtype, " ")] == ';');
+}
+
+/*
+ * Why these cannot be sent as request headers, of a webhook or of a connector's
+ * request; null if they can.
+ */
 const char *
-cwh_header_problem(Jsonb *headers)
+cwh_header_problem(Jsonb *headers, bool of_connector)
 {
 	JsonbIterator *iterator;
 	JsonbIteratorToken token;
@@ -110,7 +135,8 @@ cwh_header_problem(Jsonb *headers)
 			if (!is_token(name))
 				return psprintf("\"%.*s\" is not a valid header name",
 								pg_mbcliplen(name, strlen(name), 100), name);
-			if (is_reserved(name))
+			if (is_reserved(name) &&
+				!(of_connector && cwh_is_content_type(name)))
 				return psprintf("\"%s\" is set by the extension or by HTTP", name);
 		}
 		else if (token == WJB_VALUE)
@@ -120,6 +146,10 @@ cwh_header_problem(Jsonb *headers)
 			if (!is_value(value.val.string.val, value.val.string.len))
 				return psprintf("the value of \"%s\" is not 1 to %d printable ASCII characters in one line, without leading or trailing spaces",
 								name, MAX_HEADER_VALUE);
+			if (cwh_is_content_type(name) &&
+				!is_media_type(value.val.string.val, value.val.string.len))
+				return psprintf("the value of \"%s\" is not a media type of at most %d characters",
+								name, MAX_CONTENT_TYPE);
 		}
 	}
 	return NULL;

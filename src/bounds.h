@@ -48,8 +48,15 @@
 /* Values that all of a webhook's headers may have computed for each request. */
 #define CWH_MAX_COMPUTED		20
 
-extern const char *cwh_header_problem(Jsonb *headers);
+extern const char *cwh_header_problem(Jsonb *headers, bool of_connector);
 extern const char *cwh_computed_problem(Jsonb *headers);
+
+/* Is this the name of the header that tells the type of a body? */
+static inline bool
+cwh_is_content_type(const char *name)
+{
+	return pg_strcasecmp(name, "Content-Type") == 0;
+}
 
 /* Can this stand in a line of a request: printable ASCII? */
 static inline bool

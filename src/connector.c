@@ -263,7 +263,7 @@ take_headers(const Fields *fields, CwhStep *step)
 	if (fields->nulls[REQUEST_HEADERS])
 		return;
 	headers = DatumGetJsonbP(fields->values[REQUEST_HEADERS]);
-	problem = cwh_header_problem(headers);
+	problem = cwh_header_problem(headers, true);
 	if (problem)
 		bad_request(psprintf("its headers: %s", problem));
 	step->headers = palloc(Max(1, JB_ROOT_COUNT(headers)) * sizeof(char *));
@@ -273,29 +273,39 @@ take_headers(const Fields *fields, CwhStep *step)
 		if (token == WJB_KEY)
 			name = pnstrdup(value.val.string.val, value.val.string.len);
 		else if (token == WJB_VALUE)
-			step->headers[step->nheaders++] =
-				psprintf("%s: %.*s", name, value.val.string.len,
-						 value.val.string.val);
+		{
+			char	   *line = psprintf("%s: %.*s", name, value.val.string.len,
+										value.val.string.val);
+
+			if (cwh_is_content_type(name))
+				step->content_type = line;
+			else
+				step->headers[step->nheaders++] = line;
+		}
 	}
 }
 
 /* Take a request's body, as the bytes to send. */
 static void
-take_body(const Fields *fields, const CwhWebhook *webhook, CwhStep *step)
+take_body(const Fields *fields, const CwhRender *render, CwhStep *step)
 {
+	const CwhWebhook *webhook = render->webhook;
 	Jsonb	   *body;
 
 	if (fields->nulls[REQUEST_BODY])
 	{
 		if (webhook->auth == CWH_AUTH_BODY)
 			bad_request("it has no body, into which the webhook's auth is to be put");
+		if (step->content_type)
+			bad_request("it has a Content-Type, but no body");
 		return;
 	}
 	body = DatumGetJsonbP(fields->values[REQUEST_BODY]);
 	if (webhook->auth == CWH_AUTH_BODY && !JB_ROOT_IS_OBJECT(body))
 		bad_request("its body is not an object, into which the webhook's auth is to be put");
-	if (!cwh_json_fits(body, cwh_max_payload_size))
-		bad_request("its body is larger than chatwebhook.max_payload_size");
+	/* it may hold the whole event, or batch, in another form */
+	if (!cwh_json_fits(body, cwh_max_payload_size + strlen(render->event)))
+		bad_request("its body is larger than chatwebhook.max_payload_size and the event together");
 	step->body = makeStringInfo();
 	cwh_json_write(step->body, body);
 }
@@ -365,9 +375,10 @@ call(CwhRender *render, FmgrInfo *function, Oid owner)
 		step->method = method_of(&fields);
 		take_url(&fields, render->webhook, step);
 		take_headers(&fields, step);
-		take_body(&fields, render->webhook, step);
-		step->last = !fields.nulls[REQUEST_LAST] &&
-			DatumGetBool(fields.values[REQUEST_LAST]);
+		take_body(&fields, render, step);
+		step->last = render->batch ||
+			(!fields.nulls[REQUEST_LAST] &&
+			 DatumGetBool(fields.values[REQUEST_LAST]));
 		if (strcmp(step->method, "GET") == 0 && step->body)
 			bad_request("it is a GET with a body");
 		render->step = step;

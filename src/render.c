@@ -83,22 +83,38 @@ take_to_render(Delivery **deliveries, TimestampTz now)
 	return n;
 }
 
+/* The number of events that a connector is called for at once. */
+static int
+count_events(Delivery *delivery)
+{
+	int			n = 1;
+	slist_iter	iter;
+
+	if (delivery->batch.data)
+		slist_foreach(iter, &delivery->others)
+			n++;
+	return n;
+}
+
 /*
  * Remember whether a connector was slow: for this webhook, or if it ran out of
- * time, for all.  The first call may be slow without meaning anything.
+ * time, for all.  The first call may be slow without meaning anything.  A batch
+ * may take as long as calls for each of its events.
  */
 static void
-note_time(Endpoint *endpoint, int took_ms, TimestampTz now)
+note_time(Delivery *delivery, int took_ms, TimestampTz now)
 {
+	Endpoint   *endpoint = delivery->endpoint;
 	char		key[FUNCTION_KEY];
 	bool		first = !endpoint->pace.called;
+	int			each_ms = took_ms / count_events(delivery);
 
 	endpoint->pace.called = true;
-	endpoint->pace.slow = took_ms >= (first ? 5 : 1) * CWH_SLOW_CONNECTOR_MS;
+	endpoint->pace.slow = each_ms >= (first ? 5 : 1) * CWH_SLOW_CONNECTOR_MS;
 	if (endpoint->pace.slow)
 		cwh_worker.slow_until =
 			TimestampTzPlusMilliseconds(now, (int64) took_ms * SLOW_SHARE);
-	if (took_ms >= CWH_SLOW_CONNECTOR_MS)
+	if (each_ms >= CWH_SLOW_CONNECTOR_MS)
 		cwh_limit_window(endpoint, FIRST_WINDOW);
 	if (endpoint->webhook->function == NULL)
 		return;
@@ -228,7 +244,9 @@ cwh_render(CwhOnRendered each)
 	for (int i = 0; i < n; i++)
 	{
 		renders[i].webhook = deliveries[i]->endpoint->webhook;
-		renders[i].event = deliveries[i]->body.data;
+		renders[i].batch = deliveries[i]->batch.data != NULL;
+		renders[i].event = renders[i].batch ? deliveries[i]->batch.data :
+			deliveries[i]->body.data;
 		renders[i].replies = deliveries[i]->exchange.replies;
 		renders[i].context = deliveries[i]->exchange.context;
 	}
@@ -243,7 +261,7 @@ cwh_render(CwhOnRendered each)
 			each(delivery, "the connector could not be called; see the server's log");
 		else if (i < done)
 		{
-			note_time(delivery->endpoint, renders[i].took_ms, now);
+			note_time(delivery, renders[i].took_ms, now);
 			delivery->exchange.step = renders[i].step;
 			delivery->version = delivery->endpoint->version;
 			each(delivery, renders[i].error);

@@ -117,6 +117,7 @@ url_problem(const char *url)
 }
 
 /*
+/*
  * What a request says of the events that it is about
  */
 
@@ -381,7 +382,11 @@ add_own_headers(CwhTransfer *transfer, const CwhMessage *message,
 	cwh_transfer_add_line(transfer, line);
 }
 
-/* Sign a request, whose body is there already. */
+/*
+ * Sign the body of a request to the webhook's own URL, whatever its shape: add
+ * the headers that say what it is of, by which receivers verify it, and know it
+ * again when it is repeated.  The body is there already.
+ */
 static void
 add_signatures(CwhTransfer *transfer, const CwhWebhook *webhook,
 			   const CwhMessage *message)
@@ -394,6 +399,13 @@ add_signatures(CwhTransfer *transfer, const CwhWebhook *webhook,
 		add_own_headers(transfer, message, signers, nsigners);
 }
 
+/* Room for the text of what add_signatures() adds, besides MAX_LINES_TEXT. */
+static size_t
+signature_room(const CwhMessage *message)
+{
+	return strlen(event_type(message)) + DELIVERIES_LEN(message->n);
+}
+
 /* Make a signed request of one event, or of a batch. */
 static void
 events_request(CwhTransfer **made, const CwhWebhook *webhook,
@@ -402,8 +414,7 @@ events_request(CwhTransfer **made, const CwhWebhook *webhook,
 	CwhTransfer *transfer;
 
 	transfer = begin_request(made, webhook, webhook->url, webhook->nheaders,
-							 strlen(event_type(message)) +
-							 DELIVERIES_LEN(message->n) +
+							 signature_room(message) +
 							 headers_room(webhook, message) +
 							 (token ? strlen(token) : 0));
 	transfer->request.body = message->body->data;
@@ -472,13 +483,15 @@ step_body(CwhTransfer *transfer, const CwhWebhook *webhook, const CwhStep *step)
 
 /*
  * Make a connector's request.  Only one that goes to the webhook's own URL
- * shows its credentials.
+ * shows its credentials, and a signature made with its secret: so those of a
+ * signed connector are all signed, with a body or without, and no others.
  */
 static void
 step_request(CwhTransfer **made, const CwhWebhook *webhook,
 			 const CwhStep *step, const CwhMessage *message,
 			 const char *token)
 {
+	bool		is_signed = webhook->is_signed && step->own_url;
 	const char *body = step->body ? step->body->data : NULL;
 	bool		auth_in_body = body && step->own_url &&
 		webhook->auth == CWH_AUTH_BODY;
@@ -490,6 +503,8 @@ step_request(CwhTransfer **made, const CwhWebhook *webhook,
 			headers_room(webhook, message);
 	if (auth_in_body)
 		room += strlen(webhook->auth_line) + step->body->len + 2;
+	if (is_signed)
+		room += signature_room(message);
 	transfer = begin_request(made, webhook, NULL,
 							 webhook->nheaders + step->nheaders, room);
 	transfer->request.url = step_url(transfer, webhook, step);
@@ -499,8 +514,11 @@ step_request(CwhTransfer **made, const CwhWebhook *webhook,
 	transfer->request.body = body;
 	transfer->request.body_len = body ? strlen(body) : 0;
 	/* without a body, libcurl would make up a type */
-	cwh_transfer_add_line(transfer, body ? "Content-Type: application/json" :
-						  "Content-Type:");
+	cwh_transfer_add_line(transfer, !body ? "Content-Type:" :
+						  step->content_type ? step->content_type :
+						  "Content-Type: application/json");
+	if (is_signed)
+		add_signatures(transfer, webhook, message);
 	cwh_transfer_add_line(transfer, "Accept: application/json");
 	add_common_lines(transfer);
 	for (int i = 0; i < step->nheaders; i++)
@@ -551,12 +569,11 @@ token_request(CwhTransfer **made, const CwhWebhook *webhook)
 }
 
 /*
- * Make a transfer, ready to be started: of the connector's request (step) about
- * events (message), or of these alone, or with neither of the request for an
- * access token.  False
- * if it may not be sent; *problem says why, and *made is null.  What the
- * arguments point to must stay as it is until the transfer has been reaped or
- * freed.
+ * Make a transfer, ready to be started: of the connector's request (step) for
+ * events (message), or without one of the events themselves, or with neither of
+ * the request for an access token.  False if it may not be sent; *problem says
+ * why, and *made is null.  What the arguments point to must stay as it is until
+ * the transfer has been reaped or freed.
  */
 bool
 cwh_make_request(CwhTransfer **made, const CwhWebhook *webhook,

@@ -24,6 +24,7 @@ typedef struct CwhStep
 	char	   *url;			/* what follows that, or all of it */
 	char	  **headers;		/* "Name: value" */
 	int			nheaders;
+	char	   *content_type;	/* "Content-Type: value"; null: that of JSON */
 	StringInfo	body;			/* null: none */
 	bool		last;			/* no other follows */
 } CwhStep;

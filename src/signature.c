@@ -212,7 +212,7 @@ Datum
 chatwebhook_header_problem(PG_FUNCTION_ARGS)
 {
 	Jsonb	   *headers = PG_GETARG_JSONB_P(0);
-	const char *problem = cwh_header_problem(headers);
+	const char *problem = cwh_header_problem(headers, false);
 
 	if (problem == NULL)
 		problem = cwh_computed_problem(headers);

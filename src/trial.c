@@ -130,9 +130,12 @@ chatwebhook_preview(PG_FUNCTION_ARGS)
 				 errmsg("webhook \"%s\" has no connector that could be called: %s",
 						webhook->name, webhook->problem ? webhook->problem :
 						"it sends the event itself")));
-	initStringInfo(&event);
-	cwh_json_write(&event, PG_GETARG_JSONB_P(1));
 	render.webhook = webhook;
+	render.batch = webhook->batch_size > 1;
+	initStringInfo(&event);
+	appendStringInfoString(&event, render.batch ? "[" : "");
+	cwh_json_write(&event, PG_GETARG_JSONB_P(1));
+	appendStringInfoString(&event, render.batch ? "]" : "");
 	render.event = event.data;
 	render.replies = PG_GETARG_JSONB_P(2);
 	render.memory = read_memory(webhook, PG_GETARG_JSONB_P(1));
@@ -168,13 +171,14 @@ wait_for_transfer(int transport_fd)
 /* Ask the connector for its next request; describes the end if there is none. */
 static bool
 ask_connector(CwhExchange *exchange, const CwhWebhook *webhook,
-			  const char *event, CwhEnding *ending)
+			  const CwhMessage *message, CwhEnding *ending)
 {
 	CwhRender	render;
 
 	memset(&render, 0, sizeof(render));
 	render.webhook = webhook;
-	render.event = event;
+	render.event = message->body->data;
+	render.batch = message->batch;
 	render.replies = exchange->replies;
 	render.context = exchange->context;
 	(void) cwh_connector_render(&render, 1);
@@ -196,15 +200,14 @@ ask_connector(CwhExchange *exchange, const CwhWebhook *webhook,
  */
 static bool
 make_request(CwhExchange *exchange, const CwhWebhook *webhook, CwhToken *token,
-			 const CwhMessage *message, const char *event, int transport_fd,
-			 CwhEnding *ending)
+			 const CwhMessage *message, int transport_fd, CwhEnding *ending)
 {
 	const char *problem = webhook->problem;
 
 	memset(ending, 0, sizeof(CwhEnding));
 	ending->retry_after_s = -1;
 	if (problem == NULL && webhook->connector && exchange->step == NULL &&
-		!ask_connector(exchange, webhook, event, ending))
+		!ask_connector(exchange, webhook, message, ending))
 		return false;
 	if (problem == NULL &&
 		cwh_exchange_send(exchange, webhook, token, message, NULL,
@@ -244,8 +247,7 @@ keep_reply(Trial *trial, const CwhExchange *exchange)
 /* Send an event, by all requests that it takes. */
 static void
 send_event(CwhExchange *exchange, const CwhWebhook *webhook, CwhToken *token,
-		   const CwhMessage *message, const char *event, int transport_fd,
-		   Trial *trial)
+		   const CwhMessage *message, int transport_fd, Trial *trial)
 {
 	CwhDecision decision;
 
@@ -256,8 +258,8 @@ send_event(CwhExchange *exchange, const CwhWebhook *webhook, CwhToken *token,
 		bool		sent;
 
 		CHECK_FOR_INTERRUPTS();
-		sent = make_request(exchange, webhook, token, message, event,
-							transport_fd, &ending);
+		sent = make_request(exchange, webhook, token, message, transport_fd,
+							&ending);
 		keep_reply(trial, exchange);
 		memset(&attempt, 0, sizeof(attempt));
 		attempt.retry = &webhook->retry;
@@ -329,8 +331,8 @@ chatwebhook_test_webhook(PG_FUNCTION_ARGS)
 				 errmsg("could not set up libcurl")));
 	PG_TRY();
 	{
-		send_event(&exchange, webhook, &token, &message, envelope.data,
-				   transport_fd, &trial);
+		send_event(&exchange, webhook, &token, &message, transport_fd,
+				   &trial);
 	}
 	PG_FINALLY();
 	{

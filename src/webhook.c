@@ -60,8 +60,8 @@ enum
 	ID, NAME, CHATBOT_ID, URL, ENABLED, HEADERS, MAX_RETRIES, BACKOFF,
 	BACKOFF_MULTIPLIER, MAX_BACKOFF, TIMEOUT, MAX_IN_FLIGHT, SECRETS_FIT,
 	SECRET_NAMES, SECRET_VALUES, PREVIOUS_UNTIL, AUTH, CONNECTOR,
-	CONNECTOR_FUNCTION, CONNECTOR_REPLIES, SETTINGS, PROVEN, UPDATED_AT,
-	RATE_LIMIT, BATCH_SIZE, BATCH_WINDOW, NOTED
+	CONNECTOR_FUNCTION, CONNECTOR_REPLIES, CONNECTOR_SIGNED, CONNECTOR_BATCHES,
+	SETTINGS, PROVEN, UPDATED_AT, RATE_LIMIT, BATCH_SIZE, BATCH_WINDOW, NOTED
 };
 
 /*
@@ -73,7 +73,7 @@ enum
 	"       w.max_retries, w.backoff, w.backoff_multiplier, w.max_backoff," \
 	"       w.timeout, w.max_in_flight, held.fit, v.names, v.vals," \
 	"       v.previous_until, w.auth, w.connector, c.function, c.replies," \
-	"       w.settings," \
+	"       COALESCE(c.signed, false), COALESCE(c.batches, false), w.settings," \
 	"       COALESCE(h.consecutive_failures" EQ "0" \
 	"                AND h.last_success_at IS NOT NULL, false)," \
 	"       w.updated_at, w.rate_limit, w.batch_size, w.batch_window, h.problem" \
@@ -424,7 +424,7 @@ load_headers(Loading *loading, uint64 row)
 {
 	CwhWebhook *webhook = loading->webhook;
 	Jsonb	   *headers = scratch_jsonb(loading, cwh_field(row, HEADERS, NULL));
-	const char *problem = cwh_header_problem(headers);
+	const char *problem = cwh_header_problem(headers, false);
 	JsonbIterator *iterator = JsonbIteratorInit(&headers->root);
 	JsonbIteratorToken token;
 	JsonbValue	value;
@@ -654,17 +654,22 @@ load_connector(Loading *loading, uint64 row, const char *url)
 	Datum		rules;
 
 	webhook->standard_headers = wants_standard_headers(settings);
-	if (name == NULL || strcmp(name, "webhook") == 0)
+	webhook->is_signed = name == NULL || strcmp(name, "webhook") == 0;
+	if (webhook->is_signed)
 		return;
 	webhook->connector = name;
 	webhook->function = cwh_field_text(row, CONNECTOR_FUNCTION);
+	webhook->is_signed = DatumGetBool(cwh_field(row, CONNECTOR_SIGNED, NULL));
 	webhook->url_template = pstrdup(url);
-	webhook->batch_size = 1;
 	rules = cwh_field(row, CONNECTOR_REPLIES, &isnull);
 	if (!isnull)
 		cwh_rules_load(&webhook->rules, scratch_jsonb(loading, rules));
 	if (webhook->rules.problem)
 		note(webhook, webhook->rules.problem);
+	/* a batch has events of many conversations, of each of which to remember */
+	if (!DatumGetBool(cwh_field(row, CONNECTOR_BATCHES, NULL)) ||
+		webhook->rules.remember)
+		webhook->batch_size = 1;
 	if (JB_ROOT_IS_OBJECT(settings))
 		webhook->argument = connector_argument(loading, settings);
 	else
@@ -799,15 +804,14 @@ load_secret_parts(Loading *loading, uint64 row)
 	if (!isnull)
 		load_auth(loading, scratch_jsonb(loading, datum));
 	load_connector(loading, row, url);
-	if (webhook->signer == NULL)
+	if (webhook->signer == NULL && webhook->is_signed)
 	{
 		for (int i = 0; i < lengthof(current_secrets); i++)
 			if (find_secret(loading, current_secrets[i],
 							strlen(current_secrets[i])))
 				note(webhook, "its signing secret is unusable");
 		/* a restore that is under way may still bring it */
-		if (webhook->connector == NULL)
-			note(webhook, "it has no signing secret");
+		note(webhook, "it has no signing secret");
 	}
 	for (int i = 0; i < loading->nsecrets; i++)
 		cleanse_string(loading->secrets[i].value);

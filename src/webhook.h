@@ -59,6 +59,7 @@ typedef struct CwhWebhook
 	int64		batch_window_ms;	/* the first waits this long for others */
 	bool		proven;			/* the last attempt at it succeeded */
 	TimestampTz updated_at;
+	bool		is_signed;		/* what is sent to its url is */
 	CwhSigner  *signer;			/* null: there is no secret */
 	CwhSigner  *previous;		/* null: no secret overlaps */
 	TimestampTz previous_until;

@@ -402,7 +402,7 @@ sub create_webhook
 	my $row = _sql($node, $dbname,
 		"SELECT id, secret$set_credentials FROM chatwebhook.create_webhook($arguments)");
 	my ($id, $secret) = split(/\|/, $row);
-	$receiver->set_secret($label, $secret) if defined $label;
+	$receiver->set_secret($label, $secret) if defined $label && length($secret // '');
 	return ($id, $secret);
 }
 

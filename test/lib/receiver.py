@@ -23,7 +23,8 @@ Paths
     /down-until-told        503 (?status=) until POST /_set says "up", then 200
     /hang-until-told        no answer until then, 200 at that moment
     /scripted               the replies given with POST /_set, one after
-                            another, the last one from then on
+                            another, the last one from then on;
+                            /scripted-until-told when told so, as above
     /echo                   200 with the request's body
     /delay-ms/N             200 after N ms in which nothing is sent
     /slow-headers/SECONDS   the status line, then a header now and then, 200
@@ -669,6 +670,13 @@ def scripted(connection, request):
     connection.answer(int(reply.get("status", 200)), body.encode(), headers)
 
 
+async def scripted_until_told(connection, request):
+    receiver = connection.receiver
+    async with receiver.told:
+        await receiver.told.wait_for(lambda: receiver.is_up(request.label))
+    scripted(connection, request)
+
+
 def echo(connection, request):
     connection.answer(200, bytes(request.body))
 
@@ -820,6 +828,7 @@ BEHAVIOURS = {
     "down-until-told": down_until_told,
     "hang-until-told": hang_until_told,
     "scripted": scripted,
+    "scripted-until-told": scripted_until_told,
     "echo": echo,
     "delay-ms": delay,
     "slow-headers": slow_headers,

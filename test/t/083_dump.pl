@@ -165,8 +165,8 @@ script(q{
 	CREATE FUNCTION note(event jsonb, webhook jsonb, replies jsonb)
 		RETURNS chatwebhook.request LANGUAGE sql STABLE
 		RETURN NULL::chatwebhook.request; -- which the catalog has parsed
-	INSERT INTO chatwebhook.connector (name, function)
-		VALUES ('note', 'public.note(jsonb,jsonb,jsonb)');
+	INSERT INTO chatwebhook.connector (name, function, signed, batches)
+		VALUES ('note', 'public.note(jsonb,jsonb,jsonb)', true, true);
 	UPDATE chatwebhook.event_type SET required = required || '{phone}'
 	 WHERE name = 'lead.captured';
 	UPDATE chatwebhook.event_type SET description = 'It''s over'
@@ -194,7 +194,7 @@ my ($dead) = create_webhook($node,
 create_webhook($node, name => 'deleted');
 sql("DELETE FROM chatwebhook.webhook WHERE name = 'deleted'");
 my ($gone) = create_webhook($node, name => 'gone', path => '/gone');
-create_webhook($node, name => 'off', events => ['order.paid'], enabled => 'f');
+create_webhook($node, name => 'off', events => ['order.paid'], enabled => 'f', connector => 'note', batch_size => 10);
 my $rotated = sql("SELECT chatwebhook.rotate_secret('$ok', '1 day')");
 $receiver->set_secret('ok', $rotated);
 # an event type that a webhook names and that is no more
