@@ -117,7 +117,6 @@ url_problem(const char *url)
 }
 
 /*
-/*
  * What a request says of the events that it is about
  */
 
