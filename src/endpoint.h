@@ -52,6 +52,8 @@ typedef struct ClaimState
 	int			wanted;			/* in the claim being made */
 	int			got;
 	bool		cut;			/* there was no room for its bodies */
+	bool		held;			/* it found deliveries held by debounce, */
+	CwhPosition first_held;		/* of which this was the first */
 	TimestampTz eventless_since;	/* an event did not exist; 0: none */
 } ClaimState;
 

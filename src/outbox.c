@@ -1,7 +1,7 @@
 /*
  * outbox.c
  *		Claims and settles deliveries: the only C file that changes the queue,
- *		except for the inserts of emit.c.
+ *		except for the inserts of emit.c and what debounce.c supersedes.
  *
  * A worker claims deliveries that are due, sends them, and settles them: it
  * records each one's outcome.  See worker.c for the loop.
@@ -80,8 +80,8 @@ static const char sweep_sql[] =
 
 /*
  * Make deliveries due that wait only because the clock was set back: they are
- * due in the future although no attempt has failed, or the last attempt was in
- * the future.
+ * due in the future although no attempt has failed, nor are they scheduled, or
+ * held by debounce, for then; or the event or the last attempt was in the future.
  */
 static const char catch_up_sql[] =
 	"UPDATE chatwebhook.queue q SET next_attempt_at = $1"
@@ -90,7 +90,9 @@ static const char catch_up_sql[] =
 	"               SELECT p.id FROM chatwebhook.queue p"
 	"                WHERE p.webhook_id" EQ "w.id AND p.next_attempt_at" GT "$1"
 	"                  AND p.next_attempt_at" LT "'infinity'"
-	"                  AND (p.last_wait_ms" EQ "0 OR p.last_attempt_at" GT "$1)"
+	"                  AND (p.last_wait_ms" EQ "0 AND p.deliver_at IS NULL"
+	"                       AND (p.debounce_until IS NULL OR p.created_at" GT "$1)"
+	"                       OR p.last_attempt_at" GT "$1)"
 	"                  FOR UPDATE SKIP LOCKED) a"
 	"         LIMIT $2) ahead"
 	" WHERE q.id" EQ "ahead.id"
@@ -105,13 +107,15 @@ enum
 {
 	CLAIMED_ID, CLAIMED_WEBHOOK_ID, CLAIMED_DUE, CLAIMED_ATTEMPTS,
 	CLAIMED_FIRST_ATTEMPT, CLAIMED_LAST_WAIT_MS, CLAIMED_REPLIES,
-	CLAIMED_ORDERED, CLAIMED_EVENT_ID, CLAIMED_EVENT_TYPE, CLAIMED_CHATBOT_ID,
+	CLAIMED_ORDERED, CLAIMED_EXPIRES_AT, CLAIMED_HELD, CLAIMED_EVENT_ID, CLAIMED_EVENT_TYPE, CLAIMED_CHATBOT_ID,
 	CLAIMED_CONVERSATION_ID, CLAIMED_CREATED_AT, CLAIMED_DATA
 };
 
 #define CLAIMED \
 	"SELECT q.id, q.webhook_id, q.next_attempt_at, q.attempts, q.first_attempt," \
-	"       q.last_wait_ms, q.replies, q.ordered, e.id, e.type, e.chatbot_id," \
+	"       q.last_wait_ms, q.replies," \
+	"       CASE WHEN q.deliver_at IS NULL THEN q.ordered END, q.expires_at," \
+	"       q.debounce_until IS NOT NULL, e.id, e.type, e.chatbot_id," \
 	"       e.conversation_id, e.created_at, e.data"
 
 /*
@@ -454,7 +458,12 @@ record_claims(uint64 found, CwhMayClaim may, CwhOnClaimed each, void *context)
 		/* what is no array of replies is none of ours */
 		if (claimed.replies && !JB_ROOT_IS_ARRAY(claimed.replies))
 			claimed.replies = NULL;
-		claimed.ordered = DatumGetBool(cwh_field(i, CLAIMED_ORDERED, NULL));
+		datum = cwh_field(i, CLAIMED_ORDERED, &isnull);
+		claimed.ordered = !isnull && DatumGetBool(datum);
+		claimed.scheduled = isnull;
+		datum = cwh_field(i, CLAIMED_EXPIRES_AT, &isnull);
+		claimed.expires_at = isnull ? DT_NOEND : DatumGetTimestampTz(datum);
+		claimed.held = DatumGetBool(cwh_field(i, CLAIMED_HELD, NULL));
 		datum = cwh_field(i, CLAIMED_EVENT_ID, &isnull);
 		claimed.has_event = !isnull;
 		if (claimed.has_event)
@@ -468,7 +477,8 @@ record_claims(uint64 found, CwhMayClaim may, CwhOnClaimed each, void *context)
 			claimed.event.data = DatumGetJsonbP(data);
 		}
 		/* last, so that no error above leaves a claim that each() never saw */
-		claimed.mine = cwh_claim(claimed.id, &claimed.webhook_id);
+		claimed.mine = !claimed.held &&
+			cwh_claim(claimed.id, &claimed.webhook_id);
 		each(context, &claimed);
 		/* many of them would take much memory until the transaction ends */
 		if (claimed.has_event &&
