@@ -391,6 +391,12 @@ choose_endpoints(Choice *choice, Customer *customer, bool proven, int most)
 		endpoint->claim.got = 0;
 		endpoint->claim.cut = false;
 		endpoint->claim.held = false;
+		if (endpoint->ready && endpoint->claim.look_again != 0 &&
+			endpoint->claim.look_again <= choice->now)
+		{
+			endpoint->claim.look_again = 0;
+			cwh_step_back(endpoint, endpoint->claim.look_from);
+		}
 		most -= n;
 		choice->left[true] -= n;
 		if (!proven)
@@ -443,6 +449,21 @@ choose_wants(int *nwants, int *most, TimestampTz now)
 	return choice.wants;
 }
 
+/* Look again later at the first held delivery of a claim. */
+static void
+look_again_later(Endpoint *endpoint)
+{
+	ClaimState *claim = &endpoint->claim;
+
+	if (claim->look_again == 0 || claim->first_held.due < claim->look_from.due ||
+		(claim->first_held.due == claim->look_from.due &&
+		 claim->first_held.id < claim->look_from.id))
+		claim->look_from = claim->first_held;
+	claim->look_again = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													HELD_MS);
+	cwh_expect_more(endpoint, claim->look_again);
+}
+
 /*
  * A delivery held by debounce was due.  If anything was done about that, claim
  * from there on again: the last one of its conversation may be due now, and those
@@ -456,9 +477,7 @@ on_debounced(void *context, const pg_uuid_t *webhook_id, bool changed,
 	CwhPosition *held = &endpoint->claim.first_held;
 
 	if (!changed)
-		cwh_expect_more(endpoint,
-						TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													HELD_MS));
+		look_again_later(endpoint);
 	else if (unblocked)
 		cwh_reclaim(endpoint);
 	else

@@ -225,13 +225,15 @@ load_debounce(TupleTableSlot *slot)
 	bool		isnull;
 	Datum		datum = column(slot, "debounce", &isnull);
 	Interval   *interval;
+	double		us;
 
 	if (isnull)
 		return 0;
 	interval = DatumGetIntervalP(datum);
-	if (interval->month != 0 || interval->day != 0)
-		return interval->month < 0 || interval->day < 0 ? 0 : USECS_PER_HOUR;
-	return Max(0, Min(interval->time, USECS_PER_HOUR));
+	/* as it is compared, with months of 30 days */
+	us = ((double) interval->month * DAYS_PER_MONTH + interval->day) * USECS_PER_DAY +
+		interval->time;
+	return Max(0, Min(us, USECS_PER_HOUR));
 }
 
 /*
