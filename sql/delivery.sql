@@ -473,4 +473,4 @@ CREATE FUNCTION chatwebhook.wait_until_idle(timeout interval DEFAULT '1 minute')
     LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION chatwebhook.wait_until_idle(interval) IS
-    'Waits until no enabled webhook has pending deliveries, including those that wait for a retry, but not those that emit() has scheduled for later, and those of the caller''s own uncommitted events. Returns false if the time runs out first.';
+    'Waits until no enabled webhook has pending deliveries, including those that wait for a retry, and those of the caller''s own uncommitted events, but not those that emit() has scheduled for later. Returns false if the time runs out first.';

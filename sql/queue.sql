@@ -33,12 +33,13 @@ CREATE TABLE chatwebhook.queue (
     last_status_code integer,
     chatbot_id       text,
     conversation_id  text,
+    -- indexes have these two as conditions, so what is inserted is read up to here
     ordered          boolean NOT NULL DEFAULT false,
+    debounced        text,
     last_error       text,
     replies          jsonb,
     deliver_at       timestamptz,
     expires_at       timestamptz,
-    debounced        text,
     debounce_until   timestamptz
 ) WITH (
     -- often while it is small; on a large table, each vacuum reads all indexes
@@ -78,6 +79,8 @@ COMMENT ON COLUMN chatwebhook.queue.chatbot_id IS 'Chatbot of the event.';
 COMMENT ON COLUMN chatwebhook.queue.conversation_id IS 'Conversation of the event.';
 COMMENT ON COLUMN chatwebhook.queue.ordered IS
     'Does it wait for earlier deliveries of its conversation?';
+COMMENT ON COLUMN chatwebhook.queue.debounced IS
+    'Type of its event, if its webhook debounces: later deliveries of this webhook, conversation and type supersede it.';
 COMMENT ON COLUMN chatwebhook.queue.last_error IS 'Why the last attempt failed.';
 COMMENT ON COLUMN chatwebhook.queue.replies IS
     'Replies to a connector''s successful requests, with which the next attempt continues.';
@@ -85,8 +88,6 @@ COMMENT ON COLUMN chatwebhook.queue.deliver_at IS
     'When it is to be sent, as given to emit(); null: at once. Such a delivery is outside of the order of its conversation.';
 COMMENT ON COLUMN chatwebhook.queue.expires_at IS
     'When it is canceled if it was not delivered before, as given to emit().';
-COMMENT ON COLUMN chatwebhook.queue.debounced IS
-    'Type of its event, if its webhook debounces: later deliveries of this webhook, conversation and type supersede it.';
 COMMENT ON COLUMN chatwebhook.queue.debounce_until IS
     'How long debounce may hold it; null if it is not held (any more).';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.queue', '');

@@ -95,7 +95,7 @@ COMMENT ON COLUMN chatwebhook.webhook.batch_size IS
 COMMENT ON COLUMN chatwebhook.webhook.batch_window IS
     'How long the first event of a batch waits for others, unless the batch is full before: 0 to 1 minute.';
 COMMENT ON COLUMN chatwebhook.webhook.debounce IS
-    'Of events of one type in one conversation, deliver only the last, once there was none for this long, at the latest after five times that: up to 1 hour. The others are canceled. Null or 0 means that all are delivered. Events without a conversation, or whose conversation''s id exceeds 2000 bytes, and those with a deliver_at are not debounced.';
+    'If set, up to 1 hour: of the events of one type in one conversation, deliver only the last, once there has been none for this long, or at the latest after five times as long. The others are canceled. Null or 0 means that all are delivered. Events without a conversation, or whose conversation''s id exceeds 2000 bytes, and those with a deliver_at are not debounced.';
 COMMENT ON COLUMN chatwebhook.webhook.signing IS
     'v1: HMAC-SHA256 with a shared secret. v1a: Ed25519, for receivers that should not be able to sign; public_key() returns the key to verify with. A change makes a new secret.';
 COMMENT ON COLUMN chatwebhook.webhook.disabled_at IS

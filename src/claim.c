@@ -607,7 +607,8 @@ keep_claim(Delivery *delivery)
 {
 	Endpoint   *endpoint = delivery->endpoint;
 
-	if (delivery->expires_at <= GetCurrentTimestamp())
+	if (delivery->expires_at != DT_NOEND &&
+		delivery->expires_at <= GetCurrentTimestamp())
 		cwh_add_result(delivery, CWH_OUTCOME_CANCELED, CWH_EXPIRED);
 	else if (delivery->problem)
 		cwh_add_result(delivery, CWH_OUTCOME_CANCELED, delivery->problem);

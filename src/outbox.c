@@ -733,7 +733,8 @@ finish(CwhResult **results, int n, CwhRelation to)
 		index_rescan(scan, &key, 1, NULL, 0);
 		if (!index_getnext_slot(scan, ForwardScanDirection, slot))
 			continue;
-		slot_getallattrs(slot);
+		/* up to the last column that add_finished() reads */
+		slot_getsomeattrs(slot, CWH_QUEUE_REPLIES + 1);
 		if (!cwh_delete_row(queue, slot, cid, snapshot))
 			continue;
 		add_finished(&rows, results[i], slot);
