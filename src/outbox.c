@@ -107,16 +107,17 @@ enum
 {
 	CLAIMED_ID, CLAIMED_WEBHOOK_ID, CLAIMED_DUE, CLAIMED_ATTEMPTS,
 	CLAIMED_FIRST_ATTEMPT, CLAIMED_LAST_WAIT_MS, CLAIMED_REPLIES,
-	CLAIMED_ORDERED, CLAIMED_EXPIRES_AT, CLAIMED_HELD, CLAIMED_EVENT_ID, CLAIMED_EVENT_TYPE, CLAIMED_CHATBOT_ID,
-	CLAIMED_CONVERSATION_ID, CLAIMED_CREATED_AT, CLAIMED_DATA
+	CLAIMED_ORDERED, CLAIMED_EVENT_ID, CLAIMED_EVENT_TYPE, CLAIMED_CHATBOT_ID,
+	CLAIMED_CONVERSATION_ID, CLAIMED_CREATED_AT, CLAIMED_DATA,
+	/* mostly null; others before them would make the rest slower to read */
+	CLAIMED_DELIVER_AT, CLAIMED_EXPIRES_AT, CLAIMED_DEBOUNCE_UNTIL
 };
 
 #define CLAIMED \
 	"SELECT q.id, q.webhook_id, q.next_attempt_at, q.attempts, q.first_attempt," \
-	"       q.last_wait_ms, q.replies," \
-	"       CASE WHEN q.deliver_at IS NULL THEN q.ordered END, q.expires_at," \
-	"       q.debounce_until IS NOT NULL, e.id, e.type, e.chatbot_id," \
-	"       e.conversation_id, e.created_at, e.data"
+	"       q.last_wait_ms, q.replies, q.ordered, e.id, e.type, e.chatbot_id," \
+	"       e.conversation_id, e.created_at, e.data," \
+	"       q.deliver_at, q.expires_at, q.debounce_until"
 
 /*
  * Claim the next deliveries of webhooks after their positions.  An ordered one
@@ -458,12 +459,13 @@ record_claims(uint64 found, CwhMayClaim may, CwhOnClaimed each, void *context)
 		/* what is no array of replies is none of ours */
 		if (claimed.replies && !JB_ROOT_IS_ARRAY(claimed.replies))
 			claimed.replies = NULL;
-		datum = cwh_field(i, CLAIMED_ORDERED, &isnull);
-		claimed.ordered = !isnull && DatumGetBool(datum);
-		claimed.scheduled = isnull;
+		claimed.ordered = DatumGetBool(cwh_field(i, CLAIMED_ORDERED, NULL));
+		(void) cwh_field(i, CLAIMED_DELIVER_AT, &isnull);
+		claimed.scheduled = !isnull;
 		datum = cwh_field(i, CLAIMED_EXPIRES_AT, &isnull);
 		claimed.expires_at = isnull ? DT_NOEND : DatumGetTimestampTz(datum);
-		claimed.held = DatumGetBool(cwh_field(i, CLAIMED_HELD, NULL));
+		(void) cwh_field(i, CLAIMED_DEBOUNCE_UNTIL, &isnull);
+		claimed.held = !isnull;
 		datum = cwh_field(i, CLAIMED_EVENT_ID, &isnull);
 		claimed.has_event = !isnull;
 		if (claimed.has_event)
