@@ -521,6 +521,9 @@ claim_due(Claims *claims)
 			cwh_backfill_claimed(endpoint, exhausted);
 		else if (cwh_claim_made(endpoint, exhausted, now, reread_at))
 			later[nlater++] = endpoint->id;
+		/* its timer may have been for something else */
+		if (endpoint->claim.look_again != 0)
+			cwh_expect_more(endpoint, endpoint->claim.look_again);
 	}
 	if (claims->nheld > 0)
 		cwh_debounce(claims->held, claims->nheld, now, on_debounced, NULL);
