@@ -17,10 +17,12 @@ OBJS = \
 	src/conversation.o \
 	src/curl_handle.o \
 	src/deadline.o \
+	src/debounce.o \
 	src/decision.o \
 	src/delivery.o \
 	src/emit.o \
 	src/emit_failure.o \
+	src/emit_options.o \
 	src/emit_report.o \
 	src/endpoint.o \
 	src/envelope.o \

@@ -9,25 +9,26 @@ CREATE VIEW chatwebhook.delivery WITH (security_invoker) AS
            COALESCE(u.conversation_id, e.conversation_id) AS conversation_id,
            u.webhook_id, COALESCE(u.webhook_name, w.name) AS webhook_name, u.status, u.attempts,
            u.created_at, u.next_attempt_at, u.last_attempt_at, u.completed_at,
-           u.last_status_code, u.last_error, u.latency_ms
+           u.last_status_code, u.last_error, u.latency_ms, u.expires_at
       FROM (
         -- each part is a plain table, so that they can be merged in the order of an index
         SELECT q.id, q.event_id, q.chatbot_id, q.conversation_id, q.webhook_id,
                NULL::text AS webhook_name, 'pending'::text AS status, q.attempts,
                q.created_at, q.next_attempt_at, q.last_attempt_at,
-               NULL::timestamptz AS completed_at, q.last_status_code, q.last_error, q.latency_ms
+               NULL::timestamptz AS completed_at, q.last_status_code, q.last_error, q.latency_ms,
+               q.expires_at
           FROM chatwebhook.queue q
         UNION ALL
         SELECT h.id, h.event_id, h.chatbot_id, NULL, h.webhook_id,
                h.webhook_name, h.status, h.attempts,
                h.created_at, NULL, h.last_attempt_at,
-               h.completed_at, h.last_status_code, h.last_error, h.latency_ms
+               h.completed_at, h.last_status_code, h.last_error, h.latency_ms, NULL
           FROM chatwebhook.history h
         UNION ALL
         SELECT d.id, d.event_id, d.chatbot_id, NULL, d.webhook_id,
                d.webhook_name, d.status, d.attempts,
                d.created_at, NULL, d.last_attempt_at,
-               d.completed_at, d.last_status_code, d.last_error, d.latency_ms
+               d.completed_at, d.last_status_code, d.last_error, d.latency_ms, NULL
           FROM chatwebhook.dead d
     ) u
       LEFT JOIN chatwebhook.event e ON e.id = u.event_id
@@ -53,8 +54,9 @@ COMMENT ON COLUMN chatwebhook.delivery.last_attempt_at IS 'When the last attempt
 COMMENT ON COLUMN chatwebhook.delivery.completed_at IS 'When it was delivered, given up or canceled.';
 COMMENT ON COLUMN chatwebhook.delivery.last_status_code IS
     'HTTP status of the last attempt; null if there was no reply.';
-COMMENT ON COLUMN chatwebhook.delivery.last_error IS 'Why the last attempt failed; null if it did not.';
+COMMENT ON COLUMN chatwebhook.delivery.last_error IS 'Why the last attempt failed, or why the delivery was canceled; null if neither.';
 COMMENT ON COLUMN chatwebhook.delivery.latency_ms IS 'Duration of the last attempt, in milliseconds.';
+COMMENT ON COLUMN chatwebhook.delivery.expires_at IS 'When a pending delivery is canceled if it was not delivered before; null: never.';
 
 CREATE VIEW chatwebhook.dead_letter WITH (security_invoker) AS
     SELECT d.id, d.webhook_id, d.webhook_name, d.event_id, e.type AS event_type,
@@ -147,7 +149,8 @@ DECLARE
 BEGIN
     WITH pending AS (
         UPDATE chatwebhook.queue q
-           SET next_attempt_at = clock_timestamp(), first_attempt = attempts, last_wait_ms = 0
+           SET next_attempt_at = clock_timestamp(), first_attempt = attempts, last_wait_ms = 0,
+               deliver_at = NULL, expires_at = NULL, debounced = NULL, debounce_until = NULL
          WHERE q.id = ANY (delivery_ids)
         RETURNING q.webhook_id
     ), dead AS (
@@ -179,7 +182,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._do_requeue(bigint[]) IS
-    'Makes deliveries due now, with all their retries; finished ones move back to the queue. Returns how many. Those whose event or webhook is gone stay.';
+    'Makes deliveries due now, with all their retries, whatever deliver_at, expires_at or debounce say; finished ones move back to the queue. Returns how many. Those whose event or webhook is gone stay.';
 
 CREATE FUNCTION chatwebhook._requeue(delivery_ids bigint[]) RETURNS bigint
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
@@ -262,6 +265,7 @@ BEGIN
      USING (SELECT DISTINCT e.chatbot_id, e.conversation_id
               FROM chatwebhook.event e WHERE e.id = ANY (event_ids)) AS c
      WHERE m.conversation_id = c.conversation_id AND m.chatbot_id IS NOT DISTINCT FROM c.chatbot_id;
+    DELETE FROM chatwebhook.event_key k WHERE k.event_id = ANY (event_ids);
     DELETE FROM chatwebhook.event e WHERE e.id = ANY (event_ids);
     GET DIAGNOSTICS erased = ROW_COUNT;
     RETURN erased;
@@ -324,7 +328,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.retry(bigint) IS
-    'Tries a delivery again now, with all its retries. Returns false if it does not exist, was delivered, or its event is gone.';
+    'Tries a delivery again now, with all its retries, whatever deliver_at, expires_at or debounce say. Returns false if it does not exist, was delivered, or its event is gone.';
 
 CREATE FUNCTION chatwebhook.cancel(delivery_id bigint) RETURNS boolean
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -469,4 +473,4 @@ CREATE FUNCTION chatwebhook.wait_until_idle(timeout interval DEFAULT '1 minute')
     LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
 COMMENT ON FUNCTION chatwebhook.wait_until_idle(interval) IS
-    'Waits until no enabled webhook has pending deliveries, including those that wait for a retry, and those of the caller''s own uncommitted events. Returns false if the time runs out first.';
+    'Waits until no enabled webhook has pending deliveries, including those that wait for a retry, and those of the caller''s own uncommitted events, but not those that emit() has scheduled for later. Returns false if the time runs out first.';

@@ -231,12 +231,70 @@ COMMENT ON COLUMN chatwebhook.event.traceparent IS
     'Trace context (W3C) of the session that emitted it, from the setting chatwebhook.traceparent. Every attempt sends it as the header traceparent. Null if there was none.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.event', '');
 
-CREATE FUNCTION chatwebhook.emit(type text, chatbot_id text, conversation_id text, data jsonb)
+/*
+ * The keys that emit() was given.  A row belongs to the event that was emitted
+ * with the key; it is removed with the event's conversation, and after a day.
+ * Only the key's digest is stored: a key can be anything, such as an address.
+ */
+CREATE TABLE chatwebhook.event_key (
+    digest     bytea PRIMARY KEY,
+    event_id   uuid NOT NULL,
+    created_at timestamptz NOT NULL
+);
+-- for erase_conversation() and for retention, since ids ascend with time
+CREATE INDEX event_key_event_idx ON chatwebhook.event_key (event_id);
+ALTER TABLE chatwebhook.event_key
+    ALTER digest SET STATISTICS 0;
+COMMENT ON TABLE chatwebhook.event_key IS
+    'Keys that emit() was given in the last day. Use emit() instead.';
+COMMENT ON COLUMN chatwebhook.event_key.digest IS 'SHA-256 of event type, chatbot and key.';
+COMMENT ON COLUMN chatwebhook.event_key.event_id IS 'Event that was emitted with the key.';
+COMMENT ON COLUMN chatwebhook.event_key.created_at IS 'When it was emitted.';
+SELECT pg_catalog.pg_extension_config_dump('chatwebhook.event_key', '');
+
+CREATE FUNCTION chatwebhook._take_key(digest bytea, event_id uuid) RETURNS uuid
+    LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+#variable_conflict use_variable
+DECLARE
+    now_at constant timestamptz := clock_timestamp();
+    taken  record;
+BEGIN
+    LOOP
+        -- waits for another transaction that has taken the key and has not ended
+        INSERT INTO chatwebhook.event_key (digest, event_id, created_at) VALUES (digest, event_id, now_at)
+            ON CONFLICT DO NOTHING;
+        EXIT WHEN FOUND;
+        SELECT k.event_id, k.created_at INTO taken
+          FROM chatwebhook.event_key k WHERE k.digest = digest;
+        IF FOUND AND taken.created_at > now_at - interval '1 day' THEN
+            RETURN taken.event_id;
+        END IF;
+        -- retention or another session can have come first: then begin again
+        UPDATE chatwebhook.event_key k SET event_id = event_id, created_at = now_at
+         WHERE k.digest = digest AND k.event_id = taken.event_id;
+        EXIT WHEN FOUND;
+    END LOOP;
+    RETURN event_id;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._take_key(bytea, uuid) IS
+    'Takes a key for an event. Returns the event that has it: this one, or the one that took it in the last day.';
+
+CREATE FUNCTION chatwebhook.emit(
+    type            text,
+    chatbot_id      text,
+    conversation_id text,
+    data            jsonb,
+    deliver_at      timestamptz DEFAULT NULL,
+    expires_at      timestamptz DEFAULT NULL,
+    key             text DEFAULT NULL)
     RETURNS uuid
     AS 'MODULE_PATHNAME', 'chatwebhook_emit'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
-COMMENT ON FUNCTION chatwebhook.emit(text, text, text, jsonb) IS
-    'Emits an event as part of the transaction. Returns its id, or null if no webhook subscribes to it.';
+COMMENT ON FUNCTION chatwebhook.emit(text, text, text, jsonb, timestamptz, timestamptz, text) IS
+    'Emits an event as part of the transaction. Returns its id, or null if no webhook subscribes to it. It is not sent before deliver_at, at most a year ahead, and no attempt starts after expires_at: then the delivery is canceled. If an event of this type and chatbot was emitted with the same key, of 1 to 255 bytes, in the last day, nothing is emitted, and that event''s id is returned.';
 
 CREATE FUNCTION chatwebhook._emit_to(webhook_id uuid, ordered boolean, type text, chatbot_id text, conversation_id text, data jsonb)
     RETURNS uuid

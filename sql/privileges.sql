@@ -42,7 +42,7 @@ CREATE FUNCTION chatwebhook._privileges(access text) RETURNS SETOF text
         ('SELECT ON chatwebhook.connector', '{app}'),
         ('SELECT ON chatwebhook.event', '{admin,app}'),
         ('SELECT (id, type, chatbot_id, conversation_id, created_at) ON chatwebhook.event', '{reader}'),
-        ('SELECT (id, webhook_id, event_id, created_at, next_attempt_at, last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id, conversation_id, last_error) ON chatwebhook.queue', '{admin,reader,app}'),
+        ('SELECT (id, webhook_id, event_id, created_at, next_attempt_at, last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id, conversation_id, last_error, deliver_at, expires_at) ON chatwebhook.queue', '{admin,reader,app}'),
         ('SELECT (id, webhook_id, event_id, created_at, completed_at, last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id, webhook_name, status, last_error) ON chatwebhook.history', '{admin,reader,app}'),
         ('SELECT (id, webhook_id, event_id, created_at, completed_at, last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id, webhook_name, status, last_error) ON chatwebhook.dead', '{admin,reader,app}'),
         ('SELECT ON chatwebhook.delivery', '{admin,reader,app}'),
@@ -59,7 +59,7 @@ CREATE FUNCTION chatwebhook._privileges(access text) RETURNS SETOF text
         ('EXECUTE ON FUNCTION chatwebhook.metrics_text', '{admin,reader,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.dashboard', '{admin,reader,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.emit()', '{admin}'),
-        ('EXECUTE ON FUNCTION chatwebhook.emit(text, text, text, jsonb)', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.emit(text, text, text, jsonb, timestamptz, timestamptz, text)', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook.wanted', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook.watch', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook._forget_failures', '{admin}'),
@@ -341,7 +341,7 @@ GRANT EXECUTE ON FUNCTION chatwebhook.url_encode(text) TO PUBLIC;
 /* Monitoring sees figures, and no chats. */
 GRANT USAGE ON SCHEMA chatwebhook TO pg_monitor;
 GRANT SELECT (id, name, chatbot_id, public_url, filter, enabled, disabled_at, disabled_reason) ON chatwebhook.webhook TO pg_monitor;
-GRANT SELECT (id, webhook_id, created_at, next_attempt_at) ON chatwebhook.queue TO pg_monitor;
+GRANT SELECT (id, webhook_id, created_at, next_attempt_at, deliver_at) ON chatwebhook.queue TO pg_monitor;
 GRANT SELECT (id, webhook_id, webhook_name, last_error, completed_at) ON chatwebhook.dead TO pg_monitor;
 GRANT SELECT ON chatwebhook.health TO pg_monitor;
 GRANT SELECT ON chatwebhook.webhook_health TO pg_monitor;

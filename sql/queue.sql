@@ -33,9 +33,14 @@ CREATE TABLE chatwebhook.queue (
     last_status_code integer,
     chatbot_id       text,
     conversation_id  text,
+    -- indexes have these two as conditions, so what is inserted is read up to here
     ordered          boolean NOT NULL DEFAULT false,
+    debounced        text,
     last_error       text,
-    replies          jsonb
+    replies          jsonb,
+    deliver_at       timestamptz,
+    expires_at       timestamptz,
+    debounce_until   timestamptz
 ) WITH (
     -- often while it is small; on a large table, each vacuum reads all indexes
     autovacuum_vacuum_scale_factor = 0.1,
@@ -49,6 +54,8 @@ CREATE TABLE chatwebhook.queue (
 -- entries are all distinct, so a full page would be searched for duplicates in vain
 CREATE INDEX queue_claim_idx ON chatwebhook.queue (webhook_id, next_attempt_at, id) WITH (deduplicate_items = off);
 CREATE INDEX queue_order_idx ON chatwebhook.queue (webhook_id, conversation_id, id) WHERE ordered;
+-- only debounced deliveries pay for it
+CREATE INDEX queue_debounce_idx ON chatwebhook.queue (webhook_id, conversation_id, debounced, id) WHERE debounced IS NOT NULL;
 ALTER TABLE chatwebhook.queue
     ALTER conversation_id SET STATISTICS 0,
     ALTER last_error SET STATISTICS 0,
@@ -59,7 +66,7 @@ COMMENT ON COLUMN chatwebhook.queue.id IS 'Identifies the delivery.';
 COMMENT ON COLUMN chatwebhook.queue.webhook_id IS 'Webhook to deliver to.';
 COMMENT ON COLUMN chatwebhook.queue.event_id IS 'Event to deliver.';
 COMMENT ON COLUMN chatwebhook.queue.created_at IS 'When the event was emitted.';
-COMMENT ON COLUMN chatwebhook.queue.next_attempt_at IS 'When the next attempt is due; infinity (from backfill) means when nothing else of the webhook is due.';
+COMMENT ON COLUMN chatwebhook.queue.next_attempt_at IS 'When the next attempt is due; infinity (from backfill) means when nothing else of the webhook is due. Of a delivery that is held by debounce: when it is looked at.';
 COMMENT ON COLUMN chatwebhook.queue.last_attempt_at IS 'When the last attempt started.';
 COMMENT ON COLUMN chatwebhook.queue.attempts IS 'Attempts made so far.';
 COMMENT ON COLUMN chatwebhook.queue.first_attempt IS
@@ -72,9 +79,17 @@ COMMENT ON COLUMN chatwebhook.queue.chatbot_id IS 'Chatbot of the event.';
 COMMENT ON COLUMN chatwebhook.queue.conversation_id IS 'Conversation of the event.';
 COMMENT ON COLUMN chatwebhook.queue.ordered IS
     'Does it wait for earlier deliveries of its conversation?';
+COMMENT ON COLUMN chatwebhook.queue.debounced IS
+    'Type of its event, if its webhook debounces: later deliveries of this webhook, conversation and type supersede it.';
 COMMENT ON COLUMN chatwebhook.queue.last_error IS 'Why the last attempt failed.';
 COMMENT ON COLUMN chatwebhook.queue.replies IS
     'Replies to a connector''s successful requests, with which the next attempt continues.';
+COMMENT ON COLUMN chatwebhook.queue.deliver_at IS
+    'When it is to be sent, as given to emit(); null: at once. Such a delivery is outside of the order of its conversation.';
+COMMENT ON COLUMN chatwebhook.queue.expires_at IS
+    'When it is canceled if it was not delivered before, as given to emit().';
+COMMENT ON COLUMN chatwebhook.queue.debounce_until IS
+    'How long debounce may hold it; null if it is not held (any more).';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.queue', '');
 
 /*

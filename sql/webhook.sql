@@ -38,6 +38,7 @@ CREATE TABLE chatwebhook.webhook (
     ordered            boolean NOT NULL DEFAULT false,
     batch_size         integer NOT NULL DEFAULT 1,
     batch_window       interval NOT NULL DEFAULT '0',
+    debounce           interval,
     signing            text NOT NULL DEFAULT 'v1',
     disabled_at        timestamptz,
     disabled_reason    text,
@@ -93,6 +94,8 @@ COMMENT ON COLUMN chatwebhook.webhook.batch_size IS
     'Maximum events in one request, 1 to 100. Above 1, the body is an array of events, and the connector must be one that takes batches, such as webhook and cloudevents. Events that arrive faster than requests complete are sent together.';
 COMMENT ON COLUMN chatwebhook.webhook.batch_window IS
     'How long the first event of a batch waits for others, unless the batch is full before: 0 to 1 minute.';
+COMMENT ON COLUMN chatwebhook.webhook.debounce IS
+    'If set, up to 1 hour: of the events of one type in one conversation, deliver only the last, once there has been none for this long, or at the latest after five times as long. The others are canceled. Null or 0 means that all are delivered. Events without a conversation, or whose conversation''s id exceeds 2000 bytes, and those with a deliver_at are not debounced.';
 COMMENT ON COLUMN chatwebhook.webhook.signing IS
     'v1: HMAC-SHA256 with a shared secret. v1a: Ed25519, for receivers that should not be able to sign; public_key() returns the key to verify with. v1,v1a: both, for receivers that change from one to the other. A change keeps what goes on signing, makes what is missing, and removes the rest. Ignored if the connector is not signed.';
 COMMENT ON COLUMN chatwebhook.webhook.disabled_at IS
@@ -524,6 +527,8 @@ BEGIN
             THEN format('batch_size is %s, but connector %s sends one event at a time', NEW.batch_size, NEW.connector)
         WHEN NEW.batch_window NOT BETWEEN '0' AND '1 minute'
             THEN format('batch_window is %s, outside the range 0 to 1 minute', NEW.batch_window)
+        WHEN NEW.debounce NOT BETWEEN '0' AND '1 hour'
+            THEN format('debounce is %s, outside the range 0 to 1 hour', NEW.debounce)
         WHEN NOT NEW.backoff_multiplier BETWEEN 1 AND 10
             THEN format('backoff_multiplier is %s, outside the range 1 to 10', NEW.backoff_multiplier)
         WHEN NEW.backoff NOT BETWEEN '10 ms' AND '1 day'
@@ -601,7 +606,13 @@ BEGIN
         END IF;
         IF NEW.ordered <> OLD.ordered THEN
             UPDATE chatwebhook.queue q SET ordered = NEW.ordered
-             WHERE q.webhook_id = NEW.id AND octet_length(q.conversation_id) <= 2000;
+             WHERE q.webhook_id = NEW.id AND octet_length(q.conversation_id) <= 2000
+               AND q.deliver_at IS NULL AND q.debounce_until IS NULL;
+        END IF;
+        IF coalesce(NEW.debounce, '0') = '0' AND OLD.debounce > '0' THEN
+            -- or they would arrive after what is emitted from now on
+            UPDATE chatwebhook.queue q SET next_attempt_at = least(q.next_attempt_at, clock_timestamp())
+             WHERE q.webhook_id = NEW.id AND q.debounced IS NOT NULL AND q.debounce_until IS NOT NULL;
         END IF;
         IF NEW.connector <> OLD.connector THEN
             -- replies to another connector's requests mean nothing to this one
@@ -701,6 +712,7 @@ CREATE FUNCTION chatwebhook.create_webhook(
     ordered            boolean DEFAULT false,
     batch_size         integer DEFAULT 1,
     batch_window       interval DEFAULT '0',
+    debounce           interval DEFAULT NULL,
     OUT id             uuid,
     INOUT secret       text DEFAULT NULL)
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -718,10 +730,10 @@ BEGIN
     END IF;
     INSERT INTO chatwebhook.webhook AS w (name, url, events, chatbot_id, filter, enabled, headers,
            max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing,
-           connector, settings, auth, rate_limit, ordered, batch_size, batch_window)
+           connector, settings, auth, rate_limit, ordered, batch_size, batch_window, debounce)
     VALUES (name, url, events, chatbot_id, filter, enabled, headers,
            max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing,
-           connector, settings, auth, rate_limit, ordered, batch_size, batch_window)
+           connector, settings, auth, rate_limit, ordered, batch_size, batch_window, debounce)
     RETURNING w.id INTO id;
     IF secret IS NOT NULL THEN
         PERFORM chatwebhook._set_signing_secret(id, secret);
@@ -732,7 +744,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text, text, jsonb, jsonb, double precision, boolean, integer, interval, text) IS
+COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text, text, jsonb, jsonb, double precision, boolean, integer, interval, interval, text) IS
     'Creates a webhook, and returns its id and its signing secret, as secret() does; null if its connector is not signed. The arguments are columns of the table webhook.';
 
 CREATE FUNCTION chatwebhook._do_test_webhook(

@@ -377,6 +377,51 @@ start_attempt(Endpoint *endpoint, Delivery *delivery)
  * Starting
  */
 
+/* Has it expired before anything was sent?  An attempt under way is finished. */
+static bool
+is_expired(const Delivery *delivery, TimestampTz now)
+{
+	return delivery->expires_at <= now && delivery->started_at == 0;
+}
+
+/*
+ * Cancel what has expired since it was claimed, of those that would go into the
+ * next request.  Returns whether there was any.
+ */
+static bool
+cancel_expired(Endpoint *endpoint, TimestampTz now)
+{
+	Delivery   *kept[CWH_MAX_BATCH];
+	int			n = Min(endpoint->nwaiting, endpoint->webhook->batch_size);
+	int			nkept = 0;
+	int			i = 0;
+	bool		any = false;
+	slist_iter	iter;
+
+	slist_foreach(iter, &endpoint->waiting)
+	{
+		if (i++ == n || any)
+			break;
+		any = is_expired(slist_container(Delivery, node, iter.cur), now);
+	}
+	if (!any)
+		return false;
+	for (i = 0; i < n; i++)
+	{
+		Delivery   *delivery = cwh_next_waiting(endpoint);
+
+		if (is_expired(delivery, now))
+			cwh_add_result(delivery, CWH_OUTCOME_CANCELED, CWH_EXPIRED);
+		else
+			kept[nkept++] = delivery;
+	}
+	/* the last goes before the others first */
+	while (nkept > 0)
+		cwh_wait_again(kept[--nkept]);
+	cwh_reconsider(endpoint);
+	return true;
+}
+
 /* How many of those that wait go into the next request. */
 static int
 batch_length(Endpoint *endpoint)
@@ -471,6 +516,8 @@ start_attempts(void)
 
 		/* cwh_reconsider() puts it at the end again */
 		cwh_set_startable(endpoint, false);
+		if (cancel_expired(endpoint, now))
+			continue;
 		if (cwh_connector_slow(endpoint) && cwh_worker.slow_until > now)
 		{
 			cwh_block_endpoint(endpoint, cwh_worker.slow_until, now);

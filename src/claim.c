@@ -21,9 +21,10 @@
 
 #include "claim.h"
 #include "conversation.h"
-#include "identity.h"
+#include "debounce.h"
 #include "endpoint.h"
 #include "envelope.h"
+#include "identity.h"
 #include "outbox.h"
 #include "state.h"
 
@@ -47,6 +48,12 @@
 
 /* An endpoint whose queue cannot be read is left alone for this long. */
 #define FAILED_CLAIM_MS		60000
+
+/*
+ * What debounce holds and cannot let go, because an earlier delivery is under way
+ * or another transaction has locked it, is looked at again after this.
+ */
+#define HELD_MS				500
 
 /* endpoints to claim for at a time; fewer after a claim has failed */
 static int	claim_width = INT_MAX;
@@ -180,6 +187,20 @@ has_room(void *context, const pg_uuid_t *webhook_id, Size size)
 	return false;
 }
 
+/* A delivery was found that is held by debounce: see to it after the claim. */
+static void
+note_held(Claims *claims, Endpoint *endpoint, const CwhClaimed *claimed)
+{
+	if (claims->held == NULL)
+		claims->held = palloc(claims->max * sizeof(int64));
+	claims->held[claims->nheld++] = claimed->id;
+	if (endpoint->claim.held)
+		return;
+	endpoint->claim.held = true;
+	endpoint->claim.first_held.due = claimed->due;
+	endpoint->claim.first_held.id = claimed->id;
+}
+
 /* A delivery that is due was claimed, or another process has just done so. */
 static void
 on_claimed(void *context, const CwhClaimed *claimed)
@@ -193,6 +214,8 @@ on_claimed(void *context, const CwhClaimed *claimed)
 	{
 		endpoint->claim.got++;
 		cwh_advance(endpoint, claimed->due, claimed->id);
+		if (claimed->held)
+			note_held(claims, endpoint, claimed);
 	}
 	if (!claimed->mine)
 		return;
@@ -208,6 +231,7 @@ on_claimed(void *context, const CwhClaimed *claimed)
 	delivery->attempts = claimed->attempts;
 	delivery->first_attempt = claimed->first_attempt;
 	delivery->last_wait_ms = claimed->last_wait_ms;
+	delivery->expires_at = claimed->expires_at;
 	delivery->connector_number = endpoint->connector_number;
 	if (claimed->replies)
 	{
@@ -222,7 +246,9 @@ on_claimed(void *context, const CwhClaimed *claimed)
 	delivery->event_type = pstrdup(claimed->event.type);
 	if (claimed->event.chatbot_id)
 		delivery->chatbot_id = pstrdup(claimed->event.chatbot_id);
-	if (claimed->ordered && claimed->event.conversation_id)
+	if (claimed->event.conversation_id &&
+		(claimed->scheduled ? endpoint->webhook && endpoint->webhook->ordered :
+		 claimed->ordered))
 		delivery->conversation_id = pstrdup(claimed->event.conversation_id);
 	if (claimed->traceparent)
 		delivery->traceparent = pstrdup(claimed->traceparent);
@@ -370,6 +396,13 @@ choose_endpoints(Choice *choice, Customer *customer, bool proven, int most)
 		endpoint->claim.wanted = n;
 		endpoint->claim.got = 0;
 		endpoint->claim.cut = false;
+		endpoint->claim.held = false;
+		if (endpoint->ready && endpoint->claim.look_again != 0 &&
+			endpoint->claim.look_again <= choice->now)
+		{
+			endpoint->claim.look_again = 0;
+			cwh_step_back(endpoint, endpoint->claim.look_from);
+		}
 		most -= n;
 		choice->left[true] -= n;
 		if (!proven)
@@ -422,6 +455,44 @@ choose_wants(int *nwants, int *most, TimestampTz now)
 	return choice.wants;
 }
 
+/* Look again later at the first held delivery of a claim. */
+static void
+look_again_later(Endpoint *endpoint)
+{
+	ClaimState *claim = &endpoint->claim;
+
+	if (claim->look_again == 0 || claim->first_held.due < claim->look_from.due ||
+		(claim->first_held.due == claim->look_from.due &&
+		 claim->first_held.id < claim->look_from.id))
+		claim->look_from = claim->first_held;
+	claim->look_again = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													HELD_MS);
+	cwh_expect_more(endpoint, claim->look_again);
+}
+
+/*
+ * A delivery held by debounce was due.  If anything was done about that, claim
+ * from there on again: the last one of its conversation may be due now, and those
+ * that waited in order behind one that was superseded.
+ */
+static void
+on_debounced(void *context, const pg_uuid_t *webhook_id, bool changed,
+			 bool unblocked)
+{
+	Endpoint   *endpoint = cwh_endpoint(webhook_id);
+	CwhPosition *held = &endpoint->claim.first_held;
+
+	if (!changed)
+		look_again_later(endpoint);
+	else if (unblocked)
+		cwh_reclaim(endpoint);
+	else
+	{
+		endpoint->later = true;
+		cwh_expect(endpoint, held->due, held->id, 0);
+	}
+}
+
 /* Claim for the endpoints that are ready. */
 static void
 claim_due(Claims *claims)
@@ -456,7 +527,12 @@ claim_due(Claims *claims)
 			cwh_backfill_claimed(endpoint, exhausted);
 		else if (cwh_claim_made(endpoint, exhausted, now, reread_at))
 			later[nlater++] = endpoint->id;
+		/* its timer may have been for something else */
+		if (endpoint->claim.look_again != 0)
+			cwh_expect_more(endpoint, endpoint->claim.look_again);
 	}
+	if (claims->nheld > 0)
+		cwh_debounce(claims->held, claims->nheld, now, on_debounced, NULL);
 	if (nlater > 0)
 		cwh_outbox_next_due(later, nlater, now, on_next_due, NULL);
 }
@@ -540,7 +616,10 @@ keep_claim(Delivery *delivery)
 {
 	Endpoint   *endpoint = delivery->endpoint;
 
-	if (delivery->problem)
+	if (delivery->expires_at != DT_NOEND &&
+		delivery->expires_at <= GetCurrentTimestamp())
+		cwh_add_result(delivery, CWH_OUTCOME_CANCELED, CWH_EXPIRED);
+	else if (delivery->problem)
 		cwh_add_result(delivery, CWH_OUTCOME_CANCELED, delivery->problem);
 	else if (endpoint->deleted)
 		cwh_add_result(delivery, CWH_OUTCOME_CANCELED,

@@ -75,6 +75,7 @@ describe(CwhClaimed *claimed, const CwhReader *queue, const CwhReader *event)
 {
 	bool		isnull;
 	Datum		replies = cwh_read(queue, CWH_QUEUE_REPLIES, &isnull);
+	Datum		expires_at;
 	Datum		trace;
 
 	claimed->id = DatumGetInt64(cwh_read_value(queue, CWH_QUEUE_ID));
@@ -85,6 +86,12 @@ describe(CwhClaimed *claimed, const CwhReader *queue, const CwhReader *event)
 	claimed->last_wait_ms = DatumGetInt64(cwh_read_value(queue, CWH_QUEUE_LAST_WAIT_MS));
 	claimed->replies = isnull ? NULL : cwh_replies(DatumGetJsonbP(replies));
 	claimed->ordered = true;
+	(void) cwh_read(queue, CWH_QUEUE_DELIVER_AT, &isnull);
+	claimed->scheduled = !isnull;
+	expires_at = cwh_read(queue, CWH_QUEUE_EXPIRES_AT, &isnull);
+	claimed->expires_at = isnull ? DT_NOEND : DatumGetTimestampTz(expires_at);
+	(void) cwh_read(queue, CWH_QUEUE_DEBOUNCE_UNTIL, &isnull);
+	claimed->held = !isnull;
 	if (!claimed->has_event)
 		return;
 	claimed->event.id = *DatumGetUUIDP(cwh_read_value(event, CWH_EVENT_ID));
@@ -124,7 +131,7 @@ claim_found(CwhReader *queue, CwhReader *event, TupleTableSlot *locked,
 	oldcontext = MemoryContextSwitchTo(scratch);
 	describe(&claimed, queue, event);
 	/* last, so that no error above leaves a claim that each() never saw */
-	claimed.mine = cwh_claim(claimed.id, &claimed.webhook_id);
+	claimed.mine = !claimed.held && cwh_claim(claimed.id, &claimed.webhook_id);
 	each(context, &claimed);
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(scratch);

@@ -36,6 +36,7 @@ typedef struct Delivery
 	int			attempts;		/* made before */
 	int			first_attempt;	/* the first that counts against max_retries */
 	int64		last_wait_ms;
+	TimestampTz expires_at;		/* no attempt starts after this */
 	StringInfoData body;		/* the event's envelope */
 
 	/* the attempt */
@@ -59,6 +60,9 @@ typedef struct Delivery
 	bool		log;			/* keep the attempt */
 	bool		untried;		/* nothing was sent: it is no attempt */
 } Delivery;
+
+/* Why a delivery was canceled that was not sent in time. */
+#define CWH_EXPIRED		"expired"
 
 /* Append to a singly linked queue. */
 static inline void

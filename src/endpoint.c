@@ -247,12 +247,7 @@ mark_stale(Endpoint *endpoint)
 static void
 make_ready(Endpoint *endpoint, TimestampTz due, int64 id, int n)
 {
-	if (due < endpoint->after.due ||
-		(due == endpoint->after.due && id <= endpoint->after.id))
-	{
-		endpoint->after.due = due;
-		endpoint->after.id = id - 1;
-	}
+	cwh_step_back(endpoint, (CwhPosition) {due, id});
 	/* deliveries that are given back can also be those of a backfill */
 	if (due == DT_NOBEGIN)
 		endpoint->backfill_after = 0;
@@ -370,6 +365,8 @@ follow_clock(int64 step)
 		endpoint->reread_at += step;
 		endpoint->blocked_until += step;
 		endpoint->claim.eventless_since += step;
+		if (endpoint->claim.look_again != 0)
+			endpoint->claim.look_again += step;
 		endpoint->token.until += step;
 		endpoint->token.since += step;
 	}

@@ -52,6 +52,11 @@ typedef struct ClaimState
 	int			wanted;			/* in the claim being made */
 	int			got;
 	bool		cut;			/* there was no room for its bodies */
+	bool		held;			/* it found deliveries held by debounce, */
+	CwhPosition first_held;		/* of which this was the first */
+	TimestampTz look_again;		/* when to claim from look_from on again,
+								 * since some could not be seen to; 0: never */
+	CwhPosition look_from;
 	TimestampTz eventless_since;	/* an event did not exist; 0: none */
 } ClaimState;
 
@@ -226,6 +231,18 @@ cwh_advance(Endpoint *endpoint, TimestampTz due, int64 id)
 	{
 		endpoint->after.due = due;
 		endpoint->after.id = id;
+	}
+}
+
+/* The next claim begins with this delivery, if it would begin behind it. */
+static inline void
+cwh_step_back(Endpoint *endpoint, CwhPosition first)
+{
+	if (first.due < endpoint->after.due ||
+		(first.due == endpoint->after.due && first.id <= endpoint->after.id))
+	{
+		endpoint->after.due = first.due;
+		endpoint->after.id = first.id - 1;
 	}
 }
 

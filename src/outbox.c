@@ -1,7 +1,7 @@
 /*
  * outbox.c
  *		Claims and settles deliveries: the only C file that changes the queue,
- *		except for the inserts of emit.c.
+ *		except for the inserts of emit.c and what debounce.c supersedes.
  *
  * A worker claims deliveries that are due, sends them, and settles them: it
  * records each one's outcome.  See worker.c for the loop.
@@ -80,8 +80,8 @@ static const char sweep_sql[] =
 
 /*
  * Make deliveries due that wait only because the clock was set back: they are
- * due in the future although no attempt has failed, or the last attempt was in
- * the future.
+ * due in the future although no attempt has failed, nor are they scheduled, or
+ * held by debounce, for then; or the event or the last attempt was in the future.
  */
 static const char catch_up_sql[] =
 	"UPDATE chatwebhook.queue q SET next_attempt_at = $1"
@@ -90,7 +90,9 @@ static const char catch_up_sql[] =
 	"               SELECT p.id FROM chatwebhook.queue p"
 	"                WHERE p.webhook_id" EQ "w.id AND p.next_attempt_at" GT "$1"
 	"                  AND p.next_attempt_at" LT "'infinity'"
-	"                  AND (p.last_wait_ms" EQ "0 OR p.last_attempt_at" GT "$1)"
+	"                  AND (p.last_wait_ms" EQ "0 AND p.deliver_at IS NULL"
+	"                       AND (p.debounce_until IS NULL OR p.created_at" GT "$1)"
+	"                       OR p.last_attempt_at" GT "$1)"
 	"                  FOR UPDATE SKIP LOCKED) a"
 	"         LIMIT $2) ahead"
 	" WHERE q.id" EQ "ahead.id"
@@ -107,7 +109,9 @@ enum
 	CLAIMED_FIRST_ATTEMPT, CLAIMED_LAST_WAIT_MS, CLAIMED_REPLIES,
 	CLAIMED_ORDERED, CLAIMED_EVENT_ID, CLAIMED_EVENT_TYPE, CLAIMED_CHATBOT_ID,
 	CLAIMED_CONVERSATION_ID, CLAIMED_CREATED_AT, CLAIMED_DATA,
-	CLAIMED_TRACEPARENT
+	CLAIMED_TRACEPARENT,
+	/* mostly null; others before them would make the rest slower to read */
+	CLAIMED_DELIVER_AT, CLAIMED_EXPIRES_AT, CLAIMED_DEBOUNCE_UNTIL
 };
 
 /*
@@ -117,7 +121,8 @@ enum
 static const char claim_sql[] =
 	"SELECT q.id, q.webhook_id, q.next_attempt_at, q.attempts, q.first_attempt,"
 	"       q.last_wait_ms, q.replies, q.ordered, e.id, e.type, e.chatbot_id,"
-	"       e.conversation_id, e.created_at, e.data, e.traceparent"
+	"       e.conversation_id, e.created_at, e.data, e.traceparent,"
+	"       q.deliver_at, q.expires_at, q.debounce_until"
 	"  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
 	"                  pg_catalog.unnest($3), pg_catalog.unnest($4),"
 	"                  pg_catalog.unnest($5))"
@@ -430,6 +435,12 @@ record_claims(uint64 found, CwhMayClaim may, CwhOnClaimed each, void *context)
 		datum = cwh_field(i, CLAIMED_REPLIES, &isnull);
 		claimed.replies = isnull ? NULL : cwh_replies(DatumGetJsonbP(datum));
 		claimed.ordered = DatumGetBool(cwh_field(i, CLAIMED_ORDERED, NULL));
+		(void) cwh_field(i, CLAIMED_DELIVER_AT, &isnull);
+		claimed.scheduled = !isnull;
+		datum = cwh_field(i, CLAIMED_EXPIRES_AT, &isnull);
+		claimed.expires_at = isnull ? DT_NOEND : DatumGetTimestampTz(datum);
+		(void) cwh_field(i, CLAIMED_DEBOUNCE_UNTIL, &isnull);
+		claimed.held = !isnull;
 		datum = cwh_field(i, CLAIMED_EVENT_ID, &isnull);
 		claimed.has_event = !isnull;
 		if (claimed.has_event)
@@ -445,7 +456,8 @@ record_claims(uint64 found, CwhMayClaim may, CwhOnClaimed each, void *context)
 			claimed.traceparent = isnull ? NULL : cwh_trace(datum);
 		}
 		/* last, so that no error above leaves a claim that each() never saw */
-		claimed.mine = cwh_claim(claimed.id, &claimed.webhook_id);
+		claimed.mine = !claimed.held &&
+			cwh_claim(claimed.id, &claimed.webhook_id);
 		each(context, &claimed);
 		/* many of them would take much memory until the transaction ends */
 		if (claimed.has_event &&
@@ -678,7 +690,8 @@ finish(CwhResult **results, int n, CwhRelation to)
 		index_rescan(scan, &key, 1, NULL, 0);
 		if (!index_getnext_slot(scan, ForwardScanDirection, slot))
 			continue;
-		slot_getallattrs(slot);
+		/* up to the last column that add_finished() reads */
+		slot_getsomeattrs(slot, CWH_QUEUE_REPLIES + 1);
 		if (!cwh_delete_row(queue, slot, cid, snapshot))
 			continue;
 		add_finished(&rows, results[i], slot);

@@ -49,6 +49,9 @@ typedef struct CwhClaimed
 	int64		last_wait_ms;	/* before this attempt; 0: none */
 	Jsonb	   *replies;		/* to a connector's requests so far, or null */
 	bool		ordered;		/* later ones of its conversation wait for it */
+	bool		scheduled;		/* outside of that order */
+	TimestampTz expires_at;		/* DT_NOEND: never */
+	bool		held;			/* by debounce.c; so it was not claimed */
 	bool		has_event;		/* else the event's row is missing */
 	CwhEvent	event;			/* set if has_event */
 	const char *traceparent;	/* likewise; or null */

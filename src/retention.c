@@ -7,7 +7,8 @@
  * milliseconds.  It walks over the events from the oldest on, since their ids
  * ascend with time, and removes their finished deliveries where those are old
  * enough; an event goes with its last delivery.  Attempts are walked over
- * likewise, by the ids of their deliveries, and memories of conversations by age.
+ * likewise, by the ids of their deliveries, and memories of conversations and keys
+ * of events by age.
  * At the end of a pass, webhooks with too much pending are disabled, and expired
  * secrets are removed; then the walk begins anew, for rows that were not old
  * enough yet.
@@ -127,6 +128,17 @@ static const char memories_sql[] =
 	"   RETURNING 1"
 	") SELECT (SELECT pg_catalog.count(*) FROM gone), NULL";
 
+/* The oldest keys of events.  One that is locked is about to be another event's. */
+static const char keys_sql[] =
+	"WITH old AS MATERIALIZED ("
+	"   SELECT k.digest FROM chatwebhook.event_key k"
+	"    WHERE k.event_id" LT "$1 ORDER BY k.event_id LIMIT 200"
+	"      FOR UPDATE SKIP LOCKED"
+	"), gone AS ("
+	"   DELETE FROM chatwebhook.event_key k USING old o WHERE k.digest" EQ "o.digest"
+	"   RETURNING 1"
+	") SELECT (SELECT pg_catalog.count(*) FROM gone), NULL";
+
 static const char rest_sql[] =
 	"WITH closed AS ("
 	"   DELETE FROM chatwebhook.alert a WHERE a.closed_at" LT "$1 RETURNING 1"
@@ -145,6 +157,7 @@ static CwhStatement attempts_st = {attempts_sql, 3,
 static CwhStatement secrets_st = {secrets_sql, 0, {0}, NULL};
 static CwhStatement excess_st = {excess_sql, 2, {UUIDOID, INT8OID}, NULL};
 static CwhStatement memories_st = {memories_sql, 1, {TIMESTAMPTZOID}, NULL};
+static CwhStatement keys_st = {keys_sql, 1, {UUIDOID}, NULL};
 static CwhStatement rest_st = {rest_sql, 1, {TIMESTAMPTZOID}, NULL};
 /* INDENT ON */
 
@@ -164,6 +177,7 @@ static enum
 	ATTEMPTS,
 	WEBHOOKS,
 	MEMORIES,
+	KEYS,
 	REST
 }			walk = EVENTS;
 
@@ -266,6 +280,18 @@ walk_memories(TimestampTz now)
 
 	(void) cwh_run(&memories_st, &arg);
 	if (number(SEEN) < STEP)
+		walk = KEYS;
+}
+
+/* The oldest keys of events. */
+static void
+walk_keys(TimestampTz now)
+{
+	pg_uuid_t	end = first_event(now - USECS_PER_DAY);
+	Datum		arg = UUIDPGetDatum(&end);
+
+	(void) cwh_run(&keys_st, &arg);
+	if (number(SEEN) < STEP)
 		walk = REST;
 }
 
@@ -301,6 +327,9 @@ cwh_retention_step(TimestampTz now, bool *pass_done)
 			break;
 		case MEMORIES:
 			walk_memories(now);
+			break;
+		case KEYS:
+			walk_keys(now);
 			break;
 		case REST:
 			remove_rest(now);

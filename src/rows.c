@@ -158,25 +158,34 @@ cwh_rows_open(CwhRows *rows, EState *estate, CwhRelation table, int columns)
 }
 
 /*
- * Does a row have an entry in an index?  This understands the predicate
- * "WHERE column" only, and returns true for any other index, for which the
- * executor then decides.  The executor alone would compile the predicate for
- * each statement.
+ * Does a row have an entry in an index?  This understands the predicates
+ * "WHERE column" and "WHERE column IS NOT NULL", and returns true for any other
+ * index, for which the executor then decides.  The executor alone would compile
+ * the predicate for each statement.
  */
 static bool
 may_be_in_index(const IndexInfo *index, TupleTableSlot *slot)
 {
+	Node	   *predicate;
 	Var		   *column;
+	bool		any_value = false;
 	Datum		value;
 	bool		isnull;
 
 	if (list_length(index->ii_Predicate) != 1)
 		return true;
-	column = linitial(index->ii_Predicate);
+	predicate = linitial(index->ii_Predicate);
+	if (IsA(predicate, NullTest) &&
+		((NullTest *) predicate)->nulltesttype == IS_NOT_NULL)
+	{
+		any_value = true;
+		predicate = (Node *) ((NullTest *) predicate)->arg;
+	}
+	column = (Var *) predicate;
 	if (!IsA(column, Var) || column->varattno <= 0)
 		return true;
 	value = slot_getattr(slot, column->varattno, &isnull);
-	return !isnull && DatumGetBool(value);
+	return !isnull && (any_value || DatumGetBool(value));
 }
 
 /* Open an index to insert entries. */

@@ -247,6 +247,7 @@ add_hint(CwhHint *hints, int *nhints, bool *sweep, const CwhHint *hint)
 			hints[i].id = hint->id;
 		}
 		hints[i].n += hint->n;
+		hints[i].later = Min(hints[i].later, hint->later);
 		return;
 	}
 	if (*nhints < CWH_MAX_HINTS)
@@ -278,6 +279,19 @@ cwh_hint(const pg_uuid_t *webhook_id, TimestampTz due, int64 id, int n)
 	hint.due = due;
 	hint.id = id;
 	hint.n = n;
+	hint.later = DT_NOEND;
+	add_hint(pending_hints, &npending_hints, &pending_sweep, &hint);
+}
+
+/*
+ * Tell the workers likewise that a webhook has a delivery that is not due before
+ * then, as opposed to one that is due now by a clock that has since been set.
+ */
+void
+cwh_hint_later(const pg_uuid_t *webhook_id, TimestampTz due)
+{
+	CwhHint		hint = {.webhook_id = *webhook_id, .due = DT_NOEND, .later = due};
+
 	add_hint(pending_hints, &npending_hints, &pending_sweep, &hint);
 }
 

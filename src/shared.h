@@ -49,15 +49,18 @@ extern void cwh_shared_install(void);
 typedef struct CwhHint
 {
 	pg_uuid_t	webhook_id;
-	TimestampTz due;
+	TimestampTz due;			/* DT_NOEND: none, but those due later */
 	int64		id;
 	int			n;				/* how many of them are new */
+	TimestampTz later;			/* the first that is meant to be due later, or
+								 * DT_NOEND */
 } CwhHint;
 
 #define CWH_MAX_HINTS	64
 
 extern void cwh_hint(const pg_uuid_t *webhook_id, TimestampTz due, int64 id,
 					 int n);
+extern void cwh_hint_later(const pg_uuid_t *webhook_id, TimestampTz due);
 
 extern void cwh_wake_worker(void);
 

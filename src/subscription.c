@@ -231,6 +231,27 @@ load_filter(TupleTableSlot *slot, CwhSubscription *subscription)
 }
 
 /*
+ * The debounce of a webhook, in microseconds.  One that came past the trigger
+ * can be anything; the longest that is allowed holds no delivery for days.
+ */
+static int64
+load_debounce(TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		datum = column(slot, "debounce", &isnull);
+	Interval   *interval;
+	double		us;
+
+	if (isnull)
+		return 0;
+	interval = DatumGetIntervalP(datum);
+	/* as it is compared, with months of 30 days */
+	us = ((double) interval->month * DAYS_PER_MONTH + interval->day) * USECS_PER_DAY +
+		interval->time;
+	return Max(0, Min(us, USECS_PER_HOUR));
+}
+
+/*
  * Add a row of webhook to an entry of the cache if it is enabled, and the
  * chatbot's: the index has found it by a hash.
  */
@@ -254,6 +275,7 @@ load_webhook(Entry *entry, TupleTableSlot *slot)
 		*DatumGetUUIDP(column(slot, "id", &isnull));
 	subscriber->subscription.ordered =
 		DatumGetBool(column(slot, "ordered", &isnull));
+	subscriber->subscription.debounce_us = load_debounce(slot);
 	subscriber->patterns = text_array(column(slot, "events", &isnull),
 									  &subscriber->npatterns);
 	entry->subscribers = lappend(entry->subscribers, subscriber);

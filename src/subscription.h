@@ -33,6 +33,7 @@ typedef struct CwhSubscription
 	Datum		filter;			/* jsonpath, or 0 */
 	bool		slow_filter;	/* see cwh_filter_problem() */
 	bool		ordered;		/* webhook.ordered */
+	int64		debounce_us;	/* webhook.debounce; 0: none */
 } CwhSubscription;
 
 extern const CwhEventType *cwh_event_type(const char *name);

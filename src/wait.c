@@ -20,7 +20,7 @@
 
 PG_FUNCTION_INFO_V1(chatwebhook_wait_until_idle);
 
-/* Is any delivery of an enabled webhook pending, as of now? */
+/* Is any delivery of an enabled webhook pending that is not scheduled for later? */
 static bool
 anything_pending(void)
 {
@@ -32,7 +32,9 @@ anything_pending(void)
 	result = SPI_execute("SELECT 1 FROM chatwebhook._webhook w"
 						 " WHERE w.enabled AND EXISTS ("
 						 "   SELECT 1 FROM chatwebhook.queue q"
-						 "    WHERE q.webhook_id OPERATOR(pg_catalog.=) w.id)",
+						 "    WHERE q.webhook_id OPERATOR(pg_catalog.=) w.id"
+						 "      AND (q.deliver_at IS NULL OR q.next_attempt_at"
+						 "           OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()))",
 						 true, 1);
 	if (result != SPI_OK_SELECT)
 		elog(ERROR, "could not read the queue: %s",

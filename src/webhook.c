@@ -61,7 +61,8 @@ enum
 	BACKOFF_MULTIPLIER, MAX_BACKOFF, TIMEOUT, MAX_IN_FLIGHT, SECRETS_FIT,
 	SECRET_NAMES, SECRET_VALUES, PREVIOUS_UNTIL, AUTH, CONNECTOR,
 	CONNECTOR_FUNCTION, CONNECTOR_REPLIES, CONNECTOR_SIGNED, CONNECTOR_BATCHES,
-	SETTINGS, PROVEN, UPDATED_AT, RATE_LIMIT, BATCH_SIZE, BATCH_WINDOW, NOTED
+	SETTINGS, PROVEN, UPDATED_AT, RATE_LIMIT, BATCH_SIZE, BATCH_WINDOW, ORDERED,
+	NOTED
 };
 
 /*
@@ -76,7 +77,8 @@ enum
 	"       COALESCE(c.signed, false), COALESCE(c.batches, false), w.settings," \
 	"       COALESCE(h.consecutive_failures" EQ "0" \
 	"                AND h.last_success_at IS NOT NULL, false)," \
-	"       w.updated_at, w.rate_limit, w.batch_size, w.batch_window, h.problem" \
+	"       w.updated_at, w.rate_limit, w.batch_size, w.batch_window, w.ordered," \
+	"       h.problem" \
 	"  FROM chatwebhook." table " w" \
 	"  LEFT JOIN chatwebhook.health h ON h.webhook_id" EQ "w.id" \
 	"  LEFT JOIN chatwebhook.connector c" \
@@ -725,6 +727,7 @@ load_limits(CwhWebhook *webhook, uint64 row)
 		within(DatumGetInt32(cwh_field(row, BATCH_SIZE, NULL)), 1, CWH_MAX_BATCH);
 	webhook->batch_window_ms =
 		within(interval_ms(cwh_field(row, BATCH_WINDOW, NULL)), 0, 60000);
+	webhook->ordered = DatumGetBool(cwh_field(row, ORDERED, NULL));
 }
 
 /* The secrets that sign, the one for HMACs first. */

@@ -57,6 +57,7 @@ typedef struct CwhWebhook
 	double		rate_limit;		/* deliveries a second; 0: no limit */
 	int			batch_size;		/* deliveries in a request; 1: no batches */
 	int64		batch_window_ms;	/* the first waits this long for others */
+	bool		ordered;
 	bool		proven;			/* the last attempt at it succeeded */
 	TimestampTz updated_at;
 	bool		is_signed;		/* what is sent to its url is */

@@ -417,6 +417,10 @@ take_mail(void)
 		const CwhHint *hint = &mail.hints[i];
 		Endpoint   *endpoint = cwh_endpoint(&hint->webhook_id);
 
+		if (hint->later != DT_NOEND)
+			cwh_expect_more(endpoint, hint->later);
+		if (hint->due == DT_NOEND)
+			continue;
 		if (hint->due == DT_NOBEGIN)
 		{
 			cwh_recheck(endpoint, hint->n);

@@ -89,7 +89,7 @@ SHOW chatwebhook.proxy;
 RESET ROLE;
 
 -- rights that are given count for what they are
-GRANT EXECUTE ON FUNCTION chatwebhook.emit(text, text, text, jsonb) TO regress_chatwebhook_app;
+GRANT EXECUTE ON FUNCTION chatwebhook.emit(text, text, text, jsonb, timestamptz, timestamptz, text) TO regress_chatwebhook_app;
 SET ROLE regress_chatwebhook_app;
 SELECT chatwebhook.emit('conversation.ended', NULL, NULL, '{}') IS NOT NULL AS emitted;
 SELECT * FROM chatwebhook.event;

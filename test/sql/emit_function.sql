@@ -188,7 +188,7 @@ BEGIN READ ONLY;
 SELECT chatwebhook.emit('conversation.ended', NULL, NULL, '{}');
 ROLLBACK;
 -- not in a parallel worker, nor where a plan could call it more or less often
-SELECT provolatile, proparallel FROM pg_proc WHERE oid = 'chatwebhook.emit(text, text, text, jsonb)'::regprocedure;
+SELECT provolatile, proparallel FROM pg_proc WHERE oid = 'chatwebhook.emit(text, text, text, jsonb, timestamptz, timestamptz, text)'::regprocedure;
 -- a serializable transaction and a repeatable read are no different
 BEGIN ISOLATION LEVEL SERIALIZABLE;
 SELECT chatwebhook.emit('conversation.ended', NULL, NULL, '{"level": "serializable"}') IS NOT NULL AS emitted;

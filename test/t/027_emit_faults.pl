@@ -26,7 +26,7 @@ script(q{
 	CREATE ROLE app_owner;
 	CREATE ROLE chat LOGIN;
 	GRANT USAGE ON SCHEMA chatwebhook TO app_owner;
-	GRANT EXECUTE ON FUNCTION chatwebhook.watch, chatwebhook.unwatch, chatwebhook.emit(), chatwebhook.emit(text, text, text, jsonb) TO app_owner;
+	GRANT EXECUTE ON FUNCTION chatwebhook.watch, chatwebhook.unwatch, chatwebhook.emit(), chatwebhook.emit(text, text, text, jsonb, timestamptz, timestamptz, text) TO app_owner;
 	GRANT CREATE, USAGE ON SCHEMA app TO app_owner;
 	GRANT USAGE ON SCHEMA app TO chat;
 	CREATE TABLE app.other (id int PRIMARY KEY, secret text);

@@ -151,6 +151,7 @@ my %columns = (
 	ordered => sub { one_of('true', 'false') },
 	batch_size => sub { one_of(@extremes) },
 	batch_window => sub { one_of(@times) },
+	debounce => sub { one_of(@times) },
 	signing => sub { one_of('v1', 'v1a', 'v1,v1a', 'v2', text()) },
 	chatbot_id => sub { one_of('hostile', 'hostile', 'honest', text()) });
 

@@ -411,7 +411,7 @@ sql_in('used', q{
 	INSERT INTO message VALUES (2, 'bot-1');
 	INSERT INTO message SELECT n, 'bot-1' FROM generate_series(3, 5) AS n});
 is( sql_in('used', q{
-		SELECT chatwebhook.emit('order.placed', 'bot-2', NULL, '{"n": 6}') IS NOT NULL}),
+		SELECT chatwebhook.emit('order.placed', 'bot-2', NULL, '{"n": 6}', key => 'six') IS NOT NULL}),
 	't', 'emit() stores events at 0.9');
 is( sql_in('used', q{
 		SELECT string_agg(webhook_name || ' ' || n, ', ' ORDER BY webhook_name)
