@@ -137,7 +137,7 @@ url_problem(const char *url)
 
 /*
  * Sign a request: add the header of the sha256= scheme, in which a private key
- * has no part, and give the entry for webhook-signature.
+ * has no part, unless it is null, and give the entry for webhook-signature.
  */
 static void
 sign(CwhSigner *signer, const char *header, const char *id, int64 unix_time,
@@ -149,7 +149,7 @@ sign(CwhSigner *signer, const char *header, const char *id, int64 unix_time,
 	if (!cwh_sign_body(signer, body->data, body->len, hex) ||
 		!cwh_sign_message(signer, id, unix_time, body->data, body->len, entry))
 		elog(ERROR, "could not sign a request");
-	if (hex[0] != '\0')
+	if (header && hex[0] != '\0')
 		add_header(transfer, header, ": ", hex);
 }
 
@@ -209,7 +209,9 @@ events_request(CwhTransfer **made, const CwhWebhook *webhook,
 	char		id[37];
 	char		number[MAXINT8LEN + 1];
 	char		signature[CWH_MESSAGE_SIGNATURE_LEN + 1];
-	char		previous[CWH_MESSAGE_SIGNATURE_LEN + 2] = "";
+	char		second[CWH_MESSAGE_SIGNATURE_LEN + 2] = "";
+	bool		overlap = cwh_secrets_overlap(webhook, message->now);
+	bool		swap = overlap && message->previous_first;
 	CwhTransfer *transfer;
 
 	transfer = begin_request(made, webhook, webhook->url, webhook->nheaders,
@@ -218,18 +220,18 @@ events_request(CwhTransfer **made, const CwhWebhook *webhook,
 	message_id(message, id);
 	cwh_transfer_add_line(transfer, "Content-Type: application/json");
 	add_header(transfer, "X-Webhook-Event: ", type, "");
-	sign(webhook->signer, "X-Webhook-Signature", id, unix_time, message->body,
-		 transfer, signature);
-	if (webhook->previous && webhook->previous_until > message->now)
+	sign(swap ? webhook->previous : webhook->signer, "X-Webhook-Signature", id,
+		 unix_time, message->body, transfer, signature);
+	if (overlap)
 	{
-		previous[0] = ' ';
-		sign(webhook->previous, "X-Webhook-Signature-Previous", id, unix_time,
-			 message->body, transfer, previous + 1);
+		second[0] = ' ';
+		sign(swap ? webhook->signer : webhook->previous, NULL, id, unix_time,
+			 message->body, transfer, second + 1);
 	}
 	add_header(transfer, "webhook-id: ", id, "");
 	pg_lltoa(unix_time, number);
 	add_header(transfer, "webhook-timestamp: ", number, "");
-	add_header(transfer, "webhook-signature: ", signature, previous);
+	add_header(transfer, "webhook-signature: ", signature, second);
 	pg_ltoa(message->attempt, number);
 	add_header(transfer, "X-Webhook-Attempt: ", number, "");
 	add_deliveries(transfer, message);
