@@ -208,7 +208,7 @@ CREATE FUNCTION chatwebhook.rotate_secret(webhook_id uuid, overlap interval DEFA
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.rotate_secret(uuid, interval) IS
-    'Gives the webhook a new signing secret, and returns it. Until the overlap ends, requests carry signatures with both secrets.';
+    'Gives the webhook a new signing secret, and returns it. Until the overlap ends, requests carry signatures with both secrets, and one that the receiver answers with 401 or 403 is repeated at once with the other secret first.';
 
 CREATE FUNCTION chatwebhook._credential_problem(name text, value text) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_credential_problem'

@@ -32,6 +32,7 @@ CREATE TABLE chatwebhook.webhook (
     backoff            interval NOT NULL DEFAULT '1 second',
     backoff_multiplier double precision NOT NULL DEFAULT 2,
     max_backoff        interval NOT NULL DEFAULT '1 minute',
+    retry_delays       interval[],
     timeout            interval NOT NULL DEFAULT '10 seconds',
     rate_limit         double precision,
     max_in_flight      integer NOT NULL DEFAULT 32,
@@ -81,6 +82,8 @@ COMMENT ON COLUMN chatwebhook.webhook.backoff IS 'Wait before the first retry.';
 COMMENT ON COLUMN chatwebhook.webhook.backoff_multiplier IS
     'Factor from one wait to the next, 1 to 10. Each wait is also multiplied by a random 0.5 to 1.5.';
 COMMENT ON COLUMN chatwebhook.webhook.max_backoff IS 'Maximum wait, unless a Retry-After is longer.';
+COMMENT ON COLUMN chatwebhook.webhook.retry_delays IS
+    'Waits before the retries, one for each: at most 100, of 0 to 7 days; with a chatbot_id, at most chatwebhook.max_customer_retries. After the last, the delivery is dead. Each is multiplied by a random 0.9 to 1.1, and a Retry-After that is longer is obeyed. They take the place of max_retries, backoff, backoff_multiplier and max_backoff, which then only determine how often a paused webhook is probed. Null means no list.';
 COMMENT ON COLUMN chatwebhook.webhook.timeout IS
     'Maximum time for a request, from resolving the host name to the last byte of the reply: 100 ms to 5 minutes; with a chatbot_id, at most chatwebhook.max_customer_timeout. An attempt of a connector can take several requests.';
 COMMENT ON COLUMN chatwebhook.webhook.rate_limit IS
@@ -183,6 +186,21 @@ CREATE FUNCTION chatwebhook._filter_problem(filter jsonpath) RETURNS text
     LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION chatwebhook._filter_problem(jsonpath) IS
     'Returns why a webhook cannot have this filter, or null.';
+
+CREATE FUNCTION chatwebhook._delays_problem(delays interval[]) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT CASE
+        WHEN array_ndims(delays) > 1 THEN 'retry_delays is an array of arrays'
+        WHEN cardinality(delays) > 100 THEN format('retry_delays has %s elements, more than 100', cardinality(delays))
+        WHEN array_position(delays, NULL) IS NOT NULL THEN 'retry_delays has a null element'
+        ELSE (SELECT format('retry_delays has %s, outside the range 0 to 7 days', delay)
+                FROM unnest(delays) AS delay WHERE NOT delay BETWEEN '0' AND '7 days' LIMIT 1)
+    END
+$$;
+COMMENT ON FUNCTION chatwebhook._delays_problem(interval[]) IS
+    'Returns why a webhook cannot have these retry_delays, or null.';
 
 CREATE FUNCTION chatwebhook._auth_problem(auth jsonb) RETURNS text
     LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
@@ -302,6 +320,10 @@ BEGIN
         WHEN (moved OR hook.max_retries IS DISTINCT FROM was.max_retries) AND hook.max_retries > greatest(max_retries, 5)
             THEN format('max_retries is %s, more than chatwebhook.max_customer_retries (%s) allows with a chatbot_id',
                         hook.max_retries, max_retries)
+        WHEN (moved OR hook.retry_delays IS DISTINCT FROM was.retry_delays)
+             AND cardinality(hook.retry_delays) > max_retries
+            THEN format('retry_delays has %s elements, more than chatwebhook.max_customer_retries (%s) allows with a chatbot_id',
+                        cardinality(hook.retry_delays), max_retries)
         WHEN (moved OR hook.max_in_flight IS DISTINCT FROM was.max_in_flight) AND hook.max_in_flight > greatest(max_in_flight, 32)
             THEN format('max_in_flight is %s, more than chatwebhook.max_customer_in_flight (%s) allows with a chatbot_id',
                         hook.max_in_flight, max_in_flight)
@@ -509,6 +531,12 @@ BEGIN
         RAISE EXCEPTION 'invalid webhook "%": %', NEW.name, problem
             USING ERRCODE = 'check_violation';
     END IF;
+    problem := chatwebhook._delays_problem(NEW.retry_delays);
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'invalid webhook "%": %', NEW.name, problem
+            USING ERRCODE = 'check_violation',
+                  HINT = 'List the waits before the retries, such as ''{5 s,5 min,30 min,2 h}'', or use max_retries and backoff.';
+    END IF;
     problem := CASE WHEN NOT restoring THEN chatwebhook._customer_problem(NEW, OLD) END;
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION 'invalid webhook "%": %', NEW.name, problem
@@ -663,6 +691,7 @@ CREATE FUNCTION chatwebhook.create_webhook(
     ordered            boolean DEFAULT false,
     batch_size         integer DEFAULT 1,
     batch_window       interval DEFAULT '0',
+    retry_delays       interval[] DEFAULT NULL,
     OUT id             uuid,
     INOUT secret       text DEFAULT NULL)
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -682,10 +711,10 @@ BEGIN
     END IF;
     INSERT INTO chatwebhook.webhook AS w (name, url, events, chatbot_id, filter, enabled, headers,
            max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing,
-           connector, settings, auth, rate_limit, ordered, batch_size, batch_window)
+           connector, settings, auth, rate_limit, ordered, batch_size, batch_window, retry_delays)
     VALUES (name, url, events, chatbot_id, filter, enabled, headers,
            max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing,
-           connector, settings, auth, rate_limit, ordered, batch_size, batch_window)
+           connector, settings, auth, rate_limit, ordered, batch_size, batch_window, retry_delays)
     RETURNING w.id INTO id;
     IF secret IS NULL THEN
         secret := chatwebhook.secret(id);
@@ -694,7 +723,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text, text, jsonb, jsonb, double precision, boolean, integer, interval, text) IS
+COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text, text, jsonb, jsonb, double precision, boolean, integer, interval, interval[], text) IS
     'Creates a webhook, and returns its id and its signing secret. The arguments are columns of the table webhook.';
 
 CREATE FUNCTION chatwebhook._do_test_webhook(

@@ -65,7 +65,6 @@ Log
     verified: whether these hold under the secrets known for the label, null
     where the header or the secret is missing:
         signature   X-Webhook-Signature, over the raw body
-        previous    X-Webhook-Signature-Previous, likewise
         standard    webhook-signature, any v1 of its list, and the timestamp
                     within five minutes
     "why" says what is wrong with a standard signature that does not hold;
@@ -193,19 +192,15 @@ def standard_signature_problem(headers, key, body, now):
 
 def verify(headers, body, keys, now):
     """Check every signature that the request carries."""
-    verified = {"signature": None, "previous": None, "standard": None}
+    verified = {"signature": None, "standard": None}
     if not keys:
         return verified
     found = {}
-    for name, header in (
-        ("signature", "x-webhook-signature"),
-        ("previous", "x-webhook-signature-previous"),
-    ):
-        value = headers.get(header)
-        if value is not None:
-            found[name] = [
-                n for n, key in enumerate(keys) if body_signature_holds(value, key[0], body)
-            ]
+    signature = headers.get("x-webhook-signature")
+    if signature is not None:
+        found["signature"] = [
+            n for n, key in enumerate(keys) if body_signature_holds(signature, key[0], body)
+        ]
     if "webhook-signature" in headers:
         problems = [standard_signature_problem(headers, key[1], body, now) for key in keys]
         found["standard"] = [n for n, problem in enumerate(problems) if problem is None]
