@@ -39,7 +39,9 @@ INSERT INTO chatwebhook.event_type (name, required, description, example, shippe
     ('sales.opportunity', '{visitorId,intent}', 'A visitor may want to buy. Optional key: estimatedValue.',
      '{"visitorId": "v-1042", "intent": "Wants 20 seats", "estimatedValue": 4800}', true),
     ('webhook.test', '{}', 'Sent by test_webhook().', NULL, true),
-    ('webhook.alert', '{}', 'An alert about a webhook or a watch was opened or closed.', NULL, true);
+    ('webhook.alert', '{}', 'An alert about a webhook or a watch was opened or closed.', NULL, true),
+    ('webhook.exhausted', '{}', 'A delivery to another webhook became a dead letter.', NULL, true),
+    ('webhook.recovered', '{}', 'Another webhook, which was failing, delivers again.', NULL, true);
 
 CREATE FUNCTION chatwebhook._check_event_type() RETURNS trigger
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE

@@ -65,7 +65,7 @@ COMMENT ON COLUMN chatwebhook.webhook.public_url IS
 COMMENT ON COLUMN chatwebhook.webhook.connector IS
     'Kind of service: a name from the table connector. webhook sends the event itself, signed.';
 COMMENT ON COLUMN chatwebhook.webhook.events IS
-    'Event types to deliver, at most 100: exact names, or patterns such as message.* and *. The pattern * does not match webhook.test and webhook.alert; use webhook.* for those.';
+    'Event types to deliver, at most 100: exact names, or patterns such as message.* and *. The pattern * does not match webhook.test, webhook.alert, webhook.exhausted and webhook.recovered; use webhook.* for those.';
 COMMENT ON COLUMN chatwebhook.webhook.filter IS
     'Delivers only events whose envelope matches this jsonpath predicate, as with the operator @@, such as $.data.score < 0.2. A path that is not a predicate, or that fails, matches nothing. What could take long is refused, such as comparing two lists, and all filters of an event together have 100 ms. Null means no filter.';
 COMMENT ON COLUMN chatwebhook.webhook.enabled IS
@@ -83,7 +83,7 @@ COMMENT ON COLUMN chatwebhook.webhook.backoff_multiplier IS
     'Factor from one wait to the next, 1 to 10. Each wait is also multiplied by a random 0.5 to 1.5.';
 COMMENT ON COLUMN chatwebhook.webhook.max_backoff IS 'Maximum wait, unless a Retry-After is longer.';
 COMMENT ON COLUMN chatwebhook.webhook.retry_delays IS
-    'Waits before the retries, one for each: at most 100, of 0 to 7 days; with a chatbot_id, at most chatwebhook.max_customer_retries. After the last, the delivery is dead. Each is multiplied by a random 0.9 to 1.1, and a Retry-After that is longer is obeyed. They take the place of max_retries, backoff, backoff_multiplier and max_backoff, which then only determine how often a paused webhook is probed. Null means no list.';
+    'Waits before the retries, one for each: at most 100, of 0 to 7 days; with a chatbot_id, at most chatwebhook.max_customer_retries. After the last, the delivery is dead. Each is lengthened by a random 0 to 10 %, and by a Retry-After that is longer. They take the place of max_retries, backoff, backoff_multiplier and max_backoff; the last three still determine how often a paused webhook is probed. Null means no list.';
 COMMENT ON COLUMN chatwebhook.webhook.timeout IS
     'Maximum time for a request, from resolving the host name to the last byte of the reply: 100 ms to 5 minutes; with a chatbot_id, at most chatwebhook.max_customer_timeout. An attempt of a connector can take several requests.';
 COMMENT ON COLUMN chatwebhook.webhook.rate_limit IS

@@ -142,6 +142,8 @@ end_attempt(Delivery *delivery, const CwhDecision *decision, bool request,
 	if (!decision->counts)
 		return;
 	end.success = decision->verdict == CWH_DELIVERED;
+	end.ordinary = delivery->event_type &&
+		!cwh_is_own_type(delivery->event_type);
 	end.dead = decision->outcome == CWH_OUTCOME_DEAD;
 	end.request = request;
 	end.started_at = delivery->started_at;

@@ -25,7 +25,10 @@
 /* 9999-12-31 23:59:59, the last second that an HTTP date can name */
 #define LAST_HTTP_SECOND	INT64_C(253402300799)
 
-/* A listed wait is randomized by this share, up and down. */
+/*
+ * A listed wait is lengthened by up to this share at random.  It is never
+ * shortened: then the sum of the list would not say how long an outage may last.
+ */
 #define DELAY_JITTER		0.1
 
 /* No wait is 0: that stands for "no retry yet". */
@@ -90,8 +93,7 @@ cwh_next_retry(const CwhRetryPolicy *policy, int retries,
 	if (policy->delays_ms == NULL)
 		return cwh_retry_wait(policy, previous_wait_ms, random01,
 							  retry_after_s);
-	wait = (double) policy->delays_ms[retries] *
-		(1 - DELAY_JITTER + 2 * DELAY_JITTER * random01);
+	wait = (double) policy->delays_ms[retries] * (1 + DELAY_JITTER * random01);
 	if (wait < SHORTEST_WAIT_MS)
 		wait = SHORTEST_WAIT_MS;
 	return obey_retry_after((int64_t) wait, retry_after_s);

@@ -55,7 +55,7 @@ char	   *cwh_secret_key_file = NULL;
 static char *chatbot = NULL;
 static int	disable_after = 5 * SECS_PER_DAY;
 static int	max_customer_webhooks = 100;
-static int	alert_failures = 5;
+int			cwh_alert_failures = 5;
 static double alert_success_rate = 0.9;
 
 /* read by cwh_target_policy() */
@@ -449,7 +449,7 @@ define_alert_settings(void)
 	DefineCustomIntVariable("chatwebhook.alert_failures",
 							"Sets the number of consecutive failed attempts that opens an alert.",
 							"From that number on, a webhook's state is failing. 0 disables the alert.",
-							&alert_failures, 5, 0, 1000000, PGC_SIGHUP, 0,
+							&cwh_alert_failures, 5, 0, 1000000, PGC_SIGHUP, 0,
 							NULL, NULL, NULL);
 
 	/* A receiver may fail often, but never many times in a row. */
