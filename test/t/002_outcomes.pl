@@ -482,7 +482,7 @@ subtest 'a webhook is deleted while its requests are in flight' => sub {
 	$receiver->set(up => ['deleted']);
 	becomes_true('SELECT in_flight = 0 FROM chatwebhook.worker_status',
 		'the answers arrive');
-	webhook('bystander');
+	webhook('neighbor');
 	emit('bystander');
 	ok(wait_idle($node), 'the worker is done with another');
 	is(delivery('bystander', 'status'), 'delivered', 'which it has delivered to');
@@ -672,6 +672,40 @@ sub inner_name
 	return if $error || !@addresses || grep { !/^127\./ } @addresses;
 	return (hostname(), $addresses[0]);
 }
+
+subtest 'the header webhook-delivery' => sub {
+	sql('DELETE FROM chatwebhook.webhook');
+	my $reply = sub { my ($status, $value) = @_; return { status => $status, headers => { 'Webhook-Delivery' => $value }, body => 'x' }; };
+	$receiver->set(replies => {
+		abort => [ $reply->(503, ' Abort ') ],
+		unknown => [ $reply->(503, 'later'), $reply->(200, 'abort') ],
+		disable => [ $reply->(500, 'disable') ],
+		thanks => [ $reply->(200, 'DISABLE, abort') ],
+		batch => [ $reply->(503, 'abort') ],
+		token => [ $reply->(500, 'disable'), { status => 200, body => '{"access_token": "t"}' } ] });
+	webhook($_, path => '/scripted') foreach 'abort', 'unknown', 'disable', 'thanks';
+	webhook('batch', path => '/scripted', batch_size => 10, batch_window => '1 min');
+	webhook('neighbor');
+	create_webhook($node, name => 'authorized', chatbot_id => 'authorized', backoff => '10 ms',
+		auth => { type => 'oauth2', token_url => $receiver->url('/scripted/-/token'), client_id => 'c' },
+		credentials => { client_secret => 's' });
+	emit($_) foreach 'abort', 'unknown', 'disable', 'thanks', 'neighbor', 'authorized';
+	emit('batch', 10);
+	becomes_true(q{SELECT count(*) = 0 FROM chatwebhook.delivery WHERE status = 'pending'}, 'all is done');
+	is(delivery('abort', 'status', 'attempts', 'last_status_code', 'last_error'),
+		'dead|1|503|HTTP status 503 (webhook-delivery: abort)', 'abort: no retry');
+	is(sql(q{SELECT enabled FROM chatwebhook.webhook WHERE name = 'abort'}), 't', 'and no more than that');
+	is(delivery('unknown', 'status', 'attempts'), 'delivered|2', 'an unknown value is ignored, and a success stays one');
+	is(delivery('disable', 'status', 'attempts', 'last_error'), 'dead|1|HTTP status 500 (webhook-delivery: disable)', 'disable: no retry');
+	is(delivery('thanks', 'status', 'attempts'), 'delivered|1', 'with a success, it is delivered');
+	becomes_true(qq{SELECT NOT enabled AND disabled_at IS NOT NULL AND disabled_reason = 'the receiver answered webhook-delivery: disable'
+		FROM chatwebhook.webhook WHERE name = '$_'}, "$_: and the webhook is disabled") foreach 'disable', 'thanks';
+	is(sql(q{SELECT string_agg(DISTINCT status || ' ' || attempts, ', ') || ' ' || count(*) FROM chatwebhook.delivery WHERE webhook_name = 'batch'}),
+		'dead 1 10', 'abort is for all of a batch');
+	is(delivery('authorized', 'status'), 'delivered', 'a token endpoint asks for nothing');
+	is(delivery('neighbor', 'status'), 'delivered', 'others are delivered');
+	is(sql(q{SELECT count(*) FROM chatwebhook.webhook WHERE NOT enabled}), 2, 'and stay enabled');
+};
 
 subtest 'the address policy holds where the connection is made' => sub {
 	my ($name, $address) = inner_name();
