@@ -27,8 +27,8 @@
 /* The most dead deliveries of a webhook that are named at a time. */
 #define MAX_NAMED			10
 
-/* Webhooks that a transaction announces something about. */
-#define ANNOUNCE_BATCH		10
+/* After this long, a transaction leaves the other webhooks to the next one. */
+#define ANNOUNCE_MS			20
 
 /* INDENT OFF */
 /* Parameters of announce_exhausted_sql; the first ones are arrays. */
@@ -86,6 +86,7 @@ struct Announcement
 
 /* of Announcement, oldest first */
 static dlist_head announcements = DLIST_STATIC_INIT(announcements);
+static int	nannounced = 0;		/* of these, by the last transaction */
 
 /* Does any webhook want such an event about this one? */
 static bool
@@ -221,20 +222,23 @@ announce_recovered(const Announcement *announcement)
 void
 cwh_announce(void)
 {
-	int			n = 0;
+	TimestampTz start = GetCurrentTimestamp();
 	dlist_iter	iter;
 
+	nannounced = 0;
 	dlist_foreach(iter, &announcements)
 	{
 		Announcement *announcement = dlist_container(Announcement, node,
 													 iter.cur);
 
-		if (n++ == ANNOUNCE_BATCH)
-			break;
 		if (announcement->nnamed > 0)
 			announce_exhausted(announcement);
 		if (announcement->recovered)
 			announce_recovered(announcement);
+		nannounced++;
+		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(),
+									   ANNOUNCE_MS))
+			break;
 	}
 }
 
@@ -242,7 +246,7 @@ cwh_announce(void)
 void
 cwh_end_announce(void)
 {
-	for (int n = 0; n < ANNOUNCE_BATCH && cwh_any_announcements(); n++)
+	for (; nannounced > 0; nannounced--)
 	{
 		Announcement *announcement = dlist_container(Announcement, node,
 													 dlist_pop_head_node(&announcements));

@@ -178,10 +178,11 @@ decide_secret(const CwhEnding *ending, const CwhAttempt *attempt)
 {
 	if (!attempt->is_signed || !is_answer(ending))
 		return CWH_SECRET_KEEP;
-	if (ending->order != CWH_ORDER_NONE ||
-		(ending->status != STATUS_UNAUTHORIZED &&
-		 ending->status != STATUS_FORBIDDEN))
+	if (ending->status != STATUS_UNAUTHORIZED &&
+		ending->status != STATUS_FORBIDDEN)
 		return attempt->refusals > 0 ? CWH_SECRET_LEARN : CWH_SECRET_KEEP;
+	if (ending->order != CWH_ORDER_NONE)
+		return CWH_SECRET_KEEP;
 	if (attempt->outdated)
 		return CWH_SECRET_RELOAD;
 	if (!attempt->overlap)

@@ -452,10 +452,13 @@ apply_secret_fate(CwhExchange *exchange, const CwhWebhook *webhook,
 			exchange->earlier_ms += exchange->transfer->reply.latency_ms;
 			break;
 		case CWH_SECRET_LEARN:
-			cwh_gate_note_taken(&webhook->id,
-								exchange->previous_first ?
-								CWH_TAKEN_PREVIOUS : CWH_TAKEN_CURRENT,
-								exchange->overlap_until, GetCurrentTimestamp());
+			/* the overlap may have ended between the tries */
+			if (exchange->overlap_until != 0)
+				cwh_gate_note_taken(&webhook->id,
+									exchange->previous_first ?
+									CWH_TAKEN_PREVIOUS : CWH_TAKEN_CURRENT,
+									exchange->overlap_until,
+									GetCurrentTimestamp());
 			break;
 	}
 }

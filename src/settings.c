@@ -283,7 +283,7 @@ define_customer_settings(void)
 
 	/* Deliveries that cannot succeed should come to an end. */
 	DefineCustomIntVariable("chatwebhook.max_customer_retries",
-							"Sets the maximum of max_retries for webhooks with a chatbot_id.",
+							"Sets the maximum of max_retries, and of the number of retry_delays, for webhooks with a chatbot_id.",
 							"For webhooks that already exceed it, workers use this value.",
 							&cwh_max_customer_retries, 20, 0, CWH_MAX_RETRIES,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);

@@ -482,7 +482,7 @@ subtest 'a webhook is deleted while its requests are in flight' => sub {
 	$receiver->set(up => ['deleted']);
 	becomes_true('SELECT in_flight = 0 FROM chatwebhook.worker_status',
 		'the answers arrive');
-	webhook('neighbor');
+	webhook('bystander');
 	emit('bystander');
 	ok(wait_idle($node), 'the worker is done with another');
 	is(delivery('bystander', 'status'), 'delivered', 'which it has delivered to');
@@ -672,6 +672,27 @@ sub inner_name
 	return if $error || !@addresses || grep { !/^127\./ } @addresses;
 	return (hostname(), $addresses[0]);
 }
+
+subtest 'retry_delays' => sub {
+	# they win over all other settings of retries
+	my %others = (max_retries => 50, backoff => '1 day', max_backoff => '7 days');
+	webhook('listed delays', path => '/status/503', retry_delays => '{0,10 ms,20 ms}', %others);
+	webhook('empty delays', path => '/status/503', retry_delays => '{}', %others);
+	webhook('asked delays', path => '/fail/1/then/ok?status=503&retry_after=1', retry_delays => '{0}', %others);
+	emit($_) foreach 'listed delays', 'empty delays', 'asked delays';
+	becomes_true(q{SELECT count(*) = 2 FROM chatwebhook.dead_letter WHERE webhook_name IN ('listed delays', 'empty delays')}, 'after the last, a delivery is dead');
+	is(delivery('listed delays', 'attempts'), 4, 'a retry for each');
+	is(delivery('empty delays', 'attempts'), 1, 'none for an empty list');
+	sql(q{SELECT chatwebhook.retry(id) FROM chatwebhook.dead_letter WHERE webhook_name = 'listed delays'});
+	becomes_true(q{SELECT attempts = 8 FROM chatwebhook.dead_letter WHERE webhook_name = 'listed delays'}, 'retry() begins with the first again');
+	becomes_true(q{SELECT status = 'delivered' FROM chatwebhook.delivery WHERE webhook_name = 'asked delays'}, 'one that asked for a pause is delivered');
+	my @times = map { $_->{time} } $receiver->log('asked delays');
+	cmp_ok($times[1] - $times[0], '>=', 1, 'after that');
+	# without the list, the others hold
+	sql(q{UPDATE chatwebhook.webhook SET retry_delays = NULL, max_retries = 1, backoff = '10 ms' WHERE name = 'empty delays'});
+	sql(q{SELECT chatwebhook.retry(id) FROM chatwebhook.dead_letter WHERE webhook_name = 'empty delays'});
+	becomes_true(q{SELECT attempts = 3 FROM chatwebhook.dead_letter WHERE webhook_name = 'empty delays'}, 'they can be taken back');
+};
 
 subtest 'the header webhook-delivery' => sub {
 	sql('DELETE FROM chatwebhook.webhook');

@@ -46,7 +46,7 @@ sub emit
 	my ($chatbot, $n) = @_;
 	sql(qq{SELECT count(chatwebhook.emit('test.rotation', '$chatbot', NULL, jsonb_build_object('n', n, 'text', 'a < "b" \x{2028}')))
 		FROM generate_series(1, $n) AS n});
-	return;
+	return 1;
 }
 
 sub webhook
@@ -173,7 +173,6 @@ subtest 'what it costs' => sub {
 	all_arrived('costs', 42);
 	is(refused('costs'), 2, 'which finds that out for the worker');
 
-	# a session without shared memory
 	$receiver->set_secret('costs', $first);
 	is(sql("SELECT success FROM chatwebhook.test_webhook('$id')"), 't', 'the receiver can go back');
 	is(refused('costs'), 3, 'by another request again');
@@ -229,6 +228,18 @@ subtest 'batches' => sub {
 
 subtest 'several workers' => sub {
 	begin(3);
+	my ($id) = webhook('at rest');
+	my $n = 0;
+	foreach my $round (1 .. 3)
+	{
+		my $next = rotate($id, '1 hour');
+		emit('at rest', $_) && all_arrived('at rest', $n += $_) foreach 1, 300;
+		is(refused('at rest'), 2 * $round - 1, 'after a rotation, one worker finds out for all');
+		$receiver->set_secret('at rest', $next);
+		emit('at rest', $_) && all_arrived('at rest', $n += $_) foreach 1, 300;
+		is(refused('at rest'), 2 * $round, 'as it does after the receiver has changed its secret');
+	}
+	is(sql(q{SELECT count(*) > 1 FROM chatwebhook.worker_status WHERE delivered > 0}), 't', 'more than one has delivered');
 	flow("one by one, $_ of 3", 1, 3) foreach 1 .. 3;
 	flow('many at a time, 3 workers', 32, 3);
 };

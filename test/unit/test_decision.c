@@ -1305,7 +1305,7 @@ test_secrets(void)
 		  with_secrets(false, 1),
 		  retry_after(1000, "could not get an access token: HTTP status 401"));
 	check("one that wants no retry gets none", ordering(401, CWH_ORDER_ABORT),
-		  with_secrets(false, 0),
+		  with_secrets(false, 1),
 		  dead("HTTP status 401 (webhook-delivery: abort)"));
 
 	attempt = with_secrets(true, 0);
