@@ -66,14 +66,14 @@ unpin_webhook(Delivery *delivery)
 	delivery->webhook = NULL;
 }
 
-/* Has the webhook changed, perhaps, since its request was made? */
+/* Have the webhook's secrets changed, perhaps, since its request was made? */
 static bool
 is_outdated(const Delivery *delivery)
 {
 	const Endpoint *endpoint = delivery->endpoint;
 
 	return delivery->webhook &&
-		(delivery->webhook != endpoint->webhook ||
+		(delivery->webhook->secrets != endpoint->webhook->secrets ||
 		 !cwh_stamp_holds(endpoint->bucket, endpoint->stamp));
 }
 

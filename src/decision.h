@@ -114,7 +114,8 @@ typedef struct CwhAttempt
 	bool		token_renewed;	/* for this request, after a refusal */
 	bool		token_hopeless; /* renewing it did not help a moment ago */
 	bool		is_signed;		/* the request was */
-	bool		outdated;		/* the webhook has changed since it was sent */
+	bool		outdated;		/* the webhook's secrets may have changed since
+								 * it was sent */
 	bool		overlap;		/* it was signed with two secrets */
 	bool		secret_known;	/* before the first try, it was known which of
 								 * them the receiver takes */

@@ -469,7 +469,7 @@ apply_secret_fate(CwhExchange *exchange, const CwhWebhook *webhook,
  *
  * If "unsent" says so, the ending describes why the request was not sent; else
  * it is filled in, from the reply.  The caller has filled in the parts of
- * "attempt" that concern retries, and whether the webhook has changed meanwhile.
+ * "attempt" that concern retries, and whether secrets have changed meanwhile.
  */
 void
 cwh_exchange_end(CwhExchange *exchange, const CwhWebhook *webhook,

@@ -226,6 +226,26 @@ open_secrets(Loading *loading, uint64 row)
 	}
 }
 
+/* A hash of all secrets, with which a change of them is noticed. */
+static uint64
+hash_secrets(const Loading *loading)
+{
+	uint64		hash = 0;
+
+	for (int i = 0; i < loading->nsecrets; i++)
+	{
+		const Secret *secret = &loading->secrets[i];
+		uint64		name = hash_bytes_extended((const unsigned char *) secret->name,
+											   strlen(secret->name), 0);
+
+		/* whatever their order */
+		if (secret->value)
+			hash ^= hash_bytes_extended((const unsigned char *) secret->value,
+										strlen(secret->value), name);
+	}
+	return hash;
+}
+
 /* The value of a secret by its name; null if there is none. */
 static const char *
 find_secret(const Loading *loading, const char *name, size_t len)
@@ -721,6 +741,7 @@ load_secret_parts(Loading *loading, uint64 row)
 	Datum		datum;
 
 	open_secrets(loading, row);
+	webhook->secrets = hash_secrets(loading);
 	webhook->url = fill_in(loading, "its url", url);
 	load_headers(loading, row);
 	load_keys(loading, row);

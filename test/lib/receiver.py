@@ -21,7 +21,7 @@ Paths
     /flaky/N                503 to the first N requests of each webhook-id,
                             then 200; ?status=, ?retry_after=
     /down-until-told        503 (?status=) until POST /_set says "up", then 200
-    /hang-until-told        no answer until then, 200 at that moment
+    /hang-until-told        no answer until then, 200 (?status=) at that moment
     /scripted               the replies given with POST /_set, one after
                             another, the last one from then on
     /echo                   200 with the request's body
@@ -649,7 +649,7 @@ async def hang_until_told(connection, request):
     receiver = connection.receiver
     async with receiver.told:
         await receiver.told.wait_for(lambda: receiver.is_up(request.label))
-    connection.answer(200)
+    connection.answer(int(request.option("status", 200)))
 
 
 def scripted(connection, request):
