@@ -7,6 +7,7 @@ DISTVERSION = $(shell sed -n 's/^   "version": "\(.*\)",/\1/p' META.json)
 MODULE_big = chatwebhook
 OBJS = \
 	src/access.o \
+	src/announce.o \
 	src/attempt.o \
 	src/bounds.o \
 	src/changes.o \

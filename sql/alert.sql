@@ -208,6 +208,70 @@ COMMENT ON FUNCTION chatwebhook._check_alerts(uuid[]) IS
     'Checks the alerts of these webhooks; if that fails, checks each by itself. Returns those whose rows were locked, to be checked again.';
 
 /*
+ * Dead letters, and webhooks that have recovered.  They are announced to others, as
+ * alerts are, and to none that is failing itself.
+ */
+CREATE FUNCTION chatwebhook._announce(hook uuid, type text, data jsonb[]) RETURNS void
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+#variable_conflict use_variable
+DECLARE
+    subject record;
+    others  uuid[];
+BEGIN
+    SELECT w.name, w.chatbot_id, jsonb_build_object('webhookId', w.id, 'webhookName', w.name) AS data INTO subject
+      FROM chatwebhook._webhook w WHERE w.id = hook;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    others := array_append(chatwebhook._failing_webhooks(chatwebhook._subscribers(type, subject.chatbot_id)), hook);
+    FOR i IN 1 .. cardinality(data) LOOP
+        PERFORM chatwebhook._emit_but(others, type, subject.chatbot_id, NULL, subject.data || data[i]);
+    END LOOP;
+EXCEPTION
+    WHEN OTHERS THEN
+        RAISE WARNING 'could not emit % about webhook "%": %', type, subject.name, SQLERRM;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._announce(uuid, text, jsonb[]) IS
+    'Emits events of this type about a webhook, of its chatbot.';
+
+CREATE FUNCTION chatwebhook._announce_exhausted(
+    delivery_ids bigint[], event_ids uuid[], event_types text[], attempts integer[],
+    status_codes integer[], errors text[], webhook_id uuid, others bigint) RETURNS void
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT chatwebhook._announce(webhook_id, 'webhook.exhausted', array_agg(jsonb_build_object(
+               'deliveryId', d.id::text, 'eventId', d.event_id, 'eventType', d.event_type,
+               'attempts', d.attempts, 'lastStatusCode', d.status_code, 'lastError', d.error,
+               'others', CASE WHEN d.n = cardinality(delivery_ids) THEN others ELSE 0 END) ORDER BY d.n))
+      FROM unnest(delivery_ids, event_ids, event_types, attempts, status_codes, errors)
+           WITH ORDINALITY AS d (id, event_id, event_type, attempts, status_code, error, n)
+     -- it may have been erased meanwhile
+     WHERE EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = d.event_id)
+    HAVING count(*) > 0
+$$;
+COMMENT ON FUNCTION chatwebhook._announce_exhausted(bigint[], uuid[], text[], integer[], integer[], text[], uuid, bigint) IS
+    'Emits webhook.exhausted about each of these deliveries of a webhook. Others have become dead letters, too: the last event says how many.';
+
+CREATE FUNCTION chatwebhook._announce_recovered(webhook_id uuid, failing_since timestamptz, failures bigint) RETURNS void
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT chatwebhook._announce(webhook_id, 'webhook.recovered', ARRAY[jsonb_build_object(
+               'failingSince', CASE WHEN isfinite(failing_since)
+                   THEN to_char(failing_since AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') END,
+               'failures', failures, 'lastError',
+               -- what is in quotes may be about a person, and erase_conversation() would not find it here
+               (SELECT rtrim(split_part(h.last_error, '"', 1), ' ,') FROM chatwebhook.health h
+                 WHERE h.webhook_id = _announce_recovered.webhook_id))])
+$$;
+COMMENT ON FUNCTION chatwebhook._announce_recovered(uuid, timestamptz, bigint) IS
+    'Emits webhook.recovered about a webhook that had failed so many times since then; -infinity: not known.';
+
+/*
  * A worker must be able to disable a webhook whatever its row holds, so no trigger
  * checks that again.
  */

@@ -228,6 +228,10 @@ BEGIN
     IF NOT EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = ANY (event_ids)) THEN
         RETURN 0;
     END IF;
+    -- what was said of their deliveries, which can quote a reply
+    event_ids := event_ids || ARRAY(SELECT e.id FROM chatwebhook.event e
+                                     WHERE e.type = 'webhook.exhausted'
+                                       AND e.data->>'eventId' IN (SELECT id::text FROM unnest(event_ids) AS id));
     -- a request that is under way is not stopped, but leaves nothing behind
     PERFORM chatwebhook._cancel_deliveries(ARRAY(SELECT q.id FROM chatwebhook.queue q
                                                   WHERE q.event_id IN (SELECT unnest(event_ids))), reason);
@@ -259,7 +263,7 @@ BEGIN
      WHERE w.id = h.webhook_id
        AND (w.chatbot_id IS NULL OR w.id = ANY (hooks)
             OR w.chatbot_id IN (SELECT e.chatbot_id FROM chatwebhook.event e WHERE e.id = ANY (event_ids)))
-       AND h.last_error !~ E'^(request \\d+: )?HTTP status \\d+$';
+       AND h.last_error !~ E'^(request \\d+: )?HTTP status \\d+( \\(webhook-delivery: [a-z]+\\))?$';
     -- after the cancellation, which waits for workers that settle these
     DELETE FROM chatwebhook.memory m
      USING (SELECT DISTINCT e.chatbot_id, e.conversation_id

@@ -43,7 +43,11 @@ INSERT INTO chatwebhook.event_type (name, required, description, example, shippe
      '{"visitorId": "v-1042", "intent": "Wants 20 seats", "estimatedValue": 4800}', true),
     ('webhook.test', '{}', 'Sent by test_webhook().', '{"message": "This is a test webhook delivery"}', true),
     ('webhook.alert', '{}', 'An alert about a webhook or a watch was opened or closed.',
-     '{"state": "opened", "alertId": "01a20943-c46f-7995-a698-9f20430569ac", "kind": "consecutive_failures", "message": "the last 5 attempts failed", "openedAt": "2026-11-23T16:36:05.871Z", "closedAt": null, "webhookId": "01a20943-b1c4-7d02-8a52-4f1d6c2e9a10", "webhookName": "crm"}', true);
+     '{"state": "opened", "alertId": "01a20943-c46f-7995-a698-9f20430569ac", "kind": "consecutive_failures", "message": "the last 5 attempts failed", "openedAt": "2026-11-23T16:36:05.871Z", "closedAt": null, "webhookId": "01a20943-b1c4-7d02-8a52-4f1d6c2e9a10", "webhookName": "crm"}', true),
+    ('webhook.exhausted', '{}', 'A delivery to another webhook became a dead letter.',
+     '{"webhookId": "01a20943-b1c4-7d02-8a52-4f1d6c2e9a10", "webhookName": "crm", "deliveryId": "28808791789462", "eventId": "01a20943-c46f-7995-a698-9f20430569ad", "eventType": "lead.captured", "attempts": 6, "lastStatusCode": 503, "lastError": "HTTP status 503", "others": 0}', true),
+    ('webhook.recovered', '{}', 'Another webhook, which was failing, delivers again.',
+     '{"webhookId": "01a20943-b1c4-7d02-8a52-4f1d6c2e9a10", "webhookName": "crm", "failingSince": "2026-11-23T16:36:05.871Z", "failures": 12, "lastError": "HTTP status 503"}', true);
 
 /*
  * Their schemas.  They say what receivers can rely on, and no more: in many
@@ -107,7 +111,23 @@ UPDATE chatwebhook.event_type AS t
        "closedAt": {"type": ["string", "null"], "format": "date-time"},
        "webhookId": {"type": "string", "format": "uuid", "description": "Webhook that the alert is about"},
        "webhookName": {"type": "string"},
-       "watch": {"type": "string", "description": "Trigger and table that the alert is about, instead of a webhook"}}')
+       "watch": {"type": "string", "description": "Trigger and table that the alert is about, instead of a webhook"}}'),
+    ('webhook.exhausted', '{webhookId,webhookName,deliveryId,eventId,eventType,attempts,lastStatusCode,lastError,others}',
+     '{"webhookId": {"type": "string", "format": "uuid", "description": "Webhook that did not take the event"},
+       "webhookName": {"type": "string"},
+       "deliveryId": {"type": "string", "description": "For retry()"},
+       "eventId": {"type": "string", "format": "uuid"},
+       "eventType": {"type": "string"},
+       "attempts": {"type": "integer"},
+       "lastStatusCode": {"type": ["integer", "null"], "description": "HTTP status of the last attempt; null if there was no reply"},
+       "lastError": {"type": ["string", "null"]},
+       "others": {"type": "integer", "description": "How many more became dead letters, which are not announced one by one"}}'),
+    ('webhook.recovered', '{webhookId,webhookName,failingSince,failures,lastError}',
+     '{"webhookId": {"type": "string", "format": "uuid"},
+       "webhookName": {"type": "string"},
+       "failingSince": {"type": ["string", "null"], "format": "date-time", "description": "Null if it is not known"},
+       "failures": {"type": "integer", "description": "Failed attempts in a row"},
+       "lastError": {"type": ["string", "null"]}}')
        ) AS s (name, required, properties)
  WHERE s.name OPERATOR(pg_catalog.=) t.name;
 

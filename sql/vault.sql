@@ -284,7 +284,7 @@ CREATE FUNCTION chatwebhook.rotate_secret(webhook_id uuid, overlap interval DEFA
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.rotate_secret(uuid, interval) IS
-    'Gives the webhook a new signing secret, and returns it; with signing v1,v1a also a new private key, and with v1a only that. An error if its connector is not signed. Until the overlap ends, requests carry signatures with the old ones, too.';
+    'Gives the webhook a new signing secret, and returns it; with signing v1,v1a also a new private key, and with v1a only that. An error if its connector is not signed. Until the overlap ends, requests carry signatures with the old ones, too, and one that the receiver answers with 401 or 403 is repeated at once with the other secret first.';
 
 CREATE FUNCTION chatwebhook._credential_problem(name text, value text) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_credential_problem'

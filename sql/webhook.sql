@@ -32,6 +32,7 @@ CREATE TABLE chatwebhook.webhook (
     backoff            interval NOT NULL DEFAULT '1 second',
     backoff_multiplier double precision NOT NULL DEFAULT 2,
     max_backoff        interval NOT NULL DEFAULT '1 minute',
+    retry_delays       interval[],
     timeout            interval NOT NULL DEFAULT '10 seconds',
     rate_limit         double precision,
     max_in_flight      integer NOT NULL DEFAULT 32,
@@ -65,7 +66,7 @@ COMMENT ON COLUMN chatwebhook.webhook.public_url IS
 COMMENT ON COLUMN chatwebhook.webhook.connector IS
     'Kind of service: a name from the table connector. webhook sends the event itself, signed.';
 COMMENT ON COLUMN chatwebhook.webhook.events IS
-    'Event types to deliver, at most 100: exact names, or patterns such as message.* and *. The pattern * does not match webhook.test and webhook.alert; use webhook.* for those.';
+    'Event types to deliver, at most 100: exact names, or patterns such as message.* and *. The pattern * does not match webhook.test, webhook.alert, webhook.exhausted and webhook.recovered; use webhook.* for those.';
 COMMENT ON COLUMN chatwebhook.webhook.filter IS
     'Delivers only events whose envelope matches this jsonpath predicate, as with the operator @@, such as $.data.score < 0.2. A path that is not a predicate, or that fails, matches nothing. What could take long is refused, such as comparing two lists, and all filters of an event together have 100 ms. Null means no filter.';
 COMMENT ON COLUMN chatwebhook.webhook.enabled IS
@@ -82,6 +83,8 @@ COMMENT ON COLUMN chatwebhook.webhook.backoff IS 'Wait before the first retry.';
 COMMENT ON COLUMN chatwebhook.webhook.backoff_multiplier IS
     'Factor from one wait to the next, 1 to 10. Each wait is also multiplied by a random 0.5 to 1.5.';
 COMMENT ON COLUMN chatwebhook.webhook.max_backoff IS 'Maximum wait, unless a Retry-After is longer.';
+COMMENT ON COLUMN chatwebhook.webhook.retry_delays IS
+    'Waits before the retries, one for each: at most 100, of 0 to 7 days; with a chatbot_id, at most chatwebhook.max_customer_retries. After the last, the delivery is dead. Each is lengthened by a random 0 to 10 %, and by a Retry-After that is longer. They take the place of max_retries, backoff, backoff_multiplier and max_backoff; the last three still determine how often a paused webhook is probed. Null means no list.';
 COMMENT ON COLUMN chatwebhook.webhook.timeout IS
     'Maximum time for a request, from resolving the host name to the last byte of the reply: 100 ms to 5 minutes; with a chatbot_id, at most chatwebhook.max_customer_timeout. An attempt of a connector can take several requests.';
 COMMENT ON COLUMN chatwebhook.webhook.rate_limit IS
@@ -186,6 +189,21 @@ CREATE FUNCTION chatwebhook._filter_problem(filter jsonpath) RETURNS text
     LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION chatwebhook._filter_problem(jsonpath) IS
     'Returns why a webhook cannot have this filter, or null.';
+
+CREATE FUNCTION chatwebhook._delays_problem(delays interval[]) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT CASE
+        WHEN array_ndims(delays) > 1 THEN 'retry_delays is an array of arrays'
+        WHEN cardinality(delays) > 100 THEN format('retry_delays has %s elements, more than 100', cardinality(delays))
+        WHEN array_position(delays, NULL) IS NOT NULL THEN 'retry_delays has a null element'
+        ELSE (SELECT format('retry_delays has %s, outside the range 0 to 7 days', delay)
+                FROM unnest(delays) AS delay WHERE NOT delay BETWEEN '0' AND '7 days' LIMIT 1)
+    END
+$$;
+COMMENT ON FUNCTION chatwebhook._delays_problem(interval[]) IS
+    'Returns why a webhook cannot have these retry_delays, or null.';
 
 CREATE FUNCTION chatwebhook._auth_problem(auth jsonb) RETURNS text
     LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
@@ -308,6 +326,10 @@ BEGIN
         WHEN (moved OR hook.max_retries IS DISTINCT FROM was.max_retries) AND hook.max_retries > greatest(max_retries, 5)
             THEN format('max_retries is %s, more than chatwebhook.max_customer_retries (%s) allows with a chatbot_id',
                         hook.max_retries, max_retries)
+        WHEN (moved OR hook.retry_delays IS DISTINCT FROM was.retry_delays)
+             AND cardinality(hook.retry_delays) > max_retries
+            THEN format('retry_delays has %s elements, more than chatwebhook.max_customer_retries (%s) allows with a chatbot_id',
+                        cardinality(hook.retry_delays), max_retries)
         WHEN (moved OR hook.max_in_flight IS DISTINCT FROM was.max_in_flight) AND hook.max_in_flight > greatest(max_in_flight, 32)
             THEN format('max_in_flight is %s, more than chatwebhook.max_customer_in_flight (%s) allows with a chatbot_id',
                         hook.max_in_flight, max_in_flight)
@@ -544,6 +566,12 @@ BEGIN
         RAISE EXCEPTION 'invalid webhook "%": %', NEW.name, problem
             USING ERRCODE = 'check_violation';
     END IF;
+    problem := chatwebhook._delays_problem(NEW.retry_delays);
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'invalid webhook "%": %', NEW.name, problem
+            USING ERRCODE = 'check_violation',
+                  HINT = 'List the waits before the retries, such as ''{5 s,5 min,30 min,2 h}'', or use max_retries and backoff.';
+    END IF;
     problem := CASE WHEN NOT restoring THEN chatwebhook._customer_problem(NEW, OLD) END;
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION 'invalid webhook "%": %', NEW.name, problem
@@ -713,6 +741,7 @@ CREATE FUNCTION chatwebhook.create_webhook(
     batch_size         integer DEFAULT 1,
     batch_window       interval DEFAULT '0',
     debounce           interval DEFAULT NULL,
+    retry_delays       interval[] DEFAULT NULL,
     OUT id             uuid,
     INOUT secret       text DEFAULT NULL)
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -730,10 +759,10 @@ BEGIN
     END IF;
     INSERT INTO chatwebhook.webhook AS w (name, url, events, chatbot_id, filter, enabled, headers,
            max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing,
-           connector, settings, auth, rate_limit, ordered, batch_size, batch_window, debounce)
+           connector, settings, auth, rate_limit, ordered, batch_size, batch_window, debounce, retry_delays)
     VALUES (name, url, events, chatbot_id, filter, enabled, headers,
            max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, signing,
-           connector, settings, auth, rate_limit, ordered, batch_size, batch_window, debounce)
+           connector, settings, auth, rate_limit, ordered, batch_size, batch_window, debounce, retry_delays)
     RETURNING w.id INTO id;
     IF secret IS NOT NULL THEN
         PERFORM chatwebhook._set_signing_secret(id, secret);
@@ -744,7 +773,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text, text, jsonb, jsonb, double precision, boolean, integer, interval, interval, text) IS
+COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text, text, jsonb, jsonb, double precision, boolean, integer, interval, interval, interval[], text) IS
     'Creates a webhook, and returns its id and its signing secret, as secret() does; null if its connector is not signed. The arguments are columns of the table webhook.';
 
 CREATE FUNCTION chatwebhook._do_test_webhook(

@@ -35,6 +35,8 @@
 /* Start nothing for this long after a socket could not be had. */
 #define STARVED_MS			100
 
+static void start_attempt(Endpoint *endpoint, Delivery *delivery);
+
 /*
  * The ends of attempts
  */
@@ -64,11 +66,26 @@ unpin_webhook(Delivery *delivery)
 	delivery->webhook = NULL;
 }
 
-/* Describe an attempt, as far as retries go; the exchange knows the rest. */
+/* Have the webhook's secrets changed, perhaps, since its request was made? */
+static bool
+is_outdated(const Delivery *delivery)
+{
+	const Endpoint *endpoint = delivery->endpoint;
+
+	return delivery->webhook &&
+		(delivery->webhook->secrets != endpoint->webhook->secrets ||
+		 !cwh_stamp_holds(endpoint->bucket, endpoint->stamp));
+}
+
+/*
+ * Describe an attempt, as far as retries and the webhook go; the exchange knows
+ * the rest.
+ */
 static void
 describe_attempt(const Delivery *delivery, double random01, CwhAttempt *attempt)
 {
 	memset(attempt, 0, sizeof(CwhAttempt));
+	attempt->outdated = is_outdated(delivery);
 	attempt->retry = &delivery->endpoint->webhook->retry;
 	attempt->retries = delivery->attempts - delivery->first_attempt;
 	attempt->last_wait_ms = delivery->last_wait_ms;
@@ -125,6 +142,8 @@ end_attempt(Delivery *delivery, const CwhDecision *decision, bool request,
 	if (!decision->counts)
 		return;
 	end.success = decision->verdict == CWH_DELIVERED;
+	end.ordinary = delivery->event_type &&
+		!cwh_is_own_type(delivery->event_type);
 	end.dead = decision->outcome == CWH_OUTCOME_DEAD;
 	end.request = request;
 	end.started_at = delivery->started_at;
@@ -201,6 +220,30 @@ total_latency(const CwhExchange *exchange)
 }
 
 /*
+ * The attempt goes on.  A request whose signature was refused is made again at
+ * once: for the gate and the limits, it is the same.  One whose webhook has
+ * changed is given back, to be claimed again once that has been read.
+ */
+static void
+go_on(Delivery *delivery, CwhSecretFate secret)
+{
+	Endpoint   *endpoint = delivery->endpoint;
+
+	if (secret == CWH_SECRET_SWAP && !endpoint->gone &&
+		endpoint->webhook->enabled && !cwh_worker_terminate)
+	{
+		start_attempt(endpoint, delivery);
+		return;
+	}
+	cwh_wait_again(delivery);
+	if (secret == CWH_SECRET_RELOAD)
+	{
+		cwh_reread_webhook(endpoint);
+		cwh_release_waiting(endpoint);
+	}
+}
+
+/*
  * A request has ended, or cannot be sent: apply what is decided of that.  Memory
  * that this takes goes with the next transaction.
  */
@@ -216,12 +259,12 @@ apply_ending(Delivery *delivery, bool unsent, CwhEnding *ending)
 
 	oldcontext = MemoryContextSwitchTo(cwh_worker.transaction_context);
 	cwh_count_in_flight(endpoint, -1);
+	describe_attempt(delivery, random01, &attempt);
 	unpin_webhook(delivery);
 	cwh_worker.state.stats.last_activity_at = now;
 	cwh_worker.state_changed = true;
 
 	delivery->latency_ms = total_latency(&delivery->exchange);
-	describe_attempt(delivery, random01, &attempt);
 	cwh_exchange_end(&delivery->exchange, endpoint->webhook, &endpoint->token,
 					 unsent, ending, &attempt, &decision);
 	/* without a further request, the status of the one before stays */
@@ -238,7 +281,7 @@ apply_ending(Delivery *delivery, bool unsent, CwhEnding *ending)
 	switch (decision.next)
 	{
 		case CWH_NEXT_AGAIN:
-			cwh_wait_again(delivery);
+			go_on(delivery, decision.secret);
 			break;
 		case CWH_NEXT_STEP:
 			cwh_add_result(delivery, CWH_OUTCOME_STEP, NULL);

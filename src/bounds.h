@@ -27,6 +27,9 @@
 /* Bytes of the array of patterns in events; SQL checks their number and length. */
 #define CWH_MAX_EVENTS_SIZE		(64 * 1024)
 
+/* Bytes of the array of retry_delays; SQL checks its number and values. */
+#define CWH_MAX_DELAYS_SIZE		4096
+
 /* Bytes of a URL as it is stored; libcurl gets CWH_MAX_URL_LEN at most. */
 #define CWH_MAX_URL				(16 * 1024)
 

@@ -2,16 +2,19 @@
  * decision.c
  *		What follows from the end of a request: where a retry is decided.
  *
- * Three ends say nothing about the delivery, and the attempt goes on: there
- * was no free descriptor for a connection, the request brought an access
- * token, or the receiver refused a token that is worth renewing.
+ * Some ends say nothing about the delivery, and the attempt goes on: there was
+ * no free descriptor for a connection, the request brought an access token, or
+ * the receiver refused a token that is worth renewing, or a signature while
+ * another one may be right.
  *
  * Every other end has a verdict.  A reply is judged by the first rule of the
  * connector that matches it, or else by its status.  Where the connector has
  * rules for what success looks like, a 2xx status alone proves nothing: a proxy's
  * error page has one, too.  A request that failed without a reply is retried; one
- * that may not be sent is dead.  The verdict determines the delivery's outcome and
- * its wait (see retry.c), and what the webhook's circuit breaker and window learn.
+ * that may not be sent is dead.  The receiver can ask for no retry, or for no more
+ * requests, with the header webhook-delivery.  The verdict determines the
+ * delivery's outcome and its wait (see retry.c), and what the webhook's circuit
+ * breaker and window learn.
  *
  * This file knows nothing of PostgreSQL, of libcurl, of clocks or of random
  * numbers: the result depends on the arguments only.
@@ -26,6 +29,7 @@
 
 /* Statuses that mean something else than the rest of their class. */
 #define STATUS_UNAUTHORIZED			401
+#define STATUS_FORBIDDEN			403
 #define STATUS_REQUEST_TIMEOUT		408
 #define STATUS_GONE					410
 #define STATUS_TOO_EARLY			425
@@ -37,6 +41,8 @@
 
 static CwhTokenFate decide_token(const CwhEnding *ending,
 								 const CwhAttempt *attempt);
+static CwhSecretFate decide_secret(const CwhEnding *ending,
+								   const CwhAttempt *attempt);
 static CwhVerdict reach_verdict(const CwhEnding *ending,
 								const CwhAttempt *attempt,
 								int64_t *rule_wait_s, const char **unread);
@@ -76,6 +82,13 @@ cwh_decide(CwhDecision *decision, const CwhEnding *ending,
 		decision->next = CWH_NEXT_AGAIN;
 		return;
 	}
+	decision->secret = decide_secret(ending, attempt);
+	if (decision->secret == CWH_SECRET_SWAP ||
+		decision->secret == CWH_SECRET_RELOAD)
+	{
+		decision->next = CWH_NEXT_AGAIN;
+		return;
+	}
 
 	decision->verdict = reach_verdict(ending, attempt, &rule_wait_s, &unread);
 	if (ending->end == CWH_END_NOTHING)
@@ -87,6 +100,8 @@ cwh_decide(CwhDecision *decision, const CwhEnding *ending,
 		decide_delivery(decision, ending, attempt, rule_wait_s, unread);
 		decide_webhook(decision, ending, rule_wait_s);
 	}
+	if (ending->order == CWH_ORDER_DISABLE)
+		decision->disable = "the receiver answered webhook-delivery: disable";
 }
 
 /* Did the receiver answer?  A token endpoint is another server. */
@@ -147,6 +162,37 @@ decide_token(const CwhEnding *ending, const CwhAttempt *attempt)
 }
 
 /*
+ * Decide whether to try another signature.
+ *
+ * While two secrets overlap, one of them comes first, and a receiver that knows
+ * only the other refuses the request.  Then each is tried once, and the first one
+ * again if nothing was known before: the receiver may have changed its secret
+ * between the two tries.  A receiver that refuses everything costs that third try
+ * once in an overlap, as the last secret tried is remembered all the same.
+ *
+ * A request that was under way when the secret was rotated can be refused by a
+ * receiver that has the new one already.
+ */
+static CwhSecretFate
+decide_secret(const CwhEnding *ending, const CwhAttempt *attempt)
+{
+	if (!attempt->is_signed || !is_answer(ending))
+		return CWH_SECRET_KEEP;
+	if (ending->status != STATUS_UNAUTHORIZED &&
+		ending->status != STATUS_FORBIDDEN)
+		return attempt->refusals > 0 ? CWH_SECRET_LEARN : CWH_SECRET_KEEP;
+	if (ending->order != CWH_ORDER_NONE)
+		return CWH_SECRET_KEEP;
+	if (attempt->outdated)
+		return CWH_SECRET_RELOAD;
+	if (!attempt->overlap)
+		return CWH_SECRET_KEEP;
+	if (attempt->refusals < (attempt->secret_known ? 1 : 2))
+		return CWH_SECRET_SWAP;
+	return attempt->secret_known ? CWH_SECRET_KEEP : CWH_SECRET_LEARN;
+}
+
+/*
  * Reach the verdict on a reply.  *unread is set to why the reply could not be
  * read, if that is what the verdict depends on.
  *
@@ -175,6 +221,11 @@ judge_reply(const CwhEnding *ending, const CwhAttempt *attempt,
 		*unread = ending->unread;
 		verdict = CWH_RETRY;
 	}
+	/* what has arrived stays delivered */
+	if (verdict != CWH_DELIVERED && ending->order == CWH_ORDER_DISABLE)
+		verdict = CWH_DISABLE;
+	if (verdict == CWH_RETRY && ending->order == CWH_ORDER_ABORT)
+		verdict = CWH_DEAD;
 	return verdict;
 }
 
@@ -259,7 +310,8 @@ decide_delivery(CwhDecision *decision, const CwhEnding *ending,
 	decision->outcome = CWH_OUTCOME_RETRY;
 	if (has_retry_after(ending) && wait_s < ending->retry_after_s)
 		wait_s = ending->retry_after_s;
-	decision->wait_ms = cwh_retry_wait(attempt->retry, attempt->last_wait_ms,
+	decision->wait_ms = cwh_next_retry(attempt->retry, attempt->retries,
+									   attempt->last_wait_ms,
 									   attempt->random01, wait_s);
 }
 
@@ -303,6 +355,70 @@ decide_webhook(CwhDecision *decision, const CwhEnding *ending,
 		decision->disable = ending->status == STATUS_GONE ?
 			"the receiver answered 410 Gone" :
 			"the receiver's answer means that there will be no other";
+}
+
+/* Is this the word, given in lower case, in any case? */
+static bool
+is_word(const char *text, size_t len, const char *word)
+{
+	if (len != strlen(word))
+		return false;
+	for (size_t i = 0; i < len; i++)
+	{
+		char		c = text[i];
+
+		/* tolower() depends on the locale */
+		if (c >= 'A' && c <= 'Z')
+			c += 'a' - 'A';
+		if (c != word[i])
+			return false;
+	}
+	return true;
+}
+
+/* What the value of the header webhook-delivery asks for. */
+static CwhOrder
+read_order(const char *value, size_t len)
+{
+	size_t		n = 0;
+
+	while (len > 0 && (*value == ' ' || *value == '\t'))
+	{
+		value++;
+		len--;
+	}
+	while (n < len && value[n] != ',' && value[n] != '\r')
+		n++;
+	while (n > 0 && (value[n - 1] == ' ' || value[n - 1] == '\t'))
+		n--;
+	return is_word(value, n, "abort") ? CWH_ORDER_ABORT :
+		is_word(value, n, "disable") ? CWH_ORDER_DISABLE : CWH_ORDER_NONE;
+}
+
+/*
+ * What a reply asks for in the header webhook-delivery.  Of several values, on
+ * lines of their own or on one, the first counts; an unknown one asks for
+ * nothing.  The lines need not end in a NUL.
+ */
+CwhOrder
+cwh_reply_order(const char *headers, size_t len)
+{
+	static const char name[] = "webhook-delivery:";
+	const size_t name_len = sizeof(name) - 1;
+
+	while (len > 0)
+	{
+		const char *newline = memchr(headers, '\n', len);
+		size_t		line = newline ? (size_t) (newline - headers) : len;
+
+		if (line >= name_len && is_word(headers, name_len, name))
+			return read_order(headers + name_len, line - name_len);
+		if (newline)
+			line++;
+		headers += line;
+		len -= line;
+	}
+	return CWH_ORDER_NONE;
 }
 
 /* Judge a reply by its status. */
@@ -557,6 +673,22 @@ quote_reply(const CwhEnding *ending, char *out, size_t size)
 			 type[0] != '\0' ? type : "no content type", ending->status, words);
 }
 
+/* What a message says of that header. */
+static const char *
+order_text(CwhOrder order)
+{
+	switch (order)
+	{
+		case CWH_ORDER_NONE:
+			break;
+		case CWH_ORDER_ABORT:
+			return " (webhook-delivery: abort)";
+		case CWH_ORDER_DISABLE:
+			return " (webhook-delivery: disable)";
+	}
+	return "";
+}
+
 /* Say why the request failed, and which one if it is not the first. */
 static void
 set_error(CwhDecision *decision, const CwhEnding *ending, int step,
@@ -580,9 +712,9 @@ set_error(CwhDecision *decision, const CwhEnding *ending, int step,
 		problem = quoted;
 	}
 
-	if (snprintf(reason, sizeof(reason), "%s%s",
+	if (snprintf(reason, sizeof(reason), "%s%s%s",
 				 ending->for_token ? "could not get an access token: " : "",
-				 problem) > CWH_MAX_REASON)
+				 problem, order_text(ending->order)) > CWH_MAX_REASON)
 		drop_partial_character(reason);
 
 	if (step > 1)

@@ -57,6 +57,14 @@ typedef struct CwhRule
 	char	   *wait_key;		/* the body's key that has the wait, or null */
 } CwhRule;
 
+/* What a reply's header webhook-delivery asks for. */
+typedef enum CwhOrder
+{
+	CWH_ORDER_NONE,
+	CWH_ORDER_ABORT,			/* no retry of this delivery */
+	CWH_ORDER_DISABLE			/* no more requests */
+} CwhOrder;
+
 /* How a request ended. */
 typedef enum CwhEnd
 {
@@ -75,6 +83,7 @@ typedef struct CwhEnding
 	int			status;			/* of the reply, even of part of one; else 0 */
 	const char *error;			/* if it failed or was refused: why */
 	int64_t		retry_after_s;	/* -1 if the reply had none */
+	CwhOrder	order;			/* of the receiver; see cwh_reply_order() */
 	const char *body;			/* of the reply, as far as it was read */
 	size_t		body_len;
 	bool		cut_off;		/* that is not all of it */
@@ -104,6 +113,13 @@ typedef struct CwhAttempt
 	bool		has_token;		/* requests have an access token (OAuth 2.0) */
 	bool		token_renewed;	/* for this request, after a refusal */
 	bool		token_hopeless; /* renewing it did not help a moment ago */
+	bool		is_signed;		/* the request was */
+	bool		outdated;		/* the webhook's secrets may have changed since
+								 * it was sent */
+	bool		overlap;		/* it was signed with two secrets */
+	bool		secret_known;	/* before the first try, it was known which of
+								 * them the receiver takes */
+	int			refusals;		/* tries before this one that were refused */
 } CwhAttempt;
 
 /* What follows for the delivery. */
@@ -127,6 +143,18 @@ typedef enum CwhTokenFate
 								 * renew it for a while; a success (proven)
 								 * ends that */
 } CwhTokenFate;
+
+/*
+ * What follows for the secrets of a request that was signed.  A receiver that
+ * knows one secret refuses what the other has signed.
+ */
+typedef enum CwhSecretFate
+{
+	CWH_SECRET_KEEP,
+	CWH_SECRET_SWAP,			/* try again with the other one first */
+	CWH_SECRET_RELOAD,			/* try again with the webhook as it is now */
+	CWH_SECRET_LEARN			/* begin with this one until the overlap ends */
+} CwhSecretFate;
 
 /* What the webhook's circuit breaker learns. */
 typedef enum CwhSignal
@@ -163,6 +191,7 @@ typedef struct CwhDecision
 	int64_t		wait_ms;		/* before the retry; 0: there is none */
 	char		error[CWH_MAX_ERROR];	/* UTF-8; empty: none */
 	CwhTokenFate token;
+	CwhSecretFate secret;
 
 	/* for the webhook, and the worker */
 	bool		starved;		/* start nothing for a moment */
@@ -178,6 +207,7 @@ typedef struct CwhDecision
 
 extern void cwh_decide(CwhDecision *decision, const CwhEnding *ending,
 					   const CwhAttempt *attempt);
+extern CwhOrder cwh_reply_order(const char *headers, size_t len);
 extern bool cwh_rule_fits(const CwhRule *rule, const CwhEnding *ending,
 						  int step);
 

@@ -504,9 +504,11 @@ report_left_out(const CwhEvent *event, const CwhFilterBudget *budget)
 static List *
 apply_filters(List *subscriptions, const CwhEvent *event)
 {
-	bool		is_alert = strcmp(event->type, "webhook.alert") == 0;
+	bool		by_worker = strcmp(event->type, "webhook.alert") == 0 ||
+		strcmp(event->type, "webhook.exhausted") == 0 ||
+		strcmp(event->type, "webhook.recovered") == 0;
 	CwhFilterBudget budget = {
-		.limit_ms = is_alert ? CWH_ALERT_FILTERS_MS : CWH_FILTERS_MS
+		.limit_ms = by_worker ? CWH_ALERT_FILTERS_MS : CWH_FILTERS_MS
 	};
 	Jsonb	   *envelope = NULL;
 	List	   *result = NIL;

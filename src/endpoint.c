@@ -663,6 +663,7 @@ is_idle(const Endpoint *endpoint)
 			 endpoint->in_ready || endpoint->in_startable ||
 			 endpoint->in_flight > 0 || endpoint->nwaiting > 0 ||
 			 endpoint->account.unsettled > 0 || endpoint->account.listed ||
+			 endpoint->account.announcement ||
 			 endpoint->in_stale);
 }
 

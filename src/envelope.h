@@ -25,6 +25,13 @@ typedef struct CwhEvent
 
 #define CWH_UUID_LEN	36		/* as text */
 
+/* Is an event of this type about webhooks themselves? */
+static inline bool
+cwh_is_own_type(const char *type)
+{
+	return strncmp(type, "webhook.", strlen("webhook.")) == 0;
+}
+
 extern void cwh_envelope_write(StringInfo out, const CwhEvent *event);
 extern Jsonb *cwh_envelope_jsonb(const CwhEvent *event);
 extern bool cwh_json_fits(Jsonb *value, size_t limit);

@@ -5,7 +5,11 @@
  * An attempt is one request to the webhook, or with a connector several: the
  * reply to one is kept and the connector asked for the next.  A webhook with
  * OAuth 2.0 is first sent a request for an access token, unless there is one
- * already; a token that is refused is renewed once in an attempt.
+ * already; a token that is refused is renewed once in an attempt.  While two
+ * secrets overlap, a request whose signature is refused is made again with the
+ * other secret first, within the same attempt.  gate.c remembers which secret the
+ * receiver takes, but requests that were under way when the receiver changed its
+ * secret are each made again.
  *
  * What the end of a request means is decided in decision.c; here that decision
  * is prepared, and applied to the exchange and its token.  The caller applies it
@@ -26,6 +30,7 @@
 #include "bounds.h"
 #include "compat.h"
 #include "exchange.h"
+#include "gate.h"
 #include "jsonb_value.h"
 #include "rules.h"
 #include "vault.h"
@@ -163,6 +168,24 @@ take_token(CwhToken *token, const CwhReply *reply)
  * Sending
  */
 
+/* Note how the next request is signed, if it is, and with which secret first. */
+static void
+choose_secret(CwhExchange *exchange, const CwhWebhook *webhook, TimestampTz now)
+{
+	exchange->is_signed = webhook->is_signed && !exchange->for_token &&
+		(exchange->step == NULL || exchange->step->own_url);
+	exchange->overlap_until = exchange->is_signed &&
+		cwh_secrets_overlap(webhook, now) ? webhook->previous_until : 0;
+	if (exchange->overlap_until != 0 && exchange->refusals == 0)
+	{
+		CwhTaken	taken = cwh_gate_taken(&webhook->id,
+										   exchange->overlap_until);
+
+		exchange->secret_known = taken != CWH_TAKEN_UNKNOWN;
+		exchange->previous_first = taken == CWH_TAKEN_PREVIOUS;
+	}
+}
+
 /*
  * Send the next request: for a token if the webhook needs one, else the
  * connector's, else the message.  False if it cannot be sent; *problem says why,
@@ -173,15 +196,19 @@ cwh_exchange_send(CwhExchange *exchange, const CwhWebhook *webhook,
 				  CwhToken *token, const CwhMessage *message, void *owner,
 				  const char **problem)
 {
+	CwhMessage	signed_message = *message;
+
 	cwh_exchange_drop(exchange);
 	exchange->for_token = webhook->auth == CWH_AUTH_OAUTH2 &&
 		!cwh_token_usable(token);
 	exchange->token_number = token->number;
+	choose_secret(exchange, webhook, message->now);
+	signed_message.previous_first = exchange->previous_first;
 	if (exchange->for_token ?
 		!cwh_make_request(&exchange->transfer, webhook, NULL, NULL, NULL,
 						  problem) :
 		!cwh_make_request(&exchange->transfer, webhook, exchange->step,
-						  message, token->value, problem))
+						  &signed_message, token->value, problem))
 		return false;
 	exchange->transfer->owner = owner;
 	if (!cwh_transfer_start(exchange->transfer))
@@ -248,6 +275,9 @@ describe_ending(const CwhExchange *exchange, CwhEnding *ending)
 	ending->status = reply->status;
 	ending->error = reply->failed ? reply->error : NULL;
 	ending->retry_after_s = reply->retry_after_s;
+	if (ending->end == CWH_END_REPLY && !exchange->for_token)
+		ending->order = cwh_reply_order(reply->headers.data,
+										reply->headers.len);
 	ending->body = reply->body.data;
 	ending->body_len = reply->body.len;
 	if (exchange->for_token && ending->end == CWH_END_REPLY &&
@@ -407,13 +437,40 @@ cleanse_reply(CwhExchange *exchange)
 	reply->body.len = reply->headers.len = 0;
 }
 
+/* Apply what follows for the secrets that have signed a request. */
+static void
+apply_secret_fate(CwhExchange *exchange, const CwhWebhook *webhook,
+				  CwhSecretFate fate)
+{
+	switch (fate)
+	{
+		case CWH_SECRET_KEEP:
+		case CWH_SECRET_RELOAD:
+			break;
+		case CWH_SECRET_SWAP:
+			exchange->refusals++;
+			exchange->previous_first = !exchange->previous_first;
+			exchange->earlier_ms += exchange->transfer->reply.latency_ms;
+			break;
+		case CWH_SECRET_LEARN:
+			/* the overlap may have ended between the tries */
+			if (exchange->overlap_until != 0)
+				cwh_gate_note_taken(&webhook->id,
+									exchange->previous_first ?
+									CWH_TAKEN_PREVIOUS : CWH_TAKEN_CURRENT,
+									exchange->overlap_until,
+									GetCurrentTimestamp());
+			break;
+	}
+}
+
 /*
  * Decide what follows from the end of a request, and apply that to the exchange
  * and its token.
  *
  * If "unsent" says so, the ending describes why the request was not sent; else
  * it is filled in, from the reply.  The caller has filled in the parts of
- * "attempt" that concern retries.
+ * "attempt" that concern retries, and whether secrets have changed meanwhile.
  */
 void
 cwh_exchange_end(CwhExchange *exchange, const CwhWebhook *webhook,
@@ -432,6 +489,10 @@ cwh_exchange_end(CwhExchange *exchange, const CwhWebhook *webhook,
 	attempt->token_hopeless = token->hopeless &&
 		!TimestampDifferenceExceeds(token->since, GetCurrentTimestamp(),
 									HOPELESS_TOKEN_MS);
+	attempt->is_signed = exchange->is_signed && !unsent;
+	attempt->overlap = exchange->overlap_until != 0;
+	attempt->secret_known = exchange->secret_known;
+	attempt->refusals = exchange->refusals;
 	decide(exchange, webhook, unsent, ending, attempt, decision);
 
 	if (ending->for_token)
@@ -462,11 +523,13 @@ cwh_exchange_end(CwhExchange *exchange, const CwhWebhook *webhook,
 			token->hopeless = true;
 			break;
 	}
+	apply_secret_fate(exchange, webhook, decision->secret);
 	if (decision->next == CWH_NEXT_STEP)
 	{
 		/* decide() has kept the reply */
 		exchange->earlier_ms += exchange->transfer->reply.latency_ms;
 		exchange->token_renewed = false;
+		exchange->refusals = 0;
 		exchange->step = NULL;
 	}
 	if (decision->judged && decision->proven)

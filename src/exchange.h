@@ -51,6 +51,12 @@ typedef struct CwhExchange
 	bool		for_token;		/* it asks for a token */
 	bool		token_renewed;	/* within this attempt */
 	uint64		token_number;	/* of the token that it was sent with */
+	bool		is_signed;		/* the last request was */
+	TimestampTz overlap_until;	/* with two secrets, which overlap until then;
+								 * 0: with one */
+	bool		previous_first; /* the previous one came before the current */
+	bool		secret_known;	/* which one is taken was, before the first try */
+	int			refusals;		/* tries of this request that were refused */
 } CwhExchange;
 
 extern bool cwh_exchange_send(CwhExchange *exchange, const CwhWebhook *webhook,

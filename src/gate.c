@@ -19,6 +19,9 @@
  * growing intervals: if many webhooks with a backlog begin to fail together,
  * they must not keep the workers busy.
  *
+ * While two of a webhook's secrets overlap, its gate also has which of them the
+ * receiver takes, so that only one worker has to find that out.
+ *
  * A webhook is stuck if its connector could not be stopped and a worker had to
  * exit in it.  That worker's successor learns of it here, and disables it.
  *
@@ -81,6 +84,8 @@ typedef struct Gate
 	int64		wait_ms;		/* between the last two probes */
 	TimestampTz probe_at;		/* no request starts before this; if the
 								 * breaker is open, the next probe may */
+	CwhTaken	taken;			/* the secret that the receiver takes, */
+	TimestampTz taken_until;	/* in the overlap that ends then; 0: none */
 } Gate;
 
 typedef struct Gates
@@ -167,7 +172,33 @@ key_of(const pg_uuid_t *webhook_id)
 	return key;
 }
 
-/* Remove all gates that hold nothing back any more. */
+/* Make all of a gate 0 but its key. */
+static void
+clear_gate(Gate *gate)
+{
+	memset((char *) gate + sizeof(GateKey), 0, sizeof(Gate) - sizeof(GateKey));
+}
+
+/* Does a gate hold nothing back any more? */
+static bool
+is_open(const Gate *gate, TimestampTz now)
+{
+	return gate->failures == 0 && gate->full_at <= now &&
+		gate->paused_until <= now;
+}
+
+/* Remove a gate. */
+static void
+remove_gate(Gate *gate)
+{
+	hash_search(table, &gate->key, HASH_REMOVE, NULL);
+	pg_atomic_fetch_sub_u32(&gates->n, 1);
+}
+
+/*
+ * Remove all gates that hold nothing back any more.  Which secret a receiver
+ * takes can be found out again.
+ */
 static void
 remove_open_gates(TimestampTz now)
 {
@@ -176,12 +207,8 @@ remove_open_gates(TimestampTz now)
 
 	hash_seq_init(&status, table);
 	while ((gate = hash_seq_search(&status)) != NULL)
-	{
-		if (gate->failures > 0 || gate->full_at > now || gate->paused_until > now)
-			continue;
-		hash_search(table, &gate->key, HASH_REMOVE, NULL);
-		pg_atomic_fetch_sub_u32(&gates->n, 1);
-	}
+		if (is_open(gate, now))
+			remove_gate(gate);
 }
 
 /*
@@ -201,7 +228,7 @@ get_gate(const pg_uuid_t *webhook_id, bool make, TimestampTz now)
 	gate = hash_search(table, &key, HASH_ENTER_NULL, NULL);
 	if (gate == NULL)
 		return NULL;
-	memset((char *) gate + sizeof(GateKey), 0, sizeof(Gate) - sizeof(GateKey));
+	clear_gate(gate);
 	pg_atomic_fetch_add_u32(&gates->n, 1);
 	return gate;
 }
@@ -248,6 +275,10 @@ cwh_gate_pass(const pg_uuid_t *webhook_id, double rate, int n, int64 probe_ms,
 		}
 		if (is_broken(gate->failures) && n > 0 && wait_until <= now)
 			gate->probe_at = TimestampTzPlusMilliseconds(now, probe_ms);
+		/* the overlap is over: nothing else would remove the gate */
+		if (gate->taken_until > 0 && gate->taken_until <= now &&
+			is_open(gate, now))
+			remove_gate(gate);
 	}
 	LWLockRelease(gates_lock);
 	*again = wait_until;
@@ -325,11 +356,9 @@ note_answer(const pg_uuid_t *webhook_id)
 		gate->failures = 0;
 		gate->wait_ms = 0;
 		gate->probe_at = 0;
-		if (gate->full_at == 0 && gate->paused_until <= GetCurrentTimestamp())
-		{
-			hash_search(table, &key, HASH_REMOVE, NULL);
-			pg_atomic_fetch_sub_u32(&gates->n, 1);
-		}
+		if (gate->full_at == 0 && gate->taken_until == 0 &&
+			gate->paused_until <= GetCurrentTimestamp())
+			remove_gate(gate);
 	}
 	LWLockRelease(gates_lock);
 	return closed;
@@ -337,18 +366,66 @@ note_answer(const pg_uuid_t *webhook_id)
 
 /*
  * Forget a webhook's past: its row has changed, and the user wants to see what
- * that does.
+ * that does.  Its secrets are not in its row.
  */
 static void
 forget(const pg_uuid_t *webhook_id)
 {
-	GateKey		key = key_of(webhook_id);
+	Gate	   *gate;
 
 	if (pg_atomic_read_u32(&gates->n) == 0)
 		return;
 	LWLockAcquire(gates_lock, LW_EXCLUSIVE);
-	if (hash_search(table, &key, HASH_REMOVE, NULL))
-		pg_atomic_fetch_sub_u32(&gates->n, 1);
+	gate = get_gate(webhook_id, false, 0);
+	if (gate && gate->taken_until > 0)
+	{
+		Gate		old = *gate;
+
+		clear_gate(gate);
+		gate->taken = old.taken;
+		gate->taken_until = old.taken_until;
+	}
+	else if (gate)
+		remove_gate(gate);
+	LWLockRelease(gates_lock);
+}
+
+/*
+ * Which of two secrets does a webhook's receiver take, in the overlap that ends
+ * then?  A session that tests a webhook may have no shared memory.
+ */
+CwhTaken
+cwh_gate_taken(const pg_uuid_t *webhook_id, TimestampTz until)
+{
+	CwhTaken	taken = CWH_TAKEN_UNKNOWN;
+	Gate	   *gate;
+
+	if (table == NULL || pg_atomic_read_u32(&gates->n) == 0)
+		return taken;
+	LWLockAcquire(gates_lock, LW_SHARED);
+	gate = get_gate(webhook_id, false, 0);
+	if (gate && gate->taken_until == until)
+		taken = gate->taken;
+	LWLockRelease(gates_lock);
+	return taken;
+}
+
+/* Note that. */
+void
+cwh_gate_note_taken(const pg_uuid_t *webhook_id, CwhTaken taken,
+					TimestampTz until, TimestampTz now)
+{
+	Gate	   *gate;
+
+	if (table == NULL)
+		return;
+	LWLockAcquire(gates_lock, LW_EXCLUSIVE);
+	gate = get_gate(webhook_id, true, now);
+	if (gate)
+	{
+		gate->taken = taken;
+		gate->taken_until = until;
+	}
 	LWLockRelease(gates_lock);
 }
 

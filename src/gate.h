@@ -23,6 +23,18 @@ extern bool cwh_gate_signal(const pg_uuid_t *webhook_id, CwhSignal signal,
 							double random01, TimestampTz now);
 extern void cwh_gate_set_clock(int64 clock);
 
+/* Which of two secrets a receiver takes, while they overlap. */
+typedef enum CwhTaken
+{
+	CWH_TAKEN_UNKNOWN,
+	CWH_TAKEN_CURRENT,
+	CWH_TAKEN_PREVIOUS
+} CwhTaken;
+
+extern CwhTaken cwh_gate_taken(const pg_uuid_t *webhook_id, TimestampTz until);
+extern void cwh_gate_note_taken(const pg_uuid_t *webhook_id, CwhTaken taken,
+								TimestampTz until, TimestampTz now);
+
 /* Webhooks whose connector a worker could not stop, and died in. */
 extern void cwh_gate_stuck(const pg_uuid_t *webhook_id, TimestampTz until);
 extern bool cwh_gate_take_stuck(pg_uuid_t *webhook_id);

@@ -80,6 +80,7 @@ cwh_count_attempt(Account *account, const pg_uuid_t *webhook_id,
 	{
 		activity->succeeded++;
 		gain->successes++;
+		gain->ordinary = gain->ordinary || end->ordinary;
 		cwh_worker.state.stats.delivered++;
 	}
 	else

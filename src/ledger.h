@@ -18,6 +18,9 @@
 #include "outbox.h"
 #include "state.h"
 
+/* What is to be announced about a webhook; see announce.c. */
+typedef struct Announcement Announcement;
+
 /*
  * A webhook's account: what is to be written about it.  It is listed while there
  * is anything.  It is written by ledger.c and the functions below; settle.c and
@@ -33,12 +36,14 @@ struct Account
 								 * is to be noted */
 	bool		listed;
 	dlist_node	node;			/* in cwh_ledger.accounts, if listed */
+	Announcement *announcement; /* null: none; written by announce.c */
 };
 
 /* The end of an attempt, as health and activity count it. */
 typedef struct AttemptEnd
 {
 	bool		success;
+	bool		ordinary;		/* of an event that is not about webhooks */
 	bool		dead;			/* and given up, if it is none */
 	bool		request;		/* of a request; else of the others in a batch,
 								 * whose latency and error are the first's */

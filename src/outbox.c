@@ -48,6 +48,7 @@
 #include "compat.h"
 #include "outbox.h"
 #include "rows.h"
+#include "settings.h"
 #include "shared.h"
 #include "statement.h"
 /* INDENT OFF */
@@ -246,7 +247,8 @@ enum
 /* Columns of its result. */
 enum
 {
-	WRITTEN_WEBHOOK_ID, WRITTEN_ALERTING
+	WRITTEN_WEBHOOK_ID, WRITTEN_ALERTING, WRITTEN_WAS_FAILURES,
+	WRITTEN_WAS_FAILING_SINCE
 };
 
 /*
@@ -266,7 +268,8 @@ static const char add_health_sql[] =
 	"             last_success_at, last_failure_at, last_error, recent,"
 	"             failing_since, latency_sum_ms, latency_counts, given_up)"
 	"), mine AS MATERIALIZED ("
-	"   SELECT h.webhook_id FROM chatwebhook.health h"
+	"   SELECT h.webhook_id, h.consecutive_failures, h.failing_since"
+	"     FROM chatwebhook.health h"
 	"    WHERE h.webhook_id" EQ "ANY ($1)"
 	"      FOR NO KEY UPDATE SKIP LOCKED"
 	") UPDATE chatwebhook.health h"
@@ -290,7 +293,8 @@ static const char add_health_sql[] =
 	"   AND h.webhook_id" EQ "ANY ($1)"
 	" RETURNING h.webhook_id, g.failures" GT "0 OR EXISTS ("
 	"     SELECT FROM chatwebhook.alert a"
-	"      WHERE a.webhook_id" EQ "h.webhook_id AND a.closed_at IS NULL)";
+	"      WHERE a.webhook_id" EQ "h.webhook_id AND a.closed_at IS NULL),"
+	"   mine.consecutive_failures, mine.failing_since";
 
 /* Add to a worker's row for the current ten minutes. */
 static const char add_activity_sql[] =
@@ -890,7 +894,20 @@ log_attempts(const CwhAttemptRow *attempts, int n)
 	(void) cwh_run(&log_attempts_st, args);
 }
 
-/* Add to the health of webhooks.  Sets the gains' "written" and "alerting". */
+/* Take what the health of a webhook was before a gain, from a row of the result. */
+static void
+take_former_health(CwhHealthGain *gain, uint64 row)
+{
+	int			failing = cwh_alert_failures > 0 ? cwh_alert_failures : 5;
+	bool		isnull;
+	Datum		datum = cwh_field(row, WRITTEN_WAS_FAILING_SINCE, &isnull);
+
+	gain->was_failing_since = isnull ? 0 : DatumGetTimestampTz(datum);
+	gain->was_failures = DatumGetInt64(cwh_field(row, WRITTEN_WAS_FAILURES, NULL));
+	gain->recovered = gain->ordinary && gain->was_failures >= failing;
+}
+
+/* Add to the health of webhooks.  Sets the gains' output. */
 static void
 add_health(CwhHealthGain **gains, int n)
 {
@@ -962,6 +979,8 @@ add_health(CwhHealthGain **gains, int n)
 			gains[i]->written = memcmp(DatumGetUUIDP(cwh_field(j, WRITTEN_WEBHOOK_ID, NULL)),
 									   &gains[i]->webhook_id, UUID_LEN) == 0;
 			gains[i]->alerting = DatumGetBool(cwh_field(j, WRITTEN_ALERTING, NULL));
+			if (gains[i]->written)
+				take_former_health(gains[i], j);
 		}
 	}
 }

@@ -117,8 +117,13 @@ typedef struct CwhHealthGain
 	int64		latency_sum_ms;
 	int64		latency_counts[CWH_LATENCIES];
 	int64		given_up;		/* deliveries that became dead */
+	bool		ordinary;		/* a success was that of an event that is not
+								 * about webhooks */
 
 	/* out */
+	bool		recovered;		/* it was failing, as webhook_health says */
+	int64		was_failures;	/* failures in a row before these attempts, */
+	TimestampTz was_failing_since;	/* since then; 0: not known */
 	bool		written;		/* else its row was locked, or is gone */
 	bool		alerting;		/* alerts may have to be opened or closed */
 } CwhHealthGain;

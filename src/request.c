@@ -185,11 +185,11 @@ static int
 choose_signers(const CwhWebhook *webhook, const CwhMessage *message,
 			   CwhSigner *signers[MAX_SIGNERS])
 {
-	bool		overlap = webhook->previous &&
-		webhook->previous_until > message->now;
+	bool		overlap = cwh_secrets_overlap(webhook, message->now);
+	bool		swap = overlap && message->previous_first;
 
-	signers[0] = webhook->signer;
-	signers[1] = overlap ? webhook->previous : NULL;
+	signers[0] = swap ? webhook->previous : webhook->signer;
+	signers[1] = swap ? webhook->signer : webhook->previous;
 	return overlap ? 2 : 1;
 }
 
@@ -362,7 +362,7 @@ add_standard_headers(CwhTransfer *transfer, const CwhMessage *message,
 /* Add our own headers, which not every gateway lets through. */
 static void
 add_own_headers(CwhTransfer *transfer, const CwhMessage *message,
-				CwhSigner **signers, int nsigners)
+				CwhSigner **signers)
 {
 	static const char name[] = "X-Webhook-Delivery: ";
 	char		number[MAXINT8LEN + 1];
@@ -370,9 +370,6 @@ add_own_headers(CwhTransfer *transfer, const CwhMessage *message,
 
 	add_header(transfer, "X-Webhook-Event: ", event_type(message), "");
 	add_body_signature(transfer, "X-Webhook-Signature: ", signers[0]);
-	if (nsigners > 1)
-		add_body_signature(transfer, "X-Webhook-Signature-Previous: ",
-						   signers[1]);
 	pg_ltoa(message->attempt, number);
 	add_header(transfer, "X-Webhook-Attempt: ", number, "");
 	line = keep(transfer, sizeof(name) + DELIVERIES_LEN(message->n));
@@ -395,7 +392,7 @@ add_signatures(CwhTransfer *transfer, const CwhWebhook *webhook,
 
 	add_standard_headers(transfer, message, signers, nsigners);
 	if (!webhook->standard_headers)
-		add_own_headers(transfer, message, signers, nsigners);
+		add_own_headers(transfer, message, signers);
 }
 
 /* Room for the text of what add_signatures() adds, besides MAX_LINES_TEXT. */

@@ -41,8 +41,17 @@ typedef struct CwhMessage
 	StringInfo	body;
 	TimestampTz now;			/* signed as of then */
 	const char *traceparent;	/* or null */
+	bool		previous_first; /* with the previous secret before the current
+								 * one, while they overlap */
 } CwhMessage;
 
+
+/* Do two secrets sign the requests of a webhook at that time? */
+static inline bool
+cwh_secrets_overlap(const CwhWebhook *webhook, TimestampTz now)
+{
+	return webhook->previous && webhook->previous_until > now;
+}
 
 extern bool cwh_make_request(CwhTransfer **made, const CwhWebhook *webhook,
 							 const CwhStep *step, const CwhMessage *message,

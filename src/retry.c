@@ -2,9 +2,9 @@
  * retry.c
  *		When to try again.
  *
- * The wait grows exponentially from one retry to the next.  Each wait is
- * randomized, so that deliveries which failed together are not retried
- * together.  A receiver that sends Retry-After is left alone until then, up to
+ * The wait grows exponentially from one retry to the next, unless the webhook
+ * lists its waits.  Each wait is randomized, so that deliveries which failed
+ * together are not retried together.  A receiver that sends Retry-After is left alone until then, up to
  * a cap.  Whether a delivery is retried at all is decided in decision.c.
  *
  * This file knows nothing of PostgreSQL, of clocks or of random numbers: the
@@ -24,6 +24,12 @@
 #define DAYS_TO_UNIX_EPOCH	719162
 /* 9999-12-31 23:59:59, the last second that an HTTP date can name */
 #define LAST_HTTP_SECOND	INT64_C(253402300799)
+
+/*
+ * A listed wait is lengthened by up to this share at random.  It is never
+ * shortened: then the sum of the list would not say how long an outage may last.
+ */
+#define DELAY_JITTER		0.1
 
 /* No wait is 0: that stands for "no retry yet". */
 #define SHORTEST_WAIT_MS	1
@@ -63,8 +69,39 @@ static const char *const months[] = {
 	"Jul", "Aug", "Sep", "Oct", "Nov", "Dec", NULL
 };
 
+/* The wait, or what the receiver asked for (-1: nothing) if that is longer. */
+static int64_t
+obey_retry_after(int64_t wait, int64_t retry_after_s)
+{
+	if (retry_after_s > CWH_RETRY_AFTER_CAP_S)
+		retry_after_s = CWH_RETRY_AFTER_CAP_S;
+	return retry_after_s * 1000 > wait ? retry_after_s * 1000 : wait;
+}
+
 /*
- * Return how many milliseconds to wait before the next retry.
+ * Return how many milliseconds to wait before the next retry of a delivery that
+ * was retried so many times, fewer than max_retries: as the policy lists it, or
+ * else as cwh_retry_wait() says, whose other arguments these are.
+ */
+int64_t
+cwh_next_retry(const CwhRetryPolicy *policy, int retries,
+			   int64_t previous_wait_ms, double random01,
+			   int64_t retry_after_s)
+{
+	double		wait;
+
+	if (policy->delays_ms == NULL)
+		return cwh_retry_wait(policy, previous_wait_ms, random01,
+							  retry_after_s);
+	wait = (double) policy->delays_ms[retries] * (1 + DELAY_JITTER * random01);
+	if (wait < SHORTEST_WAIT_MS)
+		wait = SHORTEST_WAIT_MS;
+	return obey_retry_after((int64_t) wait, retry_after_s);
+}
+
+/*
+ * Return how many milliseconds to wait before the next retry, or the next probe
+ * of a paused webhook, where the waits grow.
  *
  * previous_wait_ms is the result for the previous retry, or 0 for the first
  * one.  random01 is at least 0 and less than 1.  retry_after_s is the wait
@@ -105,18 +142,7 @@ cwh_retry_wait(const CwhRetryPolicy *policy, int64_t previous_wait_ms,
 	if (wait < SHORTEST_WAIT_MS)
 		wait = SHORTEST_WAIT_MS;
 
-	if (retry_after_s >= 0)
-	{
-		int64_t		asked_ms;
-
-		if (retry_after_s > CWH_RETRY_AFTER_CAP_S)
-			retry_after_s = CWH_RETRY_AFTER_CAP_S;
-		asked_ms = retry_after_s * 1000;
-		if (asked_ms > wait)
-			wait = asked_ms;
-	}
-
-	return wait;
+	return obey_retry_after(wait, retry_after_s);
 }
 
 /* Is this whitespace that may surround a header's value? */

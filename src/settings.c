@@ -58,7 +58,7 @@ char	   *cwh_schema_validator = NULL;
 static char *chatbot = NULL;
 static int	disable_after = 5 * SECS_PER_DAY;
 static int	max_customer_webhooks = 100;
-static int	alert_failures = 5;
+int			cwh_alert_failures = 5;
 static double alert_success_rate = 0.9;
 
 /* read by cwh_target_policy() */
@@ -309,7 +309,7 @@ define_customer_settings(void)
 
 	/* Deliveries that cannot succeed should come to an end. */
 	DefineCustomIntVariable("chatwebhook.max_customer_retries",
-							"Sets the maximum of max_retries for webhooks with a chatbot_id.",
+							"Sets the maximum of max_retries, and of the number of retry_delays, for webhooks with a chatbot_id.",
 							"For webhooks that already exceed it, workers use this value.",
 							&cwh_max_customer_retries, 20, 0, CWH_MAX_RETRIES,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
@@ -495,7 +495,7 @@ define_alert_settings(void)
 	DefineCustomIntVariable("chatwebhook.alert_failures",
 							"Sets the number of consecutive failed attempts that opens an alert.",
 							"From that number on, a webhook's state is failing. 0 disables the alert.",
-							&alert_failures, 5, 0, 1000000, PGC_SIGHUP, 0,
+							&cwh_alert_failures, 5, 0, 1000000, PGC_SIGHUP, 0,
 							NULL, NULL, NULL);
 
 	/* A receiver may fail often, but never many times in a row. */

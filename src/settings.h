@@ -53,6 +53,7 @@ extern int	cwh_connector_timeout;	/* ms */
 extern int	cwh_retention;		/* seconds; -1: forever */
 extern int	cwh_attempt_retention;	/* likewise */
 extern int	cwh_dead_letter_retention;	/* likewise */
+extern int	cwh_alert_failures; /* 0: never */
 extern int	cwh_alert_backlog;	/* seconds; 0: never */
 extern int	cwh_breaker_threshold;	/* 0: never */
 extern int	cwh_max_customer_in_flight;

@@ -13,6 +13,7 @@
 
 #include "utils/timestamp.h"
 
+#include "announce.h"
 #include "endpoint.h"
 #include "envelope.h"
 #include "ledger.h"
@@ -296,6 +297,31 @@ write_memories(Settle *work)
 	}
 }
 
+/* Find out what is to be announced of what was written, once it is committed. */
+static void
+find_announcements(Settle *work)
+{
+	for (int i = 0; i < work->n; i++)
+	{
+		const CwhResult *result = &work->results[i];
+
+		if (result->outcome != CWH_OUTCOME_DEAD || !result->settled ||
+			result->gone || !cwh_exhausted_wanted(work->deliveries[i]))
+			continue;
+		if (work->exhausted == NULL)
+			work->exhausted = palloc0(work->n * sizeof(bool));
+		work->exhausted[i] = true;
+	}
+	for (int i = 0; i < work->naccounts; i++)
+	{
+		Endpoint   *endpoint = work->accounts[i].endpoint;
+		CwhHealthGain *gain = endpoint->account.gain;
+
+		if (gain && gain->written && gain->recovered)
+			gain->recovered = cwh_recovered_wanted(endpoint);
+	}
+}
+
 /* Write what is in the ledger, within a transaction of the worker. */
 void
 cwh_settle(Settle *work)
@@ -318,6 +344,7 @@ cwh_settle(Settle *work)
 	work->activity = cwh_ledger.activity;
 	cwh_outbox_record(attempts, nattempts, gains, ngains,
 					  cwh_worker.number + 1, &work->activity);
+	find_announcements(work);
 }
 
 /* A delivery is over: let go of it, after noting when a retry is due. */
@@ -356,6 +383,8 @@ strike_out_results(Settle *work)
 		}
 		all_locked = false;
 		delivery->exchange.learned = NULL;
+		if (work->exhausted && work->exhausted[i])
+			cwh_note_exhausted(delivery);
 		if (delivery->outcome == CWH_OUTCOME_STEP && !work->results[i].gone)
 		{
 			cwh_wait_again(delivery);
@@ -409,6 +438,8 @@ strike_out_accounts(Settle *work)
 
 		if (done->disabled || done->noted || (written && gain->alerting))
 			cwh_add_alerting(&endpoint->id);
+		if (written && gain->recovered)
+			cwh_note_recovered(endpoint, gain);
 		log_account(endpoint, done);
 		cwh_account_settled(&endpoint->account, written || endpoint->gone,
 							over, done->noted || endpoint->gone);

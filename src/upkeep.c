@@ -1,6 +1,7 @@
 /*
  * upkeep.c
- *		What the worker does beside delivering: alerts, and removing old rows.
+ *		What the worker does beside delivering: alerts, announcements, and
+ *		removing old rows.
  *
  * Each is a short transaction, run apart from the others, in a part of the
  * worker's time that leaves most of it to delivering.
@@ -17,6 +18,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "announce.h"
 #include "emit_failure.h"
 #include "endpoint.h"
 #include "gate.h"
@@ -229,6 +231,40 @@ check_some_alerts(void)
 	return ok;
 }
 
+/* Emit events about dead letters and webhooks that have recovered. */
+static void
+announce(void)
+{
+	cwh_begin();
+	cwh_announce();
+	cwh_commit(CWH_FLUSH_SOON);
+}
+
+/* The same in a transaction of its own; false if that failed. */
+static bool
+announce_some(void)
+{
+	if (!run_apart("announcing dead letters", announce))
+		return false;
+	cwh_end_announce();
+	return true;
+}
+
+/*
+ * The time for the next pass over alerts or announcements: the last one began at
+ * start, and left more to do or not.
+ */
+static TimestampTz
+next_pass(TimestampTz start, bool ok, bool more)
+{
+	TimestampTz end = GetCurrentTimestamp();
+	int			wait_ms = !ok ? FAILED_ALERTS_MS :
+		more ? MORE_ALERTS_MS : ALERTS_MS;
+
+	return Max(TimestampTzPlusMilliseconds(start, wait_ms),
+			   end + Min(ALERTS_SHARE * (end - start), MAX_ALERTS_MS * 1000));
+}
+
 /* Write down the failures that were taken, and open and close their alerts. */
 static void
 count_emit_failures(void)
@@ -309,9 +345,9 @@ any_alerts(void)
 }
 
 /*
- * Check alerts and remove old rows, if it is time.  Returns when there is
- * something to do again; DT_NOEND if there is nothing.  When the process ends
- * (now is DT_NOEND), check the alerts that are left.
+ * Check alerts, announce, and remove old rows, if it is time.  Returns when there
+ * is something to do again; DT_NOEND if there is nothing.  When the process ends
+ * (now is DT_NOEND), check the alerts that are left, and announce what is.
  */
 TimestampTz
 cwh_keep_up(TimestampTz now)
@@ -322,6 +358,8 @@ cwh_keep_up(TimestampTz now)
 	{
 		while (cwh_ledger.nalerting > 0 && check_some_alerts() && nlocked == 0)
 			;
+		while (cwh_any_announcements() && announce_some())
+			;
 		return next;
 	}
 	if (!stuck_checked)
@@ -330,13 +368,16 @@ cwh_keep_up(TimestampTz now)
 	if (any_alerts() && now >= cwh_upkeep.next_alerts)
 	{
 		bool		ok = check_some_alerts();
-		TimestampTz end = GetCurrentTimestamp();
-		int			wait_ms = !ok || nlocked > 0 ? FAILED_ALERTS_MS :
-			cwh_ledger.nalerting > 0 ? MORE_ALERTS_MS : ALERTS_MS;
 
-		cwh_upkeep.next_alerts =
-			Max(TimestampTzPlusMilliseconds(now, wait_ms),
-				end + Min(ALERTS_SHARE * (end - now), MAX_ALERTS_MS * 1000));
+		cwh_upkeep.next_alerts = next_pass(now, ok && nlocked == 0,
+										   cwh_ledger.nalerting > 0);
+	}
+	if (cwh_any_announcements() && now >= cwh_upkeep.next_announcements)
+	{
+		bool		ok = announce_some();
+
+		cwh_upkeep.next_announcements = next_pass(now, ok,
+												  cwh_any_announcements());
 	}
 	/* the first worker of a database does this for all */
 	if (cwh_worker.number == 0 && now >= cwh_upkeep.next_failures)
@@ -346,6 +387,8 @@ cwh_keep_up(TimestampTz now)
 		cwh_upkeep.next_retention = TimestampTzPlusMilliseconds(now, MAX_PASS_MS);
 	if (any_alerts())
 		next = cwh_upkeep.next_alerts;
+	if (cwh_any_announcements())
+		next = Min(next, cwh_upkeep.next_announcements);
 	if (cwh_worker.number == 0)
 	{
 		next = Min(next, cwh_upkeep.next_retention);

@@ -16,6 +16,7 @@ typedef struct Upkeep
 								 * an error */
 	TimestampTz next_watch_alerts;	/* when to check the alerts about watches */
 	TimestampTz next_alerts;
+	TimestampTz next_announcements;
 	TimestampTz next_retention;
 	TimestampTz pass_started;	/* of retention; 0: none is under way */
 } Upkeep;

@@ -50,6 +50,8 @@
 /* Webhooks that are read by one statement, which bounds what it holds. */
 #define LOAD_AT_ONCE	32
 
+#define DAY_MS			INT64CONST(86400000)
+
 /* The 50 credentials that set_credential() stores, and four that sign. */
 #define MAX_SECRETS		"54"
 
@@ -62,7 +64,7 @@ enum
 	SECRET_NAMES, SECRET_VALUES, PREVIOUS_UNTIL, AUTH, CONNECTOR,
 	CONNECTOR_FUNCTION, CONNECTOR_REPLIES, CONNECTOR_SIGNED, CONNECTOR_BATCHES,
 	SETTINGS, PROVEN, UPDATED_AT, RATE_LIMIT, BATCH_SIZE, BATCH_WINDOW, ORDERED,
-	NOTED
+	NOTED, RETRY_DELAYS
 };
 
 /*
@@ -78,7 +80,7 @@ enum
 	"       COALESCE(h.consecutive_failures" EQ "0" \
 	"                AND h.last_success_at IS NOT NULL, false)," \
 	"       w.updated_at, w.rate_limit, w.batch_size, w.batch_window, w.ordered," \
-	"       h.problem" \
+	"       h.problem, w.retry_delays" \
 	"  FROM chatwebhook." table " w" \
 	"  LEFT JOIN chatwebhook.health h ON h.webhook_id" EQ "w.id" \
 	"  LEFT JOIN chatwebhook.connector c" \
@@ -225,6 +227,26 @@ open_secrets(Loading *loading, uint64 row)
 			note(webhook, psprintf("cannot open the secret \"%s\": %s",
 								   secret->name, problem));
 	}
+}
+
+/* A hash of all secrets, with which a change of them is noticed. */
+static uint64
+hash_secrets(const Loading *loading)
+{
+	uint64		hash = 0;
+
+	for (int i = 0; i < loading->nsecrets; i++)
+	{
+		const Secret *secret = &loading->secrets[i];
+		uint64		name = hash_bytes_extended((const unsigned char *) secret->name,
+											   strlen(secret->name), 0);
+
+		/* whatever their order */
+		if (secret->value)
+			hash ^= hash_bytes_extended((const unsigned char *) secret->value,
+										strlen(secret->value), name);
+	}
+	return hash;
 }
 
 /* The value of a secret by its name; null if there is none. */
@@ -685,6 +707,38 @@ within(int64 value, int64 least, int64 most)
 	return Max(least, Min(value, most));
 }
 
+/* Is a value of a row larger than it may be?  Measured without decompressing. */
+static bool
+exceeds(uint64 row, int column, Size most)
+{
+	bool		isnull;
+	Datum		datum = cwh_field(row, column, &isnull);
+
+	return !isnull && toast_raw_datum_size(datum) - VARHDRSZ > most;
+}
+
+/* The waits before retries, if they are listed, up to so many. */
+static void
+load_delays(CwhRetryPolicy *retry, uint64 row, int most)
+{
+	bool		isnull;
+	Datum		datum = cwh_field(row, RETRY_DELAYS, &isnull);
+	Datum	   *elements;
+	bool	   *nulls;
+	int64	   *delays;
+	int			n;
+
+	if (isnull || exceeds(row, RETRY_DELAYS, CWH_MAX_DELAYS_SIZE))
+		return;
+	deconstruct_array(DatumGetArrayTypeP(datum), INTERVALOID, sizeof(Interval),
+					  false, TYPALIGN_DOUBLE, &elements, &nulls, &n);
+	retry->max_retries = Min(n, most);
+	retry->delays_ms = delays = palloc(Max(1, n) * sizeof(int64));
+	for (int i = 0; i < n; i++)
+		delays[i] = nulls[i] ? 0 : within(interval_ms(elements[i]), 0,
+										  7 * DAY_MS);
+}
+
 /*
  * The columns that say how a webhook is sent to, within the ranges that SQL
  * allows, and for those of one chatbot within the administrator's bounds.
@@ -692,7 +746,6 @@ within(int64 value, int64 least, int64 most)
 static void
 load_limits(CwhWebhook *webhook, uint64 row)
 {
-	static const int64 day_ms = 86400000;
 	int			retries = CWH_MAX_RETRIES;
 	int			timeout_ms = CWH_MAX_TIMEOUT_MS;
 	int			in_flight = CWH_MAX_WINDOW;
@@ -711,11 +764,12 @@ load_limits(CwhWebhook *webhook, uint64 row)
 	webhook->retry.max_retries =
 		within(DatumGetInt32(cwh_field(row, MAX_RETRIES, NULL)), 0, retries);
 	webhook->retry.backoff_ms =
-		within(interval_ms(cwh_field(row, BACKOFF, NULL)), 10, day_ms);
+		within(interval_ms(cwh_field(row, BACKOFF, NULL)), 10, DAY_MS);
 	number = DatumGetFloat8(cwh_field(row, BACKOFF_MULTIPLIER, NULL));
 	webhook->retry.multiplier = number >= 1 ? Min(number, 10) : 1;
 	webhook->retry.max_backoff_ms =
-		within(interval_ms(cwh_field(row, MAX_BACKOFF, NULL)), 10, 7 * day_ms);
+		within(interval_ms(cwh_field(row, MAX_BACKOFF, NULL)), 10, 7 * DAY_MS);
+	load_delays(&webhook->retry, row, retries);
 	webhook->timeout_ms =
 		within(interval_ms(cwh_field(row, TIMEOUT, NULL)), 100, timeout_ms);
 	webhook->max_in_flight =
@@ -752,16 +806,6 @@ load_keys(const Loading *loading, uint64 row)
 	webhook->client_key = keep_secret(loading, "client_key");
 }
 
-/* Is a value of a row larger than it may be?  Measured without decompressing. */
-static bool
-exceeds(uint64 row, int column, Size most)
-{
-	bool		isnull;
-	Datum		datum = cwh_field(row, column, &isnull);
-
-	return !isnull && toast_raw_datum_size(datum) - VARHDRSZ > most;
-}
-
 /* Why a row cannot be loaded: it is larger than it may be; null if it is not. */
 static const char *
 size_problem(uint64 row)
@@ -778,7 +822,8 @@ size_problem(uint64 row)
 		{CONNECTOR, CWH_MAX_NAME, "its connector is too long"},
 		{HEADERS, CWH_MAX_JSON, "its headers are too large"},
 		{SETTINGS, CWH_MAX_JSON, "its settings are too large"},
-		{AUTH, CWH_MAX_JSON, "its auth is too large"}
+		{AUTH, CWH_MAX_JSON, "its auth is too large"},
+		{RETRY_DELAYS, CWH_MAX_DELAYS_SIZE, "its retry_delays are too large"}
 	};
 
 	for (int i = 0; i < lengthof(values); i++)
@@ -799,6 +844,7 @@ load_secret_parts(Loading *loading, uint64 row)
 	Datum		datum;
 
 	open_secrets(loading, row);
+	webhook->secrets = hash_secrets(loading);
 	webhook->url = fill_in(loading, "its url", url);
 	load_headers(loading, row);
 	load_keys(loading, row);

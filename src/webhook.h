@@ -64,6 +64,7 @@ typedef struct CwhWebhook
 	CwhSigner  *signer;			/* null: there is no secret */
 	CwhSigner  *previous;		/* null: no secret overlaps */
 	TimestampTz previous_until;
+	uint64		secrets;		/* a hash of all its secrets */
 	char	   *client_certificate; /* PEM, or null */
 	char	   *client_key;		/* PEM, or null: in the certificate */
 

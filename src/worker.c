@@ -462,7 +462,8 @@ follow_clock(TimestampTz now)
 		&cwh_worker.starved_until, &cwh_worker.slow_until,
 		&cwh_ledger.oldest_result, &cwh_ledger.accounts_due,
 		&cwh_upkeep.next_alerts, &cwh_upkeep.next_failures,
-		&cwh_upkeep.next_watch_alerts, &cwh_upkeep.next_retention,
+		&cwh_upkeep.next_watch_alerts, &cwh_upkeep.next_announcements,
+		&cwh_upkeep.next_retention,
 		&cwh_upkeep.pass_started
 	};
 	instr_time	monotonic;

@@ -129,7 +129,11 @@ check_decision(const CwhDecision *decision, const CwhEnding *ending,
 	if (decision->next == CWH_NEXT_AGAIN)
 	{
 		CHECK(decision->starved || decision->token == CWH_TOKEN_TAKE ||
-			  decision->token == CWH_TOKEN_RENEW);
+			  decision->token == CWH_TOKEN_RENEW ||
+			  decision->secret == CWH_SECRET_SWAP ||
+			  decision->secret == CWH_SECRET_RELOAD);
+		CHECK(decision->secret == CWH_SECRET_KEEP ||
+			  (attempt->is_signed && ending->order == CWH_ORDER_NONE));
 		CHECK(decision->error[0] == '\0' && decision->wait_ms == 0);
 		CHECK(!decision->judged && !decision->counts);
 		return;
@@ -140,7 +144,10 @@ check_decision(const CwhDecision *decision, const CwhEnding *ending,
 	CHECK(decision->outcome != CWH_OUTCOME_RETRY ||
 		  (decision->verdict == CWH_RETRY &&
 		   attempt->retries < attempt->retry->max_retries));
-	CHECK((decision->verdict == CWH_DISABLE) == (decision->disable != NULL));
+	CHECK(decision->outcome != CWH_OUTCOME_RETRY ||
+		  ending->order == CWH_ORDER_NONE);
+	CHECK((decision->verdict == CWH_DISABLE ||
+		   ending->order == CWH_ORDER_DISABLE) == (decision->disable != NULL));
 	CHECK((decision->verdict == CWH_RETRY) ==
 		  (decision->breaker == CWH_SIGNAL_FAILED));
 	CHECK(decision->pause_s == -1 || decision->breaker == CWH_SIGNAL_FAILED);
@@ -188,10 +195,17 @@ check_reply(const Reply *reply)
 		.has_token = (flags & 256) != 0,
 		.token_renewed = (flags & 512) != 0,
 		.token_hopeless = (flags & 1024) != 0,
+		.is_signed = (flags & (1 << 20)) != 0,
+		.outdated = (flags & (1 << 21)) != 0,
+		.overlap = (flags & (1 << 22)) != 0,
+		.secret_known = (flags & (1 << 23)) != 0,
+		.refusals = (flags >> 24) & 3,
 	};
 	CwhDecision decision;
 	CwhDecision again;
 
+	if (ending.end == CWH_END_REPLY && !ending.for_token)
+		ending.order = cwh_reply_order(reply->body, reply->len);
 	memset(&decision, 0x55, sizeof(decision));
 	memset(&again, 0xaa, sizeof(again));
 	cwh_decide(&decision, &ending, &attempt);

@@ -21,7 +21,7 @@ Paths
     /flaky/N                503 to the first N requests of each webhook-id,
                             then 200; ?status=, ?retry_after=
     /down-until-told        503 (?status=) until POST /_set says "up", then 200
-    /hang-until-told        no answer until then, 200 at that moment
+    /hang-until-told        no answer until then, 200 (?status=) at that moment
     /scripted               the replies given with POST /_set, one after
                             another, the last one from then on;
                             /scripted-until-told when told so, as above
@@ -66,7 +66,6 @@ Log
     verified: whether these hold under the secrets known for the label, null
     where the header or the secret is missing:
         signature   X-Webhook-Signature, over the raw body
-        previous    X-Webhook-Signature-Previous, likewise
         standard    webhook-signature, any v1 of its list, and the timestamp
                     within five minutes
     "why" says what is wrong with a standard signature that does not hold;
@@ -194,19 +193,15 @@ def standard_signature_problem(headers, key, body, now):
 
 def verify(headers, body, keys, now):
     """Check every signature that the request carries."""
-    verified = {"signature": None, "previous": None, "standard": None}
+    verified = {"signature": None, "standard": None}
     if not keys:
         return verified
     found = {}
-    for name, header in (
-        ("signature", "x-webhook-signature"),
-        ("previous", "x-webhook-signature-previous"),
-    ):
-        value = headers.get(header)
-        if value is not None:
-            found[name] = [
-                n for n, key in enumerate(keys) if body_signature_holds(value, key[0], body)
-            ]
+    signature = headers.get("x-webhook-signature")
+    if signature is not None:
+        found["signature"] = [
+            n for n, key in enumerate(keys) if body_signature_holds(signature, key[0], body)
+        ]
     if "webhook-signature" in headers:
         problems = [standard_signature_problem(headers, key[1], body, now) for key in keys]
         found["standard"] = [n for n, problem in enumerate(problems) if problem is None]
@@ -655,7 +650,7 @@ async def hang_until_told(connection, request):
     receiver = connection.receiver
     async with receiver.told:
         await receiver.told.wait_for(lambda: receiver.is_up(request.label))
-    connection.answer(200)
+    connection.answer(int(request.option("status", 200)))
 
 
 def scripted(connection, request):

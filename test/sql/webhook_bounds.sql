@@ -94,6 +94,8 @@ INSERT INTO chatwebhook.webhook (name, url, chatbot_id, max_in_flight) VALUES ('
 INSERT INTO chatwebhook.webhook (name, url, chatbot_id, timeout) VALUES ('crm', 'https://example.com/', 'bot', '30.1 s');
 INSERT INTO chatwebhook.webhook (name, url, chatbot_id, max_retries, max_in_flight, timeout) VALUES ('crm', 'https://example.com/', 'bot', 20, 64, '30 s');
 UPDATE chatwebhook.webhook SET max_retries = 21;
+UPDATE chatwebhook.webhook SET retry_delays = array_fill(interval '1 s', ARRAY[21]);
+UPDATE chatwebhook.webhook SET retry_delays = array_fill(interval '1 s', ARRAY[20]);
 -- not those of every chatbot, unless they become one's
 INSERT INTO chatwebhook.webhook (name, url, max_retries, max_in_flight, timeout) VALUES ('all', 'https://example.com/', 100, 1024, '5 min');
 UPDATE chatwebhook.webhook SET chatbot_id = 'bot' WHERE name = 'all';

@@ -101,7 +101,10 @@ SELECT "column", value, attempt("column", value)
         (18, 'backoff', '10 ms'), (19, 'backoff', '1 day'), (20, 'backoff', '0'), (21, 'backoff', '-1 s'), (22, 'backoff', '9 ms'), (23, 'backoff', '2 days'), (24, 'backoff', NULL),
         (25, 'max_backoff', '7 days'), (26, 'max_backoff', '0'), (27, 'max_backoff', '-1 day'), (28, 'max_backoff', '8 days'), (29, 'max_backoff', '1 year'), (30, 'max_backoff', NULL),
         (31, 'timeout', '100 ms'), (32, 'timeout', '5 minutes'), (33, 'timeout', '99 ms'), (34, 'timeout', '0'), (35, 'timeout', '-1 s'), (36, 'timeout', '301 s'), (37, 'timeout', '1 month'),
-        (38, 'timeout', NULL), (39, 'enabled', NULL), (40, 'chatbot_id', NULL), (41, 'chatbot_id', ''), (42, 'filter', NULL), (43, 'filter', '$.a >'), (44, 'id', NULL)) AS v(n, "column", value)
+        (38, 'timeout', NULL), (39, 'enabled', NULL), (40, 'chatbot_id', NULL), (41, 'chatbot_id', ''), (42, 'filter', NULL), (43, 'filter', '$.a >'), (44, 'id', NULL),
+        (45, 'retry_delays', NULL), (46, 'retry_delays', '{}'), (47, 'retry_delays', '{0}'), (48, 'retry_delays', '{5 s,5 min,30 min,2 h,5 h,10 h,14 h,20 h,24 h}'),
+        (49, 'retry_delays', '{7 days}'), (50, 'retry_delays', '{1 s,7 days 1 us}'), (51, 'retry_delays', '{-1 us}'), (52, 'retry_delays', '{1 s,NULL}'), (53, 'retry_delays', '{{1 s,2 s},{3 s,4 s}}'),
+        (54, 'retry_delays', '{1 month}'), (55, 'retry_delays', '{soon}'), (56, 'retry_delays', '[3:4]={1 s,2 s}')) AS v(n, "column", value)
  ORDER BY n;
 \pset format aligned
 SELECT count(*) FROM chatwebhook.webhook;
@@ -114,6 +117,8 @@ INSERT INTO chatwebhook.webhook (name, url, events) VALUES ('crm', 'https://exam
 INSERT INTO chatwebhook.webhook (name, url, events) VALUES ('crm', 'https://example.com/', '{lead.lost}');
 INSERT INTO chatwebhook.webhook (name, url, headers) VALUES ('crm', 'https://example.com/', '{"X-Team": 1}');
 INSERT INTO chatwebhook.webhook (name, url, max_retries) VALUES ('crm', 'https://example.com/', -1);
+INSERT INTO chatwebhook.webhook (name, url, retry_delays) VALUES ('crm', 'https://example.com/', '{1 s,8 days}');
+INSERT INTO chatwebhook.webhook (name, url, retry_delays) SELECT 'crm', 'https://example.com/', array_agg(interval '1 s') FROM generate_series(1, 101);
 -- one bad row of several: none
 INSERT INTO chatwebhook.webhook (name, url) VALUES ('good', 'https://example.com/'), ('bad', 'http://example.com/');
 SELECT count(*) FROM chatwebhook.webhook;
@@ -198,9 +203,9 @@ SELECT name, url, events, chatbot_id, filter, enabled, headers, max_retries, bac
 SELECT id AS other, secret FROM chatwebhook.create_webhook(
     name => 'all', url => 'https://example.com/', events => '{lead.*}', chatbot_id => 'bot_1', filter => '$.data.a == 1', enabled => false,
     headers => '{"X-Team": "sales"}', max_retries => 1, backoff => '2 s', backoff_multiplier => 3, max_backoff => '4 s', timeout => '5 s',
-    max_in_flight => 6, secret => 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw') \gset
+    max_in_flight => 6, retry_delays => '{5 s,5 min}', secret => 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw') \gset
 SELECT :'secret' AS given, chatwebhook.secret(:'other') AS kept;
-SELECT name, url, events, chatbot_id, filter, enabled, headers, max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight
+SELECT name, url, events, chatbot_id, filter, enabled, headers, max_retries, backoff, backoff_multiplier, max_backoff, timeout, max_in_flight, retry_delays
   FROM chatwebhook.webhook WHERE id = :'other';
 -- a secret that somebody has already, from another sender
 SELECT secret FROM chatwebhook.create_webhook('plain', 'https://example.com/', secret => 'sixteen letters!');

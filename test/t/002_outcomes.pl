@@ -673,6 +673,61 @@ sub inner_name
 	return (hostname(), $addresses[0]);
 }
 
+subtest 'retry_delays' => sub {
+	# they win over all other settings of retries
+	my %others = (max_retries => 50, backoff => '1 day', max_backoff => '7 days');
+	webhook('listed delays', path => '/status/503', retry_delays => '{0,10 ms,20 ms}', %others);
+	webhook('empty delays', path => '/status/503', retry_delays => '{}', %others);
+	webhook('asked delays', path => '/fail/1/then/ok?status=503&retry_after=1', retry_delays => '{0}', %others);
+	emit($_) foreach 'listed delays', 'empty delays', 'asked delays';
+	becomes_true(q{SELECT count(*) = 2 FROM chatwebhook.dead_letter WHERE webhook_name IN ('listed delays', 'empty delays')}, 'after the last, a delivery is dead');
+	is(delivery('listed delays', 'attempts'), 4, 'a retry for each');
+	is(delivery('empty delays', 'attempts'), 1, 'none for an empty list');
+	sql(q{SELECT chatwebhook.retry(id) FROM chatwebhook.dead_letter WHERE webhook_name = 'listed delays'});
+	becomes_true(q{SELECT attempts = 8 FROM chatwebhook.dead_letter WHERE webhook_name = 'listed delays'}, 'retry() begins with the first again');
+	becomes_true(q{SELECT status = 'delivered' FROM chatwebhook.delivery WHERE webhook_name = 'asked delays'}, 'one that asked for a pause is delivered');
+	my @times = map { $_->{time} } $receiver->log('asked delays');
+	cmp_ok($times[1] - $times[0], '>=', 1, 'after that');
+	# without the list, the others hold
+	sql(q{UPDATE chatwebhook.webhook SET retry_delays = NULL, max_retries = 1, backoff = '10 ms' WHERE name = 'empty delays'});
+	sql(q{SELECT chatwebhook.retry(id) FROM chatwebhook.dead_letter WHERE webhook_name = 'empty delays'});
+	becomes_true(q{SELECT attempts = 3 FROM chatwebhook.dead_letter WHERE webhook_name = 'empty delays'}, 'they can be taken back');
+};
+
+subtest 'the header webhook-delivery' => sub {
+	sql('DELETE FROM chatwebhook.webhook');
+	my $reply = sub { my ($status, $value) = @_; return { status => $status, headers => { 'Webhook-Delivery' => $value }, body => 'x' }; };
+	$receiver->set(replies => {
+		abort => [ $reply->(503, ' Abort ') ],
+		unknown => [ $reply->(503, 'later'), $reply->(200, 'abort') ],
+		disable => [ $reply->(500, 'disable') ],
+		thanks => [ $reply->(200, 'DISABLE, abort') ],
+		batch => [ $reply->(503, 'abort') ],
+		token => [ $reply->(500, 'disable'), { status => 200, body => '{"access_token": "t"}' } ] });
+	webhook($_, path => '/scripted') foreach 'abort', 'unknown', 'disable', 'thanks';
+	webhook('batch', path => '/scripted', batch_size => 10, batch_window => '1 min');
+	webhook('neighbor');
+	create_webhook($node, name => 'authorized', chatbot_id => 'authorized', backoff => '10 ms',
+		auth => { type => 'oauth2', token_url => $receiver->url('/scripted/-/token'), client_id => 'c' },
+		credentials => { client_secret => 's' });
+	emit($_) foreach 'abort', 'unknown', 'disable', 'thanks', 'neighbor', 'authorized';
+	emit('batch', 10);
+	becomes_true(q{SELECT count(*) = 0 FROM chatwebhook.delivery WHERE status = 'pending'}, 'all is done');
+	is(delivery('abort', 'status', 'attempts', 'last_status_code', 'last_error'),
+		'dead|1|503|HTTP status 503 (webhook-delivery: abort)', 'abort: no retry');
+	is(sql(q{SELECT enabled FROM chatwebhook.webhook WHERE name = 'abort'}), 't', 'and no more than that');
+	is(delivery('unknown', 'status', 'attempts'), 'delivered|2', 'an unknown value is ignored, and a success stays one');
+	is(delivery('disable', 'status', 'attempts', 'last_error'), 'dead|1|HTTP status 500 (webhook-delivery: disable)', 'disable: no retry');
+	is(delivery('thanks', 'status', 'attempts'), 'delivered|1', 'with a success, it is delivered');
+	becomes_true(qq{SELECT NOT enabled AND disabled_at IS NOT NULL AND disabled_reason = 'the receiver answered webhook-delivery: disable'
+		FROM chatwebhook.webhook WHERE name = '$_'}, "$_: and the webhook is disabled") foreach 'disable', 'thanks';
+	is(sql(q{SELECT string_agg(DISTINCT status || ' ' || attempts, ', ') || ' ' || count(*) FROM chatwebhook.delivery WHERE webhook_name = 'batch'}),
+		'dead 1 10', 'abort is for all of a batch');
+	is(delivery('authorized', 'status'), 'delivered', 'a token endpoint asks for nothing');
+	is(delivery('neighbor', 'status'), 'delivered', 'others are delivered');
+	is(sql(q{SELECT count(*) FROM chatwebhook.webhook WHERE NOT enabled}), 2, 'and stay enabled');
+};
+
 subtest 'the address policy holds where the connection is made' => sub {
 	my ($name, $address) = inner_name();
 	my $named;

@@ -107,6 +107,28 @@ without_reply(CwhEnd end, const char *error)
 	return ending;
 }
 
+/* A whole reply with the header webhook-delivery. */
+static CwhEnding
+ordering(int status, CwhOrder order)
+{
+	CwhEnding	ending = reply(status);
+
+	ending.order = order;
+	return ending;
+}
+
+/* A request that was signed with two secrets, and refused before so many times. */
+static CwhAttempt
+with_secrets(bool known, int refusals)
+{
+	CwhAttempt	attempt = first_attempt();
+
+	attempt.is_signed = attempt.overlap = true;
+	attempt.secret_known = known;
+	attempt.refusals = refusals;
+	return attempt;
+}
+
 /* The end of a request for a token. */
 static CwhEnding
 for_token(CwhEnding ending, const char *problem)
@@ -267,6 +289,8 @@ difference(const CwhDecision *got, const CwhDecision *want)
 		return "starved";
 	if (got->token != want->token)
 		return "token";
+	if (got->secret != want->secret)
+		return "secret";
 	if (got->breaker != want->breaker)
 		return "breaker";
 	if (got->pause_s != want->pause_s)
@@ -1215,6 +1239,172 @@ test_tokens(void)
 	is_int(wrong, 0, "no other status renews a token");
 }
 
+/* The request is made again, with other signatures. */
+static CwhDecision
+again_signed(CwhSecretFate secret)
+{
+	CwhDecision want = again(CWH_TOKEN_KEEP);
+
+	want.secret = secret;
+	return want;
+}
+
+/* Two secrets that overlap: refused, tried again, and learned. */
+static void
+test_secrets(void)
+{
+	CwhAttempt	attempt = first_attempt();
+	CwhDecision want;
+	int			wrong = 0;
+
+	for (int status = 100; status <= 599; status++)
+	{
+		bool		refused = status == 401 || status == 403;
+		CwhDecision got = decide(reply(status), with_secrets(false, 0));
+
+		want = refused ? again_signed(CWH_SECRET_SWAP) :
+			decide(reply(status), first_attempt());
+		if (difference(&got, &want) != NULL)
+			wrong++;
+		/* whatever else is answered, the second secret is taken */
+		got = decide(reply(status), with_secrets(true, 1));
+		want = decide(reply(status), first_attempt());
+		want.secret = refused ? CWH_SECRET_KEEP : CWH_SECRET_LEARN;
+		if (difference(&got, &want) != NULL)
+			wrong++;
+	}
+	is_int(wrong, 0, "401 and 403, and no other status, refuse a secret");
+
+	check("one that was known to be taken", reply(403), with_secrets(true, 0),
+		  again_signed(CWH_SECRET_SWAP));
+	check("both, where nothing was known", reply(401), with_secrets(false, 1),
+		  again_signed(CWH_SECRET_SWAP));
+	want = dead("HTTP status 401");
+	want.secret = CWH_SECRET_LEARN;
+	check("all three times", reply(401), with_secrets(false, 2), want);
+	check("both, where one was known", reply(401), with_secrets(true, 1),
+		  dead("HTTP status 401"));
+	attempt.is_signed = true;
+	check("the only one there is", reply(401), attempt, dead("HTTP status 401"));
+	attempt.outdated = true;
+	check("it may not be any more", reply(401), attempt,
+		  again_signed(CWH_SECRET_RELOAD));
+	check("which only matters if it was refused", reply(400), attempt,
+		  dead("HTTP status 400"));
+	attempt.is_signed = false;
+	check("and if there was a signature", reply(401), attempt,
+		  dead("HTTP status 401"));
+	attempt = with_secrets(false, 0);
+	attempt.is_signed = false;
+	check("so does the other secret", reply(401), attempt,
+		  dead("HTTP status 401"));
+	check("a failure without a reply teaches nothing",
+		  without_reply(CWH_END_FAILED, "timed out"), with_secrets(false, 1),
+		  retry_after(1000, "timed out"));
+	check("nor does a token endpoint", for_token(reply(401), NULL),
+		  with_secrets(false, 1),
+		  retry_after(1000, "could not get an access token: HTTP status 401"));
+	check("one that wants no retry gets none", ordering(401, CWH_ORDER_ABORT),
+		  with_secrets(false, 1),
+		  dead("HTTP status 401 (webhook-delivery: abort)"));
+
+	attempt = with_secrets(true, 0);
+	attempt.has_token = true;
+	check("a token is renewed before", reply(401), attempt,
+		  again(CWH_TOKEN_RENEW));
+	attempt.token_renewed = true;
+	want = again_signed(CWH_SECRET_SWAP);
+	want.token = CWH_TOKEN_HOPELESS;
+	check("then it is the secret's turn", reply(401), attempt, want);
+	attempt.retries = 5;
+	check("in the last attempt, too", reply(401), attempt, want);
+}
+
+/* Read the header webhook-delivery from memory that ends where it does. */
+static CwhOrder
+order_of(const char *headers)
+{
+	size_t		len = strlen(headers);
+	char	   *copy = malloc(len > 0 ? len : 1);
+	CwhOrder	order;
+
+	memcpy(copy, headers, len);
+	order = cwh_reply_order(copy, len);
+	free(copy);
+	return order;
+}
+
+/* What a receiver asks for with the header webhook-delivery. */
+static void
+test_orders(void)
+{
+	static const struct
+	{
+		const char *headers;
+		CwhOrder	order;
+	}			cases[] = {
+		{"", CWH_ORDER_NONE},
+		{"\r\n", CWH_ORDER_NONE},
+		{"webhook-delivery: abort\r\n", CWH_ORDER_ABORT},
+		{"webhook-delivery: disable\r\n", CWH_ORDER_DISABLE},
+		{"Date: x\r\nWebHook-Delivery:\t DisAble \t\r\nServer: y\r\n\r\n", CWH_ORDER_DISABLE},
+		{"WEBHOOK-DELIVERY:ABORT", CWH_ORDER_ABORT},
+		{"webhook-delivery: abort\n", CWH_ORDER_ABORT},
+		{"webhook-delivery: abort\r\nwebhook-delivery: disable\r\n", CWH_ORDER_ABORT},
+		{"webhook-delivery: abort , disable\r\n", CWH_ORDER_ABORT},
+		{"webhook-delivery: retry\r\nwebhook-delivery: disable\r\n", CWH_ORDER_NONE},
+		{"webhook-delivery:\r\n", CWH_ORDER_NONE},
+		{"webhook-delivery", CWH_ORDER_NONE},
+		{"webhook-delivery:", CWH_ORDER_NONE},
+		{"webhook-delivery : abort\r\n", CWH_ORDER_NONE},
+		{"x-webhook-delivery: abort\r\n", CWH_ORDER_NONE},
+		{"webhook-deliveries: abort\r\n", CWH_ORDER_NONE},
+		{"webhook-delivery: aborted\r\n", CWH_ORDER_NONE},
+		{"webhook-delivery: abort; now\r\n", CWH_ORDER_NONE},
+		{"webhook-delivery: ab ort\r\n", CWH_ORDER_NONE},
+		{"webhook-delivery: \"abort\"\r\n", CWH_ORDER_NONE},
+		{"X: webhook-delivery: abort\r\n", CWH_ORDER_NONE},
+	};
+	int			wrong = 0;
+
+	for (size_t i = 0; i < lengthof(cases); i++)
+	{
+		bool		right = order_of(cases[i].headers) == cases[i].order;
+
+		if (!right)
+			printf("# wrong: %s\n", cases[i].headers);
+		wrong += !right;
+	}
+	is_int(wrong, 0, "the header is read as it should be");
+	is_int(cwh_reply_order(NULL, 0), CWH_ORDER_NONE, "there need be none");
+
+	wrong = 0;
+	for (int status = 100; status <= 599; status++)
+	{
+		CwhDecision got = decide(ordering(status, CWH_ORDER_ABORT),
+								 first_attempt());
+		CwhDecision want = decide(reply(status), first_attempt());
+
+		if (want.verdict == CWH_RETRY)
+			want = dead("");
+		snprintf(want.error, sizeof(want.error),
+				 status / 100 == 2 ? "" : "HTTP status %d (webhook-delivery: abort)",
+				 status);
+		if (difference(&got, &want) != NULL)
+			wrong++;
+
+		got = decide(ordering(status, CWH_ORDER_DISABLE), first_attempt());
+		want = status / 100 == 2 ? delivered() : disabled("", NULL);
+		want.disable = "the receiver answered webhook-delivery: disable";
+		snprintf(want.error, sizeof(want.error),
+				 status / 100 == 2 ? "" : "HTTP status %d (webhook-delivery: disable)",
+				 status);
+		if (difference(&got, &want) != NULL)
+			wrong++;
+	}
+	is_int(wrong, 0, "it is obeyed with every status");
+}
+
 /* All endings and attempts that differ in anything. */
 #define NENDINGS	(5 * 8 * 3 * 2 * 2)
 #define NATTEMPTS	(2 * 3 * 2 * 2 * 2 * 2)
@@ -1357,6 +1547,8 @@ main(void)
 	test_retry_after();
 	test_retries();
 	test_tokens();
+	test_secrets();
+	test_orders();
 	test_all();
 
 	return done_testing();

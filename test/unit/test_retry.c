@@ -451,10 +451,49 @@ test_nonsense(void)
 	ok(in_range, "dates with a byte damaged stay in range");
 }
 
+/* Waits that are listed. */
+static void
+test_delays(void)
+{
+	static const int64_t delays[] = {0, 5000, 300000, INT64_C(604800000)};
+	CwhRetryPolicy policy = usual;
+	int64_t		least = INT64_MAX;
+	int64_t		most = 0;
+
+	is_int(cwh_next_retry(&policy, 3, 4000, 0.5, -1), 8000,
+		   "without a list, the wait grows");
+	policy.max_retries = 4;
+	policy.delays_ms = delays;
+	is_int(cwh_next_retry(&policy, 0, 0, 0.5, -1), 1, "no wait is none");
+	is_int(cwh_next_retry(&policy, 1, 1, 0, -1), 5000, "each has its place");
+	is_int(cwh_next_retry(&policy, 2, 60000, 0, -1), 300000,
+		   "whatever the wait before was");
+	is_int(cwh_next_retry(&policy, 3, 1, 0, -1), 604800000,
+		   "and whatever the longest backoff is");
+	for (int i = 0; i < 1000; i++)
+	{
+		int64_t		wait = cwh_next_retry(&policy, 2, 0, i / 1000.0, -1);
+
+		if (wait < least)
+			least = wait;
+		if (wait > most)
+			most = wait;
+	}
+	is_int(least, 300000, "it is no shorter");
+	ok(most > 329900 && most < 330000, "and less than 1.1 times as long");
+	is_int(cwh_next_retry(&policy, 0, 0, 0.5, 30), 30000,
+		   "a Retry-After is obeyed");
+	is_int(cwh_next_retry(&policy, 2, 0, 0, 30), 300000,
+		   "unless the wait is longer");
+	is_int(cwh_next_retry(&policy, 0, 0, 0.5, INT64_MAX), 3600000,
+		   "and up to its cap");
+}
+
 int
 main(void)
 {
 	test_growth();
+	test_delays();
 	test_jitter();
 	test_asked_wait();
 	test_senseless_policy();
