@@ -191,7 +191,7 @@ subtest 'a retry, and a rotation' => sub {
 	# a receiver that refuses the first gets the same again, the other one first
 	($id, $secret) = webhook('rotated', 'shaped', path => '/scripted');
 	$new = sql(qq{SELECT chatwebhook.rotate_secret('$id')});
-	$receiver->set_secret('rotated', $new, $secret);
+	$receiver->set_secret('rotated', [ $new, $secret ]);
 	$receiver->set(replies => { rotated => [ { status => 401 }, { status => 200 } ] });
 	emit('rotated', 1);
 	ok(wait_idle($node), 'the worker is done');
