@@ -528,6 +528,12 @@ BEGIN
                               THEN 'Use one of these, or {{name}} for a credential.'
                               ELSE 'Use an object of strings, such as {"X-Team": "sales"}.' END;
     END IF;
+    IF NOT restoring AND NEW.headers::text ~ E'\\{\\{\\$hmac'
+       AND NOT EXISTS (SELECT FROM chatwebhook.connector c WHERE c.name = NEW.connector AND c.signed) THEN
+        RAISE EXCEPTION 'cannot send the headers of webhook "%": connector "%" is not signed, so there is no secret for an HMAC', NEW.name, NEW.connector
+            USING ERRCODE = 'check_violation',
+                  HINT = 'Use a connector that is signed, such as webhook or cloudevents, or remove {{$hmac_...}} from the headers.';
+    END IF;
     IF NEW.signing = 'v1a' AND NEW.headers::text ~ E'\\{\\{\\$hmac' THEN
         RAISE EXCEPTION 'cannot send the headers of webhook "%": with signing v1a, it has no secret for an HMAC', NEW.name
             USING ERRCODE = 'check_violation',

@@ -110,6 +110,7 @@ SELECT attempt($$headers = '{"X-A": "{{$id}} {{$hmac_sha256}}"}'$$);
 SELECT signing, attempt(format('signing = %L', signing)) FROM unnest('{v1a,"v1,v1a",v1a}'::text[]) AS signing;
 SELECT attempt($$headers = '{"X-A": "{{$id}}"}'$$), attempt($$signing = 'v1a'$$);
 SELECT attempt($$headers = '{"X-A": "{{$hmac_sha256_base64}}"}'$$);
+SELECT attempt($$connector = 'slack', headers = '{"X-A": "{{$hmac_sha256}}"}'$$);
 
 --
 -- settings.headers

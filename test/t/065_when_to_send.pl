@@ -56,6 +56,7 @@ subtest 'deliver_at' => sub {
 	emit('later', 3, q{deliver_at => clock_timestamp() + '1 h'::interval});
 	emit('later', 4);
 	ok($receiver->wait_for(2, 'later'), 'what is due is sent at once');
+	becomes_true(q{SELECT count(*) = 2 FROM chatwebhook.delivery WHERE webhook_name = 'later' AND status = 'delivered'}, 'and settled');
 	is(sql(q{SELECT string_agg(extract(epoch FROM next_attempt_at - created_at)::int::text, ' ' ORDER BY id)
 			FROM chatwebhook.delivery WHERE webhook_name = 'later' AND status = 'pending'}),
 		'3 3600', 'the others are not due before');
