@@ -57,7 +57,7 @@ log_copy(void)
 	ereport(LOG,
 			(errmsg("chatwebhook sends nothing from database \"%s\", which is a copy of another database",
 					get_database_name(MyDatabaseId)),
-			 errhint("If it is the one to send now, call chatwebhook.adopt(). In a copy for testing, call chatwebhook.adopt(cancel_pending => true).")));
+			 errhint("If it should send from now on, call chatwebhook.adopt(). In a copy for testing, call chatwebhook.adopt(cancel_pending => true).")));
 	cwh_note_error("the database is a copy of another one; see chatwebhook.adopt()");
 }
 
