@@ -84,7 +84,7 @@ COMMENT ON COLUMN chatwebhook.webhook.backoff_multiplier IS
     'Factor from one wait to the next, 1 to 10. Each wait is also multiplied by a random 0.5 to 1.5.';
 COMMENT ON COLUMN chatwebhook.webhook.max_backoff IS 'Maximum wait, unless a Retry-After is longer.';
 COMMENT ON COLUMN chatwebhook.webhook.retry_delays IS
-    'Waits before the retries, one for each: at most 100, of 0 to 7 days; with a chatbot_id, at most chatwebhook.max_customer_retries. After the last, the delivery is dead. Each is lengthened by a random 0 to 10 %, and replaced by a longer Retry-After. They replace max_retries, backoff, backoff_multiplier and max_backoff; the last three still determine how often a paused webhook is probed. Null means no list.';
+    'Waits before the retries, one for each: at most 100, of 0 to 7 days; with a chatbot_id, at most chatwebhook.max_customer_retries. After the last, the delivery is dead. Each is lengthened by a random 0 to 10 %, and replaced by a longer Retry-After. The list replaces max_retries, backoff, backoff_multiplier and max_backoff; the last three still determine how often a paused webhook is probed. Null means no list.';
 COMMENT ON COLUMN chatwebhook.webhook.timeout IS
     'Maximum time for a request, from resolving the host name to the last byte of the reply: 100 ms to 5 minutes; with a chatbot_id, at most chatwebhook.max_customer_timeout. An attempt of a connector can take several requests.';
 COMMENT ON COLUMN chatwebhook.webhook.rate_limit IS

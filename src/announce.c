@@ -5,12 +5,12 @@
  * When a delivery becomes a dead letter, or a failing webhook delivers again,
  * settle.c notes that here if any webhook subscribes to such events.  upkeep.c
  * emits them soon after, in a transaction and a share of the worker's time of
- * its own: the subscribers' filters take time, and deliveries must not wait for
- * them.  If the worker exits, pending announcements are lost.
+ * its own: the subscribers' filters take time, and deliveries must not wait
+ * for them.  If the worker exits, pending announcements are lost.
  *
  * If deliveries of a webhook die faster than that, a few are named, and the
- * others are counted.  Deliveries of webhook.* events are never announced, since
- * that would lead to more such events without end.
+ * others are counted.  Deliveries of webhook.* events are never announced,
+ * since that would lead to more such events without end.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */

@@ -78,8 +78,8 @@ is_outdated(const Delivery *delivery)
 }
 
 /*
- * Fill in what an attempt says about retries and the webhook; the exchange fills in
- * the rest.
+ * Fill in what an attempt says about retries and the webhook; the exchange
+ * fills in the rest.
  */
 static void
 describe_attempt(const Delivery *delivery, double random01, CwhAttempt *attempt)
@@ -159,9 +159,9 @@ end_attempt(Delivery *delivery, const CwhDecision *decision, bool request,
 }
 
 /*
- * End an attempt because there is nothing (more) to send, so there is no reply to
- * keep.  If no request was sent at all, it does not count as an attempt, but may
- * be logged.
+ * End an attempt because there is nothing (more) to send, so there is no reply
+ * to keep.  If no request was sent at all, it does not count as an attempt,
+ * but may be logged.
  */
 static void
 end_with_nothing(Delivery *delivery, bool any_sent)
@@ -220,9 +220,10 @@ total_latency(const CwhExchange *exchange)
 }
 
 /*
- * Continue the attempt.  A request whose signature was refused is repeated at once;
- * the gate and the limits count it as the same request.  If the webhook has changed,
- * release the delivery, to claim it again once the webhook has been read.
+ * Continue the attempt.  A request whose signature was refused is repeated at
+ * once; the gate and the limits count it as the same request.  If the webhook
+ * has changed, release the delivery, to claim it again once the webhook has
+ * been read.
  */
 static void
 go_on(Delivery *delivery, CwhSecretFate secret)
@@ -428,8 +429,8 @@ is_expired(const Delivery *delivery, TimestampTz now)
 }
 
 /*
- * Of the deliveries that would go into the next request, cancel those that have
- * expired since they were claimed.  Returns whether there were any.
+ * Of the deliveries that would go into the next request, cancel those that
+ * have expired since they were claimed.  Returns whether there were any.
  */
 static bool
 cancel_expired(Endpoint *endpoint, TimestampTz now)
@@ -510,7 +511,7 @@ make_batch(Endpoint *endpoint, int n)
 	for (int i = 0; i < n; i++)
 	{
 		deliveries[i] = cwh_next_waiting(endpoint);
-		/* these date from when its connector made requests for single events */
+		/* they are from requests for single events, before a change */
 		deliveries[i]->exchange.replies = NULL;
 	}
 	qsort(deliveries, n, sizeof(Delivery *), compare_deliveries);

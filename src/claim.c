@@ -50,8 +50,9 @@
 #define FAILED_CLAIM_MS		60000
 
 /*
- * Milliseconds after which to check again a delivery that debounce could not release,
- * because an earlier one is in flight or another transaction has locked it.
+ * Milliseconds after which to check again a delivery that debounce could not
+ * release, because an earlier one is in flight or another transaction has
+ * locked it.
  */
 #define HELD_MS				500
 
@@ -471,9 +472,9 @@ look_again_later(Endpoint *endpoint)
 }
 
 /*
- * A delivery held by debounce was due.  If its burst was changed, claim again from
- * there on: the last one of its conversation may be due now, and so may those that
- * waited in order behind one that was superseded.
+ * A delivery held by debounce was due.  If its burst was changed, claim again
+ * from there on: the last one of its conversation may be due now, and so may
+ * those that waited in order behind one that was superseded.
  */
 static void
 on_debounced(void *context, const pg_uuid_t *webhook_id, bool changed,

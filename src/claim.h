@@ -21,7 +21,7 @@ typedef struct Claims
 	bool		in_conversation;	/* claiming what follows a delivery, and not
 									 * where the queue was read to */
 	int			nheld;			/* due deliveries that debounce holds */
-	int64	   *held;			/* their ids; max is the size of this array, too */
+	int64	   *held;			/* their ids, up to max */
 } Claims;
 
 /* The last claim has failed: results must not wait for the next one. */

@@ -2,10 +2,11 @@
  * computed.c
  *		Values in headers that are computed for each request.
  *
- * Receivers that were written for another sender check that sender's headers: an
- * HMAC in a certain format, the event's type, an id.  A webhook's headers express
- * those with placeholders, {{$name}}.  This file knows their names, and computes
- * the HMACs, each at most once for a request, and only if a header uses it.
+ * Receivers that were written for another sender check that sender's headers:
+ * an HMAC in a certain format, the event's type, an id.  A webhook's headers
+ * express those with placeholders, {{$name}}.  This file knows their names,
+ * and computes the HMACs, each at most once for a request, and only if a
+ * header uses it.
  *
  * It knows nothing of PostgreSQL, and raises no errors.
  *
@@ -26,8 +27,8 @@ static const char *const names[CWH_NCOMPUTED] = {
 };
 
 /*
- * If a text begins with a placeholder, return its length and set *which; otherwise
- * return 0.
+ * If a text begins with a placeholder, return its length and set *which;
+ * otherwise return 0.
  */
 size_t
 cwh_computed_parse(const char *text, CwhComputed *which)

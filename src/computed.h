@@ -43,8 +43,8 @@ typedef enum CwhComputed
  */
 typedef struct CwhComputedValues
 {
-	const char *values[CWH_NCOMPUTED];	/* set by the caller; null: an HMAC that is
-										 * not computed yet */
+	const char *values[CWH_NCOMPUTED];	/* set by the caller; null: an HMAC
+										 * that is not computed yet */
 	char		hmacs[3][CWH_HMAC_LEN + 1];
 } CwhComputedValues;
 

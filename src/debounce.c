@@ -2,24 +2,25 @@
  * debounce.c
  *		Releases the last delivery of a burst, and cancels the others.
  *
- * A burst is the deliveries of one event type and one conversation to a webhook
- * that debounces.  Emitting writes each one as held: due once no other has followed
- * for a while, and in any case at a limit.  An emitting session does not read other
- * rows, so it never waits for another session.  Which delivery supersedes which is
- * decided here, by a worker, when its claim finds a held delivery that is due.
+ * A burst is the deliveries of one event type and one conversation to a
+ * webhook that debounces.  Emitting writes each one as held: due once no other
+ * has followed for a while, and in any case at a limit.  An emitting session
+ * does not read other rows, so it never waits for another session.  Which
+ * delivery supersedes which is decided here, by a worker, when its claim finds
+ * a held delivery that is due.
  *
- * All but the last of the burst, in the order of their ids, are canceled, including
- * one that was released earlier and waits for a retry.  The last inherits the
- * earliest limit.  Once it is due, or that limit has passed, it is released: it
- * becomes an ordinary delivery, which the next claim gets.  It stays held while
- * another one of its burst is in flight, so an older state never arrives after a
- * newer one.  A delivery that is committed after later ones were sent is a burst of
- * its own.
+ * All but the last of the burst, in the order of their ids, are canceled,
+ * including one that was released earlier and waits for a retry.  The last
+ * inherits the earliest limit.  Once it is due, or that limit has passed, it
+ * is released: it becomes an ordinary delivery, which the next claim gets.  It
+ * stays held while another one of its burst is in flight, so an older state
+ * never arrives after a newer one.  A delivery that is committed after later
+ * ones were sent is a burst of its own.
  *
- * This runs in the transaction of a claim, which is connected to SPI.  It never
- * waits for a lock.  If another transaction has locked the last delivery, leave the
- * burst alone; if it has locked one of the others, the last stays held.  A crash
- * that undoes this also undoes everything after it.
+ * This runs in the transaction of a claim, which is connected to SPI.  It
+ * never waits for a lock.  If another transaction has locked the last
+ * delivery, leave the burst alone; if it has locked one of the others, the
+ * last stays held.  A crash that undoes this also undoes everything after it.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -49,9 +50,9 @@ enum
 };
 
 /*
- * Check for claims again once a row is locked: another worker claims only rows that
- * it has locked itself.  If a burst is too large to cancel at once, the result says
- * that something changed, so it is checked again immediately.
+ * Check for claims again once a row is locked: another worker claims only rows
+ * that it has locked itself.  If a burst is too large to cancel at once, the
+ * result says that something changed, so it is checked again immediately.
  */
 static const char debounce_sql[] =
 	"WITH found AS MATERIALIZED ("
@@ -124,8 +125,8 @@ static CwhStatement debounce_st = {debounce_sql, 3,
 /* INDENT ON */
 
 /*
- * Handle the bursts of these deliveries, which are held and due.  Calls each() for
- * every burst.
+ * Handle the bursts of these deliveries, which are held and due.  Calls each()
+ * for every burst.
  */
 void
 cwh_debounce(const int64 *ids, int n, TimestampTz now, CwhOnDebounced each,

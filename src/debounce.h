@@ -11,8 +11,8 @@
 #include "utils/uuid.h"
 
 /*
- * Called for each burst: did anything change, and may deliveries be due now that
- * waited in order behind one of its deliveries?
+ * Called for each burst: did anything change, and may deliveries be due now
+ * that waited in order behind one of its deliveries?
  */
 typedef void (*CwhOnDebounced) (void *context, const pg_uuid_t *webhook_id,
 								bool changed, bool unblocked);
