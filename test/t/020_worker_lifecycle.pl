@@ -174,6 +174,7 @@ is_prompt('CREATE DATABASE copy TEMPLATE original',
 	'CREATE DATABASE from a template whose worker has a request');
 has_workers('copy', 1, 'the copy gets a worker');
 has_workers('original', 1, 'the template keeps its own');
+sql_in('copy', 'SELECT chatwebhook.adopt()');
 delivers('copy', 'the copy\'s worker delivers', 'original');
 delivers('original', 'and so does the template\'s');
 
