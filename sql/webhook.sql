@@ -72,7 +72,7 @@ COMMENT ON COLUMN chatwebhook.webhook.filter IS
 COMMENT ON COLUMN chatwebhook.webhook.enabled IS
     'If false, no new events are queued, and pending deliveries wait.';
 COMMENT ON COLUMN chatwebhook.webhook.headers IS
-    'Request headers to add, an object of at most 50 strings and 64 kB. They cannot replace the extension''s own headers. A {{name}} stands for the credential of that name. At most 20 values can be computed for each request: {{$hmac_sha256}} (of the body, in hexadecimal), {{$hmac_sha256_base64}}, {{$hmac_sha256_timestamped}} (of timestamp.body, in hexadecimal), {{$timestamp}} (Unix seconds), {{$id}}, {{$type}}, {{$attempt}} and {{$delivery}}. The HMACs are keyed with the text of the signing secret.';
+    'Request headers to add, an object of at most 50 strings and 64 kB. They cannot replace the extension''s own headers. A {{name}} stands for the credential of that name. At most 20 values can be computed for each request: {{$hmac_sha256}} (of the body, in hexadecimal), {{$hmac_sha256_base64}}, {{$hmac_sha256_timestamped}} (of timestamp.body, in hexadecimal), {{$timestamp}} (Unix seconds), {{$id}}, {{$type}}, {{$attempt}} and {{$delivery}}. The HMACs are keyed with the text of the signing secret, so they need a signed connector and signing v1 or v1,v1a.';
 COMMENT ON COLUMN chatwebhook.webhook.settings IS
     'Settings of the connector, an object of at most 64 kB. The comment on the connector''s function lists them. The connector webhook has one: {"headers": "standard"} leaves out all X-Webhook-... headers, for gateways that refuse unknown headers.';
 COMMENT ON COLUMN chatwebhook.webhook.auth IS
