@@ -208,8 +208,8 @@ COMMENT ON FUNCTION chatwebhook._check_alerts(uuid[]) IS
     'Checks the alerts of these webhooks; if that fails, checks each by itself. Returns those whose rows were locked, to be checked again.';
 
 /*
- * Dead letters, and webhooks that have recovered.  They are announced to others, as
- * alerts are, and to none that is failing itself.
+ * Events about dead letters and recovered webhooks.  Like alerts, they go to other
+ * webhooks, but to none that is failing itself.
  */
 CREATE FUNCTION chatwebhook._announce(hook uuid, type text, data jsonb[]) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -235,7 +235,7 @@ EXCEPTION
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._announce(uuid, text, jsonb[]) IS
-    'Emits events of this type about a webhook, of its chatbot.';
+    'Emits events of this type about a webhook, with the webhook''s chatbot.';
 
 CREATE FUNCTION chatwebhook._announce_exhausted(
     delivery_ids bigint[], event_ids uuid[], event_types text[], attempts integer[],
@@ -249,12 +249,12 @@ CREATE FUNCTION chatwebhook._announce_exhausted(
                'others', CASE WHEN d.n = cardinality(delivery_ids) THEN others ELSE 0 END) ORDER BY d.n))
       FROM unnest(delivery_ids, event_ids, event_types, attempts, status_codes, errors)
            WITH ORDINALITY AS d (id, event_id, event_type, attempts, status_code, error, n)
-     -- it may have been erased meanwhile
+     -- erase_conversation() may have removed it meanwhile
      WHERE EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = d.event_id)
     HAVING count(*) > 0
 $$;
 COMMENT ON FUNCTION chatwebhook._announce_exhausted(bigint[], uuid[], text[], integer[], integer[], text[], uuid, bigint) IS
-    'Emits webhook.exhausted about each of these deliveries of a webhook. Others have become dead letters, too: the last event says how many.';
+    'Emits webhook.exhausted about each of these deliveries of a webhook. The last event says how many others have become dead letters.';
 
 CREATE FUNCTION chatwebhook._announce_recovered(webhook_id uuid, failing_since timestamptz, failures bigint) RETURNS void
     LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -264,12 +264,12 @@ CREATE FUNCTION chatwebhook._announce_recovered(webhook_id uuid, failing_since t
                'failingSince', CASE WHEN isfinite(failing_since)
                    THEN to_char(failing_since AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') END,
                'failures', failures, 'lastError',
-               -- what is in quotes may be about a person, and erase_conversation() would not find it here
+               -- quoted text may be personal, and erase_conversation() would not find it here
                (SELECT rtrim(split_part(h.last_error, '"', 1), ' ,') FROM chatwebhook.health h
                  WHERE h.webhook_id = _announce_recovered.webhook_id))])
 $$;
 COMMENT ON FUNCTION chatwebhook._announce_recovered(uuid, timestamptz, bigint) IS
-    'Emits webhook.recovered about a webhook that had failed so many times since then; -infinity: not known.';
+    'Emits webhook.recovered about a webhook that had failed so many times since failing_since, or since an unknown time if that is -infinity.';
 
 /*
  * A worker must be able to disable a webhook whatever its row holds, so no trigger

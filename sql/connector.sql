@@ -15,7 +15,7 @@ COMMENT ON COLUMN chatwebhook.request.method IS 'GET, POST, PUT, PATCH or DELETE
 COMMENT ON COLUMN chatwebhook.request.url IS
     'URL of the request, usually the webhook''s url with something appended; if both have a query, the appended ? becomes &. Null means the webhook''s url.';
 COMMENT ON COLUMN chatwebhook.request.headers IS
-    'Headers of this request, an object of strings. Content-Type can be among them; it is application/json otherwise. Those of the webhook and its auth are added. Null means none.';
+    'Headers of this request, an object of strings. The Content-Type is application/json unless it is among them. The headers of the webhook and its auth are added. Null means none.';
 COMMENT ON COLUMN chatwebhook.request.body IS 'Sent as compact JSON. Null means no body.';
 COMMENT ON COLUMN chatwebhook.request.last IS
     'True if the delivery is complete once this request has succeeded. Otherwise the connector is called again.';
@@ -237,7 +237,7 @@ COMMENT ON COLUMN chatwebhook.connector.replies IS
 COMMENT ON COLUMN chatwebhook.connector.signed IS
     'If true, requests to the webhook''s own URL are signed like those of the connector webhook: over the exact bytes of the body, with the same headers. Webhooks have a signing secret only if their connector is signed.';
 COMMENT ON COLUMN chatwebhook.connector.batches IS
-    'If true, webhooks with this connector can have a batch_size above 1. Then the function gets an array of events, even of a single one, and makes one request for all of them, after which it is not called again. A connector with a rule that remembers takes no batches.';
+    'If true, webhooks with this connector can have a batch_size above 1. The function then gets an array of events, even for a single one, and makes one request for all of them, after which it is not called again. A connector with a rule that remembers cannot take batches.';
 COMMENT ON COLUMN chatwebhook.connector.ordered IS
     'If true, webhooks with this connector are ordered: deliveries of one conversation are sent one after another. A connector with a rule that remembers is always ordered.';
 COMMENT ON COLUMN chatwebhook.connector.shipped IS

@@ -280,9 +280,9 @@ BEGIN
                  '<pre><code>shared_preload_libraries = ''chatwebhook''</code></pre>'
             WHEN chatwebhook._copy_problem() IS NOT NULL THEN
                 '<h3>This database is a copy</h3>'
-                '<p>It was restored or copied from another one, so its events are queued, but nothing is sent. If it is the one to send now:</p>'
+                '<p>It was restored or copied from another one, so its events are queued, but nothing is sent. If it should send from now on:</p>'
                 '<pre><code>SELECT chatwebhook.adopt();</code></pre>'
-                '<p>In a copy for testing, cancel what is pending:</p>'
+                '<p>In a copy for testing, cancel the pending deliveries:</p>'
                 '<pre><code>SELECT chatwebhook.adopt(cancel_pending =&gt; true);</code></pre>'
             WHEN NOT chatwebhook._setting('chatwebhook.enabled')::boolean THEN
                 '<h3>Sending is switched off</h3>'

@@ -56,7 +56,7 @@ COMMENT ON COLUMN chatwebhook.delivery.last_status_code IS
     'HTTP status of the last attempt; null if there was no reply.';
 COMMENT ON COLUMN chatwebhook.delivery.last_error IS 'Why the last attempt failed, or why the delivery was canceled; null if neither.';
 COMMENT ON COLUMN chatwebhook.delivery.latency_ms IS 'Duration of the last attempt, in milliseconds.';
-COMMENT ON COLUMN chatwebhook.delivery.expires_at IS 'When a pending delivery is canceled if it was not delivered before; null: never.';
+COMMENT ON COLUMN chatwebhook.delivery.expires_at IS 'When a pending delivery is canceled unless it has been delivered; null means never.';
 
 CREATE VIEW chatwebhook.dead_letter WITH (security_invoker) AS
     SELECT d.id, d.webhook_id, d.webhook_name, d.event_id, e.type AS event_type,
@@ -228,7 +228,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = ANY (event_ids)) THEN
         RETURN 0;
     END IF;
-    -- what was said of their deliveries, which can quote a reply
+    -- events about their deliveries can quote a reply
     event_ids := event_ids || ARRAY(SELECT e.id FROM chatwebhook.event e
                                      WHERE e.type = 'webhook.exhausted'
                                        AND e.data->>'eventId' IN (SELECT id::text FROM unnest(event_ids) AS id));

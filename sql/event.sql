@@ -17,7 +17,7 @@ COMMENT ON COLUMN chatwebhook.event_type.description IS 'Description for people.
 COMMENT ON COLUMN chatwebhook.event_type.required IS
     'Keys that data must have, with values that are not null. See the setting chatwebhook.validation.';
 COMMENT ON COLUMN chatwebhook.event_type.schema IS
-    'JSON Schema (2020-12) of data, at most 64 kB; null for none. openapi() shows it to receivers, along with the keys in required. Events are held to it if chatwebhook.schema_validator names a function for that.';
+    'JSON Schema (2020-12) of data, at most 64 kB; null for none. openapi() shows it to receivers, along with the keys in required. It is enforced only if chatwebhook.schema_validator names a function for that.';
 COMMENT ON COLUMN chatwebhook.event_type.example IS
     'Example of data, an object of at most 64 kB. openapi() shows it if it has the required keys. watch() compares the types of its values with those of columns.';
 COMMENT ON COLUMN chatwebhook.event_type.shipped IS
@@ -50,10 +50,10 @@ INSERT INTO chatwebhook.event_type (name, required, description, example, shippe
      '{"webhookId": "01a20943-b1c4-7d02-8a52-4f1d6c2e9a10", "webhookName": "crm", "failingSince": "2026-11-23T16:36:05.871Z", "failures": 12, "lastError": "HTTP status 503"}', true);
 
 /*
- * Their schemas.  They say what receivers can rely on, and no more: in many
- * databases ids are numbers, a column can be null, and with it an optional key,
- * and there may be other keys.  What is required here in addition to the column
- * "required" are the keys that the extension itself always sends.
+ * Schemas of these types.  They promise only what receivers can rely on: in many
+ * databases, ids are numbers, optional keys can be null, and there may be other
+ * keys.  The keys required here in addition to those of the column "required" are
+ * those that the extension itself always sends.
  */
 UPDATE chatwebhook.event_type AS t
    SET schema = pg_catalog.jsonb_build_object(
@@ -106,14 +106,14 @@ UPDATE chatwebhook.event_type AS t
      '{"state": {"type": "string", "enum": ["opened", "closed"]},
        "alertId": {"type": "string", "format": "uuid", "description": "The same when it is opened and when it is closed"},
        "kind": {"type": "string", "description": "Such as consecutive_failures or backlog"},
-       "message": {"type": "string", "description": "Description of the trouble, for people"},
+       "message": {"type": "string", "description": "Description of the problem, for people"},
        "openedAt": {"type": "string", "format": "date-time"},
        "closedAt": {"type": ["string", "null"], "format": "date-time"},
        "webhookId": {"type": "string", "format": "uuid", "description": "Webhook that the alert is about"},
        "webhookName": {"type": "string"},
        "watch": {"type": "string", "description": "Trigger and table that the alert is about, instead of a webhook"}}'),
     ('webhook.exhausted', '{webhookId,webhookName,deliveryId,eventId,eventType,attempts,lastStatusCode,lastError,others}',
-     '{"webhookId": {"type": "string", "format": "uuid", "description": "Webhook that did not take the event"},
+     '{"webhookId": {"type": "string", "format": "uuid", "description": "Webhook that the event could not be delivered to"},
        "webhookName": {"type": "string"},
        "deliveryId": {"type": "string", "description": "For retry()"},
        "eventId": {"type": "string", "format": "uuid"},
@@ -121,7 +121,7 @@ UPDATE chatwebhook.event_type AS t
        "attempts": {"type": "integer"},
        "lastStatusCode": {"type": ["integer", "null"], "description": "HTTP status of the last attempt; null if there was no reply"},
        "lastError": {"type": ["string", "null"]},
-       "others": {"type": "integer", "description": "How many more became dead letters, which are not announced one by one"}}'),
+       "others": {"type": "integer", "description": "How many more deliveries became dead letters, without events of their own"}}'),
     ('webhook.recovered', '{webhookId,webhookName,failingSince,failures,lastError}',
      '{"webhookId": {"type": "string", "format": "uuid"},
        "webhookName": {"type": "string"},
@@ -252,9 +252,9 @@ COMMENT ON COLUMN chatwebhook.event.traceparent IS
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.event', '');
 
 /*
- * The keys that emit() was given.  A row belongs to the event that was emitted
- * with the key; it is removed with the event's conversation, and after a day.
- * Only the key's digest is stored: a key can be anything, such as an address.
+ * Keys passed to emit().  A row belongs to the event that was emitted with the key.
+ * erase_conversation() removes it along with the event, and retention after a day.
+ * Only the key's digest is stored, since a key can be personal, such as an address.
  */
 CREATE TABLE chatwebhook.event_key (
     digest     bytea PRIMARY KEY,
@@ -266,7 +266,7 @@ CREATE INDEX event_key_event_idx ON chatwebhook.event_key (event_id);
 ALTER TABLE chatwebhook.event_key
     ALTER digest SET STATISTICS 0;
 COMMENT ON TABLE chatwebhook.event_key IS
-    'Keys that emit() was given in the last day. Use emit() instead.';
+    'Keys passed to emit() in the last day. Use emit() instead.';
 COMMENT ON COLUMN chatwebhook.event_key.digest IS 'SHA-256 of event type, chatbot and key.';
 COMMENT ON COLUMN chatwebhook.event_key.event_id IS 'Event that was emitted with the key.';
 COMMENT ON COLUMN chatwebhook.event_key.created_at IS 'When it was emitted.';
@@ -291,7 +291,7 @@ BEGIN
         IF FOUND AND taken.created_at > now_at - interval '1 day' THEN
             RETURN taken.event_id;
         END IF;
-        -- retention or another session can have come first: then begin again
+        -- retention or another session may have come first; if so, start over
         UPDATE chatwebhook.event_key k SET event_id = event_id, created_at = now_at
          WHERE k.digest = digest AND k.event_id = taken.event_id;
         EXIT WHEN FOUND;

@@ -167,7 +167,7 @@ CREATE VIEW chatwebhook.webhook_health WITH (security_invoker) AS
                  LATERAL (SELECT CASE WHEN latency >= 0 THEN latency ELSE -1 - latency END) AS x(ms)
            ) r
       CROSS JOIN LATERAL (
-          -- what is scheduled is not late before its time
+          -- a scheduled delivery is not late until it is due
           SELECT pg_catalog.count(*) AS pending,
                  pg_catalog.min(GREATEST(created_at, deliver_at))
                      FILTER (WHERE deliver_at IS NULL OR deliver_at <= pg_catalog.clock_timestamp()) AS oldest_pending_at
@@ -203,5 +203,5 @@ COMMENT ON COLUMN chatwebhook.webhook_health.pending IS 'Unfinished deliveries.'
 COMMENT ON COLUMN chatwebhook.webhook_health.in_flight IS
     'Pending deliveries that a worker is sending or about to send.';
 COMMENT ON COLUMN chatwebhook.webhook_health.oldest_pending_at IS
-    'When the event of the oldest pending delivery was emitted, or was to be delivered (deliver_at). What is scheduled for later does not count.';
+    'When the event of the oldest pending delivery was emitted, or was to be delivered (deliver_at). Deliveries scheduled for later do not count.';
 COMMENT ON COLUMN chatwebhook.webhook_health.dead IS 'Dead letters.';

@@ -1,17 +1,17 @@
 /*
- * Which database this is.  A copy of a database has the pending deliveries of the
- * one that it was copied from, which sends them itself; so a copy sends nothing
- * until somebody says that it is the one to send now.
+ * The identity of this database.  A copy of a database has the pending deliveries
+ * of the original, which sends them itself.  So a copy sends nothing until an
+ * administrator calls adopt().
  *
- * CREATE EXTENSION writes a row, and a dump has it as well.  So where a dump was
- * restored, there are two.  CREATE DATABASE ... TEMPLATE copies the row, but the
- * new database has another OID.  pg_upgrade keeps the row and both OIDs; only the
- * cluster is another.  A standby that is promoted, and a cluster that is restored
- * from a base backup, are the same in everything.
+ * CREATE EXTENSION writes a row, and a dump has one, too, so a restored database has
+ * two.  CREATE DATABASE ... TEMPLATE copies the row, but the new database has
+ * another OID.  pg_upgrade keeps the row and both OIDs; only the system identifier
+ * changes.  A promoted standby, and a cluster restored from a base backup, cannot be
+ * told apart from the original.
  *
- * A parallel restore may bring deliveries before it brings the second row.  The
- * ids of deliveries ascend with time, so those that are not above first_delivery
- * came from elsewhere.  (Ids that the sequence gave do not tell.)
+ * A parallel restore may load deliveries before it loads the second row.  Delivery
+ * ids ascend with time, so those that are not above first_delivery came from
+ * elsewhere.  (Ids from the sequence do not reveal that.)
  */
 CREATE TABLE chatwebhook.identity (
     first_delivery    bigint NOT NULL,
@@ -21,7 +21,7 @@ CREATE TABLE chatwebhook.identity (
 );
 CREATE INDEX identity_idx ON chatwebhook.identity (first_delivery);
 COMMENT ON TABLE chatwebhook.identity IS
-    'Which database this is: one row that describes this one. In a copy of another database, it does not, or there are several: then nothing is sent until adopt() is called.';
+    'The identity of this database, in one row. In a copy, the row describes another database, or there are several rows; then nothing is sent until adopt() is called.';
 COMMENT ON COLUMN chatwebhook.identity.first_delivery IS
     'Deliveries emitted here have larger ids than this.';
 COMMENT ON COLUMN chatwebhook.identity.system_identifier IS 'The cluster, as in pg_control_system().';
@@ -29,7 +29,7 @@ COMMENT ON COLUMN chatwebhook.identity.database IS 'OID of the database.';
 COMMENT ON COLUMN chatwebhook.identity.queue IS 'OID of the table queue.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.identity', '');
 
--- before it claims anything else, a worker asks again
+-- a worker checks again before its next claim
 CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON chatwebhook.identity
     FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
 ALTER TABLE chatwebhook.identity ENABLE ALWAYS TRIGGER changed;
@@ -38,7 +38,7 @@ CREATE FUNCTION chatwebhook._next_delivery() RETURNS bigint
     AS 'MODULE_PATHNAME', 'chatwebhook_next_delivery'
     LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._next_delivery() IS
-    'Returns an id that no delivery has, below those of later ones; 0 without the library in shared_preload_libraries.';
+    'Returns an unused delivery id, below those of all later deliveries; 0 if the library is not in shared_preload_libraries.';
 
 CREATE FUNCTION chatwebhook._identify(first_delivery bigint) RETURNS void
     LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE
@@ -64,7 +64,7 @@ CREATE FUNCTION chatwebhook._copy_problem() RETURNS text
       FROM chatwebhook.identity i
 $$;
 COMMENT ON FUNCTION chatwebhook._copy_problem() IS
-    'Says that this database is a copy of another one; null if it is not.';
+    'Returns a message if this database is a copy of another one, or null.';
 
 CREATE FUNCTION chatwebhook.adopt(cancel_pending boolean DEFAULT false) RETURNS bigint
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -92,4 +92,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.adopt(boolean) IS
-    'Lets a database send that was restored or copied from another one; until then, it holds everything back. Pending deliveries are sent, or canceled if cancel_pending is true. Returns how many were canceled. Call it only if the other database does not send any more, or with cancel_pending.';
+    'Lets a restored or copied database send; until then, it sends nothing. Pending deliveries are sent, or canceled if cancel_pending is true. Returns how many were canceled. Without cancel_pending, call it only if the original database no longer sends.';

@@ -39,7 +39,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._rebase_schema(jsonb, text) IS
-    'Returns a schema, or a part of one, for the place in components that the data of this type has, with references into itself made to lead there.';
+    'Returns a schema, or a part of one, with its references into itself rewritten for the place that the data of this type has in components.';
 
 CREATE FUNCTION chatwebhook._api_data(schema jsonb, required text[], type text) RETURNS jsonb
     LANGUAGE sql IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
@@ -61,13 +61,13 @@ CREATE FUNCTION chatwebhook._api_data(schema jsonb, required text[], type text) 
                    ELSE '{"additionalProperties": true}' END) AS d (own)
 $$;
 COMMENT ON FUNCTION chatwebhook._api_data(jsonb, text[], text) IS
-    'Returns the schema of the data of a type: its own, with the required keys, or one made of these.';
+    'Returns the schema of the data of a type: its own with the required keys added, or one made from these.';
 
 CREATE FUNCTION chatwebhook._api_schemas(type text, required text[], schema jsonb, described jsonb) RETURNS jsonb
     LANGUAGE sql IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
     AS $$
-    -- no type has two dots in a row; generators of types want such parts to be components
+    -- no type has two dots in a row; type generators expect such parts as components
     SELECT coalesce((SELECT jsonb_object_agg(chatwebhook._api_name(type) || '..' || chatwebhook._api_name(d.key),
                                              chatwebhook._rebase_schema(d.value, type))
                        FROM jsonb_each(CASE jsonb_typeof(schema->'$defs') WHEN 'object' THEN schema->'$defs' ELSE '{}' END) AS d), '{}')
@@ -101,7 +101,7 @@ CREATE FUNCTION chatwebhook._api_parts() RETURNS jsonb
                 "schema": {"type": "string", "pattern": "^[0-9]+$"}},
             "webhook-signature": {
                 "name": "webhook-signature", "in": "header", "required": true,
-                "description": "Signatures of id, timestamp and body by Standard Webhooks, separated by spaces. One of them must be valid.",
+                "description": "Signatures of id, timestamp and body as in Standard Webhooks, separated by spaces. One of them must be valid.",
                 "schema": {"type": "string", "pattern": "^v1a?,[A-Za-z0-9+/=]+( v1a?,[A-Za-z0-9+/=]+)*$"}},
             "X-Webhook-Signature": {
                 "name": "X-Webhook-Signature", "in": "header",
@@ -128,7 +128,7 @@ CREATE FUNCTION chatwebhook._api_parts() RETURNS jsonb
                 "headers": {"Retry-After": {
                     "description": "Seconds, or a date, until which nothing is sent to this webhook. Obeyed with 429 and 503.",
                     "schema": {"type": "string"}}}},
-            "refused": {"description": "The event is given up; but after 408 and 425, it is sent again later."}
+            "refused": {"description": "The event is given up; after 408 or 425, however, it is sent again later."}
         }
     }'::jsonb
 $$;

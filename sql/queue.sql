@@ -33,7 +33,7 @@ CREATE TABLE chatwebhook.queue (
     last_status_code integer,
     chatbot_id       text,
     conversation_id  text,
-    -- indexes have these two as conditions, so what is inserted is read up to here
+    -- indexes have conditions on these two, so an INSERT reads its row up to here
     ordered          boolean NOT NULL DEFAULT false,
     debounced        text,
     last_error       text,
@@ -66,7 +66,7 @@ COMMENT ON COLUMN chatwebhook.queue.id IS 'Identifies the delivery.';
 COMMENT ON COLUMN chatwebhook.queue.webhook_id IS 'Webhook to deliver to.';
 COMMENT ON COLUMN chatwebhook.queue.event_id IS 'Event to deliver.';
 COMMENT ON COLUMN chatwebhook.queue.created_at IS 'When the event was emitted.';
-COMMENT ON COLUMN chatwebhook.queue.next_attempt_at IS 'When the next attempt is due; infinity (from backfill) means when nothing else of the webhook is due. Of a delivery that is held by debounce: when it is looked at.';
+COMMENT ON COLUMN chatwebhook.queue.next_attempt_at IS 'When the next attempt is due; infinity (from backfill) means when nothing else of the webhook is due. For a delivery that debounce holds, it is when the worker checks that.';
 COMMENT ON COLUMN chatwebhook.queue.last_attempt_at IS 'When the last attempt started.';
 COMMENT ON COLUMN chatwebhook.queue.attempts IS 'Attempts made so far.';
 COMMENT ON COLUMN chatwebhook.queue.first_attempt IS
@@ -85,11 +85,11 @@ COMMENT ON COLUMN chatwebhook.queue.last_error IS 'Why the last attempt failed.'
 COMMENT ON COLUMN chatwebhook.queue.replies IS
     'Replies to a connector''s successful requests, with which the next attempt continues.';
 COMMENT ON COLUMN chatwebhook.queue.deliver_at IS
-    'When it is to be sent, as given to emit(); null: at once. Such a delivery is outside of the order of its conversation.';
+    'When to send it, as given to emit(); null means at once. A delivery that has it is sent outside the order of its conversation.';
 COMMENT ON COLUMN chatwebhook.queue.expires_at IS
-    'When it is canceled if it was not delivered before, as given to emit().';
+    'When it is canceled unless it has been delivered, as given to emit().';
 COMMENT ON COLUMN chatwebhook.queue.debounce_until IS
-    'How long debounce may hold it; null if it is not held (any more).';
+    'Until when debounce may hold it; null if it is not held, or no longer.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.queue', '');
 
 /*
@@ -232,7 +232,7 @@ CREATE FUNCTION chatwebhook._wake_all() RETURNS void
     AS 'MODULE_PATHNAME', 'chatwebhook_wake_all'
     LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook._wake_all() IS
-    'Has the workers look at every webhook when the transaction commits.';
+    'Has the workers check every webhook when the transaction commits.';
 
 CREATE FUNCTION chatwebhook._claimed(delivery_id bigint) RETURNS boolean
     AS 'MODULE_PATHNAME', 'chatwebhook_claimed'

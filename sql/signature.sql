@@ -25,4 +25,4 @@ CREATE FUNCTION chatwebhook.verify(headers jsonb, body text, secret text,
     AS 'MODULE_PATHNAME', 'chatwebhook_verify_standard'
     LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL SAFE;
 COMMENT ON FUNCTION chatwebhook.verify(jsonb, text, text, interval) IS
-    'Checks webhook-id, webhook-timestamp and webhook-signature (names in any case) against the body, and that the timestamp is within the tolerance. False for null or malformed headers. The headers are jsonb, so a literal needs a cast. One signature that holds is enough, and those of another version are ignored. For v1a, the secret is the public key (whpk_).';
+    'Checks webhook-id, webhook-timestamp and webhook-signature (names in any case) against the body, and that the timestamp is within the tolerance. False for null or malformed headers. The headers are jsonb, so a literal needs a cast. One valid signature is enough; those of other versions are ignored. For v1a, the secret is the public key (whpk_).';

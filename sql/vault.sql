@@ -101,7 +101,7 @@ COMMENT ON FUNCTION chatwebhook._set_secret(uuid, text, bytea, timestamptz) IS
     'Puts a sealed secret into the vault.';
 
 /*
- * Webhooks sign by a secret (v1), by a private key (v1a), or by both.
+ * Webhooks sign with a secret (v1), with a private key (v1a), or with both.
  */
 CREATE FUNCTION chatwebhook._signing_names(signing text) RETURNS text[]
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -112,7 +112,7 @@ CREATE FUNCTION chatwebhook._signing_names(signing text) RETURNS text[]
                         WHEN 'v1,v1a' THEN '{signing_secret,signing_key}' END
 $$;
 COMMENT ON FUNCTION chatwebhook._signing_names(text) IS
-    'Returns the names in the vault of what a webhook with this signing signs with.';
+    'Returns the names in the vault of the secrets that a webhook with this signing uses.';
 
 CREATE FUNCTION chatwebhook._follow_signing(webhook_id uuid, signing text) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -131,7 +131,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._follow_signing(uuid, text) IS
-    'Makes what a webhook with this signing lacks to sign with, and removes what it does not sign with.';
+    'Generates the signing secrets that a webhook with this signing lacks, and removes those that it does not use.';
 
 CREATE FUNCTION chatwebhook._signing_secret_problem(signing text, secret text) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL UNSAFE
@@ -140,7 +140,7 @@ CREATE FUNCTION chatwebhook._signing_secret_problem(signing text, secret text) R
     SELECT CASE WHEN signing = 'v1a' AND chatwebhook._public_key(secret) IS NULL
                 THEN 'it is not an Ed25519 private key'
                 WHEN signing <> 'v1a' AND starts_with(secret, 'whsk_')
-                THEN 'it is a private key, which only signs by v1a'
+                THEN 'it is a private key, which can sign only v1a'
                 WHEN signing <> 'v1a'
                 THEN chatwebhook._secret_problem(secret) END
 $$;
@@ -200,7 +200,7 @@ CREATE FUNCTION chatwebhook._do_secret(webhook_id uuid) RETURNS text
 BEGIN
     IF chatwebhook._signing_problem(webhook_id) IS NOT NULL THEN
         RAISE NOTICE '%', chatwebhook._signing_problem(webhook_id)
-            USING HINT = 'It gets one with a connector that is signed, such as webhook or cloudevents.';
+            USING HINT = 'It gets one if you change it to a connector that is signed, such as webhook or cloudevents.';
         RETURN NULL;
     END IF;
     RETURN (SELECT chatwebhook._open(v.webhook_id, v.name, v.value)
@@ -215,7 +215,7 @@ CREATE FUNCTION chatwebhook.secret(webhook_id uuid) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C STABLE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.secret(uuid) IS
-    'Returns the webhook''s signing secret, with which receivers verify v1 signatures; of a webhook with signing v1a, which has none, the private key. Null, with a notice, if its connector is not signed.';
+    'Returns the webhook''s signing secret, with which receivers verify v1 signatures; for a webhook with signing v1a, which has none, the private key. Null, with a notice, if its connector is not signed.';
 
 CREATE FUNCTION chatwebhook._do_public_key(webhook_id uuid) RETURNS text
     LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -284,7 +284,7 @@ CREATE FUNCTION chatwebhook.rotate_secret(webhook_id uuid, overlap interval DEFA
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.rotate_secret(uuid, interval) IS
-    'Gives the webhook a new signing secret, and returns it; with signing v1,v1a also a new private key, and with v1a only that. An error if its connector is not signed. Until the overlap ends, requests carry signatures with the old ones, too, and one that the receiver answers with 401 or 403 is repeated at once with the other secret first.';
+    'Gives the webhook a new signing secret, and returns it; with signing v1,v1a also a new private key, and with v1a only that. Raises an error if its connector is not signed. Until the overlap ends, requests are signed with the old ones, too, and a request that the receiver answers with 401 or 403 is repeated at once, signed with the other secret first.';
 
 CREATE FUNCTION chatwebhook._credential_problem(name text, value text) RETURNS text
     AS 'MODULE_PATHNAME', 'chatwebhook_credential_problem'

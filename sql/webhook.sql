@@ -72,9 +72,9 @@ COMMENT ON COLUMN chatwebhook.webhook.filter IS
 COMMENT ON COLUMN chatwebhook.webhook.enabled IS
     'If false, no new events are queued, and pending deliveries wait.';
 COMMENT ON COLUMN chatwebhook.webhook.headers IS
-    'Request headers to add, an object of at most 50 strings and 64 kB. They cannot replace the extension''s own headers. A {{name}} stands for the credential of that name. At most 20 values can be computed for each request: {{$hmac_sha256}} (of the body, in hexadecimal), {{$hmac_sha256_base64}}, {{$hmac_sha256_timestamped}} (of timestamp.body, in hexadecimal), {{$timestamp}} (Unix seconds), {{$id}}, {{$type}}, {{$attempt}} and {{$delivery}}. The HMACs are keyed with the text of the signing secret.';
+    'Request headers to add, an object of at most 50 strings and 64 kB. They cannot replace the extension''s own headers. A {{name}} stands for the credential of that name. At most 20 values can be computed for each request: {{$hmac_sha256}} (of the body, in hexadecimal), {{$hmac_sha256_base64}}, {{$hmac_sha256_timestamped}} (of timestamp.body, in hexadecimal), {{$timestamp}} (Unix seconds), {{$id}}, {{$type}}, {{$attempt}} and {{$delivery}}. The HMACs are keyed with the text of the signing secret, so they need a signed connector and signing v1 or v1,v1a.';
 COMMENT ON COLUMN chatwebhook.webhook.settings IS
-    'Settings of the connector, an object of at most 64 kB. The comment on the connector''s function lists them. The connector webhook has one: {"headers": "standard"} leaves out all X-Webhook-... headers, for gateways that refuse headers that they do not know.';
+    'Settings of the connector, an object of at most 64 kB. The comment on the connector''s function lists them. The connector webhook has one: {"headers": "standard"} leaves out all X-Webhook-... headers, for gateways that refuse unknown headers.';
 COMMENT ON COLUMN chatwebhook.webhook.auth IS
     'How requests authenticate, with credentials as {{name}}: {"type":"bearer","token":"{{name}}"}, {"type":"basic","username":"...","password":"{{name}}"}, {"type":"header","name":"...","value":"{{name}}"}, {"type":"body","name":"...","value":"{{name}}"} (a member of the body) or {"type":"oauth2","token_url":"...","client_id":"...","scope":"..."} (client credentials grant, with the credential client_secret). Null means none of these.';
 COMMENT ON COLUMN chatwebhook.webhook.max_retries IS
@@ -84,7 +84,7 @@ COMMENT ON COLUMN chatwebhook.webhook.backoff_multiplier IS
     'Factor from one wait to the next, 1 to 10. Each wait is also multiplied by a random 0.5 to 1.5.';
 COMMENT ON COLUMN chatwebhook.webhook.max_backoff IS 'Maximum wait, unless a Retry-After is longer.';
 COMMENT ON COLUMN chatwebhook.webhook.retry_delays IS
-    'Waits before the retries, one for each: at most 100, of 0 to 7 days; with a chatbot_id, at most chatwebhook.max_customer_retries. After the last, the delivery is dead. Each is lengthened by a random 0 to 10 %, and by a Retry-After that is longer. They take the place of max_retries, backoff, backoff_multiplier and max_backoff; the last three still determine how often a paused webhook is probed. Null means no list.';
+    'Waits before the retries, one for each: at most 100, of 0 to 7 days; with a chatbot_id, at most chatwebhook.max_customer_retries. After the last, the delivery is dead. Each is lengthened by a random 0 to 10 %, and replaced by a longer Retry-After. The list replaces max_retries, backoff, backoff_multiplier and max_backoff; the last three still determine how often a paused webhook is probed. Null means no list.';
 COMMENT ON COLUMN chatwebhook.webhook.timeout IS
     'Maximum time for a request, from resolving the host name to the last byte of the reply: 100 ms to 5 minutes; with a chatbot_id, at most chatwebhook.max_customer_timeout. An attempt of a connector can take several requests.';
 COMMENT ON COLUMN chatwebhook.webhook.rate_limit IS
@@ -98,9 +98,9 @@ COMMENT ON COLUMN chatwebhook.webhook.batch_size IS
 COMMENT ON COLUMN chatwebhook.webhook.batch_window IS
     'How long the first event of a batch waits for others, unless the batch is full before: 0 to 1 minute.';
 COMMENT ON COLUMN chatwebhook.webhook.debounce IS
-    'If set, up to 1 hour: of the events of one type in one conversation, deliver only the last, once there has been none for this long, or at the latest after five times as long. The others are canceled. Null or 0 means that all are delivered. Events without a conversation, or whose conversation''s id exceeds 2000 bytes, and those with a deliver_at are not debounced.';
+    'If set, to at most 1 hour, only the last of several events of one type in one conversation is delivered: once no other has followed for this long, or at the latest after five times as long. The others are canceled. Null or 0 means that all are delivered. Events without a conversation, or whose conversation''s id exceeds 2000 bytes, and those with a deliver_at are not debounced.';
 COMMENT ON COLUMN chatwebhook.webhook.signing IS
-    'v1: HMAC-SHA256 with a shared secret. v1a: Ed25519, for receivers that should not be able to sign; public_key() returns the key to verify with. v1,v1a: both, for receivers that change from one to the other. A change keeps what goes on signing, makes what is missing, and removes the rest. Ignored if the connector is not signed.';
+    'v1: HMAC-SHA256 with a shared secret. v1a: Ed25519, for receivers that should not be able to sign; public_key() returns the key to verify with. v1,v1a: both, for receivers that change from one to the other. A change keeps the secret or key that is still used, generates one that is missing, and removes one that is no longer used. Ignored if the connector is not signed.';
 COMMENT ON COLUMN chatwebhook.webhook.disabled_at IS
     'When the extension disabled it; null if it did not. Only the extension writes this and the following columns.';
 COMMENT ON COLUMN chatwebhook.webhook.disabled_reason IS 'Why the extension disabled it.';
@@ -247,7 +247,7 @@ BEGIN
         RETURN 'its scope is not a string';
     END IF;
     IF auth::text ~ E'\\{\\{\\$' THEN
-        RETURN 'it has a {{$...}}, which only headers can have';
+        RETURN 'it contains {{$...}}, which is allowed only in headers';
     END IF;
     IF secret IS NOT NULL AND auth->>secret !~ E'\\{\\{[a-z][a-z0-9_]*\\}\\}' THEN
         RETURN format('its %s is the secret itself, not a {{name}}', secret);
@@ -411,7 +411,7 @@ BEGIN
                   HINT = 'They are used in TLS by themselves. Use a credential of another name.';
     END IF;
     IF NOT restoring AND (TG_OP = 'INSERT' OR NEW.url <> OLD.url) THEN
-        problem := CASE WHEN NEW.url ~ E'\\{\\{\\$' THEN 'it has a {{$...}}, which only headers can have'
+        problem := CASE WHEN NEW.url ~ E'\\{\\{\\$' THEN 'it contains {{$...}}, which is allowed only in headers'
                         WHEN NEW.url !~ E'^\\{\\{[a-z0-9_]+\\}\\}$' THEN chatwebhook._url_problem(NEW.url) END;
         IF problem IS NOT NULL THEN
             RAISE EXCEPTION 'cannot deliver to the URL of webhook "%": %', NEW.name, problem
@@ -631,7 +631,7 @@ BEGIN
         END IF;
         PERFORM chatwebhook._wake(NEW.id);
     ELSIF TG_OP = 'UPDATE' THEN
-        -- what it had with another signed connector stays
+        -- secrets that it had with another signed connector are kept
         IF signed AND (NEW.signing <> OLD.signing OR NEW.connector <> OLD.connector) THEN
             PERFORM chatwebhook._follow_signing(NEW.id, NEW.signing);
         ELSIF NEW.signing <> OLD.signing THEN
@@ -644,7 +644,7 @@ BEGIN
                AND q.deliver_at IS NULL AND q.debounce_until IS NULL;
         END IF;
         IF coalesce(NEW.debounce, '0') = '0' AND OLD.debounce > '0' THEN
-            -- or they would arrive after what is emitted from now on
+            -- otherwise, they would arrive after events that are emitted from now on
             UPDATE chatwebhook.queue q SET next_attempt_at = least(q.next_attempt_at, clock_timestamp())
              WHERE q.webhook_id = NEW.id AND q.debounced IS NOT NULL AND q.debounce_until IS NOT NULL;
         END IF;

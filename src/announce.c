@@ -3,14 +3,14 @@
  *		Events about deliveries: webhook.exhausted and webhook.recovered.
  *
  * When a delivery becomes a dead letter, or a failing webhook delivers again,
- * settle.c notes that here, if any webhook wants to know.  upkeep.c has it
- * announced soon after, in a transaction and a share of the worker's time of its
- * own, as the subscribers' filters take time: deliveries do not wait for that.
- * What is not announced yet is lost if the worker is.
+ * settle.c notes that here if any webhook subscribes to such events.  upkeep.c
+ * emits them soon after, in a transaction and a share of the worker's time of
+ * its own: the subscribers' filters take time, and deliveries must not wait
+ * for them.  If the worker exits, pending announcements are lost.
  *
- * Of a webhook whose deliveries die faster than that, a few are named, and the
- * others counted.  Events about deliveries of webhook.* events would lead to
- * more of them without end, so there are none.
+ * If deliveries of a webhook die faster than that, a few are named, and the
+ * others are counted.  Deliveries of webhook.* events are never announced,
+ * since that would lead to more such events without end.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -70,7 +70,7 @@ typedef struct DeadDelivery
 	char	   *error;			/* or null */
 } DeadDelivery;
 
-/* What is to be announced about a webhook. */
+/* The pending announcements about a webhook. */
 struct Announcement
 {
 	dlist_node	node;
@@ -78,7 +78,7 @@ struct Announcement
 	Endpoint   *endpoint;
 	DeadDelivery named[MAX_NAMED];
 	int			nnamed;
-	int64		others;			/* that have died, too */
+	int64		others;			/* more dead deliveries, not named */
 	bool		recovered;
 	TimestampTz failing_since;	/* before it recovered; 0: not known */
 	int64		failures;		/* in a row, then */
@@ -86,7 +86,7 @@ struct Announcement
 
 /* of Announcement, oldest first */
 static dlist_head announcements = DLIST_STATIC_INIT(announcements);
-static int	nannounced = 0;		/* of these, by the last transaction */
+static int	nannounced = 0;		/* how many the last transaction emitted */
 
 /* Does any webhook want such an event about this one? */
 static bool
@@ -96,7 +96,7 @@ is_wanted(const char *type, const Endpoint *endpoint)
 		cwh_subscriptions(type, endpoint->webhook->chatbot_id) != NIL;
 }
 
-/* Is a delivery that has become a dead letter to be announced? */
+/* Should a delivery that has become a dead letter be announced? */
 bool
 cwh_exhausted_wanted(const Delivery *delivery)
 {
@@ -105,14 +105,14 @@ cwh_exhausted_wanted(const Delivery *delivery)
 		is_wanted("webhook.exhausted", delivery->endpoint);
 }
 
-/* Is it to be announced that a webhook delivers again? */
+/* Should it be announced that a webhook delivers again? */
 bool
 cwh_recovered_wanted(const Endpoint *endpoint)
 {
 	return is_wanted("webhook.recovered", endpoint);
 }
 
-/* What is to be announced about a webhook, made if needed. */
+/* Return the announcements about a webhook, created if needed. */
 static Announcement *
 get_announcement(Endpoint *endpoint)
 {
@@ -132,7 +132,7 @@ get_announcement(Endpoint *endpoint)
 	return announcement;
 }
 
-/* Have it announced that a delivery has become a dead letter. */
+/* Note that a delivery has become a dead letter, to announce it later. */
 void
 cwh_note_exhausted(const Delivery *delivery)
 {
@@ -155,7 +155,7 @@ cwh_note_exhausted(const Delivery *delivery)
 		MemoryContextStrdup(announcement->context, delivery->error) : NULL;
 }
 
-/* Have it announced that a webhook that was failing delivers again. */
+/* Note that a failing webhook delivers again, to announce it later. */
 void
 cwh_note_recovered(Endpoint *endpoint, const CwhHealthGain *gain)
 {
@@ -166,7 +166,7 @@ cwh_note_recovered(Endpoint *endpoint, const CwhHealthGain *gain)
 	announcement->failures = gain->was_failures;
 }
 
-/* Is anything to be announced? */
+/* Are any announcements pending? */
 bool
 cwh_any_announcements(void)
 {
@@ -211,7 +211,7 @@ announce_recovered(const Announcement *announcement)
 	Datum		args[3];
 
 	args[0] = UUIDPGetDatum(&announcement->endpoint->id);
-	/* -infinity stands for a time that is not known */
+	/* -infinity stands for an unknown time */
 	args[1] = TimestampTzGetDatum(announcement->failing_since == 0 ?
 								  DT_NOBEGIN : announcement->failing_since);
 	args[2] = Int64GetDatum(announcement->failures);
@@ -242,7 +242,7 @@ cwh_announce(void)
 	}
 }
 
-/* That was committed: strike them out. */
+/* The transaction has committed: remove the announcements that it emitted. */
 void
 cwh_end_announce(void)
 {

@@ -66,7 +66,7 @@ unpin_webhook(Delivery *delivery)
 	delivery->webhook = NULL;
 }
 
-/* Have the webhook's secrets changed, perhaps, since its request was made? */
+/* May the webhook's secrets have changed since its request was built? */
 static bool
 is_outdated(const Delivery *delivery)
 {
@@ -78,8 +78,8 @@ is_outdated(const Delivery *delivery)
 }
 
 /*
- * Describe an attempt, as far as retries and the webhook go; the exchange knows
- * the rest.
+ * Fill in what an attempt says about retries and the webhook; the exchange
+ * fills in the rest.
  */
 static void
 describe_attempt(const Delivery *delivery, double random01, CwhAttempt *attempt)
@@ -159,9 +159,9 @@ end_attempt(Delivery *delivery, const CwhDecision *decision, bool request,
 }
 
 /*
- * End an attempt because there is nothing (more) to send, so there is no reply to
- * keep.  If no request was made at all, it does not count as an attempt, but may
- * be noted.
+ * End an attempt because there is nothing (more) to send, so there is no reply
+ * to keep.  If no request was sent at all, it does not count as an attempt,
+ * but may be logged.
  */
 static void
 end_with_nothing(Delivery *delivery, bool any_sent)
@@ -220,9 +220,10 @@ total_latency(const CwhExchange *exchange)
 }
 
 /*
- * The attempt goes on.  A request whose signature was refused is made again at
- * once: for the gate and the limits, it is the same.  One whose webhook has
- * changed is given back, to be claimed again once that has been read.
+ * Continue the attempt.  A request whose signature was refused is repeated at
+ * once; the gate and the limits count it as the same request.  If the webhook
+ * has changed, release the delivery, to claim it again once the webhook has
+ * been read.
  */
 static void
 go_on(Delivery *delivery, CwhSecretFate secret)
@@ -428,8 +429,8 @@ is_expired(const Delivery *delivery, TimestampTz now)
 }
 
 /*
- * Cancel what has expired since it was claimed, of those that would go into the
- * next request.  Returns whether there was any.
+ * Of the deliveries that would go into the next request, cancel those that
+ * have expired since they were claimed.  Returns whether there were any.
  */
 static bool
 cancel_expired(Endpoint *endpoint, TimestampTz now)
@@ -458,7 +459,7 @@ cancel_expired(Endpoint *endpoint, TimestampTz now)
 		else
 			kept[nkept++] = delivery;
 	}
-	/* the last goes before the others first */
+	/* each goes to the front, so begin with the last */
 	while (nkept > 0)
 		cwh_wait_again(kept[--nkept]);
 	cwh_reconsider(endpoint);
@@ -510,7 +511,7 @@ make_batch(Endpoint *endpoint, int n)
 	for (int i = 0; i < n; i++)
 	{
 		deliveries[i] = cwh_next_waiting(endpoint);
-		/* of when its connector made requests for single events */
+		/* they are from requests for single events, before a change */
 		deliveries[i]->exchange.replies = NULL;
 	}
 	qsort(deliveries, n, sizeof(Delivery *), compare_deliveries);

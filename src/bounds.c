@@ -40,8 +40,8 @@ PG_FUNCTION_INFO_V1(chatwebhook_credential_problem);
  */
 
 /*
- * Headers of HTTP itself and of ours, which nobody else may set, but for a
- * connector its request's Content-Type.
+ * Headers that only HTTP itself or we may set, except that a connector may set
+ * the Content-Type of its request.
  */
 static const char *const reserved_headers[] = {
 	"connection", "content-encoding", "content-length", "content-type",
@@ -109,7 +109,7 @@ is_media_type(const char *value, int len)
 }
 
 /*
- * Why these cannot be sent as request headers, of a webhook or of a connector's
+ * Return why these headers cannot be sent, of a webhook or of a connector's
  * request; null if they can.
  */
 const char *
@@ -156,8 +156,8 @@ cwh_header_problem(Jsonb *headers, bool of_connector)
 }
 
 /*
- * Why a webhook's headers cannot have the values computed that they ask for;
- * null if they can.  cwh_header_problem() has found nothing wrong with them.
+ * Return why the computed values in a webhook's headers are invalid; null if
+ * they are valid.  Call it only for headers that pass cwh_header_problem().
  */
 const char *
 cwh_computed_problem(Jsonb *headers)

@@ -45,16 +45,16 @@
 #define CWH_MAX_LINE			(16 * 1024)
 #define CWH_MAX_LINES			(64 * 1024)
 
-/* Characters of an event's type; SQL has it as well. */
+/* Characters of an event's type; the SQL has the same limit. */
 #define CWH_MAX_TYPE			255
 
-/* Values that all of a webhook's headers may have computed for each request. */
+/* Computed values in all of a webhook's headers. */
 #define CWH_MAX_COMPUTED		20
 
 extern const char *cwh_header_problem(Jsonb *headers, bool of_connector);
 extern const char *cwh_computed_problem(Jsonb *headers);
 
-/* Is this the name of the header that tells the type of a body? */
+/* Is this the header Content-Type? */
 static inline bool
 cwh_is_content_type(const char *name)
 {

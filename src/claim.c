@@ -50,8 +50,9 @@
 #define FAILED_CLAIM_MS		60000
 
 /*
- * What debounce holds and cannot let go, because an earlier delivery is under way
- * or another transaction has locked it, is looked at again after this.
+ * Milliseconds after which to check again a delivery that debounce could not
+ * release, because an earlier one is in flight or another transaction has
+ * locked it.
  */
 #define HELD_MS				500
 
@@ -187,7 +188,7 @@ has_room(void *context, const pg_uuid_t *webhook_id, Size size)
 	return false;
 }
 
-/* A delivery was found that is held by debounce: see to it after the claim. */
+/* Note a delivery that debounce holds, to handle it after the claim. */
 static void
 note_held(Claims *claims, Endpoint *endpoint, const CwhClaimed *claimed)
 {
@@ -455,7 +456,7 @@ choose_wants(int *nwants, int *most, TimestampTz now)
 	return choice.wants;
 }
 
-/* Look again later at the first held delivery of a claim. */
+/* Have the first held delivery of a claim checked again later. */
 static void
 look_again_later(Endpoint *endpoint)
 {
@@ -471,9 +472,9 @@ look_again_later(Endpoint *endpoint)
 }
 
 /*
- * A delivery held by debounce was due.  If anything was done about that, claim
- * from there on again: the last one of its conversation may be due now, and those
- * that waited in order behind one that was superseded.
+ * A delivery held by debounce was due.  If its burst was changed, claim again
+ * from there on: the last one of its conversation may be due now, and so may
+ * those that waited in order behind one that was superseded.
  */
 static void
 on_debounced(void *context, const pg_uuid_t *webhook_id, bool changed,
@@ -527,7 +528,7 @@ claim_due(Claims *claims)
 			cwh_backfill_claimed(endpoint, exhausted);
 		else if (cwh_claim_made(endpoint, exhausted, now, reread_at))
 			later[nlater++] = endpoint->id;
-		/* its timer may have been for something else */
+		/* its timer may have been set for another reason */
 		if (endpoint->claim.look_again != 0)
 			cwh_expect_more(endpoint, endpoint->claim.look_again);
 	}

@@ -20,8 +20,8 @@ typedef struct Claims
 	CwhWant    *wants;
 	bool		in_conversation;	/* claiming what follows a delivery, and not
 									 * where the queue was read to */
-	int			nheld;			/* found due, but held by debounce */
-	int64	   *held;			/* their ids; max is the room in this, too */
+	int			nheld;			/* due deliveries that debounce holds */
+	int64	   *held;			/* their ids, up to max */
 } Claims;
 
 /* The last claim has failed: results must not wait for the next one. */

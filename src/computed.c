@@ -1,12 +1,12 @@
 /*
  * computed.c
- *		Values that headers can have computed for each request.
+ *		Values in headers that are computed for each request.
  *
- * Receivers that were written for another sender check its headers: an HMAC
- * in its spelling, its name for the event's type, an id.  A webhook's headers
- * spell those with placeholders, {{$name}}.  This file knows their names, and
- * makes the HMACs, each at most once for a request, and only if a header has
- * it.
+ * Receivers that were written for another sender check that sender's headers:
+ * an HMAC in a certain format, the event's type, an id.  A webhook's headers
+ * express those with placeholders, {{$name}}.  This file knows their names,
+ * and computes the HMACs, each at most once for a request, and only if a
+ * header uses it.
  *
  * It knows nothing of PostgreSQL, and raises no errors.
  *
@@ -17,18 +17,18 @@
 
 #include "computed.h"
 
-/* Of a 64-bit integer. */
+/* Length of a 64-bit integer. */
 #define MAX_NUMBER_LEN	20
 
-/* As CWH_COMPUTED_NAMES says, in the order of CwhComputed. */
+/* The same as in CWH_COMPUTED_NAMES, in the order of CwhComputed. */
 static const char *const names[CWH_NCOMPUTED] = {
 	"hmac_sha256", "hmac_sha256_base64", "hmac_sha256_timestamped",
 	"timestamp", "id", "type", "attempt", "delivery"
 };
 
 /*
- * The length of the placeholder that a text begins with, and which it is; 0 if
- * it is none of these.
+ * If a text begins with a placeholder, return its length and set *which;
+ * otherwise return 0.
  */
 size_t
 cwh_computed_parse(const char *text, CwhComputed *which)
@@ -51,14 +51,14 @@ cwh_computed_parse(const char *text, CwhComputed *which)
 	return 0;
 }
 
-/* Does this value take a secret? */
+/* Does this value need a secret? */
 bool
 cwh_computed_is_hmac(CwhComputed which)
 {
 	return which <= CWH_COMPUTED_HMAC_TIMESTAMPED;
 }
 
-/* The bytes that a value takes at most. */
+/* The maximum size of a value, in bytes. */
 size_t
 cwh_computed_size(CwhComputed which, size_t type_len, int deliveries)
 {
@@ -77,8 +77,8 @@ cwh_computed_size(CwhComputed which, size_t type_len, int deliveries)
 }
 
 /*
- * Make an HMAC, unless it has been made.  The timestamp is there already.
- * False if OpenSSL fails, or if the signer has no secret.
+ * Compute an HMAC unless it has been computed.  The timestamp is already set.
+ * Returns false if OpenSSL fails, or if the signer has no secret.
  */
 bool
 cwh_computed_hmac(CwhComputedValues *values, CwhComputed which,

@@ -1,6 +1,6 @@
 /*
  * computed.h
- *		Values that headers can have computed for each request.  Pure.
+ *		Values in headers that are computed for each request.  Pure.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -13,7 +13,7 @@
 
 #include "sign.h"
 
-/* A header of a webhook's has {{$name}} for one of these. */
+/* What {{$name}} in a webhook's header stands for. */
 typedef enum CwhComputed
 {
 	CWH_COMPUTED_HMAC_HEX,
@@ -26,10 +26,10 @@ typedef enum CwhComputed
 	CWH_COMPUTED_DELIVERY
 } CwhComputed;
 
-/* How many of those there are. */
+/* The number of those. */
 #define CWH_NCOMPUTED			(CWH_COMPUTED_DELIVERY + 1)
 
-/* How one begins. */
+/* The start of a placeholder. */
 #define CWH_COMPUTED_START		"{{$"
 
 /* All of them, for messages. */
@@ -38,13 +38,13 @@ typedef enum CwhComputed
 	" {{$timestamp}}, {{$id}}, {{$type}}, {{$attempt}} and {{$delivery}}"
 
 /*
- * The values for one request, as texts.  Those of a request that has no such
- * header are never made.
+ * The values for one request, as texts.  HMACs that no header uses are never
+ * computed.
  */
 typedef struct CwhComputedValues
 {
-	const char *values[CWH_NCOMPUTED];	/* the caller's, or null: an HMAC that is
-										 * not made yet */
+	const char *values[CWH_NCOMPUTED];	/* set by the caller; null: an HMAC
+										 * that is not computed yet */
 	char		hmacs[3][CWH_HMAC_LEN + 1];
 } CwhComputedValues;
 

@@ -303,7 +303,7 @@ take_body(const Fields *fields, const CwhRender *render, CwhStep *step)
 	body = DatumGetJsonbP(fields->values[REQUEST_BODY]);
 	if (webhook->auth == CWH_AUTH_BODY && !JB_ROOT_IS_OBJECT(body))
 		bad_request("its body is not an object, into which the webhook's auth is to be put");
-	/* it may hold the whole event, or batch, in another form */
+	/* it may contain the whole event, or batch, in another form */
 	if (!cwh_json_fits(body, cwh_max_payload_size + strlen(render->event)))
 		bad_request("its body is larger than chatwebhook.max_payload_size and the event together");
 	step->body = makeStringInfo();

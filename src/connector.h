@@ -18,7 +18,7 @@ typedef struct CwhRender
 {
 	const CwhWebhook *webhook;
 	const char *event;			/* the envelope, or an array of them, in UTF-8 */
-	bool		batch;			/* it is an array, for which there is one request */
+	bool		batch;			/* event is an array, for one request */
 	Jsonb	   *replies;		/* to earlier requests; null: none */
 	Jsonb	   *memory;			/* of the conversation; null: nothing */
 	MemoryContext context;		/* to allocate the result in */

@@ -24,7 +24,7 @@
 #define ROW_TIME_MS		20
 
 /*
- * What is left of the time for queries of this statement; see
+ * The time that is left for queries of this statement; see
  * cwh_deadline_allowed().
  */
 static TimestampTz time_statement = 0;
@@ -52,7 +52,7 @@ cwh_deadline_allowed(void)
 	return Max(1, (int) (time_left_us / 1000));
 }
 
-/* It has taken the time since then. */
+/* Subtract the time since start from what is left for this statement. */
 void
 cwh_deadline_used(const instr_time *start)
 {

@@ -1,24 +1,26 @@
 /*
  * debounce.c
- *		Lets the last of several deliveries go, and cancels the others.
+ *		Releases the last delivery of a burst, and cancels the others.
  *
- * A burst is the deliveries of a webhook that debounces which are of one event
- * type and one conversation.  Emitting writes each as held: due when there has
- * been no other for a while, and no longer than until a limit.  A session that
- * emits looks at no other rows, so it waits for none; what supersedes what is
- * decided here, by a worker, when its claim meets a held delivery that is due.
+ * A burst is the deliveries of one event type and one conversation to a
+ * webhook that debounces.  Emitting writes each one as held: due once no other
+ * has followed for a while, and in any case at a limit.  An emitting session
+ * does not read other rows, so it never waits for another session.  Which
+ * delivery supersedes which is decided here, by a worker, when its claim finds
+ * a held delivery that is due.
  *
- * All but the last of the burst, in the order of their ids, are canceled, also one
- * that was let go earlier and waits for a retry.  The last inherits the earliest
- * limit.  If it is due, or that limit has come, it is let go: it becomes a delivery
- * like others, and the next claim gets it.  It stays held while another of its burst
- * is under way, so an older state never arrives after a newer one.  A delivery that
- * is committed after later ones were sent is a burst of its own.
+ * All but the last of the burst, in the order of their ids, are canceled,
+ * including one that was released earlier and waits for a retry.  The last
+ * inherits the earliest limit.  Once it is due, or that limit has passed, it
+ * is released: it becomes an ordinary delivery, which the next claim gets.  It
+ * stays held while another one of its burst is in flight, so an older state
+ * never arrives after a newer one.  A delivery that is committed after later
+ * ones were sent is a burst of its own.
  *
- * This runs in the transaction of a claim, which is connected to SPI.  It waits
- * for no lock.  If another transaction has locked the last one, its burst is left
- * alone; if one of the others, the last stays held.  A crash that undoes this also
- * undoes all that came after it.
+ * This runs in the transaction of a claim, which is connected to SPI.  It
+ * never waits for a lock.  If another transaction has locked the last
+ * delivery, leave the burst alone; if it has locked one of the others, the
+ * last stays held.  A crash that undoes this also undoes everything after it.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -30,7 +32,7 @@
 #include "debounce.h"
 #include "statement.h"
 
-/* Cancel no more than this at a time, for other webhooks wait meanwhile. */
+/* Cancel no more than this at a time, since other webhooks wait meanwhile. */
 #define MAX_SUPERSEDED		500
 
 /* INDENT OFF */
@@ -48,9 +50,9 @@ enum
 };
 
 /*
- * Claims are looked up again once a row is locked: another worker claims only a
- * row that it has locked itself.  A burst that has more others than are canceled
- * in one go is looked at again at once, since something has changed.
+ * Check for claims again once a row is locked: another worker claims only rows
+ * that it has locked itself.  If a burst is too large to cancel at once, the
+ * result says that something changed, so it is checked again immediately.
  */
 static const char debounce_sql[] =
 	"WITH found AS MATERIALIZED ("
@@ -123,7 +125,7 @@ static CwhStatement debounce_st = {debounce_sql, 3,
 /* INDENT ON */
 
 /*
- * See to the bursts of these deliveries, which are held and due.  Calls each()
+ * Handle the bursts of these deliveries, which are held and due.  Calls each()
  * for every burst.
  */
 void

@@ -1,6 +1,6 @@
 /*
  * debounce.h
- *		Lets the last of several deliveries go, and cancels the others.
+ *		Releases the last delivery of a burst, and cancels the others.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -11,8 +11,8 @@
 #include "utils/uuid.h"
 
 /*
- * Called for each burst: was anything changed; may deliveries be due now that
- * waited in order behind one of it?
+ * Called for each burst: did anything change, and may deliveries be due now
+ * that waited in order behind one of its deliveries?
  */
 typedef void (*CwhOnDebounced) (void *context, const pg_uuid_t *webhook_id,
 								bool changed, bool unblocked);

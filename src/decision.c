@@ -164,14 +164,15 @@ decide_token(const CwhEnding *ending, const CwhAttempt *attempt)
 /*
  * Decide whether to try another signature.
  *
- * While two secrets overlap, one of them comes first, and a receiver that knows
- * only the other refuses the request.  Then each is tried once, and the first one
- * again if nothing was known before: the receiver may have changed its secret
- * between the two tries.  A receiver that refuses everything costs that third try
- * once in an overlap, as the last secret tried is remembered all the same.
+ * While two secrets overlap, one of them comes first, and a receiver that
+ * knows only the other refuses the request.  Then try each secret once, and
+ * the first one again if it was not known which one the receiver accepts: it
+ * may have changed its secret between the two tries.  A receiver that refuses
+ * everything costs that third try only once per overlap, because the last
+ * secret tried is remembered anyway.
  *
- * A request that was under way when the secret was rotated can be refused by a
- * receiver that has the new one already.
+ * A request that was in flight when the secret was rotated may be refused by a
+ * receiver that already has the new one.
  */
 static CwhSecretFate
 decide_secret(const CwhEnding *ending, const CwhAttempt *attempt)
@@ -221,7 +222,7 @@ judge_reply(const CwhEnding *ending, const CwhAttempt *attempt,
 		*unread = ending->unread;
 		verdict = CWH_RETRY;
 	}
-	/* what has arrived stays delivered */
+	/* a delivery that was accepted stays delivered */
 	if (verdict != CWH_DELIVERED && ending->order == CWH_ORDER_DISABLE)
 		verdict = CWH_DISABLE;
 	if (verdict == CWH_RETRY && ending->order == CWH_ORDER_ABORT)
@@ -357,7 +358,7 @@ decide_webhook(CwhDecision *decision, const CwhEnding *ending,
 			"the receiver's answer means that there will be no other";
 }
 
-/* Is this the word, given in lower case, in any case? */
+/* Is the text this word, in any case?  The word is in lower case. */
 static bool
 is_word(const char *text, size_t len, const char *word)
 {
@@ -376,7 +377,7 @@ is_word(const char *text, size_t len, const char *word)
 	return true;
 }
 
-/* What the value of the header webhook-delivery asks for. */
+/* Parse the value of the header webhook-delivery. */
 static CwhOrder
 read_order(const char *value, size_t len)
 {
@@ -396,9 +397,9 @@ read_order(const char *value, size_t len)
 }
 
 /*
- * What a reply asks for in the header webhook-delivery.  Of several values, on
- * lines of their own or on one, the first counts; an unknown one asks for
- * nothing.  The lines need not end in a NUL.
+ * Find and parse the header webhook-delivery of a reply.  If there are several
+ * values, on one line or on several, the first counts; an unknown value is
+ * ignored.  The text need not be NUL-terminated.
  */
 CwhOrder
 cwh_reply_order(const char *headers, size_t len)
@@ -673,7 +674,7 @@ quote_reply(const CwhEnding *ending, char *out, size_t size)
 			 type[0] != '\0' ? type : "no content type", ending->status, words);
 }
 
-/* What a message says of that header. */
+/* Return the text about that header for an error message. */
 static const char *
 order_text(CwhOrder order)
 {

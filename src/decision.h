@@ -113,13 +113,13 @@ typedef struct CwhAttempt
 	bool		has_token;		/* requests have an access token (OAuth 2.0) */
 	bool		token_renewed;	/* for this request, after a refusal */
 	bool		token_hopeless; /* renewing it did not help a moment ago */
-	bool		is_signed;		/* the request was */
+	bool		is_signed;		/* the request was signed */
 	bool		outdated;		/* the webhook's secrets may have changed since
 								 * it was sent */
 	bool		overlap;		/* it was signed with two secrets */
 	bool		secret_known;	/* before the first try, it was known which of
-								 * them the receiver takes */
-	int			refusals;		/* tries before this one that were refused */
+								 * them the receiver accepts */
+	int			refusals;		/* earlier tries that were refused */
 } CwhAttempt;
 
 /* What follows for the delivery. */
@@ -145,8 +145,8 @@ typedef enum CwhTokenFate
 } CwhTokenFate;
 
 /*
- * What follows for the secrets of a request that was signed.  A receiver that
- * knows one secret refuses what the other has signed.
+ * What follows for the secrets of a signed request.  A receiver that knows
+ * only one secret refuses signatures that are made with the other.
  */
 typedef enum CwhSecretFate
 {

@@ -61,7 +61,7 @@ typedef struct Delivery
 	bool		untried;		/* nothing was sent: it is no attempt */
 } Delivery;
 
-/* Why a delivery was canceled that was not sent in time. */
+/* last_error of a delivery that was canceled because it expired. */
 #define CWH_EXPIRED		"expired"
 
 /* Append to a singly linked queue. */

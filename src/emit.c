@@ -116,12 +116,12 @@ typedef struct Firing
 	MemoryContext context;		/* of the events */
 	CwhEvent	event;			/* of a mapping by columns */
 	List	   *events;			/* of a query */
-	const CwhEvent *checked;	/* is to match its schema */
+	const CwhEvent *checked;	/* event to check against its schema */
 	bool		reads_values;	/* errors can be about values of the row */
 	int			settings_level; /* of cwh_fix_settings(); 0: not in effect */
 } Firing;
 
-/* A query or a validator is being run. */
+/* A query or a validator is running. */
 static bool in_query = false;
 
 /*
@@ -225,8 +225,8 @@ next_delivery_id(TimestampTz now)
 }
 
 /*
- * Can the deliveries of an event be ordered?  The index that finds those of a
- * conversation cannot hold a longer id; an id proper is much shorter.
+ * Can the deliveries of an event be ordered?  The index on the conversation's
+ * id cannot hold a longer one; real ids are much shorter.
  */
 static bool
 may_be_ordered(const CwhEvent *event)
@@ -236,8 +236,8 @@ may_be_ordered(const CwhEvent *event)
 }
 
 /*
- * Write an event's delivery to a webhook.  Returns the time before which it is
- * not to be sent, or 0.
+ * Write an event's delivery to a webhook.  Returns the time before which it
+ * must not be sent, or 0.
  */
 static TimestampTz
 write_delivery(Writer *writer, const CwhEvent *event,
@@ -535,10 +535,10 @@ apply_filters(List *subscriptions, const CwhEvent *event)
 }
 
 /*
- * Write an event that has been checked, for those of these webhooks whose filters
- * match it.  Sets its id and time.  Returns false, and writes nothing, if no
- * filter matches.  Writes nothing either if its key is another event's, whose id
- * it gets.
+ * Write an event that has been checked, for those of these webhooks whose
+ * filters match it.  Sets its id and time.  Returns false, and writes nothing,
+ * if no filter matches.  If another event has its key, writes nothing either,
+ * and sets its id to that event's.
  */
 static bool
 emit_event(Writer *writer, CwhEvent *event, List *subscriptions)
@@ -759,7 +759,7 @@ attempt(Firing *firing, void (*step) (Firing *), bool with_care)
 	MemoryContextSwitchTo(oldcontext);
 	if (error == NULL)
 		return true;
-	/* where logical replication applies rows, an error would stop it */
+	/* in a logical replication worker, an error would stop replication */
 	if (firing->trigger == NULL ||
 		(cwh_on_emit_error == CWH_ON_EMIT_ERROR_RAISE && !IsLogicalWorker()) ||
 		cwh_ends_statement(error))
@@ -787,7 +787,9 @@ is_idle(const char *name, bool by_query)
 		(type->known && (by_query || type->nrequired == 0));
 }
 
-/* Step of a firing: hold the data of an event to the schema of its type. */
+/*
+ * Step of a firing: check the data of an event against the schema of its type.
+ */
 static void
 check_schema(Firing *firing)
 {
@@ -796,8 +798,8 @@ check_schema(Firing *firing)
 }
 
 /*
- * May an event be emitted, as far as the schema of its type goes?  This invalidates
- * what the cache has given before.
+ * Does an event match the schema of its type?  This invalidates everything
+ * that the cache has returned before.
  */
 static bool
 meets_schema(Firing *firing, const CwhEvent *event)
@@ -807,7 +809,7 @@ meets_schema(Firing *firing, const CwhEvent *event)
 		attempt(firing, check_schema, false);
 }
 
-/* Emit an event that has been made, to those webhooks that want it. */
+/* Emit an event that has been built to the webhooks that want it. */
 static void
 emit_made(Writer *writer, Firing *firing, CwhEvent *event)
 {
@@ -940,8 +942,8 @@ check_call(const TriggerData *data)
 }
 
 /*
- * Is this the initial copy of a subscription's table?  Its rows are no news.  The
- * same process applies what has changed meanwhile, as remote transactions.
+ * Is this the initial copy of a subscription's table?  Its rows are not new.
+ * The same process then applies concurrent changes, as remote transactions.
  */
 static bool
 is_initial_copy(void)

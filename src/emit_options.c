@@ -2,11 +2,11 @@
  * emit_options.c
  *		When a delivery may be sent, and the key of an event.
  *
- * These run in the session that emits, within its transaction, and only for
- * events whose emit() was given more than an event, or whose webhooks debounce.
- * A session that passes a key waits for another one that has emitted with the
- * same key and has not ended its transaction, as at a unique index.  Nothing
- * else in here waits.
+ * These functions run in the session that emits, within its transaction, and
+ * only for events whose emit() call has optional arguments, or whose webhooks
+ * debounce.  A session that passes a key waits for another one that has
+ * emitted with the same key and whose transaction has not ended, as with a
+ * unique index.  Nothing else in here waits.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -31,7 +31,10 @@
 /* How far ahead a delivery can be scheduled. */
 #define MAX_AHEAD_DAYS	366
 
-/* A debounced delivery is held no longer than this many times its webhook says. */
+/*
+ * A debounced delivery is held for at most this many times its webhook's
+ * debounce.
+ */
 #define MAX_DEBOUNCES	5
 
 /* Get an argument that is a time. */
@@ -106,7 +109,7 @@ key_digest(const CwhEvent *event, const char *key)
 	StringInfoData buffer;
 	bytea	   *bytes;
 
-	/* each text ends with a zero byte, so no two keys give the same bytes */
+	/* zero-terminate each text, so that different keys give different bytes */
 	initStringInfo(&buffer);
 	appendBinaryStringInfo(&buffer, event->type, strlen(event->type) + 1);
 	appendStringInfoChar(&buffer, event->chatbot_id ? 'c' : 'n');
@@ -119,8 +122,8 @@ key_digest(const CwhEvent *event, const char *key)
 }
 
 /*
- * The function _take_key().  It runs with its owner's rights, and the role that
- * emits may not call it otherwise.
+ * Look up the function _take_key().  It runs with its owner's rights, and the
+ * role that emits has no privilege to call it by itself.
  */
 static Oid
 take_key_function(void)
@@ -139,8 +142,8 @@ take_key_function(void)
 }
 
 /*
- * Take the event's key, if it has one.  Returns false if another event has it,
- * whose id this one gets.
+ * Take the event's key, if it has one.  If another event has it, returns false
+ * and sets the id to that event's.
  */
 bool
 cwh_take_key(const CwhEmitOptions *options, CwhEvent *event)
@@ -161,8 +164,8 @@ cwh_take_key(const CwhEmitOptions *options, CwhEvent *event)
 }
 
 /*
- * Schedule a delivery, a new row of queue.  Returns the time before which it is
- * not to be sent, or 0.
+ * Schedule a delivery, a new row of queue.  Returns the time before which it
+ * must not be sent, or 0.
  */
 TimestampTz
 cwh_apply_emit_options(TupleTableSlot *slot, const CwhEmitOptions *options,
@@ -177,14 +180,14 @@ cwh_apply_emit_options(TupleTableSlot *slot, const CwhEmitOptions *options,
 				   TimestampTzGetDatum(options->deliver_at));
 	cwh_set_column(slot, CWH_QUEUE_NEXT_ATTEMPT_AT,
 				   TimestampTzGetDatum(options->deliver_at));
-	/* what waits behind it would wait until then */
+	/* otherwise, deliveries behind it would wait until then */
 	cwh_set_column(slot, CWH_QUEUE_ORDERED, BoolGetDatum(false));
 	return options->deliver_at;
 }
 
 /*
- * Have a delivery, a new row of queue, held until there has been none like it for
- * a time.  Returns when that is, if none comes.
+ * Hold a delivery, a new row of queue, until no other of its burst has
+ * followed for a while.  Returns when that is if none comes.
  */
 TimestampTz
 cwh_debounce_delivery(TupleTableSlot *slot, const CwhEvent *event,
@@ -197,7 +200,7 @@ cwh_debounce_delivery(TupleTableSlot *slot, const CwhEvent *event,
 				   TimestampTzGetDatum(event->created_at +
 									   MAX_DEBOUNCES * debounce_us));
 	cwh_set_column(slot, CWH_QUEUE_NEXT_ATTEMPT_AT, TimestampTzGetDatum(quiet));
-	/* debounce.c sets it when the delivery is due */
+	/* debounce.c sets this when the delivery is due */
 	cwh_set_column(slot, CWH_QUEUE_ORDERED, BoolGetDatum(false));
 	return quiet;
 }

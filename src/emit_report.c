@@ -189,7 +189,7 @@ cwh_report_failure(const Trigger *trigger, Relation relation,
 		return;
 	warned_at = statement;
 	warned_of = trigger->tgoid;
-	/* what a function raises can have any size */
+	/* the message can have any size */
 	cwh_copy_text(message, error->message, sizeof(message));
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),

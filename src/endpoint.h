@@ -52,10 +52,10 @@ typedef struct ClaimState
 	int			wanted;			/* in the claim being made */
 	int			got;
 	bool		cut;			/* there was no room for its bodies */
-	bool		held;			/* it found deliveries held by debounce, */
+	bool		held;			/* it found deliveries that debounce holds, */
 	CwhPosition first_held;		/* of which this was the first */
-	TimestampTz look_again;		/* when to claim from look_from on again,
-								 * since some could not be seen to; 0: never */
+	TimestampTz look_again;		/* when to claim again from look_from on, since
+								 * some could not be handled; 0: never */
 	CwhPosition look_from;
 	TimestampTz eventless_since;	/* an event did not exist; 0: none */
 } ClaimState;
@@ -234,7 +234,7 @@ cwh_advance(Endpoint *endpoint, TimestampTz due, int64 id)
 	}
 }
 
-/* The next claim begins with this delivery, if it would begin behind it. */
+/* Have the next claim begin with this delivery, unless it begins before it. */
 static inline void
 cwh_step_back(Endpoint *endpoint, CwhPosition first)
 {

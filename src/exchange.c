@@ -6,10 +6,10 @@
  * reply to one is kept and the connector asked for the next.  A webhook with
  * OAuth 2.0 is first sent a request for an access token, unless there is one
  * already; a token that is refused is renewed once in an attempt.  While two
- * secrets overlap, a request whose signature is refused is made again with the
- * other secret first, within the same attempt.  gate.c remembers which secret the
- * receiver takes, but requests that were under way when the receiver changed its
- * secret are each made again.
+ * secrets overlap, a request whose signature is refused is repeated with the
+ * other secret first, within the same attempt.  gate.c remembers which secret
+ * the receiver accepts, but each request that was in flight when the receiver
+ * changed its secret is repeated.
  *
  * What the end of a request means is decided in decision.c; here that decision
  * is prepared, and applied to the exchange and its token.  The caller applies it
@@ -168,7 +168,7 @@ take_token(CwhToken *token, const CwhReply *reply)
  * Sending
  */
 
-/* Note how the next request is signed, if it is, and with which secret first. */
+/* Decide whether to sign the next request, and with which secret first. */
 static void
 choose_secret(CwhExchange *exchange, const CwhWebhook *webhook, TimestampTz now)
 {
@@ -437,7 +437,7 @@ cleanse_reply(CwhExchange *exchange)
 	reply->body.len = reply->headers.len = 0;
 }
 
-/* Apply what follows for the secrets that have signed a request. */
+/* Apply the decision about the secrets that signed a request. */
 static void
 apply_secret_fate(CwhExchange *exchange, const CwhWebhook *webhook,
 				  CwhSecretFate fate)

@@ -51,12 +51,13 @@ typedef struct CwhExchange
 	bool		for_token;		/* it asks for a token */
 	bool		token_renewed;	/* within this attempt */
 	uint64		token_number;	/* of the token that it was sent with */
-	bool		is_signed;		/* the last request was */
-	TimestampTz overlap_until;	/* with two secrets, which overlap until then;
-								 * 0: with one */
-	bool		previous_first; /* the previous one came before the current */
-	bool		secret_known;	/* which one is taken was, before the first try */
-	int			refusals;		/* tries of this request that were refused */
+	bool		is_signed;		/* the last request was signed */
+	TimestampTz overlap_until;	/* two secrets signed it, which overlap until
+								 * then; 0: only one */
+	bool		previous_first; /* the previous secret came first */
+	bool		secret_known;	/* before the first try, it was known which one
+								 * the receiver accepts */
+	int			refusals;		/* refused tries of this request */
 } CwhExchange;
 
 extern bool cwh_exchange_send(CwhExchange *exchange, const CwhWebhook *webhook,

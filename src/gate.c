@@ -84,7 +84,7 @@ typedef struct Gate
 	int64		wait_ms;		/* between the last two probes */
 	TimestampTz probe_at;		/* no request starts before this; if the
 								 * breaker is open, the next probe may */
-	CwhTaken	taken;			/* the secret that the receiver takes, */
+	CwhTaken	taken;			/* the secret that the receiver accepts, */
 	TimestampTz taken_until;	/* in the overlap that ends then; 0: none */
 } Gate;
 
@@ -172,14 +172,14 @@ key_of(const pg_uuid_t *webhook_id)
 	return key;
 }
 
-/* Make all of a gate 0 but its key. */
+/* Set everything in a gate but its key to 0. */
 static void
 clear_gate(Gate *gate)
 {
 	memset((char *) gate + sizeof(GateKey), 0, sizeof(Gate) - sizeof(GateKey));
 }
 
-/* Does a gate hold nothing back any more? */
+/* Has a gate stopped holding anything back? */
 static bool
 is_open(const Gate *gate, TimestampTz now)
 {
@@ -196,8 +196,8 @@ remove_gate(Gate *gate)
 }
 
 /*
- * Remove all gates that hold nothing back any more.  Which secret a receiver
- * takes can be found out again.
+ * Remove all gates that no longer hold anything back.  It can be found out
+ * again which secret a receiver accepts.
  */
 static void
 remove_open_gates(TimestampTz now)
@@ -391,8 +391,8 @@ forget(const pg_uuid_t *webhook_id)
 }
 
 /*
- * Which of two secrets does a webhook's receiver take, in the overlap that ends
- * then?  A session that tests a webhook may have no shared memory.
+ * Which of two secrets does a webhook's receiver accept, in the overlap that
+ * ends then?  A session that tests a webhook may have no shared memory.
  */
 CwhTaken
 cwh_gate_taken(const pg_uuid_t *webhook_id, TimestampTz until)
@@ -410,7 +410,7 @@ cwh_gate_taken(const pg_uuid_t *webhook_id, TimestampTz until)
 	return taken;
 }
 
-/* Note that. */
+/* Remember which of two secrets a webhook's receiver accepts. */
 void
 cwh_gate_note_taken(const pg_uuid_t *webhook_id, CwhTaken taken,
 					TimestampTz until, TimestampTz now)

@@ -23,7 +23,7 @@ extern bool cwh_gate_signal(const pg_uuid_t *webhook_id, CwhSignal signal,
 							double random01, TimestampTz now);
 extern void cwh_gate_set_clock(int64 clock);
 
-/* Which of two secrets a receiver takes, while they overlap. */
+/* Which of two secrets a receiver accepts, while they overlap. */
 typedef enum CwhTaken
 {
 	CWH_TAKEN_UNKNOWN,

@@ -2,9 +2,10 @@
  * identity.c
  *		Is this database a copy of another one?
  *
- * A worker asks the table identity when it starts and when that has changed, and
- * sends nothing in a copy; sql/identity.sql says how a copy is recognized.  This runs in
- * the caller's transaction, which is connected to SPI.
+ * A worker checks the table identity when it starts and whenever that changes,
+ * and sends nothing in a copy; sql/identity.sql says how a copy is
+ * recognized.  This runs in the caller's transaction, which is connected to
+ * SPI.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -37,7 +38,7 @@ static const char identity_sql[] =
 static const char move_sql[] =
 	"UPDATE chatwebhook.identity SET system_identifier = $1";
 
-/* A row that describes no database, beside which ours does not count. */
+/* A row that describes no database: with a second row, this one is a copy. */
 static const char foreign_sql[] =
 	"INSERT INTO chatwebhook.identity (first_delivery, system_identifier, database, queue)"
 	" VALUES (0, 0, 0, 0)";
@@ -47,17 +48,19 @@ static CwhStatement move_st = {move_sql, 1, {INT8OID}, NULL};
 static CwhStatement foreign_st = {foreign_sql, 0, {0}, NULL};
 /* INDENT ON */
 
-/* Deliveries of another database have been found, which the table does not say. */
+/*
+ * Deliveries of another database were found, which identity does not show yet.
+ */
 static bool foreign_found = false;
 
-/* Say once that nothing is sent. */
+/* Report once that nothing is sent. */
 static void
 log_copy(void)
 {
 	ereport(LOG,
 			(errmsg("chatwebhook sends nothing from database \"%s\", which is a copy of another database",
 					get_database_name(MyDatabaseId)),
-			 errhint("If it is the one to send now, call chatwebhook.adopt(). In a copy for testing, call chatwebhook.adopt(cancel_pending => true).")));
+			 errhint("If it should send from now on, call chatwebhook.adopt(). In a copy for testing, call chatwebhook.adopt(cancel_pending => true).")));
 	cwh_note_error("the database is a copy of another one; see chatwebhook.adopt()");
 }
 
@@ -91,7 +94,7 @@ cwh_identify(void)
 
 /*
  * A delivery was found that is older than the extension in this database: send
- * nothing, and write that down in the next transaction.
+ * nothing, and record that in the next transaction.
  */
 void
 cwh_note_foreign(void)

@@ -10,8 +10,8 @@
 #include "state.h"
 
 /*
- * Ids of the clock are far above this, which is in January 2026, and those of the
- * sequence, given while the library is not loaded in advance, far below.
+ * Ids taken from the clock are far above this, which is in January 2026.  Ids
+ * taken from the sequence, while the library is not preloaded, are far below.
  */
 #define CWH_MIN_CLOCK_ID	(INT64CONST(1) << 40)
 

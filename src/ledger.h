@@ -18,7 +18,7 @@
 #include "outbox.h"
 #include "state.h"
 
-/* What is to be announced about a webhook; see announce.c. */
+/* The pending announcements about a webhook; see announce.c. */
 typedef struct Announcement Announcement;
 
 /*

@@ -111,7 +111,7 @@ enum
 	CLAIMED_ORDERED, CLAIMED_EVENT_ID, CLAIMED_EVENT_TYPE, CLAIMED_CHATBOT_ID,
 	CLAIMED_CONVERSATION_ID, CLAIMED_CREATED_AT, CLAIMED_DATA,
 	CLAIMED_TRACEPARENT,
-	/* mostly null; others before them would make the rest slower to read */
+	/* mostly null; in front, they would make other columns slower to read */
 	CLAIMED_DELIVER_AT, CLAIMED_EXPIRES_AT, CLAIMED_DEBOUNCE_UNTIL
 };
 
@@ -894,7 +894,9 @@ log_attempts(const CwhAttemptRow *attempts, int n)
 	(void) cwh_run(&log_attempts_st, args);
 }
 
-/* Take what the health of a webhook was before a gain, from a row of the result. */
+/*
+ * From a row of the result, take the health that a webhook had before a gain.
+ */
 static void
 take_former_health(CwhHealthGain *gain, uint64 row)
 {

@@ -51,7 +51,7 @@ typedef struct CwhClaimed
 	bool		ordered;		/* later ones of its conversation wait for it */
 	bool		scheduled;		/* outside of that order */
 	TimestampTz expires_at;		/* DT_NOEND: never */
-	bool		held;			/* by debounce.c; so it was not claimed */
+	bool		held;			/* debounce holds it, so it was not claimed */
 	bool		has_event;		/* else the event's row is missing */
 	CwhEvent	event;			/* set if has_event */
 	const char *traceparent;	/* likewise; or null */
@@ -117,13 +117,12 @@ typedef struct CwhHealthGain
 	int64		latency_sum_ms;
 	int64		latency_counts[CWH_LATENCIES];
 	int64		given_up;		/* deliveries that became dead */
-	bool		ordinary;		/* a success was that of an event that is not
-								 * about webhooks */
+	bool		ordinary;		/* a delivered event was not about webhooks */
 
 	/* out */
-	bool		recovered;		/* it was failing, as webhook_health says */
-	int64		was_failures;	/* failures in a row before these attempts, */
-	TimestampTz was_failing_since;	/* since then; 0: not known */
+	bool		recovered;		/* its state in webhook_health was failing */
+	int64		was_failures;	/* failures in a row before these attempts */
+	TimestampTz was_failing_since;	/* since when; 0: not known */
 	bool		written;		/* else its row was locked, or is gone */
 	bool		alerting;		/* alerts may have to be opened or closed */
 } CwhHealthGain;
@@ -155,8 +154,9 @@ cwh_replies(Jsonb *replies)
 }
 
 /*
- * The trace context of an event's row; null if it is malformed, of any size: a
- * restore or replication may have brought that.
+ * Return the trace context of an event's row, or null if it is malformed.  It
+ * can have any content and size, since a restore or replication may have
+ * written the row.
  */
 static inline char *
 cwh_trace(Datum value)

@@ -83,7 +83,7 @@ take_to_render(Delivery **deliveries, TimestampTz now)
 	return n;
 }
 
-/* The number of events that a connector is called for at once. */
+/* The number of events in one call of a connector. */
 static int
 count_events(Delivery *delivery)
 {

@@ -144,7 +144,7 @@ message_id(const CwhMessage *message, char out[CWH_UUID_LEN + 1])
 	cwh_uuid_text(&id, out);
 }
 
-/* The time that it is signed with, in seconds since 1970. */
+/* The time for its signatures, in seconds since 1970. */
 static int64
 message_time(const CwhMessage *message)
 {
@@ -161,7 +161,7 @@ event_type(const CwhMessage *message)
 /* Bytes that the deliveries' ids take, comma-separated. */
 #define DELIVERIES_LEN(n)	((n) * (MAXINT8LEN + 1))
 
-/* Write those. */
+/* Write the deliveries' ids, comma-separated. */
 static void
 write_deliveries(const CwhMessage *message, char *to)
 {
@@ -173,13 +173,13 @@ write_deliveries(const CwhMessage *message, char *to)
 	}
 }
 
-/* The signers of a request at most: of the current and the previous secrets. */
+/* The maximum number of signers: for the current and the previous secrets. */
 #define MAX_SIGNERS		2
 
 /*
- * Choose a request's signers; returns how many there are.  The first makes
- * what has room for one signature only: X-Webhook-Signature, and headers with
- * an HMAC.
+ * Choose a request's signers; returns how many there are.  Headers with room
+ * for only one signature, X-Webhook-Signature and those with an HMAC, use the
+ * first.
  */
 static int
 choose_signers(const CwhWebhook *webhook, const CwhMessage *message,
@@ -207,7 +207,7 @@ headers_room(const CwhWebhook *webhook, const CwhMessage *message)
 	{
 		const CwhHeaderPart *part = &webhook->parts[i];
 
-		/* the list of deliveries is made first, and then copied */
+		/* the list of deliveries is written first, and then copied */
 		if (i == 0)
 			room += DELIVERIES_LEN(message->n) + 1;
 		if (i == 0 || part->header != part[-1].header)
@@ -231,8 +231,8 @@ computed_value(CwhComputedValues *values, CwhComputed which,
 }
 
 /*
- * Add a header line with the values that it gets for this request, parts[0] and
- * those that follow.  Returns how many these are.
+ * Add a header line with its computed values for this request, parts[0] and
+ * those that follow.  Returns how many it has.
  */
 static int
 add_computed_header(CwhTransfer *transfer, const CwhWebhook *webhook,
@@ -262,7 +262,7 @@ add_computed_header(CwhTransfer *transfer, const CwhWebhook *webhook,
 	return n;
 }
 
-/* Add the webhook's headers of which some have values for this request. */
+/* Add the webhook's headers, with computed values filled in. */
 static void
 add_computed_headers(CwhTransfer *transfer, const CwhWebhook *webhook,
 					 const CwhMessage *message)
@@ -294,8 +294,8 @@ add_computed_headers(CwhTransfer *transfer, const CwhWebhook *webhook,
 }
 
 /*
- * Let the request show the webhook's credentials: it goes to its own URL.  Its
- * body is there already, of which headers may have an HMAC.
+ * Add the webhook's credentials to a request to its own URL.  The body is
+ * already there, since headers may have an HMAC of it.
  */
 static void
 add_credentials(CwhTransfer *transfer, const CwhWebhook *webhook,
@@ -359,7 +359,7 @@ add_standard_headers(CwhTransfer *transfer, const CwhMessage *message,
 	add_header(transfer, "webhook-signature: ", signatures[0], signatures[1]);
 }
 
-/* Add our own headers, which not every gateway lets through. */
+/* Add our X-Webhook-... headers, which some gateways refuse. */
 static void
 add_own_headers(CwhTransfer *transfer, const CwhMessage *message,
 				CwhSigner **signers)
@@ -380,8 +380,8 @@ add_own_headers(CwhTransfer *transfer, const CwhMessage *message,
 
 /*
  * Sign the body of a request to the webhook's own URL, whatever its shape: add
- * the headers that say what it is of, by which receivers verify it, and know it
- * again when it is repeated.  The body is there already.
+ * the headers by which receivers verify it and recognize repeats.  The body is
+ * already there.
  */
 static void
 add_signatures(CwhTransfer *transfer, const CwhWebhook *webhook,
@@ -395,7 +395,7 @@ add_signatures(CwhTransfer *transfer, const CwhWebhook *webhook,
 		add_own_headers(transfer, message, signers);
 }
 
-/* Room for the text of what add_signatures() adds, besides MAX_LINES_TEXT. */
+/* Size of the text that add_signatures() adds, besides MAX_LINES_TEXT. */
 static size_t
 signature_room(const CwhMessage *message)
 {

@@ -41,12 +41,12 @@ typedef struct CwhMessage
 	StringInfo	body;
 	TimestampTz now;			/* signed as of then */
 	const char *traceparent;	/* or null */
-	bool		previous_first; /* with the previous secret before the current
-								 * one, while they overlap */
+	bool		previous_first; /* sign with the previous secret before the
+								 * current one, while they overlap */
 } CwhMessage;
 
 
-/* Do two secrets sign the requests of a webhook at that time? */
+/* Are a webhook's requests signed with two secrets at that time? */
 static inline bool
 cwh_secrets_overlap(const CwhWebhook *webhook, TimestampTz now)
 {

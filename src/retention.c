@@ -128,7 +128,10 @@ static const char memories_sql[] =
 	"   RETURNING 1"
 	") SELECT (SELECT pg_catalog.count(*) FROM gone), NULL";
 
-/* The oldest keys of events.  One that is locked is about to be another event's. */
+/*
+ * The oldest keys of events.  A locked one is about to be taken by another
+ * event.
+ */
 static const char keys_sql[] =
 	"WITH old AS MATERIALIZED ("
 	"   SELECT k.digest FROM chatwebhook.event_key k"

@@ -27,7 +27,7 @@
 
 /*
  * A listed wait is lengthened by up to this share at random.  It is never
- * shortened: then the sum of the list would not say how long an outage may last.
+ * shortened: the sum of the list is how long an outage may last.
  */
 #define DELAY_JITTER		0.1
 
@@ -69,7 +69,9 @@ static const char *const months[] = {
 	"Jul", "Aug", "Sep", "Oct", "Nov", "Dec", NULL
 };
 
-/* The wait, or what the receiver asked for (-1: nothing) if that is longer. */
+/*
+ * Return the wait, or the receiver's Retry-After (-1: none) if that is longer.
+ */
 static int64_t
 obey_retry_after(int64_t wait, int64_t retry_after_s)
 {

@@ -16,8 +16,8 @@ typedef struct CwhRetryPolicy
 	int64_t		backoff_ms;		/* wait before the first retry */
 	double		multiplier;		/* growth of the wait, before jitter */
 	int64_t		max_backoff_ms; /* no wait of our own is longer */
-	const int64_t *delays_ms;	/* the waits before max_retries retries, in
-								 * place of those above; null: not listed */
+	const int64_t *delays_ms;	/* the waits before max_retries retries,
+								 * instead of the above; null: not listed */
 } CwhRetryPolicy;
 
 /* A receiver's Retry-After is obeyed up to this long. */

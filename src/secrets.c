@@ -224,8 +224,8 @@ chatwebhook_seal(PG_FUNCTION_ARGS)
 }
 
 /*
- * SQL: generate what that name in the vault signs with and seal it, leaving no
- * copy in memory.
+ * SQL: generate a secret or key for that name in the vault and seal it,
+ * leaving no copy in memory.
  */
 Datum
 chatwebhook_seal_new(PG_FUNCTION_ARGS)

@@ -126,9 +126,9 @@ assign_policy(const char *newval, void *extra)
 }
 
 /*
- * Check hook of the name of a function.  It must be qualified, or the search_path
- * of a session could decide which function is meant.  Whether it exists is looked
- * up only when it is called: that depends on the database.
+ * Check hook for the name of a function.  It must be qualified, or a session's
+ * search_path could decide which function is meant.  Whether it exists depends
+ * on the database, and is checked when it is called.
  */
 static bool
 check_function_name(char **newval, void **extra, GucSource source)
@@ -144,7 +144,7 @@ check_function_name(char **newval, void **extra, GucSource source)
 	list_free(names);
 	pfree(copy);
 	if (!ok)
-		GUC_check_errdetail("The value is not the name of a schema and of a function, as in public.jsonb_matches_schema.");
+		GUC_check_errdetail("The value is not a schema-qualified function name such as public.jsonb_matches_schema.");
 	return ok;
 }
 
@@ -401,18 +401,19 @@ define_data_settings(void)
 							   &chatbot, "", PGC_USERSET, 0, NULL, NULL, NULL);
 
 	/*
-	 * Receivers can continue the trace of the chat's request.  A malformed value
-	 * is no error: what an application passes on comes from its own clients.
+	 * Receivers can continue the trace of the chat's request.  A malformed
+	 * value is not an error, since an application may pass on what its clients
+	 * sent.
 	 */
 	DefineCustomStringVariable("chatwebhook.traceparent",
 							   "Sets the trace context of events, which is sent in the header traceparent.",
-							   "As in W3C Trace Context, version 00. Use SET LOCAL. If it is empty or malformed, no such header is sent.",
+							   "As in W3C Trace Context, version 00. Use SET LOCAL. If it is empty or malformed, the header is not sent.",
 							   &cwh_traceparent, "", PGC_USERSET, 0,
 							   NULL, NULL, NULL);
 
 	/* An application may emit events that event_type does not know yet. */
 	DefineCustomEnumVariable("chatwebhook.validation",
-							 "Sets how events of an unknown type, without a required key, or whose data does not match its schema, are handled.",
+							 "Sets how to handle events of an unknown type, without a required key, or whose data does not match its schema.",
 							 NULL,
 							 &cwh_validation, CWH_VALIDATION_ERROR,
 							 validation_options, PGC_USERSET, 0,
@@ -423,7 +424,7 @@ define_data_settings(void)
 	 * the data of all events, so only an administrator chooses it.
 	 */
 	DefineCustomStringVariable("chatwebhook.schema_validator",
-							   "Sets the function that checks the data of events with the schema of their event type.",
+							   "Sets the function that checks the data of events against the schema of their event type.",
 							   "Schema and name of a function f(schema json, instance jsonb) that returns boolean, such as public.jsonb_matches_schema of the extension pg_jsonschema. It runs as its owner, in a read-only subtransaction, for at most chatwebhook.emit_timeout. Events webhook.* are not checked. If empty, only the keys in event_type.required are checked.",
 							   &cwh_schema_validator, "", PGC_SUSET, 0,
 							   check_function_name, NULL, NULL);

@@ -74,7 +74,7 @@ extern char *cwh_schema_validator;
 extern void cwh_define_settings(void);
 extern const CwhTargetPolicy *cwh_target_policy(void);
 
-/* Is the data of events held to the schemas of their types? */
+/* Is the data of events checked against the schemas of their types? */
 static inline bool
 cwh_uses_validator(void)
 {

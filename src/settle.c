@@ -297,7 +297,9 @@ write_memories(Settle *work)
 	}
 }
 
-/* Find out what is to be announced of what was written, once it is committed. */
+/*
+ * Find out which of the written outcomes to announce once they are committed.
+ */
 static void
 find_announcements(Settle *work)
 {

@@ -25,8 +25,8 @@ typedef struct Settle
 	int			naccounts;
 	SettledAccount *accounts;
 	CwhActivity activity;
-	bool	   *exhausted;		/* of each result: it is a dead letter to be
-								 * announced; null: none is */
+	bool	   *exhausted;		/* for each result, whether to announce it as a
+								 * dead letter; null: none */
 	bool		flush_now;		/* other steps must wait for it to be on disk */
 } Settle;
 

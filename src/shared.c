@@ -284,8 +284,9 @@ cwh_hint(const pg_uuid_t *webhook_id, TimestampTz due, int64 id, int n)
 }
 
 /*
- * Tell the workers likewise that a webhook has a delivery that is not due before
- * then, as opposed to one that is due now by a clock that has since been set.
+ * Likewise, tell the workers that a webhook has a delivery that is meant to be
+ * due later, as opposed to one that was due at once before the clock was set
+ * back.
  */
 void
 cwh_hint_later(const pg_uuid_t *webhook_id, TimestampTz due)
@@ -357,7 +358,7 @@ chatwebhook_wake(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* SQL: tell the workers at commit to look at every webhook. */
+/* SQL: tell the workers at commit to check every webhook. */
 Datum
 chatwebhook_wake_all(PG_FUNCTION_ARGS)
 {

@@ -49,7 +49,7 @@ extern void cwh_shared_install(void);
 typedef struct CwhHint
 {
 	pg_uuid_t	webhook_id;
-	TimestampTz due;			/* DT_NOEND: none, but those due later */
+	TimestampTz due;			/* DT_NOEND: none, except those due later */
 	int64		id;
 	int			n;				/* how many of them are new */
 	TimestampTz later;			/* the first that is meant to be due later, or

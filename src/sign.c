@@ -108,13 +108,13 @@ typedef struct Content
 
 struct CwhSigner
 {
-	/* of a secret; null without one */
+	/* for a secret; null without one */
 	HMAC_CTX   *body;			/* keyed with the secret's own bytes */
 	HMAC_CTX   *message;		/* keyed with what the secret decodes to */
 
-	/* of a private or a public key; null without one */
+	/* for a private or a public key; null without one */
 	EVP_PKEY   *ed25519;
-	bool		verifies_only;	/* it is a public key */
+	bool		verifies_only;	/* the key is a public one */
 	EVP_MD_CTX *context;		/* reused for each signature */
 	Content		content;		/* reused for each message */
 };
@@ -457,7 +457,7 @@ cwh_secret_problem(const char *secret, size_t len)
 	return NULL;
 }
 
-/* Give a signer a secret; false on failure, perhaps with a problem. */
+/* Set a signer's secret; returns false on failure, and may set *problem. */
 static bool
 signer_set_secret(CwhSigner *signer, const char *secret, size_t len,
 				  const char **problem)
@@ -498,8 +498,8 @@ signer_set_ed25519(CwhSigner *signer, KeyKind kind, const char *key,
  * Give a signer one more key.
  *
  * Returns false if the key is empty, malformed, or of a kind that the signer
- * has, or if OpenSSL fails; then *problem has a short reason that completes an
- * error message, and the signer can only be destroyed.
+ * already has, or if OpenSSL fails.  *problem is then a short reason that
+ * completes an error message, and the signer can only be destroyed.
  */
 bool
 cwh_signer_add(CwhSigner *signer, const char *key, size_t len,
@@ -665,8 +665,8 @@ write_hex(const unsigned char digest[DIGEST_LEN], char *out)
 }
 
 /*
- * Write the body signature.  Without a secret there is none; the result is an
- * empty string then.  False if OpenSSL fails, or if the key is a public one.
+ * Write the body signature, or an empty string if the signer has no secret.
+ * Returns false if OpenSSL fails, or if the key is a public one.
  */
 bool
 cwh_sign_body(CwhSigner *signer, const void *body, size_t len,
@@ -688,8 +688,8 @@ cwh_sign_body(CwhSigner *signer, const void *body, size_t len,
 
 /*
  * Write the HMAC-SHA256 of a text and the body, keyed like the body signature,
- * in base64 or in hexadecimal.  False if OpenSSL fails, or without a secret;
- * then out is empty.
+ * in base64 or in hexadecimal.  Returns false, with an empty string, if
+ * OpenSSL fails or the signer has no secret.
  */
 bool
 cwh_sign_hmac(CwhSigner *signer, const char *before, const void *body,

@@ -207,7 +207,7 @@ chatwebhook_secret_problem(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(problem));
 }
 
-/* SQL: why these cannot be a webhook's headers, or null. */
+/* SQL: return why these cannot be a webhook's headers, or null. */
 Datum
 chatwebhook_header_problem(PG_FUNCTION_ARGS)
 {

@@ -34,8 +34,8 @@ typedef struct Worker
 	size_t		body_bytes;		/* held by claimed deliveries */
 
 	bool		is_copy;		/* send nothing: this database is a copy */
-	int64		first_delivery; /* others are of the database that it is a copy
-								 * of, or will turn out to be */
+	int64		first_delivery; /* deliveries up to this id came from another
+								 * database */
 
 	/* times, or 0; follow_clock() in worker.c moves them with the clock */
 	TimestampTz starved_until;	/* no descriptors: start nothing */

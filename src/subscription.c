@@ -231,8 +231,8 @@ load_filter(TupleTableSlot *slot, CwhSubscription *subscription)
 }
 
 /*
- * The debounce of a webhook, in microseconds.  One that came past the trigger
- * can be anything; the longest that is allowed holds no delivery for days.
+ * The debounce of a webhook, in microseconds.  A row that bypassed the trigger
+ * can have any value; limit it, so that no delivery is held for days.
  */
 static int64
 load_debounce(TupleTableSlot *slot)
@@ -245,7 +245,7 @@ load_debounce(TupleTableSlot *slot)
 	if (isnull)
 		return 0;
 	interval = DatumGetIntervalP(datum);
-	/* as it is compared, with months of 30 days */
+	/* with months of 30 days, as in comparisons of intervals */
 	us = ((double) interval->month * DAYS_PER_MONTH + interval->day) * USECS_PER_DAY +
 		interval->time;
 	return Max(0, Min(us, USECS_PER_HOUR));

@@ -23,8 +23,8 @@ typedef struct CwhEventType
 	bool		by_chatbots;	/* it does */
 	int			nrequired;
 	char	  **required;		/* keys that data must have */
-	char	   *schema;			/* of data, as JSON; null if there is none, or no
-								 * validator */
+	char	   *schema;			/* of data, as JSON; null if there is none, or
+								 * no validator */
 } CwhEventType;
 
 typedef struct CwhSubscription

@@ -3,8 +3,8 @@
  *		Checks trace contexts (W3C Trace Context).
  *
  * The header traceparent is VERSION-TRACE_ID-PARENT_ID-FLAGS, in lower-case
- * hexadecimal digits.  Only version 00 is accepted: what a later version would
- * mean by the same digits, or by what follows them, cannot be checked.
+ * hexadecimal digits.  Only version 00 is accepted: the format of later
+ * versions is not known, so they cannot be checked.
  *
  * Pure C: no PostgreSQL.
  *

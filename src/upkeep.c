@@ -240,7 +240,7 @@ announce(void)
 	cwh_commit(CWH_FLUSH_SOON);
 }
 
-/* The same in a transaction of its own; false if that failed. */
+/* Do the same in a transaction of its own; returns false if that failed. */
 static bool
 announce_some(void)
 {
@@ -251,8 +251,8 @@ announce_some(void)
 }
 
 /*
- * The time for the next pass over alerts or announcements: the last one began at
- * start, and left more to do or not.
+ * Return when to make the next pass over alerts or announcements.  The last
+ * one began at start, and may have left more to do.
  */
 static TimestampTz
 next_pass(TimestampTz start, bool ok, bool more)

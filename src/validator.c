@@ -1,17 +1,18 @@
 /*
  * validator.c
- *		Holds the data of events to the schemas of their types.
+ *		Checks the data of events against the schemas of their types.
  *
- * The function that the setting chatwebhook.schema_validator names decides: it
- * gets the schema and the data.  It is called in the session that emits, in a
- * subtransaction that is read-only and always rolled back, and within a time
- * limit.  So nothing that it does has any effect but its result, its locks are
- * released, and its errors can be caught.
+ * The function that chatwebhook.schema_validator names gets the schema and the
+ * data, and decides.  It is called in the session that emits, within a time
+ * limit, and in a subtransaction that is read-only and always rolled back.  So
+ * it has no effect but its result, its locks are released, and its errors can
+ * be caught.
  *
- * It runs as its owner, as a connector does.  With the rights of the role that
- * emits, whoever may replace it could act as that role.  Conversely, that role
- * must not be able to act as the owner: the function is found without a
- * search_path, and the objects that it names are not looked up in the session's.
+ * It runs as its owner, as a connector does.  If it ran as the role that
+ * emits, any role that can replace the function could act as that role.
+ * Conversely, the role that emits must not be able to act as the owner:
+ * neither the function nor the objects that it uses are looked up in the
+ * session's search_path.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -40,16 +41,16 @@
 #include "validator.h"
 #include "value.h"
 
-/* Why data was not found to be valid.  The message has no values of the data. */
+/* Why data is not valid.  The message contains no values from the data. */
 typedef struct Problem
 {
 	int			sqlerrcode;
 	const char *message;		/* null: it is valid */
-	char	   *detail;			/* or null; may have values */
+	char	   *detail;			/* or null; may contain values */
 	const char *hint;
 } Problem;
 
-/* The longest part of an error of the function that is shown, in bytes. */
+/* How much of an error message of the function to show, in bytes. */
 #define MAX_DETAIL		1024
 
 #define FUNCTION_HINT	"The setting chatwebhook.schema_validator must name a function f(schema json, instance jsonb) that returns boolean, and that its owner may execute."
@@ -58,8 +59,8 @@ typedef struct Problem
 #define INVALID_HINT	"See the column \"schema\" of chatwebhook.event_type."
 
 /*
- * Is the data of events of this type to be checked?  Events about webhooks are
- * not: the extension makes them, most of them in a worker, which must not wait.
+ * Should the data of events of this type be checked?  Events about webhooks
+ * are not: the extension emits them, mostly in a worker, which must not wait.
  */
 bool
 cwh_schema_applies(const char *type)
@@ -69,8 +70,9 @@ cwh_schema_applies(const char *type)
 }
 
 /*
- * Find the function, and its owner, whatever the session's search_path and the
- * privileges of its role.  Returns InvalidOid if there is none of that signature.
+ * Find the function and its owner, regardless of the session's search_path and
+ * its role's privileges.  Returns InvalidOid if no function has that
+ * signature.
  */
 static Oid
 find_function(Oid *owner)
@@ -109,7 +111,7 @@ set_setting(const char *name, const char *value)
 							 GUC_ACTION_SAVE, true, 0, false);
 }
 
-/* Enter the environment in which the function runs, which a rollback leaves. */
+/* Set up the environment for the function; the rollback undoes this. */
 static void
 enter(Oid owner)
 {
@@ -136,7 +138,7 @@ call(const CwhEventType *type, Jsonb *data, Problem *problem)
 	Oid			function = find_function(&owner);
 	bool		valid;
 
-	/* it had a schema a moment ago */
+	/* the schema may just have been removed */
 	if (type->schema == NULL)
 		return;
 	if (!OidIsValid(function))
@@ -169,7 +171,7 @@ call(const CwhEventType *type, Jsonb *data, Problem *problem)
 	}
 }
 
-/* Describe an error that the function has raised, or that ended it. */
+/* Describe an error that the function raised, or that interrupted it. */
 static void
 describe(const ErrorData *error, bool overdue, int limit_ms, Problem *problem)
 {
@@ -184,15 +186,15 @@ describe(const ErrorData *error, bool overdue, int limit_ms, Problem *problem)
 	problem->sqlerrcode = ERRCODE_EXTERNAL_ROUTINE_EXCEPTION;
 	problem->message = "the schema validator raised an error";
 	problem->hint = ERROR_HINT;
-	/* what a function raises can have any size */
+	/* the message can have any size */
 	problem->detail = psprintf("It was: %.*s",
 							   pg_mbcliplen(error->message, strlen(error->message),
 											MAX_DETAIL), error->message);
 }
 
 /*
- * Call the function in its subtransaction.  An error is a problem like any other,
- * unless it has to end the statement.
+ * Call the function in a subtransaction.  Report an error as a problem, unless
+ * it must end the statement.
  */
 static void
 find_problem(const char *type, Jsonb *data, Problem *problem)
@@ -232,8 +234,8 @@ find_problem(const char *type, Jsonb *data, Problem *problem)
 }
 
 /*
- * Hold the data of an event to the schema that applies to it.  What is wrong with
- * it, or with the function, is reported as chatwebhook.validation says.
+ * Check the data of an event against its schema.  Report a problem with the
+ * data, or with the function, as chatwebhook.validation says.
  */
 void
 cwh_schema_check(const char *type, Jsonb *data)

@@ -1,6 +1,6 @@
 /*
  * validator.h
- *		Holds the data of events to the schemas of their types.
+ *		Checks the data of events against the schemas of their types.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */

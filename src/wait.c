@@ -20,7 +20,7 @@
 
 PG_FUNCTION_INFO_V1(chatwebhook_wait_until_idle);
 
-/* Is any delivery of an enabled webhook pending that is not scheduled for later? */
+/* Does an enabled webhook have pending deliveries, except those for later? */
 static bool
 anything_pending(void)
 {

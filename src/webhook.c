@@ -52,7 +52,9 @@
 
 #define DAY_MS			INT64CONST(86400000)
 
-/* The 50 credentials that set_credential() stores, and four that sign. */
+/*
+ * The 50 credentials that set_credential() stores, and four signing secrets.
+ */
 #define MAX_SECRETS		"54"
 
 /* INDENT OFF */
@@ -168,8 +170,8 @@ typedef struct Loading
 	Secret	   *secrets;
 	int			nsecrets;
 	size_t		filled;			/* bytes of the lines filled in so far */
-	size_t		value_at;		/* of a header, where in its line its value
-								 * begins; else 0 */
+	size_t		value_at;		/* where a header's value begins in its line;
+								 * else 0 */
 } Loading;
 
 /* Note why nothing can be sent for a webhook; the first reason stays. */
@@ -229,7 +231,7 @@ open_secrets(Loading *loading, uint64 row)
 	}
 }
 
-/* A hash of all secrets, with which a change of them is noticed. */
+/* Return a hash of all secrets, to notice when they change. */
 static uint64
 hash_secrets(const Loading *loading)
 {
@@ -241,7 +243,7 @@ hash_secrets(const Loading *loading)
 		uint64		name = hash_bytes_extended((const unsigned char *) secret->name,
 											   strlen(secret->name), 0);
 
-		/* whatever their order */
+		/* in any order */
 		if (secret->value)
 			hash ^= hash_bytes_extended((const unsigned char *) secret->value,
 										strlen(secret->value), name);
@@ -264,7 +266,9 @@ find_secret(const Loading *loading, const char *name, size_t len)
 	return NULL;
 }
 
-/* A signer for the secrets of these names, or null if there are none. */
+/*
+ * Return a signer for the secrets with these names, or null if there are none.
+ */
 static CwhSigner *
 make_signer(const Loading *loading, const char *const names[2])
 {
@@ -314,7 +318,7 @@ is_never_sent(const char *name, size_t len)
 	return false;
 }
 
-/* Note where the header that is being loaded gets a computed value. */
+/* Note where the header that is being loaded has a computed value. */
 static void
 add_part(const Loading *loading, size_t at, CwhComputed which)
 {
@@ -442,7 +446,7 @@ join(const char *one, const char *two, const char *three)
 	return result;
 }
 
-/* Custom headers as lines, and where these get values for each request. */
+/* Load custom headers as lines, and the places of their computed values. */
 static void
 load_headers(Loading *loading, uint64 row)
 {
@@ -482,8 +486,8 @@ load_headers(Loading *loading, uint64 row)
 }
 
 /*
- * Check the headers that get values for each request.  A request holds copies
- * of those, so their size matters more than that of others.
+ * Check the headers with computed values.  Each request holds its own copies
+ * of these, so their size matters more than that of others.
  */
 static void
 check_parts(CwhWebhook *webhook)
@@ -654,7 +658,7 @@ connector_argument(const Loading *loading, Jsonb *settings)
 											   -1));
 }
 
-/* Do the settings ask for no headers but those of Standard Webhooks? */
+/* Do the settings ask for only the headers of Standard Webhooks? */
 static bool
 wants_standard_headers(Jsonb *settings)
 {
@@ -690,7 +694,7 @@ load_connector(Loading *loading, uint64 row, const char *url)
 		cwh_rules_load(&webhook->rules, scratch_jsonb(loading, rules));
 	if (webhook->rules.problem)
 		note(webhook, webhook->rules.problem);
-	/* a batch has events of many conversations, of each of which to remember */
+	/* a batch has events of many conversations, but only one reply */
 	if (!DatumGetBool(cwh_field(row, CONNECTOR_BATCHES, NULL)) ||
 		webhook->rules.remember)
 		webhook->batch_size = 1;
@@ -707,7 +711,7 @@ within(int64 value, int64 least, int64 most)
 	return Max(least, Min(value, most));
 }
 
-/* Is a value of a row larger than it may be?  Measured without decompressing. */
+/* Is a value of a row too large?  Measured without decompressing it. */
 static bool
 exceeds(uint64 row, int column, Size most)
 {
@@ -717,7 +721,7 @@ exceeds(uint64 row, int column, Size most)
 	return !isnull && toast_raw_datum_size(datum) - VARHDRSZ > most;
 }
 
-/* The waits before retries, if they are listed, up to so many. */
+/* Load the waits before retries, if they are listed, up to so many. */
 static void
 load_delays(CwhRetryPolicy *retry, uint64 row, int most)
 {
@@ -784,7 +788,7 @@ load_limits(CwhWebhook *webhook, uint64 row)
 	webhook->ordered = DatumGetBool(cwh_field(row, ORDERED, NULL));
 }
 
-/* The secrets that sign, the one for HMACs first. */
+/* Load the signing secrets, the one for HMACs first. */
 static const char *const current_secrets[] = {"signing_secret", "signing_key"};
 static const char *const previous_secrets[] = {
 	"previous_signing_secret", "previous_signing_key"

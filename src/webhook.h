@@ -26,7 +26,7 @@ typedef enum CwhAuth
 	CWH_AUTH_OAUTH2				/* a token that must be asked for */
 } CwhAuth;
 
-/* A value that a header's line gets when a request is made. */
+/* A computed value in a header's line. */
 typedef struct CwhHeaderPart
 {
 	int			header;			/* the line's number */
@@ -48,7 +48,7 @@ typedef struct CwhWebhook
 	const char *noted;			/* the problem that its health shows, or null */
 	char	  **headers;		/* "Name: value", filled in: secret */
 	int			nheaders;
-	CwhHeaderPart *parts;		/* what they get for each request, in order */
+	CwhHeaderPart *parts;		/* their computed values, in order */
 	int			nparts;
 	bool		standard_headers;	/* no X-Webhook-... headers */
 	CwhRetryPolicy retry;
@@ -60,7 +60,7 @@ typedef struct CwhWebhook
 	bool		ordered;
 	bool		proven;			/* the last attempt at it succeeded */
 	TimestampTz updated_at;
-	bool		is_signed;		/* what is sent to its url is */
+	bool		is_signed;		/* requests to its url are signed */
 	CwhSigner  *signer;			/* null: there is no secret */
 	CwhSigner  *previous;		/* null: no secret overlaps */
 	TimestampTz previous_until;

@@ -323,7 +323,9 @@ note_failure(Work *work, ErrorData *error)
 	}
 }
 
-/* Report whether anything may be sent, and if not, let go of what waits for that. */
+/*
+ * Report whether anything may be sent; if not, release deliveries that wait.
+ */
 static void
 heed_halt(void)
 {

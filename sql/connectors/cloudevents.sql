@@ -1,7 +1,7 @@
 /*
  * CloudEvents 1.0.2 over HTTP, signed: for receivers and brokers that take events
- * of many senders.  A header of the binary mode holds what the HTTP protocol
- * binding, 3.1.3.2, says of non-ASCII and other characters.
+ * from many senders.  Headers in binary mode are encoded as the HTTP protocol
+ * binding, 3.1.3.2, requires.
  */
 CREATE FUNCTION chatwebhook._cloudevents_problem(settings jsonb, batch_size integer) RETURNS text
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
@@ -85,7 +85,7 @@ BEGIN
     attributes := chatwebhook._cloudevents_attributes(event, settings);
     IF settings->>'mode' = 'binary' THEN
         headers := chatwebhook._cloudevents_headers(attributes);
-        -- an id may be too long for a header; every receiver takes the structured mode
+        -- an id may be too long for a header; every receiver accepts structured mode
         IF NOT EXISTS (SELECT FROM jsonb_each_text(headers) AS h WHERE length(h.value) > 4096) THEN
             RETURN ROW(NULL, NULL, headers, event->'data', true)::chatwebhook.request;
         END IF;
@@ -95,7 +95,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.cloudevents(jsonb, jsonb, jsonb) IS
-    'Connector for receivers of CloudEvents 1.0.2 over HTTP, signed like the connector webhook. The event''s id, type, timestamp and data are the CloudEvent''s id, type, time and data, and the conversation''s id its subject (left out if null or empty). Settings: mode, structured (the default) or binary, in which the attributes are headers and the body is the data; an event whose ids are longer than a header may be, 4096 bytes, is sent structured. source, a URI reference (default: /chatbots/ and the percent-encoded chatbot''s id); type_prefix, such as com.example for com.example.lead.captured (default: none). With a batch_size above 1, the body is a JSON batch; the mode must be structured.';
+    'Connector for receivers of CloudEvents 1.0.2 over HTTP, signed like the connector webhook. The event''s id, type, timestamp and data are the CloudEvent''s id, type, time and data, and the conversation''s id its subject (left out if null or empty). Settings: mode, structured (the default) or binary, in which the attributes are headers and the body is the data; an event with an attribute longer than 4096 bytes is sent in structured mode. source, a URI reference (default: /chatbots/ and the percent-encoded chatbot''s id); type_prefix, such as com.example for com.example.lead.captured (default: none). With a batch_size above 1, the body is a JSON batch; the mode must be structured.';
 
 INSERT INTO chatwebhook.connector (name, function, description, signed, batches, shipped) VALUES
     ('cloudevents', 'chatwebhook.cloudevents(jsonb,jsonb,jsonb)',
