@@ -17,17 +17,16 @@ import subprocess
 import sys
 import time
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, HERE)
+import psycopg2
 
-
-from cluster import Cluster, wait_until  # noqa: E402
-from load import Load  # noqa: E402
+from cluster import HERE, Cluster, wait_until
+from load import Load
 
 FAILOVERS = 2
 STEADY = 8  # seconds of load before each failover, and after the last
 RESUMED_WITHIN = 2  # seconds
 UNREPLICATED = 1  # seconds in which an outcome reaches the standby
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 passed = failed = 0
 
@@ -210,11 +209,18 @@ def audit(receiver, load, failovers, committed, changes, statuses):
     check(not lost, "no change of a webhook that was acknowledged is lost", lost)
 
 
+def stop(*_):
+    """Signal handler: end, and let nothing interrupt the clean-up."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(1)
+
+
 def main():
     directory, bindir = sys.argv[1:]
     receiver = cluster = None
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(1))
+    for number in SIGNALS:
+        signal.signal(number, stop)
     try:
         receiver = Receiver(directory)
         started = time.time()
@@ -234,7 +240,7 @@ def main():
         time.sleep(STEADY)
         load.stop()
         audit(receiver, load, failovers, *settle_down(cluster))
-    except RuntimeError as error:
+    except (RuntimeError, OSError, psycopg2.Error) as error:
         check(False, "the test ends", error)
     finally:
         if cluster is not None:
