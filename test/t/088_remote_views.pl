@@ -103,6 +103,8 @@ like(sent(q{SELECT count(*) FROM webhooks.delivery WHERE created_at > (SELECT no
 	qr/count\(\*\).*created_at > \$1/, 'and times, in a subquery');
 unlike(sent(q{SELECT count(*) FROM webhooks.delivery WHERE created_at > now() - interval '1 hour'}),
 	qr/WHERE/, 'but no now()');
+like(sent('SELECT * FROM webhooks.delivery WHERE event_id = ANY (ARRAY(SELECT gen_random_uuid()))'),
+	qr/event_id = ANY \(\$1/, 'and a list instead of a join');
 like(sent('SELECT * FROM webhooks.my_delivery'), qr/chatbot_id = \$1/, 'and the chatbot');
 
 #
