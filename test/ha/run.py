@@ -4,7 +4,8 @@
     run.py DIRECTORY BINDIR
 
 "make test-ha" runs this as the user postgres.  load.py says who sends what, and
-cluster.py what runs.  Each event is due at the webhook "all", which is ordered; those
+cluster.py what runs.  When the leader is killed, commits wait for its standbys, which
+lose them: their events must not have been sent.  Each event is due at the webhook "all", which is ordered; those
 of a customer's chatbot also at the customer's own.  receiver.py logs and verifies each
 request.
 """
@@ -25,6 +26,7 @@ from load import Load
 FAILOVERS = 2
 STEADY = 8  # seconds of load before each failover, and after the last
 RESUMED_WITHIN = 2  # seconds
+WAITING = 5  # commits that the leader has and no standby
 UNREPLICATED = 1  # seconds in which an outcome reaches the standby
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -111,14 +113,38 @@ def set_up(cluster, receiver, load):
     connection.close()
 
 
+def query(cluster, member, statement):
+    """The first column of what a statement returns."""
+    connection = cluster.connect("postgres", member)
+    cursor = connection.cursor()
+    cursor.execute(statement)
+    rows = [row[0] for row in cursor.fetchall()]
+    connection.close()
+    return rows
+
+
+def stop_confirming(cluster, leader, others):
+    """Have the standbys confirm nothing any more; returns their WAL receivers, when commits wait for that."""
+    receivers = [pid for member in others for pid in query(cluster, member, "SELECT pid FROM pg_stat_wal_receiver")]
+    for pid in receivers:
+        os.kill(pid, signal.SIGSTOP)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    wait_until(lambda: query(cluster, leader, waiting)[0] >= WAITING, "commits that wait for a standby")
+    return receivers
+
+
 def fail_over(cluster, receiver, load, number):
     """Kill the leader; returns when that was, and when the next was promoted."""
     leader = wait_until(cluster.leader, "a leader")
     others = [member for member in cluster.members if member is not leader]
+    receivers = stop_confirming(cluster, leader, others)
     known = {member.name: len(member.promotions()) for member in others}
     postmaster = leader.postmaster()
     killed = time.time()
     leader.kill()
+    # and with them what waits in their sockets, so that the commits that wait are lost
+    for pid in receivers:
+        os.kill(pid, signal.SIGKILL)
     say(f"failover {number}: killed {leader.name} (postmaster {postmaster} and its Patroni)")
 
     def promoted():
@@ -186,7 +212,7 @@ def audit(receiver, load, failovers, committed, changes, statuses):
     repeated = [times for times in arrivals.values() if len(times) > 1]
 
     say(f"{len(acknowledged)} events acknowledged, {len(load.rolled_back())} rolled back, {len(load.failed())} statements failed, "
-        f"of which {len(committed - acknowledged.keys())} had been committed; {len(requests)} requests, {len(repeated)} events repeated")
+        f"of which {len(committed - acknowledged.keys())} are committed; {len(requests)} requests, {len(repeated)} events repeated")
     say("    errors that clients got: " + "; ".join(sorted(load.errors)[:6]))
     check(len(acknowledged) > 1000, "there is much to be audited", len(acknowledged))
     check(acknowledged.keys() <= committed, "PostgreSQL has all that it acknowledged", some(acknowledged.keys() - committed))
