@@ -108,7 +108,7 @@ EXTRA_CLEAN =  $(DATA_built) $(UNIT_TESTS) test/unit/json_driver $(FUZZ_TARGETS:
 
 # What a script does, which also installs what it needs: neither PostgreSQL nor
 # libcurl has to be there when make reads this file for these.
-BY_SCRIPT = demo test test-matrix chaos memcheck bench lint coverage deb test-deb dist
+BY_SCRIPT = demo test test-matrix test-ha chaos memcheck bench lint coverage deb test-deb dist
 
 ifneq ($(filter-out $(BY_SCRIPT),$(or $(MAKECMDGOALS),all)),)
 PKG_CONFIG ?= pkg-config
@@ -170,6 +170,10 @@ test:
 # with several versions of PostgreSQL, each in its own Debian system
 test-matrix:
 	scripts/test-matrix $(VERSIONS)
+
+# failovers of a Patroni cluster, behind PgBouncer
+test-ha:
+	scripts/test-ha
 
 chaos:
 	scripts/chaos

@@ -28,6 +28,7 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/pmsignal.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -297,9 +298,19 @@ run_transaction(Work *work)
 	cwh_claim_deliveries(&work->claims, &work->settled,
 						 work->claim && !cwh_worker.is_copy);
 	cwh_commit(when_to_flush(work));
+	if (work->claims.n == 0)
+		return;
 	/* send no event that a crash could still take back */
-	if (work->claims.n > 0)
-		XLogFlush(mail.committed);
+	XLogFlush(mail.committed);
+
+	/*
+	 * When the postmaster dies, PostgreSQL lets commits that wait for a
+	 * synchronous standby become visible, although a failover may take them
+	 * back.  So what was claimed since must not be sent.  We might not wait for
+	 * anything, and so not notice by ourselves, as long as replies arrive.
+	 */
+	if (!PostmasterIsAliveInternal())
+		proc_exit(1);
 }
 
 /* The transaction has failed: decide when to try again, and how. */
