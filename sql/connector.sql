@@ -447,7 +447,8 @@ BEGIN
                      WHERE w.connector = NEW.name AND NOT w.ordered
                     RETURNING w.id LOOP
             UPDATE chatwebhook.queue q SET ordered = true
-             WHERE q.webhook_id = hook AND octet_length(q.conversation_id) <= 2000;
+             WHERE q.webhook_id = hook AND octet_length(q.conversation_id) <= 2000
+               AND q.deliver_at IS NULL AND q.debounce_until IS NULL;
         END LOOP;
     END IF;
     IF NEW.signed AND NOT OLD.signed THEN

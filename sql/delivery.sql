@@ -150,7 +150,10 @@ BEGIN
     WITH pending AS (
         UPDATE chatwebhook.queue q
            SET next_attempt_at = clock_timestamp(), first_attempt = attempts, last_wait_ms = 0,
-               deliver_at = NULL, expires_at = NULL, debounced = NULL, debounce_until = NULL
+               deliver_at = NULL, expires_at = NULL, debounced = NULL, debounce_until = NULL,
+               -- it may have been outside of its conversation's order
+               ordered = q.ordered OR coalesce(octet_length(q.conversation_id) <= 2000
+                   AND (SELECT w.ordered FROM chatwebhook.webhook w WHERE w.id = q.webhook_id), false)
          WHERE q.id = ANY (delivery_ids)
         RETURNING q.webhook_id
     ), dead AS (

@@ -85,7 +85,7 @@ COMMENT ON COLUMN chatwebhook.queue.last_error IS 'Why the last attempt failed.'
 COMMENT ON COLUMN chatwebhook.queue.replies IS
     'Replies to a connector''s successful requests, with which the next attempt continues.';
 COMMENT ON COLUMN chatwebhook.queue.deliver_at IS
-    'When to send it, as given to emit(); null means at once. A delivery that has it is sent outside the order of its conversation.';
+    'When to send it, as given to emit(); null means at once. Before, the delivery is outside the order of its conversation.';
 COMMENT ON COLUMN chatwebhook.queue.expires_at IS
     'When it is canceled unless it has been delivered, as given to emit().';
 COMMENT ON COLUMN chatwebhook.queue.debounce_until IS

@@ -90,6 +90,7 @@ describe_attempt(const Delivery *delivery, double random01, CwhAttempt *attempt)
 	attempt->retries = delivery->attempts - delivery->first_attempt;
 	attempt->last_wait_ms = delivery->last_wait_ms;
 	attempt->random01 = random01;
+	attempt->batch = delivery->batch.data != NULL;
 }
 
 /*
@@ -331,6 +332,40 @@ cwh_attempt_ended(Delivery *delivery)
  * Sending
  */
 
+/*
+ * Send a request.  False if that is not possible; *problem says why, or is null
+ * if memory was short.  An error fails this delivery, and does not end the worker.
+ */
+static bool
+try_to_send(Delivery *delivery, const CwhMessage *message,
+			const char *volatile *problem)
+{
+	Endpoint   *endpoint = delivery->endpoint;
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool sent = false;
+
+	PG_TRY();
+	{
+		const char *found = NULL;
+
+		sent = cwh_exchange_send(&delivery->exchange, endpoint->webhook,
+								 &endpoint->token, message, delivery, &found);
+		*problem = found;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		errcontext("delivery " INT64_FORMAT " to webhook \"%s\"", delivery->id,
+				   endpoint->webhook->name);
+		EmitErrorReport();
+		FlushErrorState();
+		cwh_exchange_drop(&delivery->exchange);
+		*problem = "the request could not be made; see the server's log";
+	}
+	PG_END_TRY();
+	return sent;
+}
+
 /* Send the next request of a delivery, or the one for the token it needs. */
 static void
 send_request(Delivery *delivery)
@@ -339,7 +374,7 @@ send_request(Delivery *delivery)
 	pg_uuid_t	event_ids[CWH_MAX_BATCH];
 	int64		delivery_ids[CWH_MAX_BATCH];
 	CwhMessage	message;
-	const char *problem = NULL;
+	const char *volatile problem = NULL;
 	slist_iter	iter;
 
 	message.batch = delivery->batch.data != NULL;
@@ -348,7 +383,8 @@ send_request(Delivery *delivery)
 	message.delivery_ids = delivery_ids;
 	message.attempt = delivery->attempts + 1;
 	message.body = message.batch ? &delivery->batch : &delivery->body;
-	message.now = delivery->started_at;
+	/* receivers refuse an old timestamp, however long earlier requests took */
+	message.now = GetCurrentTimestamp();
 	message.traceparent = delivery->traceparent;
 	event_ids[0] = delivery->event_id;
 	delivery_ids[0] = delivery->id;
@@ -363,8 +399,7 @@ send_request(Delivery *delivery)
 			event_ids[message.n] = other->event_id;
 			delivery_ids[message.n++] = other->id;
 		}
-	if (cwh_exchange_send(&delivery->exchange, endpoint->webhook,
-						  &endpoint->token, &message, delivery, &problem))
+	if (try_to_send(delivery, &message, &problem))
 	{
 		delivery->webhook = endpoint->webhook;
 		delivery->webhook->users++;

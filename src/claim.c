@@ -561,8 +561,8 @@ claim_following(Claims *claims, const Settle *settled, bool may_claim)
 		Delivery   *delivery = settled->deliveries[i];
 		Endpoint   *endpoint = delivery->endpoint;
 
+		/* while one waits for its retry, a scheduled one may come before it */
 		if (delivery->conversation_id == NULL || !settled->results[i].settled ||
-			delivery->outcome == CWH_OUTCOME_RETRY ||
 			delivery->outcome == CWH_OUTCOME_STEP)
 			continue;
 		if (may_claim && may_claim_for(endpoint))

@@ -120,6 +120,7 @@ typedef struct CwhAttempt
 	bool		secret_known;	/* before the first try, it was known which of
 								 * them the receiver accepts */
 	int			refusals;		/* earlier tries that were refused */
+	bool		batch;			/* others are decided after this one */
 } CwhAttempt;
 
 /* What follows for the delivery. */

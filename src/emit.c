@@ -264,7 +264,9 @@ write_delivery(Writer *writer, const CwhEvent *event,
 	cwh_set_column(slot, CWH_QUEUE_ORDERED,
 				   BoolGetDatum(subscription->ordered && orderable));
 	if (writer->options)
-		later = cwh_apply_emit_options(slot, writer->options, event->created_at);
+		later = cwh_apply_emit_options(slot, writer->options, id,
+									   subscription->ordered && orderable,
+									   event->created_at);
 	if (subscription->debounce_us > 0 && orderable && later == 0)
 		later = cwh_debounce_delivery(slot, event, subscription->debounce_us);
 	ExecStoreVirtualTuple(slot);

@@ -164,13 +164,15 @@ cwh_take_key(const CwhEmitOptions *options, CwhEvent *event)
 }
 
 /*
- * Schedule a delivery, a new row of queue.  Returns the time before which it
- * must not be sent, or 0.
+ * Schedule a delivery, a new row of queue with this id, which is ordered or not.
+ * Returns the time before which it must not be sent, or 0.
  */
 TimestampTz
 cwh_apply_emit_options(TupleTableSlot *slot, const CwhEmitOptions *options,
-					   TimestampTz now)
+					   int64 id, bool ordered, TimestampTz now)
 {
+	char		burst[MAXINT8LEN + 2];
+
 	if (options->expires_at != DT_NOEND)
 		cwh_set_column(slot, CWH_QUEUE_EXPIRES_AT,
 					   TimestampTzGetDatum(options->expires_at));
@@ -180,7 +182,18 @@ cwh_apply_emit_options(TupleTableSlot *slot, const CwhEmitOptions *options,
 				   TimestampTzGetDatum(options->deliver_at));
 	cwh_set_column(slot, CWH_QUEUE_NEXT_ATTEMPT_AT,
 				   TimestampTzGetDatum(options->deliver_at));
-	/* otherwise, deliveries behind it would wait until then */
+	if (!ordered)
+		return options->deliver_at;
+
+	/*
+	 * Deliveries behind it must not wait until then.  debounce.c makes it one of
+	 * its conversation's when it is due, as it does with the last of a burst; no
+	 * event type begins with a blank, so it is a burst of its own.
+	 */
+	snprintf(burst, sizeof(burst), " " INT64_FORMAT, id);
+	cwh_set_text(slot, CWH_QUEUE_DEBOUNCED, burst);
+	cwh_set_column(slot, CWH_QUEUE_DEBOUNCE_UNTIL,
+				   TimestampTzGetDatum(options->deliver_at));
 	cwh_set_column(slot, CWH_QUEUE_ORDERED, BoolGetDatum(false));
 	return options->deliver_at;
 }

@@ -26,6 +26,7 @@ extern bool cwh_read_emit_options(FunctionCallInfo fcinfo, int first,
 extern bool cwh_take_key(const CwhEmitOptions *options, CwhEvent *event);
 extern TimestampTz cwh_apply_emit_options(TupleTableSlot *slot,
 										  const CwhEmitOptions *options,
+										  int64 id, bool ordered,
 										  TimestampTz now);
 extern TimestampTz cwh_debounce_delivery(TupleTableSlot *slot,
 										 const CwhEvent *event,

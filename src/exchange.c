@@ -275,7 +275,9 @@ describe_ending(const CwhExchange *exchange, CwhEnding *ending)
 	ending->status = reply->status;
 	ending->error = reply->failed ? reply->error : NULL;
 	ending->retry_after_s = reply->retry_after_s;
-	if (ending->end == CWH_END_REPLY && !exchange->for_token)
+	/* another host than the webhook's has no say in this */
+	if (ending->end == CWH_END_REPLY && !exchange->for_token &&
+		(exchange->step == NULL || exchange->step->own_url))
 		ending->order = cwh_reply_order(reply->headers.data,
 										reply->headers.len);
 	ending->body = reply->body.data;
@@ -420,6 +422,9 @@ decide(CwhExchange *exchange, const CwhWebhook *webhook, bool unsent,
 	oldcontext = MemoryContextSwitchTo(scratch);
 	decide_on_reply(exchange, &webhook->rules, ending, attempt, decision);
 	MemoryContextSwitchTo(oldcontext);
+	/* the same is decided for the others of a batch */
+	if (attempt->batch)
+		return;
 	MemoryContextDelete(scratch);
 	/* these pointed into it */
 	ending->paths = NULL;

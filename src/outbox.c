@@ -117,7 +117,8 @@ enum
 
 /*
  * Claim the next deliveries of webhooks after their positions.  An ordered one
- * is not due while an earlier one of its conversation is in the queue.
+ * is not due while an earlier one of its conversation is in the queue; one that
+ * debounce.c has released, not while a later one is in flight either.
  */
 static const char claim_sql[] =
 	"SELECT q.id, q.webhook_id, q.next_attempt_at, q.attempts, q.first_attempt,"
@@ -139,6 +140,11 @@ static const char claim_sql[] =
 	"                WHERE b.webhook_id" EQ "p.webhook_id"
 	"                  AND b.conversation_id" EQ "p.conversation_id"
 	"                  AND b.ordered AND b.id" LT "p.id))"
+	"          AND (NOT p.ordered OR p.debounced IS NULL OR NOT EXISTS ("
+	"               SELECT FROM chatwebhook.queue b"
+	"                WHERE b.webhook_id" EQ "p.webhook_id"
+	"                  AND b.conversation_id" EQ "p.conversation_id"
+	"                  AND b.ordered AND b.id" GT "p.id AND chatwebhook._claimed(b.id)))"
 	"        ORDER BY p.next_attempt_at, p.id"
 	"        LIMIT want.n"
 	"          FOR UPDATE SKIP LOCKED) q"
@@ -175,7 +181,7 @@ enum
 static const char postpone_sql[] =
 	"UPDATE chatwebhook.queue q"
 	"   SET attempts = q.attempts" ADD "1,"
-	"       next_attempt_at = o.attempted_at" ADD "o.wait,"
+	"       next_attempt_at = LEAST(o.attempted_at" ADD "o.wait, q.expires_at),"
 	"       last_attempt_at = o.attempted_at,"
 	"       last_wait_ms = o.wait_ms,"
 	"       latency_ms = o.latency_ms,"

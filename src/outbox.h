@@ -49,7 +49,7 @@ typedef struct CwhClaimed
 	int64		last_wait_ms;	/* before this attempt; 0: none */
 	Jsonb	   *replies;		/* to a connector's requests so far, or null */
 	bool		ordered;		/* later ones of its conversation wait for it */
-	bool		scheduled;		/* outside of that order */
+	bool		scheduled;		/* it had been outside of that order */
 	TimestampTz expires_at;		/* DT_NOEND: never */
 	bool		held;			/* debounce holds it, so it was not claimed */
 	bool		has_event;		/* else the event's row is missing */

@@ -98,8 +98,9 @@ count_events(Delivery *delivery)
 
 /*
  * Remember whether a connector was slow: for this webhook, or if it ran out of
- * time, for all.  The first call may be slow without meaning anything.  A batch
- * may take as long as calls for each of its events.
+ * time, for all.  The first call may be slow without meaning anything.  Other
+ * webhooks wait for a batch as for a single event, but how many requests it may
+ * make depends on the time for each event.
  */
 static void
 note_time(Delivery *delivery, int took_ms, TimestampTz now)
@@ -110,7 +111,7 @@ note_time(Delivery *delivery, int took_ms, TimestampTz now)
 	int			each_ms = took_ms / count_events(delivery);
 
 	endpoint->pace.called = true;
-	endpoint->pace.slow = each_ms >= (first ? 5 : 1) * CWH_SLOW_CONNECTOR_MS;
+	endpoint->pace.slow = took_ms >= (first ? 5 : 1) * CWH_SLOW_CONNECTOR_MS;
 	if (endpoint->pace.slow)
 		cwh_worker.slow_until =
 			TimestampTzPlusMilliseconds(now, (int64) took_ms * SLOW_SHARE);

@@ -276,6 +276,9 @@ add_computed_headers(CwhTransfer *transfer, const CwhWebhook *webhook,
 	int			part = 0;
 
 	(void) choose_signers(webhook, message, signers);
+	/* the previous may be a private key alone, of before signing was changed */
+	if (signers[0] && !cwh_signer_has_secret(signers[0]))
+		signers[0] = webhook->signer;
 	message_id(message, id);
 	pg_lltoa(message_time(message), timestamp);
 	pg_ltoa(message->attempt, attempt);

@@ -355,10 +355,11 @@ end_delivery(Delivery *delivery)
 {
 	if (delivery->outcome == CWH_OUTCOME_RETRY)
 	{
-		cwh_expect(delivery->endpoint,
-				   TimestampTzPlusMilliseconds(delivery->started_at,
-											   delivery->latency_ms +
-											   delivery->wait_ms),
+		TimestampTz due = TimestampTzPlusMilliseconds(delivery->started_at,
+													  delivery->latency_ms +
+													  delivery->wait_ms);
+
+		cwh_expect(delivery->endpoint, Min(due, delivery->expires_at),
 				   delivery->id, 0);
 	}
 	cwh_delivery_free(delivery);

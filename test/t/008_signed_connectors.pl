@@ -57,6 +57,7 @@ script(q{
 		('shaped', 'public.shaped', true, true, '[]'),
 		('unsigned', 'public.shaped', false, true, '[]'),
 		('steps', 'public.steps', true, true, '[]'),
+		('judging', 'public.shaped', true, true, '[{"status": 200, "path": "exists($.events)", "means": "success"}]'),
 		('learning', 'public.steps', true, false,
 			'[{"status": 200, "step": 3, "path": "$.step == 3", "means": "success", "remember": {"last": "$.step"}}]');
 	INSERT INTO chatwebhook.event_type (name) VALUES ('test.shape');
@@ -169,6 +170,15 @@ subtest 'rules, memory and order' => sub {
 	is_deeply([ map { $json->decode($_->{body})->{memory} } @last ], [ {}, { last => 3 } ], 'what a reply taught comes with the next event');
 	is_deeply([ unverified($receiver->log('learning')) ], [], 'all is signed');
 	is(sql(q{SELECT ordered FROM chatwebhook.webhook WHERE name = 'learning'}), 't', 'the webhook is ordered');
+};
+
+subtest 'a batch whose reply a rule judges' => sub {
+	webhook('judged', 'judging', path => '/echo', batch_size => 10, batch_window => '300 ms', max_retries => 0);
+	emit('judged', 5);
+	ok(wait_idle($node), 'the worker is done');
+	is($receiver->count('judged'), 1, 'one request');
+	is(sql(q{SELECT status, attempts, count(*) FROM chatwebhook.delivery WHERE webhook_name = 'judged' GROUP BY 1, 2}),
+		'delivered|1|5', 'all of the batch are delivered by it');
 };
 
 subtest 'a retry, and a rotation' => sub {

@@ -270,6 +270,17 @@ subtest 'every value' => sub {
 	$check->($batch, 'batch', $batch->{headers}{'x-webhook-delivery'}, 1);
 	like($batch->{headers}{'x-delivery'}, qr/^\d+(,\d+)*$/, 'a list of deliveries');
 
+	# the previous key has no part in an HMAC, although the receiver refuses the current secret
+	my $worker = sql('SELECT pid FROM chatwebhook.worker_status');
+	my ($refused) = create_webhook($node, name => 'refused', path => '/status/401', events => ['webhook.test'], signing => 'v1a');
+	sql("SELECT chatwebhook.rotate_secret('$refused', '1 hour')");
+	sql(qq{UPDATE chatwebhook.webhook SET signing = 'v1,v1a', headers = '{"X-Mac": "{{\$hmac_sha256}}"}' WHERE id = '$refused'});
+	sql(q{SELECT chatwebhook.emit('webhook.test', null, null, '{}')});
+	ok(wait_idle($node), 'the worker is done');
+	is(sql("SELECT status, last_status_code FROM chatwebhook.delivery WHERE webhook_id = '$refused'"), 'dead|401', 'it is given up');
+	is(sql('SELECT pid FROM chatwebhook.worker_status'), $worker, 'by the same worker');
+	sql("DELETE FROM chatwebhook.webhook WHERE id = '$refused'");
+
 	# while two secrets overlap
 	$secret = sql("SELECT chatwebhook.rotate_secret('$id')");
 	sql(q{SELECT chatwebhook.emit('webhook.test', null, null, '{}')});

@@ -2,8 +2,8 @@
 #
 # Only a worker can show that nothing is sent before its time, that what has
 # expired is canceled wherever it waits (in the queue, for a retry, behind a slow
-# request, in a batch), that a scheduled delivery neither waits for its conversation
-# nor holds it back, and that neither alarms anybody.
+# request, in a batch), that a scheduled delivery does not hold back its conversation
+# before it is due, and then takes its place in it, and that neither alarms anybody.
 
 use strict;
 use warnings;
@@ -93,7 +93,7 @@ subtest 'scheduled by the thousand, over a restart' => sub {
 		'0', 'none before its time');
 };
 
-subtest 'a scheduled delivery is outside of the order of its conversation' => sub {
+subtest 'a scheduled delivery takes its place in its conversation when it is due' => sub {
 	create_webhook($node, name => 'order', events => ['test.order'], ordered => 't', path => '/fail/1/then/ok',
 		backoff => '2 s', max_backoff => '2 s');
 	emit('order', 1, q{deliver_at => clock_timestamp() + '1 h'::interval});
@@ -101,17 +101,62 @@ subtest 'a scheduled delivery is outside of the order of its conversation' => su
 	emit('order', 3);
 	ok($receiver->wait_for(1, 'order'), 'it does not hold back a later one');
 	emit('order', 4, q{deliver_at => clock_timestamp() + '100 ms'::interval});
-	ok($receiver->wait_for(4, 'order'), 'nor do they hold it back');
-	is(arrived('order'), '2 4 2 3', 'while one waits for its retry');
+	ok($receiver->wait_for(4, 'order'), 'and one that is due waits for those before it');
+	is(arrived('order'), '2 2 3 4', 'as for one that waits for its retry');
 	# 1 stays behind in the queue
 	sql(q{UPDATE chatwebhook.webhook SET ordered = NOT ordered WHERE name = 'order'}) foreach 1, 2;
 	emit('order', 5);
 	ok($receiver->wait_for(5, 'order'), 'nor after the webhook was changed');
 	ok(sql(q{SELECT chatwebhook.cancel(id) FROM chatwebhook.delivery WHERE webhook_name = 'order' AND status = 'pending'}),
 		'it can be canceled');
+
+	# an early one that becomes due while a later one is in flight
+	create_webhook($node, name => 'flight', events => ['test.order'], ordered => 't', path => '/hang-until-told', timeout => '1 minute');
+	emit('order', 6, q{deliver_at => clock_timestamp() + '1 s'::interval});
+	emit('order', 7);
+	ok($receiver->wait_for(1, 'flight'), 'a later one is in flight');
+	becomes_true(q{SELECT next_attempt_at < clock_timestamp() - '500 ms'::interval FROM chatwebhook.delivery
+		WHERE webhook_name = 'flight' AND attempts = 0 ORDER BY id LIMIT 1}, 'and an earlier one is due');
+	emit('order', 8);
+	is($receiver->count('flight'), 1, 'never two at once');
+	$receiver->set(up => ['flight']);
+	ok($receiver->wait_for(3, 'flight'), 'then the others');
+	is(arrived('flight'), '7 6 8', 'one after another');
+	is((sort { $b <=> $a } map { $_->{concurrent} } $receiver->log('flight'))[0], 1, 'each by itself');
+	sql(q{DELETE FROM chatwebhook.webhook WHERE name = 'flight'});
+};
+
+subtest 'a connector that remembers' => sub {
+	script(q{
+		CREATE FUNCTION public.learn(event jsonb, webhook jsonb, replies jsonb) RETURNS chatwebhook.request LANGUAGE sql STABLE AS $$
+			SELECT ROW(NULL, NULL, NULL, jsonb_build_object('data', event->'data', 'memory', webhook->'memory', 'ts', 'first'), true)::chatwebhook.request $$;
+		INSERT INTO chatwebhook.connector (name, function) VALUES ('learn', 'public.learn')});
+	create_webhook($node, name => 'learn', connector => 'learn', events => ['test.order'], path => '/echo');
+	emit('order', 1, q{deliver_at => clock_timestamp() + '1 day'::interval});
+	# becomes ordered, with its webhooks
+	sql(q{UPDATE chatwebhook.connector SET replies = '[{"status": 200, "path": "exists($.ts)", "means": "success", "remember": {"thread": "$.ts"}}]'
+		WHERE name = 'learn'});
+	emit('order', 2);
+	ok($receiver->wait_for(1, 'learn'), 'what is scheduled for tomorrow holds nothing back');
+	ok(wait_idle($node), 'the worker is done');
+	sql(q{SELECT chatwebhook.retry(min(id)) FROM chatwebhook.delivery WHERE webhook_name = 'learn' AND status = 'pending'});
+	ok($receiver->wait_for(2, 'learn'), 'it is sent when it is told to');
+	emit('order', 3, q{deliver_at => clock_timestamp() + '200 ms'::interval});
+	ok($receiver->wait_for(3, 'learn'), 'another one when it is due');
+	is_deeply([ map { $json->decode($_->{body})->{memory} // {} } $receiver->log('learn') ], [ {}, { thread => 'first' }, { thread => 'first' } ],
+		'both know the thread');
+	sql(q{DELETE FROM chatwebhook.webhook WHERE name = 'learn'});
 };
 
 subtest 'expires_at' => sub {
+	# a retry that would come after it does not hold back the conversation that long
+	create_webhook($node, name => 'short', events => ['test.order'], ordered => 't', path => '/fail/1/then/ok', retry_delays => '{1 hour}');
+	emit('order', 1, q{expires_at => clock_timestamp() + '1 s'::interval});
+	emit('order', 2);
+	ok($receiver->wait_for(2, 'short'), 'the next one is sent when the first has expired');
+	like(outcomes('short'), qr/^canceled 1 expired, delivered/, 'and that is canceled');
+	sql(q{DELETE FROM chatwebhook.webhook WHERE name = 'short'});
+
 	create_webhook($node, name => 'expire', events => ['test.expire'], path => '/down-until-told', backoff => '1 s',
 		max_backoff => '1 s', max_retries => 100);
 	emit('expire', 1, q{expires_at => clock_timestamp() - '1 s'::interval});
