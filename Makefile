@@ -7,6 +7,7 @@ DISTVERSION = $(shell sed -n 's/^   "version": "\(.*\)",/\1/p' META.json)
 MODULE_big = chatwebhook
 OBJS = \
 	src/access.o \
+	src/arrive.o \
 	src/attempt.o \
 	src/bounds.o \
 	src/changes.o \
@@ -27,6 +28,7 @@ OBJS = \
 	src/failure.o \
 	src/filter.o \
 	src/gate.o \
+	src/handover.o \
 	src/health.o \
 	src/identity.o \
 	src/json.o \
@@ -64,7 +66,8 @@ OBJS = \
 	src/wait.o \
 	src/watched.o \
 	src/webhook.o \
-	src/worker.o
+	src/worker.o \
+	src/write.o
 
 # The parts of the extension's script, a file for each noun, in reading order.
 SQL_PARTS = \
@@ -81,6 +84,7 @@ SQL_PARTS = \
 	sql/health.sql \
 	sql/alert.sql \
 	sql/watched.sql \
+	sql/outbox.sql \
 	sql/access.sql \
 	sql/signature.sql \
 	sql/metrics.sql \

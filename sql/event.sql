@@ -204,8 +204,8 @@ CREATE TABLE chatwebhook.event (
     chatbot_id      text,
     conversation_id text,
     created_at      timestamptz NOT NULL,
-    first_delivery  bigint NOT NULL,
-    last_delivery   bigint NOT NULL,
+    first_delivery  bigint,
+    last_delivery   bigint,
     data            jsonb NOT NULL,
     traceparent     text
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000,
@@ -215,7 +215,7 @@ ALTER TABLE chatwebhook.event
     ALTER conversation_id SET STATISTICS 0,
     ALTER data SET STATISTICS 0;
 COMMENT ON TABLE chatwebhook.event IS
-    'Events that at least one webhook subscribed to. They never change.';
+    'Events that at least one webhook subscribed to, or with chatwebhook.outbox, all of them. They never change.';
 COMMENT ON COLUMN chatwebhook.event.id IS
     'UUID of version 7. Every attempt sends it as webhook-id.';
 COMMENT ON COLUMN chatwebhook.event.type IS 'Event type, such as lead.captured.';
@@ -223,7 +223,7 @@ COMMENT ON COLUMN chatwebhook.event.chatbot_id IS 'Chatbot of the event; null if
 COMMENT ON COLUMN chatwebhook.event.conversation_id IS 'Conversation of the event; null if none was given.';
 COMMENT ON COLUMN chatwebhook.event.created_at IS 'When it was emitted: the timestamp of the envelope.';
 COMMENT ON COLUMN chatwebhook.event.first_delivery IS
-    'Smallest id of its deliveries, which are numbered when it is emitted.';
+    'Smallest id of its deliveries, which are numbered when it is emitted. Null if it waits in an outbox for delivery nodes.';
 COMMENT ON COLUMN chatwebhook.event.last_delivery IS
     'Largest id of its deliveries. Ids in between can belong to other events.';
 COMMENT ON COLUMN chatwebhook.event.data IS 'Payload: the data of the envelope.';
@@ -236,7 +236,7 @@ CREATE FUNCTION chatwebhook.emit(type text, chatbot_id text, conversation_id tex
     AS 'MODULE_PATHNAME', 'chatwebhook_emit'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.emit(text, text, text, jsonb) IS
-    'Emits an event as part of the transaction. Returns its id, or null if no webhook subscribes to it.';
+    'Emits an event as part of the transaction. Returns its id, or null if no webhook subscribes to it, which only a delivery node knows if chatwebhook.outbox is on.';
 
 CREATE FUNCTION chatwebhook._emit_to(webhook_id uuid, ordered boolean, type text, chatbot_id text, conversation_id text, data jsonb)
     RETURNS uuid
