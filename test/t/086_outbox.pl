@@ -181,12 +181,12 @@ note(sprintf 'with psql: median %.1f ms, p95 %.1f ms', map { 1000 * (sort { $a <
 #
 $receiver->reset;
 $outbox->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM chatwebhook.event)') or die;
+$outbox->safe_psql('postgres', q{
+	BEGIN; SELECT chatwebhook.emit('message.sent', NULL, 'c6', '{"role": "", "content": "", "n": 6}'); PREPARE TRANSACTION 'six'});
 my $session = $outbox->background_psql('postgres');
 $session->query_safe(q{BEGIN; SELECT chatwebhook.emit('message.sent', NULL, 'c1', '{"role": "", "content": "", "n": 1}')});
 emit(2, 5);
 ok($receiver->wait_for(4, 'all'), 'while a transaction is open, others arrive');
-$outbox->safe_psql('postgres', q{
-	BEGIN; SELECT chatwebhook.emit('message.sent', NULL, 'c6', '{"role": "", "content": "", "n": 6}'); PREPARE TRANSACTION 'six'});
 whole_round();
 is($outbox->safe_psql('postgres', $waiting), 4, 'but do not leave before it has ended');
 $session->query_safe('COMMIT');
