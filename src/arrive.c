@@ -18,13 +18,14 @@
 #include "access/htup_details.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
-#include "replication/origin.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "changes.h"
+#include "compat.h"
 #include "emit_report.h"
 #include "reader.h"
 #include "settings.h"
@@ -153,13 +154,25 @@ find_subscriptions(const CwhEvent *event)
 							 event);
 }
 
-/* The row of an event with the ids of its deliveries, or none if first is 0. */
+/* Was this event delivered where it comes from, before that became an outbox? */
+static bool
+has_deliveries(TupleTableSlot *row)
+{
+	bool		isnull;
+
+	(void) slot_getattr(row, CWH_EVENT_FIRST_DELIVERY + 1, &isnull);
+	return !isnull;
+}
+
+/* The row of an event with the ids of its deliveries. */
 static HeapTuple
-with_deliveries(const TriggerData *data, int64 first, int64 last)
+with_deliveries(const TriggerData *data, const CwhWriter *writer)
 {
 	int			columns[] = {CWH_EVENT_FIRST_DELIVERY + 1, CWH_EVENT_LAST_DELIVERY + 1};
-	Datum		values[] = {Int64GetDatum(first), Int64GetDatum(last)};
-	bool		nulls[] = {first == 0, first == 0};
+	Datum		values[] = {
+		Int64GetDatum(writer->first_delivery), Int64GetDatum(writer->last_delivery)
+	};
+	bool		nulls[] = {false, false};
 
 	return heap_modify_tuple_by_cols(data->tg_trigtuple,
 									 RelationGetDescr(data->tg_relation),
@@ -168,7 +181,8 @@ with_deliveries(const TriggerData *data, int64 first, int64 last)
 
 /*
  * SQL trigger: write the deliveries of an event that has arrived.  The row is left
- * out if the event is here already, or nobody wants it.
+ * out if the event is here already, was delivered where it comes from, or nobody
+ * wants it.
  */
 Datum
 chatwebhook_arrive(PG_FUNCTION_ARGS)
@@ -185,13 +199,14 @@ chatwebhook_arrive(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"_arrive\" was not called by its trigger")));
 	/* our own functions run with session_replication_role = replica, too */
-	if (replorigin_session_origin == InvalidRepOriginId)
+	if (!cwh_is_replicated())
 		return PointerGetDatum(data->tg_trigtuple);
-	if (!try_read_event(&event, data) || is_here(data->tg_relation, &event.id))
+	if (has_deliveries(data->tg_trigslot) || !try_read_event(&event, data) ||
+		is_here(data->tg_relation, &event.id))
 		return PointerGetDatum(NULL);
 	/* an outbox passes it on to those that subscribe to it in turn */
 	if (cwh_outbox)
-		return PointerGetDatum(with_deliveries(data, 0, 0));
+		return PointerGetDatum(data->tg_trigtuple);
 	subscriptions = find_subscriptions(&event);
 	if (subscriptions == NIL)
 		return PointerGetDatum(NULL);
@@ -199,6 +214,5 @@ chatwebhook_arrive(PG_FUNCTION_ARGS)
 	writer.arrived_at = GetCurrentTimestamp();
 	cwh_write_deliveries(&writer, &event, subscriptions);
 	cwh_writer_close(&writer);
-	return PointerGetDatum(with_deliveries(data, writer.first_delivery,
-										   writer.last_delivery));
+	return PointerGetDatum(with_deliveries(data, &writer));
 }

@@ -93,7 +93,7 @@ sub new_standby
 # Two nodes share the chatbots of one outbox
 #
 my $outbox = new_node('outbox', -init => [ allows_streaming => 'logical' ], %for_outboxes);
-my @parts = map { new_node("part$_", %for_nodes) } 1, 2;
+my @parts = map { new_node("part$_", -init => [ allows_streaming => 'logical' ], %for_nodes) } 1, 2;
 like(($outbox->psql('postgres', 'SELECT chatwebhook.publish_outbox(3, 2)'))[2], qr/ERROR:  part 3 of 2 does not exist/, 'there is no third part of two');
 emit($outbox, 1, 200);
 create_webhook($parts[0], name => 'one');
@@ -117,6 +117,24 @@ my ($one, $two) = map { arrivals($_) } 'one', 'two';
 is(join(' ', sort { $a <=> $b } grep { $_ <= 300 } keys %$one), $expected[0], 'one node has its chatbots');
 is(join(' ', sort { $a <=> $b } grep { $_ <= 300 } keys %$two), $expected[1], 'the other has its own');
 is(scalar(grep { ($one->{$_} // 0) + ($two->{$_} // 0) != 1 } 1 .. 400), 0, 'there is neither overlap nor gap');
+
+# one node passes its part on to the other
+$receiver->reset;
+$parts[1]->safe_psql('postgres', 'DROP SUBSCRIPTION chatwebhook_2_of_2_postgres');
+foreach my $setting ('chatwebhook.outbox = on', 'chatwebhook.outbox_keep = 0', "chatwebhook.poll_interval = '100ms'")
+{
+	$parts[0]->append_conf('postgresql.conf', $setting);
+}
+$parts[0]->reload;
+$parts[0]->poll_query_until('postgres', 'SHOW chatwebhook.outbox', 'on') or die;
+$outbox->wait_for_catchup('chatwebhook_1_of_2_postgres');
+$parts[1]->safe_psql('postgres', subscription($parts[0], ''));
+emit($outbox, 1, 100);
+my @of_first = grep { $one->{$_} } 1 .. 100;
+ok($receiver->wait_until(sub { scalar(keys %{ arrivals('two') }) == @of_first }), 'a node can pass events on');
+is(join(' ', sort { $a <=> $b } keys %{ arrivals('two') }), "@of_first", 'those that it subscribes to');
+is($receiver->count('one'), 0, 'and delivers none');
+ok($parts[0]->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM chatwebhook.event WHERE first_delivery IS NULL)'), 'it hands them over, too');
 $_->stop foreach @parts, $outbox;
 
 #
