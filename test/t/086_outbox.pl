@@ -289,6 +289,19 @@ $node->safe_psql('postgres', 'DROP SUBSCRIPTION twice');
 is($outbox->safe_psql('postgres', q{SELECT chatwebhook.forget_slot('twice'), chatwebhook.forget_slot('twice')}), 't|f', 'a slot can be forgotten');
 
 #
+# A role that row-level security applies to would copy nothing, without an error
+#
+$outbox->safe_psql('postgres', q{
+	CREATE ROLE blind LOGIN REPLICATION;
+	GRANT USAGE ON SCHEMA chatwebhook TO blind; GRANT SELECT ON chatwebhook.event TO blind});
+my $blind = $subscribe =~ s/SUBSCRIPTION chatwebhook_postgres/SUBSCRIPTION blind/r;
+$blind =~ s/user=''\w+''/user=''blind''/ or die;
+$node->safe_psql('postgres', $blind);
+ok($outbox->wait_for_log(qr/query would be affected by row-level security policy for table "event"/), 'with the connection of publish_outbox() it is one');
+$node->safe_psql('postgres', 'DROP SUBSCRIPTION blind');
+$outbox->safe_psql('postgres', q{SELECT chatwebhook.forget_slot('blind')});
+
+#
 # Switched off
 #
 $receiver->reset;

@@ -95,6 +95,10 @@ sub new_standby
 my $outbox = new_node('outbox', -init => [ allows_streaming => 'logical' ], %for_outboxes);
 my @parts = map { new_node("part$_", -init => [ allows_streaming => 'logical' ], %for_nodes) } 1, 2;
 like(($outbox->psql('postgres', 'SELECT chatwebhook.publish_outbox(3, 2)'))[2], qr/ERROR:  part 3 of 2 does not exist/, 'there is no third part of two');
+like(($outbox->psql('postgres', 'SELECT chatwebhook.publish_outbox(part => 1)'))[2], qr/ERROR:  part 1 of <NULL> does not exist/, 'nor a part of nothing');
+$outbox->safe_psql('postgres', 'CREATE PUBLICATION chatwebhook_1_of_3 FOR TABLE chatwebhook.event');
+like(($outbox->psql('postgres', 'SELECT chatwebhook.publish_outbox(1, 3)'))[2],
+	qr/ERROR:  publication "chatwebhook_1_of_3" is not one of inserts/, 'a publication of deletes is refused');
 emit($outbox, 1, 200);
 create_webhook($parts[0], name => 'one');
 create_webhook($parts[1], name => 'two');
