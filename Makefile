@@ -8,6 +8,7 @@ MODULE_big = chatwebhook
 OBJS = \
 	src/access.o \
 	src/announce.o \
+	src/arrive.o \
 	src/attempt.o \
 	src/bounds.o \
 	src/changes.o \
@@ -31,6 +32,7 @@ OBJS = \
 	src/failure.o \
 	src/filter.o \
 	src/gate.o \
+	src/handover.o \
 	src/health.o \
 	src/identity.o \
 	src/json.o \
@@ -68,7 +70,8 @@ OBJS = \
 	src/wait.o \
 	src/watched.o \
 	src/webhook.o \
-	src/worker.o
+	src/worker.o \
+	src/write.o
 
 # The parts of the extension's script, a file for each noun, in reading order.
 SQL_PARTS = \
@@ -85,6 +88,7 @@ SQL_PARTS = \
 	sql/health.sql \
 	sql/alert.sql \
 	sql/watched.sql \
+	sql/outbox.sql \
 	sql/access.sql \
 	sql/signature.sql \
 	sql/metrics.sql \

@@ -22,15 +22,15 @@ CREATE UNIQUE INDEX alert_open_idx ON chatwebhook.alert (webhook_id, kind) WHERE
 CREATE UNIQUE INDEX alert_watch_idx ON chatwebhook.alert (watch) WHERE closed_at IS NULL AND watch IS NOT NULL;
 CREATE INDEX alert_webhook_idx ON chatwebhook.alert (webhook_id, kind, closed_at);
 COMMENT ON TABLE chatwebhook.alert IS
-    'Alerts about webhooks and watches, open and closed. At most one of each kind is open for a webhook. Opening or closing an alert emits webhook.alert to the other webhooks that subscribe to webhook.alert or webhook.*, except to those that are failing themselves.';
+    'Alerts about webhooks, watches and the outbox, open and closed. At most one of each kind is open for a webhook. Opening or closing an alert emits webhook.alert to the other webhooks that subscribe to webhook.alert or webhook.*, except to those that are failing themselves.';
 COMMENT ON COLUMN chatwebhook.alert.id IS 'Identifies the alert. Its webhook.alert events have it as alertId.';
 COMMENT ON COLUMN chatwebhook.alert.webhook_id IS 'Webhook that the alert is about; null if it is about a watch.';
 COMMENT ON COLUMN chatwebhook.alert.chatbot_id IS 'Chatbot of that webhook; null if it serves every chatbot.';
 COMMENT ON COLUMN chatwebhook.alert.webhook_name IS 'Name of that webhook at that time.';
 COMMENT ON COLUMN chatwebhook.alert.watch IS
-    'Trigger and table that the alert is about; null if it is about a webhook.';
+    'Trigger and table that the alert is about, or "outbox"; null if it is about a webhook.';
 COMMENT ON COLUMN chatwebhook.alert.kind IS
-    'emit_failed: a trigger could not emit an event, see emit_failure, closed when the watch is changed or has not failed for an hour; consecutive_failures: at least chatwebhook.alert_failures attempts in a row failed, closed by a success; low_success_rate: less than chatwebhook.alert_success_rate of the last 100 attempts (at least 20) succeeded, closed when the rate is halfway from there to 1; webhook_disabled: the extension disabled it, or deliveries wait but nothing can be sent, as webhook_health.problem says, closed when it is enabled or the problem is gone; backlog: a delivery has been due for longer than chatwebhook.alert_backlog, closed when none has.';
+    'emit_failed: a trigger could not emit an event, see emit_failure, closed when the watch is changed or has not failed for an hour; consecutive_failures: at least chatwebhook.alert_failures attempts in a row failed, closed by a success; low_success_rate: less than chatwebhook.alert_success_rate of the last 100 attempts (at least 20) succeeded, closed when the rate is halfway from there to 1; webhook_disabled: the extension disabled it, or deliveries wait but nothing can be sent, as webhook_health.problem says, closed when it is enabled or the problem is gone; backlog: a delivery has been due for longer than chatwebhook.alert_backlog, closed when none has; outbox_backlog: events have waited for longer than chatwebhook.alert_backlog for the delivery nodes of an outbox, closed when all have confirmed them.';
 COMMENT ON COLUMN chatwebhook.alert.message IS 'Description of the trouble, for people.';
 COMMENT ON COLUMN chatwebhook.alert.opened_at IS 'When it was opened.';
 COMMENT ON COLUMN chatwebhook.alert.closed_at IS 'When it was closed; null while it is open.';
@@ -66,7 +66,7 @@ CREATE FUNCTION chatwebhook._announce_alert(changed chatwebhook.alert) RETURNS v
     AS $$
 DECLARE
     is_open constant boolean := changed.closed_at IS NULL;
-    subject constant text := coalesce('webhook "' || changed.webhook_name || '"', 'watch "' || changed.watch || '"');
+    subject constant text := coalesce('webhook "' || changed.webhook_name || '"', CASE changed.kind WHEN 'outbox_backlog' THEN 'the outbox' ELSE 'watch "' || changed.watch || '"' END);
 BEGIN
     PERFORM chatwebhook._log_alert(subject, changed.message, NOT is_open);
     -- if this fails, keep the alert, and what the transaction was doing

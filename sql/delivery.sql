@@ -408,6 +408,10 @@ DECLARE
     found bigint[];
 BEGIN
     PERFORM chatwebhook._check_webhook_access(webhook_id);
+    IF chatwebhook._setting('chatwebhook.outbox')::boolean THEN
+        RAISE NOTICE 'chatwebhook.outbox is on, so events of that time were not delivered from here'
+            USING HINT = 'Call replay() on the delivery nodes.';
+    END IF;
     found := ARRAY(SELECT d.id
                      FROM chatwebhook.delivery d
                     WHERE d.webhook_id = webhook_id AND d.status = 'delivered'
@@ -463,6 +467,10 @@ BEGIN
                       AND e.chatbot_id IS NOT DISTINCT FROM chatbot_id);
     IF dry_run THEN
         RETURN cardinality(found);
+    END IF;
+    IF chatwebhook._setting('chatwebhook.outbox')::boolean THEN
+        RAISE NOTICE 'only events that are still in the outbox are erased'
+            USING HINT = 'Call erase_conversation() on the delivery nodes as well, once they have received all events.';
     END IF;
     erased := chatwebhook._erase(found);
     -- a memory can outlive the events that it comes from

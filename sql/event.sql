@@ -224,10 +224,12 @@ CREATE TABLE chatwebhook.event (
     chatbot_id      text,
     conversation_id text,
     created_at      timestamptz NOT NULL,
-    first_delivery  bigint NOT NULL,
-    last_delivery   bigint NOT NULL,
+    first_delivery  bigint,
+    last_delivery   bigint,
     data            jsonb NOT NULL,
-    traceparent     text
+    traceparent     text,
+    deliver_at      timestamptz,
+    expires_at      timestamptz
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000,
         -- statistics of a small table are of no use here
         autovacuum_analyze_threshold = 50000);
@@ -235,7 +237,7 @@ ALTER TABLE chatwebhook.event
     ALTER conversation_id SET STATISTICS 0,
     ALTER data SET STATISTICS 0;
 COMMENT ON TABLE chatwebhook.event IS
-    'Events that at least one webhook subscribed to. They never change.';
+    'Events that at least one webhook subscribed to, or with chatwebhook.outbox, all of them. They never change.';
 COMMENT ON COLUMN chatwebhook.event.id IS
     'UUID of version 7. Every attempt sends it as webhook-id.';
 COMMENT ON COLUMN chatwebhook.event.type IS 'Event type, such as lead.captured.';
@@ -243,12 +245,16 @@ COMMENT ON COLUMN chatwebhook.event.chatbot_id IS 'Chatbot of the event; null if
 COMMENT ON COLUMN chatwebhook.event.conversation_id IS 'Conversation of the event; null if none was given.';
 COMMENT ON COLUMN chatwebhook.event.created_at IS 'When it was emitted: the timestamp of the envelope.';
 COMMENT ON COLUMN chatwebhook.event.first_delivery IS
-    'Smallest id of its deliveries, which are numbered when it is emitted.';
+    'Smallest id of its deliveries, which are numbered when it is emitted. Null if it waits in an outbox for delivery nodes.';
 COMMENT ON COLUMN chatwebhook.event.last_delivery IS
     'Largest id of its deliveries. Ids in between can belong to other events.';
 COMMENT ON COLUMN chatwebhook.event.data IS 'Payload: the data of the envelope.';
 COMMENT ON COLUMN chatwebhook.event.traceparent IS
     'Trace context (W3C) of the session that emitted it, from the setting chatwebhook.traceparent. Every attempt sends it as the header traceparent. Null if there was none.';
+COMMENT ON COLUMN chatwebhook.event.deliver_at IS
+    'In an outbox: when to send it, as given to emit(). Otherwise null; its deliveries have it.';
+COMMENT ON COLUMN chatwebhook.event.expires_at IS
+    'In an outbox: when not to send it any more, as given to emit(). Otherwise null; its deliveries have it.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.event', '');
 
 /*
@@ -314,7 +320,7 @@ CREATE FUNCTION chatwebhook.emit(
     AS 'MODULE_PATHNAME', 'chatwebhook_emit'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.emit(text, text, text, jsonb, timestamptz, timestamptz, text) IS
-    'Emits an event as part of the transaction. Returns its id, or null if no webhook subscribes to it. It is not sent before deliver_at, at most a year ahead, and no attempt starts after expires_at: then the delivery is canceled. If an event of this type and chatbot was emitted with the same key, of 1 to 255 bytes, in the last day, nothing is emitted, and that event''s id is returned.';
+    'Emits an event as part of the transaction. Returns its id, or null if no webhook subscribes to it, which only a delivery node knows if chatwebhook.outbox is on. It is not sent before deliver_at, at most a year ahead, and no attempt starts after expires_at: then the delivery is canceled. If an event of this type and chatbot was emitted with the same key, of 1 to 255 bytes, in the last day, nothing is emitted, and that event''s id is returned.';
 
 CREATE FUNCTION chatwebhook._emit_to(webhook_id uuid, ordered boolean, type text, chatbot_id text, conversation_id text, data jsonb)
     RETURNS uuid

@@ -41,7 +41,10 @@ CREATE FUNCTION chatwebhook._privileges(access text) RETURNS SETOF text
         ('SELECT, INSERT, UPDATE, DELETE ON chatwebhook.connector', '{admin}'),
         ('SELECT ON chatwebhook.connector', '{app}'),
         ('SELECT ON chatwebhook.event', '{admin,app}'),
-        ('SELECT (id, type, chatbot_id, conversation_id, created_at) ON chatwebhook.event', '{reader}'),
+        ('SELECT (id, type, chatbot_id, conversation_id, created_at, first_delivery) ON chatwebhook.event', '{reader}'),
+        ('SELECT ON chatwebhook.outbox_slot', '{admin,reader}'),
+        ('SELECT ON chatwebhook.outbox_status', '{admin,reader}'),
+        ('EXECUTE ON FUNCTION chatwebhook.forget_slot', '{admin}'),
         ('SELECT (id, webhook_id, event_id, created_at, next_attempt_at, last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id, conversation_id, last_error, deliver_at, expires_at) ON chatwebhook.queue', '{admin,reader,app}'),
         ('SELECT (id, webhook_id, event_id, created_at, completed_at, last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id, webhook_name, status, last_error) ON chatwebhook.history', '{admin,reader,app}'),
         ('SELECT (id, webhook_id, event_id, created_at, completed_at, last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id, webhook_name, status, last_error) ON chatwebhook.dead', '{admin,reader,app}'),
@@ -292,6 +295,7 @@ GRANT EXECUTE ON FUNCTION chatwebhook._sending(uuid[]) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._filter_problem(jsonpath) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._workers() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._copy_problem() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._outbox_slots() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._count_deliveries(uuid[], text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._check_connector_access(text) TO PUBLIC;
 
@@ -343,6 +347,9 @@ GRANT USAGE ON SCHEMA chatwebhook TO pg_monitor;
 GRANT SELECT (id, name, chatbot_id, public_url, filter, enabled, disabled_at, disabled_reason) ON chatwebhook.webhook TO pg_monitor;
 GRANT SELECT (id, webhook_id, created_at, next_attempt_at, deliver_at) ON chatwebhook.queue TO pg_monitor;
 GRANT SELECT (id, webhook_id, webhook_name, last_error, completed_at) ON chatwebhook.dead TO pg_monitor;
+GRANT SELECT (id, created_at, first_delivery) ON chatwebhook.event TO pg_monitor;
+GRANT SELECT ON chatwebhook.outbox_slot TO pg_monitor;
+GRANT SELECT ON chatwebhook.outbox_status TO pg_monitor;
 GRANT SELECT ON chatwebhook.health TO pg_monitor;
 GRANT SELECT ON chatwebhook.webhook_health TO pg_monitor;
 GRANT SELECT ON chatwebhook.worker_status TO pg_monitor;

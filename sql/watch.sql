@@ -560,6 +560,11 @@ BEGIN
         RAISE EXCEPTION 'backfill() takes a mapping or a query, not both'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    IF chatwebhook._setting('chatwebhook.outbox')::pg_catalog.bool THEN
+        RAISE EXCEPTION 'backfill() does not work while chatwebhook.outbox is on'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Call it on the delivery node, if that has the table. Otherwise, call emit() here for the rows: these events go to every webhook that wants them.';
+    END IF;
     SELECT w.chatbot_id, w.ordered INTO owner, ordered FROM chatwebhook.webhook w WHERE w.id OPERATOR(pg_catalog.=) webhook_id;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'webhook "%" does not exist', webhook_id

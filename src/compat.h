@@ -20,6 +20,7 @@
 #include "executor/executor.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "replication/origin.h"
 #if PG_VERSION_NUM >= 180000
 #include "rewrite/rewriteHandler.h"
 #endif
@@ -163,6 +164,17 @@ cwh_delete_row(Relation relation, TupleTableSlot *slot, CommandId cid,
 	return table_tuple_delete(relation, &slot->tts_tid, cid, snapshot,
 							  InvalidSnapshot, true, &failure,
 							  false) == TM_Ok;
+#endif
+}
+
+/* Does this transaction apply changes that come from another server? */
+static inline bool
+cwh_is_replicated(void)
+{
+#if PG_VERSION_NUM >= 190000
+	return replorigin_xact_state.origin != InvalidReplOriginId;
+#else
+	return replorigin_session_origin != InvalidRepOriginId;
 #endif
 }
 

@@ -12,7 +12,8 @@
  * are inserted without SQL (see rows.c).
  *
  * An event that no webhook wants is not stored, and costs little more than a
- * lookup in the cache of subscription.c.
+ * lookup in the cache of subscription.c.  With chatwebhook.outbox, every event is
+ * stored, and nothing else: delivery nodes find out who wants it (arrive.c).
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -64,6 +65,7 @@
 #include "subscription.h"
 #include "validator.h"
 #include "value.h"
+#include "write.h"
 
 PG_FUNCTION_INFO_V1(chatwebhook_emit);
 PG_FUNCTION_INFO_V1(chatwebhook_emit_trigger);
@@ -71,34 +73,6 @@ PG_FUNCTION_INFO_V1(chatwebhook_emit_to);
 PG_FUNCTION_INFO_V1(chatwebhook_emit_but);
 PG_FUNCTION_INFO_V1(chatwebhook_subscribers);
 PG_FUNCTION_INFO_V1(chatwebhook_wanted);
-
-/* The longest chatbotId or conversationId, in bytes. */
-#define MAX_ID			16384
-
-/* The longest conversationId of an ordered delivery; sql/ has it, too. */
-#define MAX_ORDERED_ID	2000
-
-/* Inserts events and their deliveries; opened when there is one to insert. */
-typedef struct Writer
-{
-	bool		open;
-	MemoryContext context;		/* current when the writer was set up */
-	EState	   *estate;
-	CwhRows		events;
-	CwhRows		deliveries;
-	bool		behind;			/* deliver when nothing else is due */
-	const CwhEmitOptions *options;	/* of emit(), or null */
-} Writer;
-
-/*
- * The first columns of a queue row as they are in its tuple: fixed in length
- * and never null, like those of a catalog's FormData_ struct.
- */
-typedef struct QueueHead
-{
-	int64		id;
-	pg_uuid_t	webhook_id;
-} QueueHead;
 
 /* The messages and the hint for a query that took too long. */
 #define TOO_SLOW		"the query took longer than %d ms"
@@ -125,227 +99,6 @@ typedef struct Firing
 static bool in_query = false;
 
 /*
- * Writing
- */
-
-/* Set up a writer, without opening it. */
-static void
-init_writer(Writer *writer)
-{
-	writer->open = false;
-	writer->behind = false;
-	writer->options = NULL;
-	writer->context = CurrentMemoryContext;
-}
-
-/* Open a writer, unless it is open. */
-static void
-open_writer(Writer *writer)
-{
-	MemoryContext oldcontext;
-
-	if (writer->open)
-		return;
-	PreventCommandDuringRecovery("chatwebhook.emit()");
-	PreventCommandIfReadOnly("chatwebhook.emit()");
-	/* the current context may last for one row only */
-	oldcontext = MemoryContextSwitchTo(writer->context);
-	writer->estate = CreateExecutorState();
-	/* queue first, as the views and update scripts do */
-	cwh_rows_open(&writer->deliveries, writer->estate, CWH_REL_QUEUE,
-				  CWH_QUEUE_COLUMNS);
-	cwh_rows_open(&writer->events, writer->estate, CWH_REL_EVENT,
-				  CWH_EVENT_COLUMNS);
-	MemoryContextSwitchTo(oldcontext);
-	writer->open = true;
-}
-
-/* Insert what is buffered, and close the writer. */
-static void
-close_writer(Writer *writer)
-{
-	if (!writer->open)
-		return;
-	cwh_rows_close(&writer->events);
-	cwh_rows_close(&writer->deliveries);
-	FreeExecutorState(writer->estate);
-	writer->open = false;
-}
-
-/*
- * The largest id that a table has, of any row, committed or not: a transaction
- * that was prepared before a restart may still be committed.
- */
-static int64
-largest_id(CwhRelation table, CwhRelation pkey)
-{
-	Relation	relation = cwh_table_open(table, AccessShareLock);
-	Relation	index = index_open(cwh_relation(pkey), AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(relation, NULL);
-	IndexScanDesc scan = cwh_begin_index_scan(relation, index, SnapshotAny, 0);
-	int64		id = 0;
-	bool		isnull;
-
-	index_rescan(scan, NULL, 0, NULL, 0);
-	if (index_getnext_slot(scan, BackwardScanDirection, slot))
-		id = DatumGetInt64(slot_getattr(slot, CWH_QUEUE_ID + 1, &isnull));
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, AccessShareLock);
-	table_close(relation, AccessShareLock);
-	return id;
-}
-
-/*
- * A new delivery's id.  With shared memory it does not come from a sequence:
- * nextval() would change the result of lastval(), which applications use to get
- * the id of the row that they have just inserted.  It comes from the clock, which
- * may have been set back while the server did not run: so the first id of each
- * process is above all that there are.
- */
-static int64
-next_delivery_id(TimestampTz now)
-{
-	static bool max_id_read = false;
-	int64		above = 0;
-
-	if (cwh_preloaded)
-	{
-		if (!max_id_read)
-		{
-			above = Max(Max(largest_id(CWH_REL_QUEUE, CWH_REL_QUEUE_PKEY),
-							largest_id(CWH_REL_IDENTITY, CWH_REL_IDENTITY_IDX)),
-						Max(largest_id(CWH_REL_HISTORY, CWH_REL_HISTORY_PKEY),
-							largest_id(CWH_REL_DEAD, CWH_REL_DEAD_PKEY)));
-			max_id_read = true;
-		}
-		return cwh_next_id(now, above);
-	}
-	return nextval_internal(cwh_relation(CWH_REL_DELIVERY_ID_SEQ), false);
-}
-
-/*
- * Can the deliveries of an event be ordered?  The index on the conversation's
- * id cannot hold a longer one; real ids are much shorter.
- */
-static bool
-may_be_ordered(const CwhEvent *event)
-{
-	return event->conversation_id &&
-		strlen(event->conversation_id) <= MAX_ORDERED_ID;
-}
-
-/*
- * Write an event's delivery to a webhook.  Returns the time before which it
- * must not be sent, or 0.
- */
-static TimestampTz
-write_delivery(Writer *writer, const CwhEvent *event,
-			   const CwhSubscription *subscription, int64 id)
-{
-	TupleTableSlot *slot = cwh_rows_next(&writer->deliveries);
-	bool		orderable = (subscription->ordered || subscription->debounce_us > 0) &&
-		may_be_ordered(event);
-	TimestampTz later = 0;
-
-	cwh_set_column(slot, CWH_QUEUE_ID, Int64GetDatum(id));
-	cwh_set_column(slot, CWH_QUEUE_WEBHOOK_ID, UUIDPGetDatum(&subscription->webhook_id));
-	cwh_set_column(slot, CWH_QUEUE_EVENT_ID, UUIDPGetDatum(&event->id));
-	cwh_set_column(slot, CWH_QUEUE_CREATED_AT,
-				   TimestampTzGetDatum(event->created_at));
-	cwh_set_column(slot, CWH_QUEUE_NEXT_ATTEMPT_AT,
-				   TimestampTzGetDatum(writer->behind ? DT_NOEND :
-									   event->created_at));
-	cwh_set_column(slot, CWH_QUEUE_ATTEMPTS, Int32GetDatum(0));
-	cwh_set_column(slot, CWH_QUEUE_FIRST_ATTEMPT, Int32GetDatum(0));
-	cwh_set_column(slot, CWH_QUEUE_LAST_WAIT_MS, Int64GetDatum(0));
-	cwh_set_text(slot, CWH_QUEUE_CHATBOT_ID, event->chatbot_id);
-	cwh_set_text(slot, CWH_QUEUE_CONVERSATION_ID, event->conversation_id);
-	cwh_set_column(slot, CWH_QUEUE_ORDERED,
-				   BoolGetDatum(subscription->ordered && orderable));
-	if (writer->options)
-		later = cwh_apply_emit_options(slot, writer->options, id,
-									   subscription->ordered && orderable,
-									   event->created_at);
-	if (subscription->debounce_us > 0 && orderable && later == 0)
-		later = cwh_debounce_delivery(slot, event, subscription->debounce_us);
-	ExecStoreVirtualTuple(slot);
-	/* the event's memory may be reset before the row is inserted */
-	ExecMaterializeSlot(slot);
-	return later;
-}
-
-/*
- * Write another delivery of the last one's event, with the same "ordered" and
- * "debounce", by copying the last row.  Returns false if that is not possible.
- * Forming each row anew would make emitting with fan-out 5 cost 5 % more
- * instructions, and with fan-out 20 8 % more.
- */
-static bool
-write_delivery_like_last(CwhRows *rows, const pg_uuid_t *webhook_id, int64 id)
-{
-	HeapTuple	tuple = cwh_rows_repeat(rows);
-	QueueHead  *head;
-
-	StaticAssertStmt(CWH_QUEUE_ID == 0 && CWH_QUEUE_WEBHOOK_ID == 1,
-					 "QueueHead does not match the columns of queue");
-	if (tuple == NULL)
-		return false;
-	head = (QueueHead *) GETSTRUCT(tuple);
-	head->id = id;
-	head->webhook_id = *webhook_id;
-	return true;
-}
-
-/* Write an event, and its deliveries to these webhooks. */
-static void
-write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
-{
-	TupleTableSlot *slot;
-	const CwhSubscription *last = NULL; /* whose delivery was written last */
-	ListCell   *cell;
-	int64		first_id = PG_INT64_MAX;
-	int64		last_id = 0;
-	TimestampTz later = 0;		/* when they are due, if that is later */
-
-	foreach(cell, subscriptions)
-	{
-		const CwhSubscription *subscription = lfirst(cell);
-		int64		id = next_delivery_id(event->created_at);
-
-		first_id = Min(first_id, id);
-		last_id = Max(last_id, id);
-		if (last == NULL || last->ordered != subscription->ordered ||
-			last->debounce_us != subscription->debounce_us ||
-			!write_delivery_like_last(&writer->deliveries,
-									  &subscription->webhook_id, id))
-			later = write_delivery(writer, event, subscription, id);
-		last = subscription;
-		if (later != 0)
-		{
-			cwh_hint_later(&subscription->webhook_id, later);
-			continue;
-		}
-		/* a worker finds backfilled ones as it reads the queue from its head */
-		cwh_hint(&subscription->webhook_id,
-				 writer->behind ? DT_NOBEGIN : event->created_at, id, 1);
-	}
-
-	slot = cwh_rows_next(&writer->events);
-	cwh_set_column(slot, CWH_EVENT_ID, UUIDPGetDatum(&event->id));
-	cwh_set_text(slot, CWH_EVENT_TYPE, event->type);
-	cwh_set_text(slot, CWH_EVENT_CHATBOT_ID, event->chatbot_id);
-	cwh_set_text(slot, CWH_EVENT_CONVERSATION_ID, event->conversation_id);
-	cwh_set_column(slot, CWH_EVENT_CREATED_AT, TimestampTzGetDatum(event->created_at));
-	cwh_set_column(slot, CWH_EVENT_FIRST_DELIVERY, Int64GetDatum(first_id));
-	cwh_set_column(slot, CWH_EVENT_LAST_DELIVERY, Int64GetDatum(last_id));
-	cwh_set_column(slot, CWH_EVENT_DATA, JsonbPGetDatum(event->data));
-	cwh_set_text(slot, CWH_EVENT_TRACEPARENT, cwh_valid_traceparent());
-	ExecStoreVirtualTuple(slot);
-	ExecMaterializeSlot(slot);
-}
-
-/*
  * Checking
  */
 
@@ -354,27 +107,13 @@ write_event(Writer *writer, const CwhEvent *event, List *subscriptions)
 	ereport(cwh_validation == CWH_VALIDATION_ERROR ? ERROR : WARNING, \
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), __VA_ARGS__))
 
-/*
- * Is this 1 to 255 printable ASCII characters without spaces, so that it fits
- * into a request header, and into our cache?
- */
-static bool
-is_plain(const char *name)
-{
-	size_t		len = 0;
-
-	while (name[len] > ' ' && name[len] <= '~' && len <= 255)
-		len++;
-	return name[len] == '\0' && len >= 1 && len <= 255;
-}
-
 /* Look up an event type; report it if it is invalid or unknown. */
 static const CwhEventType *
 check_type(const char *name)
 {
 	const CwhEventType *type;
 
-	if (!is_plain(name))
+	if (!cwh_is_plain(name))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid event type: \"%.*s\"",
@@ -414,128 +153,6 @@ check_keys(const CwhEventType *type, Jsonb *data)
 	}
 }
 
-/* A text of an event that is being checked. */
-typedef struct CheckedText
-{
-	const CwhEvent *event;
-	const char *column;
-} CheckedText;
-
-/* Name the text that an error of a conversion is about. */
-static void
-name_column(void *arg)
-{
-	const CheckedText *checked = arg;
-
-	errcontext("%s of event \"%s\", which is sent in UTF-8", checked->column,
-			   checked->event->type);
-}
-
-/* Check an id of an event; null is none. */
-static void
-check_id(const CwhEvent *event, const char *column, const char *id)
-{
-	size_t		len;
-
-	if (id == NULL)
-		return;
-	len = strlen(id);
-	if (len > MAX_ID)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("%s of event \"%s\" is too long", column, event->type),
-				 errdetail("It has %zu bytes, more than %d.", len, MAX_ID),
-				 errhint("Pass an id, and texts in the data.")));
-	if (GetDatabaseEncoding() != PG_UTF8)
-		(void) pg_do_encoding_conversion((unsigned char *) unconstify(char *, id),
-										 len, GetDatabaseEncoding(), PG_UTF8);
-}
-
-/* Raise an error: an event's data is too large as JSON. */
-static void
-report_too_large(const CwhEvent *event)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-			 errmsg("the data of event \"%s\" is too large", event->type),
-			 errdetail("As JSON it has more than %d bytes.",
-					   cwh_max_payload_size),
-			 errhint("Emit less, such as a reference to the row, or increase chatwebhook.max_payload_size.")));
-}
-
-/*
- * Check that an event can be sent: that its texts are not too long, and valid in
- * UTF-8.  In a database whose encoding is SQL_ASCII, they can be anything.
- */
-static void
-check_event(const CwhEvent *event)
-{
-	CheckedText checked;
-	ErrorContextCallback callback;
-
-	checked.event = event;
-	callback.callback = name_column;
-	callback.arg = &checked;
-	callback.previous = error_context_stack;
-	if (GetDatabaseEncoding() != PG_UTF8)
-		error_context_stack = &callback;
-	checked.column = "chatbot_id";
-	check_id(event, "chatbot_id", event->chatbot_id);
-	checked.column = "conversation_id";
-	check_id(event, "conversation_id", event->conversation_id);
-	checked.column = "data";
-	if (!cwh_json_fits(event->data, cwh_max_payload_size))
-		report_too_large(event);
-	error_context_stack = callback.previous;
-}
-
-/* Report that there was no time to evaluate some filters of an event. */
-static void
-report_left_out(const CwhEvent *event, const CwhFilterBudget *budget)
-{
-	ereport(WARNING,
-			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-			 errmsg("event \"%s\" is not sent to %d of its webhooks",
-					event->type, budget->left_out),
-			 errdetail("Evaluating all filters took longer than %d ms; those that were not evaluated match nothing.",
-					   budget->limit_ms),
-			 errhint("Emit less data, or use simpler filters.")));
-}
-
-/* The webhooks of this list whose filters match the event. */
-static List *
-apply_filters(List *subscriptions, const CwhEvent *event)
-{
-	bool		by_worker = strcmp(event->type, "webhook.alert") == 0 ||
-		strcmp(event->type, "webhook.exhausted") == 0 ||
-		strcmp(event->type, "webhook.recovered") == 0;
-	CwhFilterBudget budget = {
-		.limit_ms = by_worker ? CWH_ALERT_FILTERS_MS : CWH_FILTERS_MS
-	};
-	Jsonb	   *envelope = NULL;
-	List	   *result = NIL;
-	ListCell   *cell;
-
-	foreach(cell, subscriptions)
-	{
-		CwhSubscription *subscription = lfirst(cell);
-
-		if (subscription->filter)
-		{
-			if (envelope == NULL)
-				envelope = cwh_envelope_jsonb(event);
-			if (!cwh_filter_matches(subscription->filter,
-									subscription->slow_filter, envelope,
-									&budget))
-				continue;
-		}
-		result = lappend(result, subscription);
-	}
-	if (budget.left_out > 0)
-		report_left_out(event, &budget);
-	return result;
-}
-
 /*
  * Write an event that has been checked, for those of these webhooks whose
  * filters match it.  Sets its id and time.  Returns false, and writes nothing,
@@ -543,17 +160,16 @@ apply_filters(List *subscriptions, const CwhEvent *event)
  * and sets its id to that event's.
  */
 static bool
-emit_event(Writer *writer, CwhEvent *event, List *subscriptions)
+emit_event(CwhWriter *writer, CwhEvent *event, List *subscriptions)
 {
 	event->created_at = GetCurrentTimestamp();
 	cwh_uuidv7(&event->id, event->created_at);
-	subscriptions = apply_filters(subscriptions, event);
+	subscriptions = cwh_apply_filters(subscriptions, event);
 	if (subscriptions == NIL)
 		return false;
 	if (writer->options && !cwh_take_key(writer->options, event))
 		return true;
-	open_writer(writer);
-	write_event(writer, event, subscriptions);
+	cwh_write_event(writer, event, subscriptions);
 	return true;
 }
 
@@ -643,10 +259,10 @@ make_event(Firing *firing)
 	fix_settings(firing);
 	firing->reads_values = true;
 	if (!cwh_mapping_fits(mapping, mapped_row(firing), cwh_max_payload_size))
-		report_too_large(&firing->event);
+		cwh_report_too_large(&firing->event);
 	firing->event.data = cwh_mapping_data(mapping, mapped_row(firing));
 	restore_settings(firing);
-	check_event(&firing->event);
+	cwh_check_event(&firing->event);
 	MemoryContextSwitchTo(oldcontext);
 }
 
@@ -693,7 +309,7 @@ run_query(Firing *firing)
 									&event->conversation_id);
 		check_keys(cwh_event_type(event->type), event->data);
 		firing->reads_values = true;
-		check_event(event);
+		cwh_check_event(event);
 		firing->reads_values = false;
 		firing->events = lappend(firing->events, event);
 	}
@@ -780,7 +396,7 @@ is_idle(const char *name, bool by_query)
 {
 	const CwhEventType *type;
 
-	if (!is_plain(name))
+	if (!cwh_is_plain(name))
 		return false;
 	type = cwh_event_type(name);
 	if (type->wanted)
@@ -813,7 +429,7 @@ meets_schema(Firing *firing, const CwhEvent *event)
 
 /* Emit an event that has been built to the webhooks that want it. */
 static void
-emit_made(Writer *writer, Firing *firing, CwhEvent *event)
+emit_made(CwhWriter *writer, Firing *firing, CwhEvent *event)
 {
 	List	   *subscriptions;
 
@@ -826,7 +442,7 @@ emit_made(Writer *writer, Firing *firing, CwhEvent *event)
 
 /* Emit the events of a row that a query makes. */
 static void
-emit_by_query(Writer *writer, Firing *firing)
+emit_by_query(CwhWriter *writer, Firing *firing)
 {
 	ListCell   *cell;
 
@@ -839,7 +455,7 @@ emit_by_query(Writer *writer, Firing *firing)
 
 /* Emit the event of a row, or the events that its query makes. */
 static void
-emit_row(Writer *writer, Firing *firing)
+emit_row(CwhWriter *writer, Firing *firing)
 {
 	CwhMapping *mapping = firing->mapping;
 	List	   *subscriptions;
@@ -860,7 +476,7 @@ emit_row(Writer *writer, Firing *firing)
 		return;
 	}
 	/* read the tables now: the check is without a subtransaction */
-	if (is_plain(mapping->type))
+	if (cwh_is_plain(mapping->type))
 		(void) cwh_event_type(mapping->type);
 	if (!attempt(firing, check_row, false) ||
 		!cwh_event_type(mapping->type)->wanted)
@@ -880,7 +496,7 @@ emit_row(Writer *writer, Firing *firing)
 
 /* Emit the events of all rows of a transition table. */
 static void
-emit_rows(Writer *writer, Firing *firing, Tuplestorestate *rows, bool is_new)
+emit_rows(CwhWriter *writer, Firing *firing, Tuplestorestate *rows, bool is_new)
 {
 	TupleTableSlot *slot;
 	MemoryContext oldcontext = CurrentMemoryContext;
@@ -961,7 +577,7 @@ chatwebhook_emit_trigger(PG_FUNCTION_ARGS)
 	TriggerData *data = (TriggerData *) fcinfo->context;
 	Tuplestorestate *rows = NULL;
 	Firing		firing;
-	Writer		writer;
+	CwhWriter	writer;
 
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
@@ -1002,13 +618,13 @@ chatwebhook_emit_trigger(PG_FUNCTION_ARGS)
 	if (XactReadOnly && !is_idle(firing.mapping->type, true) &&
 		!attempt(&firing, check_writable, false))
 		return PointerGetDatum(NULL);
-	init_writer(&writer);
+	cwh_writer_init(&writer);
 	if (rows)
 		emit_rows(&writer, &firing, rows,
 				  !TRIGGER_FIRED_BY_DELETE(data->tg_event));
 	else
 		emit_row(&writer, &firing);
-	close_writer(&writer);
+	cwh_writer_close(&writer);
 	return PointerGetDatum(NULL);
 }
 
@@ -1057,7 +673,7 @@ emit_arguments(FunctionCallInfo fcinfo, int first, CwhSubscription *only,
 	const CwhEventType *type;
 	List	   *subscriptions;
 	CwhEvent	event;
-	Writer		writer;
+	CwhWriter	writer;
 	pg_uuid_t  *id;
 
 	PreventCommandDuringRecovery("chatwebhook.emit()");
@@ -1086,7 +702,7 @@ emit_arguments(FunctionCallInfo fcinfo, int first, CwhSubscription *only,
 	{
 		Firing		firing = {.context = CurrentMemoryContext};
 
-		check_event(&event);
+		cwh_check_event(&event);
 		(void) meets_schema(&firing, &event);
 		type = cwh_event_type(event.type);
 	}
@@ -1099,13 +715,14 @@ emit_arguments(FunctionCallInfo fcinfo, int first, CwhSubscription *only,
 		subscriptions = leave_out(subscriptions, but);
 	if (subscriptions == NIL)
 		PG_RETURN_NULL();
-	check_event(&event);
-	init_writer(&writer);
+	cwh_check_event(&event);
+	cwh_writer_init(&writer);
 	writer.behind = only != NULL;
 	writer.options = options;
+	writer.to_outbox &= only == NULL;
 	if (!emit_event(&writer, &event, subscriptions))
 		PG_RETURN_NULL();
-	close_writer(&writer);
+	cwh_writer_close(&writer);
 	id = palloc(sizeof(pg_uuid_t));
 	*id = event.id;
 	PG_RETURN_UUID_P(id);
@@ -1158,7 +775,7 @@ chatwebhook_subscribers(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 	AcceptInvalidationMessages();
 	type = check_type(TextDatumGetCString(PG_GETARG_DATUM(0)));
-	if (type->wanted)
+	if (type->wanted && !cwh_outbox)
 		subscriptions = cwh_subscriptions(TextDatumGetCString(PG_GETARG_DATUM(0)),
 										  PG_ARGISNULL(1) ? NULL :
 										  TextDatumGetCString(PG_GETARG_DATUM(1)));

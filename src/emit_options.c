@@ -163,6 +163,18 @@ cwh_take_key(const CwhEmitOptions *options, CwhEvent *event)
 	return false;
 }
 
+/* Keep in an event's row, for delivery nodes, when its deliveries may be sent. */
+void
+cwh_keep_emit_options(TupleTableSlot *slot, const CwhEmitOptions *options)
+{
+	if (options->deliver_at != DT_NOBEGIN)
+		cwh_set_column(slot, CWH_EVENT_DELIVER_AT,
+					   TimestampTzGetDatum(options->deliver_at));
+	if (options->expires_at != DT_NOEND)
+		cwh_set_column(slot, CWH_EVENT_EXPIRES_AT,
+					   TimestampTzGetDatum(options->expires_at));
+}
+
 /*
  * Schedule a delivery, a new row of queue with this id, which is ordered or not.
  * Returns the time before which it must not be sent, or 0.
@@ -203,15 +215,14 @@ cwh_apply_emit_options(TupleTableSlot *slot, const CwhEmitOptions *options,
  * followed for a while.  Returns when that is if none comes.
  */
 TimestampTz
-cwh_debounce_delivery(TupleTableSlot *slot, const CwhEvent *event,
-					  int64 debounce_us)
+cwh_debounce_delivery(TupleTableSlot *slot, const char *event_type,
+					  TimestampTz due, int64 debounce_us)
 {
-	TimestampTz quiet = event->created_at + debounce_us;
+	TimestampTz quiet = due + debounce_us;
 
-	cwh_set_text(slot, CWH_QUEUE_DEBOUNCED, event->type);
+	cwh_set_text(slot, CWH_QUEUE_DEBOUNCED, event_type);
 	cwh_set_column(slot, CWH_QUEUE_DEBOUNCE_UNTIL,
-				   TimestampTzGetDatum(event->created_at +
-									   MAX_DEBOUNCES * debounce_us));
+				   TimestampTzGetDatum(due + MAX_DEBOUNCES * debounce_us));
 	cwh_set_column(slot, CWH_QUEUE_NEXT_ATTEMPT_AT, TimestampTzGetDatum(quiet));
 	/* debounce.c sets this when the delivery is due */
 	cwh_set_column(slot, CWH_QUEUE_ORDERED, BoolGetDatum(false));

@@ -28,8 +28,10 @@ extern TimestampTz cwh_apply_emit_options(TupleTableSlot *slot,
 										  const CwhEmitOptions *options,
 										  int64 id, bool ordered,
 										  TimestampTz now);
+extern void cwh_keep_emit_options(TupleTableSlot *slot,
+								  const CwhEmitOptions *options);
 extern TimestampTz cwh_debounce_delivery(TupleTableSlot *slot,
-										 const CwhEvent *event,
-										 int64 debounce_us);
+										 const char *event_type,
+										 TimestampTz due, int64 debounce_us);
 
 #endif							/* CWH_EMIT_OPTIONS_H */

@@ -6,9 +6,9 @@
  * A worker calls it between its other work.  A step is a transaction of a few
  * milliseconds.  It walks over the events from the oldest on, since their ids
  * ascend with time, and removes their finished deliveries where those are old
- * enough; an event goes with its last delivery.  Attempts are walked over
- * likewise, by the ids of their deliveries, and memories of conversations and keys
- * of events by age.
+ * enough; an event goes with its last delivery.  One that waits in an outbox is
+ * left to handover.c.  Attempts are walked over likewise, by the ids of their
+ * deliveries, and memories of conversations and keys of events by age.
  * At the end of a pass, webhooks with too much pending are disabled, and expired
  * secrets are removed; then the walk begins anew, for rows that were not old
  * enough yet.
@@ -58,7 +58,7 @@ static const char events_sql[] =
 	"   RETURNING d.id"
 	"), empty AS ("
 	"   DELETE FROM chatwebhook.event e USING batch b"
-	"    WHERE e.id" EQ "b.id"
+	"    WHERE e.id" EQ "b.id AND b.first_delivery IS NOT NULL"
 	"      AND NOT EXISTS (SELECT FROM chatwebhook.queue q"
 	"                       WHERE q.id" GE "b.first_delivery"
 	"                         AND q.id" LE "b.last_delivery"

@@ -53,6 +53,8 @@ char	   *cwh_user_agent = NULL;
 char	   *cwh_secret_key_file = NULL;
 char	   *cwh_traceparent = NULL;
 char	   *cwh_schema_validator = NULL;
+bool		cwh_outbox = false;
+int			cwh_outbox_keep = 300;
 
 /* read by SQL alone */
 static char *chatbot = NULL;
@@ -488,6 +490,25 @@ define_data_settings(void)
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 }
 
+/* Events that delivery nodes get by logical replication. */
+static void
+define_outbox_settings(void)
+{
+	/* A server that only chats leaves queue and requests to others. */
+	DefineCustomBoolVariable("chatwebhook.outbox",
+							 "Stores events for delivery nodes instead of delivering them.",
+							 "Each event is one row of the table event, which delivery nodes subscribe to. A worker removes it when all of them have confirmed it; see outbox_status.",
+							 &cwh_outbox, false, PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
+
+	/* The slot of a new subscription can confirm what is still being copied. */
+	DefineCustomIntVariable("chatwebhook.outbox_keep",
+							"Sets how long an outbox keeps events that all delivery nodes have confirmed.",
+							"A new replication slot confirms nothing for as long. It should be longer than it takes until the initial copy of a new subscription begins.",
+							&cwh_outbox_keep, 300, 0, INT_MAX, PGC_SIGHUP,
+							GUC_UNIT_S, NULL, NULL, NULL);
+}
+
 /* When an alert is opened. */
 static void
 define_alert_settings(void)
@@ -509,7 +530,7 @@ define_alert_settings(void)
 	/* A receiver may answer well, but more slowly than events come in. */
 	DefineCustomIntVariable("chatwebhook.alert_backlog",
 							"Sets how long a delivery may be overdue before an alert is opened.",
-							"0 disables the alert.",
+							"Likewise, how long an event may wait in an outbox for a delivery node. 0 disables the alert.",
 							&cwh_alert_backlog, 300, 0, 30 * SECS_PER_DAY, PGC_SIGHUP,
 							GUC_UNIT_S, NULL, NULL, NULL);
 }
@@ -522,6 +543,7 @@ cwh_define_settings(void)
 	define_customer_settings();
 	define_request_settings();
 	define_data_settings();
+	define_outbox_settings();
 	define_alert_settings();
 	MarkGUCPrefixReserved("chatwebhook");
 }

@@ -70,6 +70,8 @@ extern char *cwh_user_agent;
 extern char *cwh_secret_key_file;
 extern char *cwh_traceparent;
 extern char *cwh_schema_validator;
+extern bool cwh_outbox;
+extern int	cwh_outbox_keep;	/* seconds */
 
 extern void cwh_define_settings(void);
 extern const CwhTargetPolicy *cwh_target_policy(void);

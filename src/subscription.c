@@ -654,8 +654,8 @@ cwh_event_type(const char *name)
 {
 	static CwhEventType unknown;
 	CwhEventType *type = find_type(name);
-	Entry	   *all = get_everywhere();
-	MemoryContext context = all->context;
+	Entry	   *all = cwh_outbox ? NULL : get_everywhere();
+	MemoryContext context = all ? all->context : NULL;
 
 	if (type == NULL)
 	{
@@ -666,6 +666,11 @@ cwh_event_type(const char *name)
 		strlcpy(unknown.name, name, sizeof(unknown.name));
 		type = &unknown;
 		context = CurrentMemoryContext;
+	}
+	if (cwh_outbox)
+	{
+		type->wanted = true;
+		return type;
 	}
 	if (type->loads != everywhere_loads)
 	{
@@ -680,17 +685,21 @@ cwh_event_type(const char *name)
 }
 
 /*
- * The webhooks that want an event, as a list of CwhSubscription.  Filters are
- * left to the caller.  The list's elements are valid until the next call of
+ * The webhooks that want an event, as a list of CwhSubscription.  With
+ * chatwebhook.outbox, one that stands for the delivery nodes.  Filters are left to
+ * the caller.  The list's elements are valid until the next call of
  * this function or cwh_event_type().
  */
 List *
 cwh_subscriptions(const char *type, const char *chatbot_id)
 {
+	static CwhSubscription outbox;
 	const CwhEventType *found;
 	Entry	   *chatbot = NULL;
 	List	   *result;
 
+	if (cwh_outbox)
+		return list_make1(&outbox);
 	/* first, for it may forget the other entries */
 	if (chatbot_id)
 		chatbot = get_chatbot(chatbot_id);

@@ -1,7 +1,7 @@
 /*
  * upkeep.c
  *		What the worker does beside delivering: alerts, announcements, and
- *		removing old rows.
+ *		removing old rows and what an outbox has handed over.
  *
  * Each is a short transaction, run apart from the others, in a part of the
  * worker's time that leaves most of it to delivering.
@@ -22,6 +22,7 @@
 #include "emit_failure.h"
 #include "endpoint.h"
 #include "gate.h"
+#include "handover.h"
 #include "ledger.h"
 #include "retention.h"
 #include "settings.h"
@@ -54,6 +55,9 @@
 #define PASS_SHARE			50
 #define MIN_PASS_MS			1000
 #define MAX_PASS_MS			300000
+
+/* An outbox is looked at this often, or every chatwebhook.poll_interval. */
+#define HANDOVER_MS			5000
 
 /* INDENT OFF */
 static const char check_alerts_sql[] =
@@ -337,6 +341,24 @@ remove_old(void)
 	}
 }
 
+/* Make a step of handing over an outbox, and say when the next one is due. */
+static void
+hand_over(void)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	CwhHandover next = cwh_handover_step(start);
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (next == CWH_HANDOVER_MORE)
+		cwh_upkeep.next_handover = now + (now - start) *
+			((cwh_worker.in_flight > 0 ? BUSY_SHARE : IDLE_SHARE) - 1);
+	else if (next == CWH_HANDOVER_WAIT)
+		cwh_upkeep.next_handover =
+			TimestampTzPlusMilliseconds(now, Min(cwh_poll_interval, HANDOVER_MS));
+	else
+		cwh_upkeep.next_handover = DT_NOEND;
+}
+
 /* Is any alert to be checked? */
 static bool
 any_alerts(void)
@@ -385,6 +407,9 @@ cwh_keep_up(TimestampTz now)
 	if (cwh_worker.number == 0 && now >= cwh_upkeep.next_retention &&
 		!run_apart("removing old rows", remove_old))
 		cwh_upkeep.next_retention = TimestampTzPlusMilliseconds(now, MAX_PASS_MS);
+	if (cwh_worker.number == 0 && now >= cwh_upkeep.next_handover &&
+		!run_apart("handing over the outbox", hand_over))
+		cwh_upkeep.next_handover = TimestampTzPlusMilliseconds(now, HANDOVER_MS);
 	if (any_alerts())
 		next = cwh_upkeep.next_alerts;
 	if (cwh_any_announcements())
@@ -392,6 +417,7 @@ cwh_keep_up(TimestampTz now)
 	if (cwh_worker.number == 0)
 	{
 		next = Min(next, cwh_upkeep.next_retention);
+		next = Min(next, cwh_upkeep.next_handover);
 		if (any_watch_alert)
 			next = Min(next, cwh_upkeep.next_watch_alerts);
 		if (cwh_upkeep.next_failures > now)

@@ -1,6 +1,7 @@
 /*
  * upkeep.h
- *		What the worker does beside delivering: alerts, and removing old rows.
+ *		What the worker does beside delivering: alerts, and removing old rows and
+ *		what an outbox has handed over.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -18,6 +19,8 @@ typedef struct Upkeep
 	TimestampTz next_alerts;
 	TimestampTz next_announcements;
 	TimestampTz next_retention;
+	TimestampTz next_handover;	/* of an outbox; infinity: when the settings have
+								 * changed */
 	TimestampTz pass_started;	/* of retention; 0: none is under way */
 } Upkeep;
 

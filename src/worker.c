@@ -476,7 +476,7 @@ follow_clock(TimestampTz now)
 		&cwh_ledger.oldest_result, &cwh_ledger.accounts_due,
 		&cwh_upkeep.next_alerts, &cwh_upkeep.next_failures,
 		&cwh_upkeep.next_watch_alerts, &cwh_upkeep.next_announcements,
-		&cwh_upkeep.next_retention,
+		&cwh_upkeep.next_retention, &cwh_upkeep.next_handover,
 		&cwh_upkeep.pass_started
 	};
 	instr_time	monotonic;
@@ -492,7 +492,7 @@ follow_clock(TimestampTz now)
 	if (before == 0)
 		return 0;				/* the first look */
 	for (int i = 0; i < lengthof(times); i++)
-		if (*times[i] > 0)
+		if (*times[i] > 0 && *times[i] != DT_NOEND)
 			*times[i] += step;
 	if (step < 0)
 	{
@@ -525,7 +525,7 @@ reload(void)
 	next_sweep = 0;
 	/* the bounds for customers' webhooks may be others */
 	cwh_worker.reread_webhooks = cwh_worker.new_settings = true;
-	cwh_upkeep.next_retention = 0;
+	cwh_upkeep.next_retention = cwh_upkeep.next_handover = 0;
 	heed_halt();
 }
 

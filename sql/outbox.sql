@@ -1,0 +1,255 @@
+/*
+ * The outbox: with chatwebhook.outbox, events are rows of the table event that wait
+ * there for delivery nodes, which subscribe to it by logical replication.
+ *
+ * A worker removes what all of them have confirmed (src/handover.c).  On a delivery
+ * node, the trigger takes what arrives (src/arrive.c).
+ */
+CREATE FUNCTION chatwebhook._arrive() RETURNS trigger
+    AS 'MODULE_PATHNAME', 'chatwebhook_arrive'
+    LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._arrive() IS
+    'Trigger: writes the deliveries of an event that logical replication brings.';
+
+CREATE TRIGGER arrived BEFORE INSERT ON chatwebhook.event
+    FOR EACH ROW EXECUTE FUNCTION chatwebhook._arrive();
+ALTER TABLE chatwebhook.event ENABLE REPLICA TRIGGER arrived;
+
+/*
+ * The slots that have to confirm events.  This is not dumped: a database that is
+ * restored has subscribers of its own.
+ */
+CREATE TABLE chatwebhook.outbox_slot (
+    slot_name name PRIMARY KEY,
+    since     timestamptz
+);
+COMMENT ON TABLE chatwebhook.outbox_slot IS
+    'Replication slots that have to confirm events of the outbox: all of this database that decode for subscriptions and have been seen. Read the view outbox_status instead.';
+COMMENT ON COLUMN chatwebhook.outbox_slot.slot_name IS 'Name of the slot.';
+COMMENT ON COLUMN chatwebhook.outbox_slot.since IS
+    'When it was first seen; null while it does not exist. Then nothing is removed until it does, or forget_slot() is called.';
+
+CREATE FUNCTION chatwebhook._outbox_slots(
+    OUT slot_name name, OUT state text, OUT active boolean, OUT confirmed_lsn pg_lsn)
+    RETURNS SETOF record
+    LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL SAFE ROWS 10
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT coalesce(s.slot_name, o.slot_name),
+           CASE WHEN s.slot_name IS NULL THEN 'missing'
+                -- of the initial copy of a table
+                WHEN s.slot_name ~ '^pg_[0-9]+_sync_[0-9]+_[0-9]+$' THEN 'syncing'
+                WHEN s.wal_status = 'lost' THEN 'lost'
+                WHEN o.since <= clock_timestamp() - chatwebhook._setting('chatwebhook.outbox_keep')::interval
+                     AND s.confirmed_flush_lsn IS NOT NULL THEN 'confirming'
+                ELSE 'new' END,
+           s.active, s.confirmed_flush_lsn
+      FROM chatwebhook.outbox_slot o
+      FULL JOIN (SELECT r.slot_name, r.wal_status, r.active, r.confirmed_flush_lsn
+                   FROM pg_replication_slots r
+                  WHERE r.slot_type = 'logical' AND r.plugin = 'pgoutput'
+                    AND r.database = current_database() AND NOT r.temporary) s ON s.slot_name = o.slot_name
+$$;
+COMMENT ON FUNCTION chatwebhook._outbox_slots() IS
+    'Returns the slots of subscriptions to this database, and those that were seen and are gone.';
+
+CREATE FUNCTION chatwebhook._note_slots(outbox boolean) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+BEGIN
+    IF NOT outbox AND NOT EXISTS (SELECT FROM chatwebhook.outbox_slot) THEN
+        RETURN false;
+    END IF;
+    INSERT INTO chatwebhook.outbox_slot AS o (slot_name, since)
+    SELECT s.slot_name, clock_timestamp()
+      FROM chatwebhook._outbox_slots() s
+     WHERE s.state = 'new'
+       AND NOT EXISTS (SELECT FROM chatwebhook.outbox_slot o WHERE o.slot_name = s.slot_name AND o.since IS NOT NULL)
+    ON CONFLICT (slot_name) DO UPDATE SET since = EXCLUDED.since;
+    UPDATE chatwebhook.outbox_slot o SET since = NULL
+     WHERE o.since IS NOT NULL
+       AND EXISTS (SELECT FROM chatwebhook._outbox_slots() s WHERE s.slot_name = o.slot_name AND s.state = 'missing');
+    RETURN EXISTS (SELECT FROM chatwebhook.outbox_slot);
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._note_slots(boolean) IS
+    'Writes down which slots there are, and which are gone. Returns whether any is known. If the outbox is off and none is, does nothing.';
+
+CREATE FUNCTION chatwebhook._outbox_holdup(lsn pg_lsn) RETURNS text
+    LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT CASE WHEN count(*) = 0 THEN 'events wait for a delivery node to subscribe'
+                ELSE 'events wait for ' || string_agg(format('replication slot "%s", which is %s', s.slot_name,
+                         CASE WHEN s.state <> 'confirming' THEN s.state
+                              WHEN s.active THEN 'behind'
+                              ELSE 'inactive' END), ', and ' ORDER BY s.slot_name)
+                     FILTER (WHERE s.state <> 'confirming' OR s.confirmed_lsn < lsn) END
+      FROM chatwebhook._outbox_slots() s
+$$;
+COMMENT ON FUNCTION chatwebhook._outbox_holdup(pg_lsn) IS
+    'Says which slots keep events that were committed before this position in the outbox; null if none does.';
+
+CREATE FUNCTION chatwebhook._set_outbox_alert(problem text) RETURNS void
+    LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+DECLARE
+    changed chatwebhook.alert;
+BEGIN
+    IF problem = '' THEN
+        UPDATE chatwebhook.alert a SET closed_at = clock_timestamp()
+         WHERE a.watch = 'outbox' AND a.kind = 'outbox_backlog' AND a.closed_at IS NULL
+        RETURNING a.* INTO changed;
+    ELSE
+        INSERT INTO chatwebhook.alert AS a (id, watch, kind, message, opened_at)
+        SELECT chatwebhook.uuidv7(), 'outbox', 'outbox_backlog', problem, clock_timestamp()
+         WHERE NOT EXISTS (SELECT FROM chatwebhook.alert o WHERE o.watch = 'outbox' AND o.closed_at IS NULL)
+        RETURNING a.* INTO changed;
+    END IF;
+    IF FOUND THEN
+        PERFORM chatwebhook._announce_alert(changed);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._set_outbox_alert(text) IS
+    'Opens the alert outbox_backlog with this message, or closes it if that is empty.';
+
+CREATE VIEW chatwebhook.outbox_status WITH (security_invoker) AS
+    SELECT s.slot_name, s.state, s.active,
+           GREATEST(pg_catalog.pg_wal_lsn_diff(
+               CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+                    ELSE pg_catalog.pg_current_wal_lsn() END, s.confirmed_lsn), 0)::bigint AS lag_bytes,
+           e.events, e.oldest_at
+      FROM (SELECT pg_catalog.count(*) AS events, pg_catalog.min(w.created_at) AS oldest_at
+              FROM (SELECT e.created_at FROM chatwebhook.event e
+                     WHERE e.first_delivery IS NULL ORDER BY e.id LIMIT 10000) w) e
+      LEFT JOIN chatwebhook._outbox_slots() s ON true
+     WHERE chatwebhook._setting('chatwebhook.outbox')::boolean
+        OR EXISTS (SELECT FROM chatwebhook.outbox_slot);
+COMMENT ON VIEW chatwebhook.outbox_status IS
+    'The outbox: a row for each replication slot that has to confirm its events. Without any slot, one row whose slot is null. Empty if chatwebhook.outbox is off and nothing is left to hand over.';
+COMMENT ON COLUMN chatwebhook.outbox_status.slot_name IS 'Name of the replication slot.';
+COMMENT ON COLUMN chatwebhook.outbox_status.state IS
+    'confirming; new: seen less than chatwebhook.outbox_keep ago; syncing: the initial copy of a table is under way; lost: it has exceeded max_slot_wal_keep_size; missing: it was seen and is gone, or publish_outbox() expects it. Unless all are confirming, no event is removed.';
+COMMENT ON COLUMN chatwebhook.outbox_status.active IS 'Is a delivery node connected? Null if the slot is missing.';
+COMMENT ON COLUMN chatwebhook.outbox_status.lag_bytes IS 'WAL that the slot has not confirmed.';
+COMMENT ON COLUMN chatwebhook.outbox_status.events IS
+    'Events in the outbox, including confirmed ones that are kept for chatwebhook.outbox_keep. Counted up to 10000.';
+COMMENT ON COLUMN chatwebhook.outbox_status.oldest_at IS 'When the oldest of them was emitted.';
+
+CREATE FUNCTION chatwebhook.forget_slot(slot_name name) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+#variable_conflict use_variable
+BEGIN
+    IF EXISTS (SELECT FROM pg_replication_slots s WHERE s.slot_name = slot_name) THEN
+        RAISE EXCEPTION 'replication slot "%" exists', slot_name
+            USING ERRCODE = 'object_in_use',
+                  HINT = 'Drop the subscription first, or the slot with pg_drop_replication_slot().';
+    END IF;
+    DELETE FROM chatwebhook.outbox_slot o WHERE o.slot_name = slot_name;
+    RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.forget_slot(name) IS
+    'Lets an outbox remove events although this replication slot is gone: its delivery node will not come back. Returns false if the slot is not known.';
+
+CREATE FUNCTION chatwebhook._create_publication(publication name, row_filter text) RETURNS void
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+#variable_conflict use_variable
+DECLARE
+    citus constant text := current_setting('citus.enable_ddl_propagation', true);
+BEGIN
+    IF EXISTS (SELECT FROM pg_publication p
+                WHERE p.pubname = publication
+                  AND (p.pubupdate OR p.pubdelete OR p.pubtruncate
+                       OR NOT EXISTS (SELECT FROM pg_publication_tables t
+                                       WHERE t.pubname = p.pubname AND t.schemaname = 'chatwebhook' AND t.tablename = 'event'))) THEN
+        RAISE EXCEPTION 'publication "%" is not one of inserts into chatwebhook.event', publication
+            USING ERRCODE = 'duplicate_object',
+                  DETAIL = 'If it published deletes, the delivery nodes would lose events that the outbox removes.',
+                  HINT = 'Drop it first.';
+    ELSIF EXISTS (SELECT FROM pg_publication p WHERE p.pubname = publication) THEN
+        RETURN;
+    END IF;
+    IF citus <> '' THEN
+        -- it would create the publication on the other nodes without the table
+        PERFORM set_config('citus.enable_ddl_propagation', 'off', true);
+    END IF;
+    EXECUTE format('CREATE PUBLICATION %I FOR TABLE chatwebhook.event%s WITH (publish = ''insert'')', publication, row_filter);
+    IF citus <> '' THEN
+        PERFORM set_config('citus.enable_ddl_propagation', citus, true);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._create_publication(name, text) IS
+    'Creates a publication of the events, if it does not exist.';
+
+CREATE FUNCTION chatwebhook.publish_outbox(part integer DEFAULT NULL, "of" integer DEFAULT NULL) RETURNS text
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    suffix      constant text := coalesce(nullif(left(regexp_replace(lower(current_database()), '[^a-z0-9_]', '_', 'g'), 30), ''), 'db');
+    parted      constant text := 'chatwebhook_%s_of_%s';
+    publication text := 'chatwebhook';
+    connection  text;
+BEGIN
+    IF (part IS NULL) <> ("of" IS NULL) OR part NOT BETWEEN 1 AND "of" OR "of" > 1000 THEN
+        RAISE EXCEPTION 'part % of % does not exist', part, "of"
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Pass neither, or both, such as part => 1, of => 2, with at most 1000 parts.';
+    END IF;
+    IF part IS NOT NULL THEN
+        publication := format(parted, part, "of");
+        PERFORM chatwebhook._create_publication(publication, format(
+            $filter$ WHERE (((hashtextextended(coalesce(chatbot_id, ''), 0) %% %1$s) + %1$s) %% %1$s = %2$s)$filter$, "of", part - 1));
+        -- nothing leaves before each part has a subscriber
+        INSERT INTO chatwebhook.outbox_slot (slot_name)
+        SELECT format(parted, n, "of") || '_' || suffix FROM generate_series(1, "of") AS n
+            ON CONFLICT DO NOTHING;
+    ELSE
+        PERFORM chatwebhook._create_publication(publication, '');
+    END IF;
+    IF NOT chatwebhook._setting('chatwebhook.outbox')::boolean THEN
+        RAISE NOTICE 'chatwebhook.outbox is off, so events are not stored for delivery nodes'
+            USING HINT = 'Use ALTER SYSTEM SET chatwebhook.outbox = on, and SELECT pg_reload_conf().';
+    END IF;
+    SELECT string_agg(c.key || '=''' || replace(replace(c.value, E'\\', E'\\\\'), '''', E'\\''') || '''', ' ' ORDER BY c.n)
+      INTO connection
+      FROM (VALUES (1, 'host', coalesce(host(inet_server_addr()), 'localhost')),
+                   (2, 'port', current_setting('port')),
+                   (3, 'dbname', current_database()::text),
+                   (4, 'user', current_user::text),
+                   -- or else row-level security could leave out what is there already
+                   (5, 'options', '-crow_security=off')) AS c (n, key, value);
+    RETURN format('CREATE SUBSCRIPTION %I CONNECTION %L PUBLICATION %I WITH (synchronous_commit = on)',
+                  publication || '_' || suffix, connection, publication);
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.publish_outbox(integer, integer) IS
+    'Creates the publication chatwebhook, of inserts into the table event, and returns the statement to run on a delivery node, in which host and user may have to be changed. With part and of, the publication has the events of a share of the chatbots, and no event is removed before there is a subscription to each part, whose slot has the name in the statement.';
+
+/*
+ * What is done on the delivery nodes instead.
+ */
+CREATE FUNCTION chatwebhook._warn_outbox() RETURNS trigger
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF chatwebhook._setting('chatwebhook.outbox')::boolean THEN
+        RAISE NOTICE 'chatwebhook.outbox is on, so this webhook gets no events'
+            USING HINT = 'Create webhooks on the delivery nodes.';
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._warn_outbox() IS 'Trigger: says that webhooks belong on the delivery nodes.';
+CREATE TRIGGER outbox AFTER INSERT ON chatwebhook.webhook
+    FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._warn_outbox();

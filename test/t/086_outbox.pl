@@ -1,0 +1,322 @@
+# An outbox: events that a delivery node gets by logical replication.
+#
+# Only two servers can show that each event arrives once and in order, whether it was
+# emitted before the subscription or after it, and that none leaves the outbox that
+# the delivery node has not confirmed: not while a transaction is open, while the
+# node is down, or after its replication slot was dropped or has been lost.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/../lib";
+
+use Chatwebhook;
+use JSON::PP ();
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $json = JSON::PP->new->canonical->allow_nonref;
+my $receiver = start_receiver();
+# nothing but a commit wakes this one up
+my $node = new_node('node', 'max_logical_replication_workers' => 16, 'max_worker_processes' => 32,
+	'wal_retrieve_retry_interval' => '100ms', 'chatwebhook.poll_interval' => '1h');
+my $outbox = new_node('outbox', -init => [ allows_streaming => 'logical' ],
+	'max_prepared_transactions' => 5, 'max_replication_slots' => 20, 'max_wal_senders' => 20,
+	'chatwebhook.outbox' => 'on', 'chatwebhook.outbox_keep' => '2s', 'chatwebhook.poll_interval' => '100ms',
+	'chatwebhook.retention' => '1s');
+# alerts about the outbox are events, too
+my $waiting = q{SELECT count(*) FROM chatwebhook.event WHERE type = 'message.sent'};
+
+# Emit events with these numbers, each in a transaction of its own.
+sub emit
+{
+	my ($from, $to, %more) = @_;
+	my $chatbot = $more{chatbot} // 'NULL';
+	$outbox->safe_psql('postgres', qq{DO \$\$ BEGIN FOR n IN $from .. $to LOOP
+		PERFORM chatwebhook.emit('message.sent', $chatbot, 'c' || n % 20, jsonb_build_object('role', 'bot', 'content', '', 'n', n));
+		COMMIT; END LOOP; END \$\$});
+	return;
+}
+
+# The numbers that have arrived, in the order of their arrival within conversations.
+sub arrived
+{
+	my ($label) = @_;
+	my (@numbers, %last);
+	my $disorder = 0;
+	foreach my $event (map { $json->decode($_->{body}) } $receiver->log($label // 'all'))
+	{
+		my $n = $event->{data}{n};
+		push @numbers, $n;
+		$disorder++ if $n < ($last{ $event->{conversationId} } // 0);
+		$last{ $event->{conversationId} } = $n;
+	}
+	is($disorder, 0, 'each conversation is in order');
+	return join ' ', sort { $a <=> $b } @numbers;
+}
+
+# Wait until so many have arrived, and the outbox is empty.
+sub all_arrive
+{
+	my ($n, $what) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	ok($receiver->wait_for($n, 'all'), "$what: all arrive");
+	ok($outbox->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM chatwebhook.event)'), "$what: the outbox is empty");
+	is(arrived(), join(' ', 1 .. $n), "$what: once each");
+	return;
+}
+
+# How long confirmed events are kept.
+sub keep
+{
+	my ($time) = @_;
+	$outbox->append_conf('postgresql.conf', "chatwebhook.outbox_keep = '$time'");
+	$outbox->reload;
+	$outbox->poll_query_until('postgres', 'SHOW chatwebhook.outbox_keep', $time) or die;
+	return;
+}
+
+# Wait until hand-overs that begin from here on would have removed what they may:
+# the worker has looked at the slots a few times.
+sub whole_round
+{
+	keep('0');
+	foreach (1 .. 6)
+	{
+		$outbox->safe_psql('postgres', q{INSERT INTO chatwebhook.outbox_slot VALUES ('seen', now())});
+		$outbox->poll_query_until('postgres', q{SELECT since IS NULL FROM chatwebhook.outbox_slot WHERE slot_name = 'seen'}) or die;
+		$outbox->safe_psql('postgres', q{SELECT chatwebhook.forget_slot('seen')});
+	}
+	keep('2s');
+	return;
+}
+
+# What subscribes to the outbox.
+sub subscription
+{
+	my $statement = $outbox->safe_psql('postgres', 'SELECT chatwebhook.publish_outbox()');
+	my $host = $outbox->host;
+	$statement =~ s/host=''localhost''/host=''$host''/ or die "no host in $statement\n";
+	return $statement;
+}
+
+#
+# Emitting
+#
+like(($outbox->psql('postgres', q{SELECT chatwebhook.emit('no.such', NULL, NULL, '{}')}))[2],
+	qr/ERROR:  unknown event type/, 'an event of an unknown type is refused');
+like(($outbox->psql('postgres', q{SELECT chatwebhook.emit('message.sent', NULL, NULL, '{}')}))[2],
+	qr/ERROR:  event "message.sent" lacks the required key/, 'so is one without a required key');
+is($outbox->safe_psql('postgres', q{SELECT chatwebhook.wanted('message.sent', NULL)}), 't', 'every event is wanted');
+$outbox->safe_psql('postgres', q{
+	CREATE TABLE message (n integer, c text);
+	SELECT chatwebhook.watch('message', 'message.sent', query => $$SELECT NEW.n, NEW.c AS "conversationId", 'bot' AS role, '' AS content$$);
+	INSERT INTO message SELECT n, 'c' || n % 20 FROM generate_series(1, 10) n});
+emit(11, 1000);
+is($outbox->safe_psql('postgres', $waiting), 1000, 'events are stored that no webhook here wants');
+is($outbox->safe_psql('postgres', 'SELECT count(first_delivery), (SELECT count(*) FROM chatwebhook.queue) FROM chatwebhook.event'), '0|0', 'without deliveries');
+isnt($outbox->safe_psql('postgres', q{BEGIN; SELECT chatwebhook.emit('message.sent', NULL, NULL, '{"role": "", "content": ""}'); ROLLBACK}), '',
+	'emit() returns their ids');
+whole_round();
+$outbox->safe_psql('postgres', q{INSERT INTO chatwebhook.activity (since, worker) VALUES ('2026-01-02', 999)});
+$outbox->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM chatwebhook.activity WHERE worker = 999)') or die;
+is($outbox->safe_psql('postgres', $waiting), 1000, 'without a subscription none leaves, whatever chatwebhook.retention');
+is($outbox->safe_psql('postgres', 'SELECT slot_name, events FROM chatwebhook.outbox_status'), '|1000', 'outbox_status counts them');
+
+#
+# What is said of the outbox where something else is asked of it
+#
+my ($status, $stdout, $stderr) = $outbox->psql('postgres', q{
+	SELECT chatwebhook.create_webhook('here', 'https://127.0.0.1/', enabled => false)});
+like($stderr, qr/NOTICE:  chatwebhook.outbox is on, so this webhook gets no events/, 'a webhook gets no events here');
+like(($outbox->psql('postgres', q{SELECT chatwebhook.backfill((SELECT id FROM chatwebhook.webhook), 'message', 'message.sent')}))[2],
+	qr/ERROR:  backfill\(\) does not work while chatwebhook.outbox is on\nHINT:  Call it on the delivery node/, 'backfill() is for the delivery node');
+like(($outbox->psql('postgres', q{SELECT chatwebhook.replay((SELECT id FROM chatwebhook.webhook))}))[2],
+	qr/NOTICE:  chatwebhook.outbox is on.*HINT:  Call replay\(\) on the delivery nodes/s, 'and replay()');
+($status, $stdout, $stderr) = $outbox->psql('postgres', q{
+	SELECT chatwebhook.emit('message.sent', 'bot', 'erased', '{"role": "", "content": ""}');
+	SELECT chatwebhook.erase_conversation('bot', 'erased')});
+like($stdout, qr/\n1$/, 'erase_conversation() erases what waits here');
+like($stderr, qr/NOTICE:  only events that are still in the outbox are erased/, 'and says so');
+
+#
+# The initial copy, and what follows
+#
+create_webhook($node, name => 'all', ordered => 1, max_in_flight => 8);
+create_webhook($node, name => 'some', events => ['message.*'], filter => '$.data.n == 500');
+my $subscribe = subscription();
+like($subscribe, qr/^CREATE SUBSCRIPTION chatwebhook_postgres CONNECTION '.*' PUBLICATION chatwebhook WITH \(synchronous_commit = on\)$/,
+	'publish_outbox() says how to subscribe');
+$node->safe_psql('postgres', $subscribe);
+all_arrive(1000, 'before the subscription');
+is(arrived('some'), '500', 'a filter holds');
+is($outbox->safe_psql('postgres', 'SELECT state, active, events FROM chatwebhook.outbox_status'), 'confirming|t|0', 'the slot confirms');
+is($node->safe_psql('postgres', 'SELECT count(*), count(*) FILTER (WHERE first_delivery <= last_delivery) FROM chatwebhook.event'), '1000|1000',
+	'the events have deliveries on the node');
+
+$receiver->reset;
+emit(1, 50);
+$outbox->safe_psql('postgres', q{
+	BEGIN; SELECT chatwebhook.emit('message.sent', NULL, 'c', '{"role": "", "content": "", "n": -1}'); ROLLBACK});
+all_arrive(50, 'after it');
+
+# each by itself: nothing but the commit that applies it can wake the worker
+$receiver->reset;
+foreach my $n (1 .. 100)
+{
+	emit($n, $n);
+	$receiver->wait_for($n, 'all') or last;
+}
+is($receiver->count('all'), 100, 'each is sent when it arrives');
+note('milliseconds from emit() to the request, 50 %, 95 %: ', $node->safe_psql('postgres', q{
+	SELECT percentile_cont('{0.5,0.95}'::float[]) WITHIN GROUP (ORDER BY extract(epoch FROM h.last_attempt_at - e.created_at) * 1000)
+	  FROM (SELECT * FROM chatwebhook.history ORDER BY id DESC LIMIT 100) h JOIN chatwebhook.event e ON e.id = h.event_id}));
+
+#
+# Open and prepared transactions
+#
+$receiver->reset;
+$outbox->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM chatwebhook.event)') or die;
+$outbox->safe_psql('postgres', q{
+	BEGIN; SELECT chatwebhook.emit('message.sent', NULL, 'c6', '{"role": "", "content": "", "n": 6}'); PREPARE TRANSACTION 'six'});
+my $session = $outbox->background_psql('postgres');
+$session->query_safe(q{BEGIN; SELECT chatwebhook.emit('message.sent', NULL, 'c1', '{"role": "", "content": "", "n": 1}')});
+emit(2, 5);
+ok($receiver->wait_for(4, 'all'), 'while a transaction is open, others arrive');
+whole_round();
+is($outbox->safe_psql('postgres', $waiting), 4, 'but do not leave before it has ended');
+$session->query_safe('COMMIT');
+$session->quit;
+ok($receiver->wait_for(5, 'all'), 'it arrives when it is committed');
+whole_round();
+is($outbox->safe_psql('postgres', $waiting), 5, 'a prepared one holds them as well');
+$outbox->safe_psql('postgres', q{COMMIT PREPARED 'six'});
+all_arrive(6, 'open transactions');
+
+#
+# Rows that cannot be delivered
+#
+$receiver->reset;
+$outbox->safe_psql('postgres', q{INSERT INTO chatwebhook.event (id, type, created_at, data) VALUES
+	(gen_random_uuid(), 'message.sent', now(), '[]'),
+	(gen_random_uuid(), repeat('x', 300), now(), '{}'),
+	(gen_random_uuid(), 'message.sent', 'infinity', '{}')});
+emit(1, 1);
+all_arrive(1, 'after such rows');
+ok($node->poll_query_until('postgres', q{SELECT sum(failures) = 3 FROM chatwebhook.emit_failure WHERE relation = 'chatwebhook.event'::regclass}),
+	'they are counted on the node');
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM chatwebhook.alert WHERE kind = 'emit_failed'}), 'and there is an alert');
+
+#
+# The node is down
+#
+$receiver->reset;
+$outbox->append_conf('postgresql.conf', 'chatwebhook.alert_backlog = 1s');
+$outbox->reload;
+$node->stop;
+emit(1, 30);
+ok($outbox->poll_query_until('postgres', q{SELECT message FROM chatwebhook.alert WHERE kind = 'outbox_backlog' AND closed_at IS NULL},
+	'events wait for replication slot "chatwebhook_postgres", which is inactive'), 'an alert says that they wait, and for what');
+is($outbox->safe_psql('postgres', $waiting), 30, 'nothing leaves');
+$node->start;
+all_arrive(30, 'when it is back');
+ok($outbox->poll_query_until('postgres', q{SELECT count(*) = 0 FROM chatwebhook.alert WHERE closed_at IS NULL}), 'the alert is closed');
+
+#
+# The slot is gone
+#
+$receiver->reset;
+$node->stop;
+$outbox->poll_query_until('postgres', q{SELECT NOT active FROM pg_replication_slots}) or die;
+$outbox->safe_psql('postgres', q{SELECT pg_drop_replication_slot('chatwebhook_postgres')});
+emit(1, 30);
+ok($outbox->poll_query_until('postgres', q{SELECT message FROM chatwebhook.alert WHERE kind = 'outbox_backlog' AND closed_at IS NULL},
+	'events wait for replication slot "chatwebhook_postgres", which is missing'), 'an alert says that the slot is missing');
+whole_round();
+is($outbox->safe_psql('postgres', $waiting), 30, 'nothing leaves without it');
+$node->start;
+$node->safe_psql('postgres', q{ALTER SUBSCRIPTION chatwebhook_postgres DISABLE});
+$node->safe_psql('postgres', q{ALTER SUBSCRIPTION chatwebhook_postgres SET (slot_name = NONE)});
+$node->safe_psql('postgres', q{DROP SUBSCRIPTION chatwebhook_postgres});
+$node->safe_psql('postgres', $subscribe);
+all_arrive(30, 'subscribed to anew');
+
+#
+# The slot is lost
+#
+$receiver->reset;
+$node->stop;
+$outbox->append_conf('postgresql.conf', "max_slot_wal_keep_size = '1MB'");
+$outbox->reload;
+emit(1, 30);
+$outbox->safe_psql('postgres', 'CREATE TABLE wal (n integer)');
+foreach (1 .. 4)
+{
+	$outbox->safe_psql('postgres', 'INSERT INTO wal VALUES (1)');
+	$outbox->safe_psql('postgres', 'SELECT pg_switch_wal()');
+}
+$outbox->safe_psql('postgres', 'CHECKPOINT');
+ok($outbox->poll_query_until('postgres', q{SELECT state FROM chatwebhook.outbox_status}, 'lost'), 'the slot is lost');
+whole_round();
+is($outbox->safe_psql('postgres', $waiting), 30, 'nothing leaves with it');
+like(($outbox->psql('postgres', q{SELECT chatwebhook.forget_slot('chatwebhook_postgres')}))[2],
+	qr/ERROR:  replication slot "chatwebhook_postgres" exists\nHINT:  Drop the subscription first/, 'it cannot be forgotten while it exists');
+$node->start;
+$node->safe_psql('postgres', 'DROP SUBSCRIPTION chatwebhook_postgres');
+emit(31, 40);
+$node->safe_psql('postgres', $subscribe);
+all_arrive(40, 'subscribed to anew');
+
+#
+# An event that is there already is passed over, and one that is going away is not
+#
+$receiver->reset;
+keep('1h');
+emit(1, 20);
+ok($receiver->wait_for(20, 'all'), 'some have arrived');
+$node->safe_psql('postgres', $subscribe =~ s/SUBSCRIPTION chatwebhook_postgres/SUBSCRIPTION twice/r);
+$node->poll_query_until('postgres', q{SELECT bool_and(srsubstate IN ('r', 's')) FROM pg_subscription_rel}) or die;
+emit(21, 30);
+ok($receiver->wait_for(30, 'all'), 'two subscriptions bring more');
+$outbox->wait_for_catchup('twice');
+$outbox->wait_for_catchup('chatwebhook_postgres');
+ok(wait_idle($node), 'idle');
+is(arrived(), join(' ', 1 .. 30), 'each is delivered once');
+is($outbox->safe_psql('postgres', q{SELECT state FROM chatwebhook.outbox_status WHERE slot_name = 'twice'}), 'new', 'a new slot confirms nothing at first');
+$node->safe_psql('postgres', 'DROP SUBSCRIPTION twice');
+is($outbox->safe_psql('postgres', q{SELECT chatwebhook.forget_slot('twice'), chatwebhook.forget_slot('twice')}), 't|f', 'a slot can be forgotten');
+
+#
+# A role that row-level security applies to would copy nothing, without an error
+#
+$outbox->safe_psql('postgres', q{
+	CREATE ROLE blind LOGIN REPLICATION;
+	GRANT USAGE ON SCHEMA chatwebhook TO blind; GRANT SELECT ON chatwebhook.event TO blind});
+my $blind = $subscribe =~ s/SUBSCRIPTION chatwebhook_postgres/SUBSCRIPTION blind/r;
+$blind =~ s/user=''\w+''/user=''blind''/ or die;
+$node->safe_psql('postgres', $blind);
+ok($outbox->wait_for_log(qr/query would be affected by row-level security policy for table "event"/), 'with the connection of publish_outbox() it is one');
+$node->safe_psql('postgres', 'DROP SUBSCRIPTION blind');
+$outbox->safe_psql('postgres', q{SELECT chatwebhook.forget_slot('blind')});
+
+#
+# Switched off
+#
+$receiver->reset;
+keep('0');
+$outbox->append_conf('postgresql.conf', "chatwebhook.outbox = off");
+$outbox->reload;
+ok($outbox->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM chatwebhook.event) AND NOT EXISTS (SELECT FROM chatwebhook.outbox_slot)'),
+	'switched off, what is left is still handed over');
+is($outbox->safe_psql('postgres', q{SELECT chatwebhook.emit('message.sent', NULL, NULL, '{"role": "", "content": ""}')}), '', 'and new events are not stored');
+is($outbox->safe_psql('postgres', 'SELECT count(*) FROM chatwebhook.outbox_status'), 0, 'outbox_status is empty');
+
+foreach my $server ($outbox, $node)
+{
+	my @errors = grep { / (?:ERROR|PANIC): / && !/psql|statement/ && /chatwebhook worker/ } split /\n/, slurp_file($server->logfile);
+	is("@errors", '', $server->name . ': the worker has met no error');
+}
+
+done_testing();
