@@ -289,6 +289,25 @@ $node->safe_psql('postgres', 'DROP SUBSCRIPTION twice');
 is($outbox->safe_psql('postgres', q{SELECT chatwebhook.forget_slot('twice'), chatwebhook.forget_slot('twice')}), 't|f', 'a slot can be forgotten');
 
 #
+# When to send travels with the event
+#
+$receiver->reset;
+my $emit_with = sub {
+	my ($n, $options) = @_;
+	return $outbox->safe_psql('postgres', qq{SELECT chatwebhook.emit('message.sent', NULL, 'c', '{"role": "bot", "content": "", "n": $n}', $options)});
+};
+my $start = time;
+$emit_with->(1, q{deliver_at => clock_timestamp() + '2 s'::interval});
+$emit_with->(2, q{expires_at => clock_timestamp() - '1 s'::interval});
+my $id = $emit_with->(3, q{key => 'once'});
+is($emit_with->(4, q{key => 'once'}), $id, 'a key is taken on the outbox');
+ok($receiver->wait_for(2, 'all'), 'two events arrive');
+is(join(' ', map { $json->decode($_->{body})->{data}{n} } $receiver->log('all')), '3 1', 'the scheduled one last, and neither one that has expired, nor the same again');
+cmp_ok(($receiver->log('all'))[1]{time}, '>=', $start + 2, 'and not before its time');
+ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM chatwebhook.delivery WHERE status = 'canceled' AND last_error = 'expired'}),
+	'what has expired is canceled on the node');
+
+#
 # A role that row-level security applies to would copy nothing, without an error
 #
 $outbox->safe_psql('postgres', q{
