@@ -81,6 +81,7 @@ my $ids = sql('SELECT count(*) FROM id');
 sub deliver
 {
 	my ($name, %columns) = @_;
+	my $rotate = delete $columns{rotate};
 	my ($id, $secret) = create_webhook(
 		$node,
 		name => $name,
@@ -88,11 +89,18 @@ sub deliver
 		events => ['awkward'],
 		max_retries => 0,
 		%columns);
-	my $sent = sql(qq{
-		SELECT count(chatwebhook.emit('awkward',
-			(SELECT value FROM id WHERE id.n = 1 + line.n / $ids % $ids),
-			(SELECT value FROM id WHERE id.n = 1 + line.n % $ids), value))
-		FROM (SELECT n, value FROM line UNION ALL SELECT -n, '{}' FROM generate_series(1, $ids - 1) n) line});
+	my $sent = 0;
+	# the receiver goes on knowing the old secret
+	foreach my $part ($rotate ? ('n % 2 = 0', 'n % 2 <> 0') : 'true')
+	{
+		$sent += sql(qq{
+			SELECT count(chatwebhook.emit('awkward',
+				(SELECT value FROM id WHERE id.n = 1 + line.n / $ids % $ids),
+				(SELECT value FROM id WHERE id.n = 1 + line.n % $ids), value))
+			FROM (SELECT n, value FROM line UNION ALL SELECT -n, '{}' FROM generate_series(1, $ids - 1) n) line WHERE $part});
+		$receiver->wait_for(1 + int rand 20, $name) if $rotate;
+		sql(qq{SELECT chatwebhook.rotate_secret('$id', '1 hour')}) if $rotate && $part =~ /=\s0/;
+	}
 	ok(wait_idle($node), "$name: the worker is done");
 	is(sql(qq{SELECT failures, last_error FROM chatwebhook.webhook_health WHERE webhook_id = '$id'}),
 		'0|', 'the receiver accepted every request');
@@ -111,7 +119,16 @@ sub deliver
 	diag("$name: $_") foreach @{ $result->{problems} };
 	is_deeply($result->{problems}, [], 'each is the event that was emitted');
 	is($result->{distinct}, $sent, "all $sent events have come");
-	is($result->{events}, $sent, 'once');
+	if ($rotate)
+	{
+		# the receiver has refused what began with the new secret
+		cmp_ok($result->{events}, '>', $sent, 'some twice');
+		cmp_ok($result->{events}, '<', 2 * $sent, 'but only what was under way then');
+	}
+	else
+	{
+		is($result->{events}, $sent, 'once');
+	}
 	my $requests = $result->{binary} + $result->{structured} + $result->{batch};
 	is($result->{$_}, $requests, "the package $_ accepts all $requests requests") foreach qw(standardwebhooks svix);
 	is($result->{read}, $requests, 'and cloudevents reads and validates them');
@@ -137,6 +154,12 @@ subtest 'in batches' => sub {
 	my ($result, $sent) = deliver('batch', batch_size => 7, batch_window => '1 second');
 	is($result->{batch}, $result->{read}, 'all requests are batches');
 	cmp_ok($result->{batch}, '<', $sent / 2, "$result->{batch} of them");
+};
+
+subtest 'with both signings, through a rotation' => sub {
+	deliver('structured_rotated', signing => 'v1,v1a', rotate => 1);
+	deliver('binary_rotated', signing => 'v1,v1a', rotate => 1, settings => { mode => 'binary' });
+	deliver('batch_rotated', signing => 'v1,v1a', rotate => 1, batch_size => 7, batch_window => '100 ms');
 };
 
 subtest 'test_webhook()' => sub {
