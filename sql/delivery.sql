@@ -224,6 +224,7 @@ CREATE FUNCTION chatwebhook._do_erase(event_ids uuid[]) RETURNS bigint
     AS $$
 DECLARE
     reason     constant text := 'the conversation was erased';
+    asked      constant uuid[] := event_ids;
     deliveries bigint[];
     hooks      uuid[];
     erased     bigint;
@@ -273,8 +274,10 @@ BEGIN
               FROM chatwebhook.event e WHERE e.id = ANY (event_ids)) AS c
      WHERE m.conversation_id = c.conversation_id AND m.chatbot_id IS NOT DISTINCT FROM c.chatbot_id;
     DELETE FROM chatwebhook.event_key k WHERE k.event_id = ANY (event_ids);
-    DELETE FROM chatwebhook.event e WHERE e.id = ANY (event_ids);
-    GET DIAGNOSTICS erased = ROW_COUNT;
+    WITH gone AS (
+        DELETE FROM chatwebhook.event e WHERE e.id = ANY (event_ids) RETURNING e.id
+    )
+    SELECT count(*) INTO erased FROM gone g WHERE g.id = ANY (asked);
     RETURN erased;
 END
 $$;

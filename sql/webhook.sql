@@ -804,7 +804,7 @@ CREATE FUNCTION chatwebhook.test_webhook(
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.test_webhook(uuid) IS
-    'Sends a webhook.test event now, with all requests of a connector, and returns the last reply. Nothing is queued or counted.';
+    'Sends a webhook.test event now, with all requests of a connector, and returns the last reply. Nothing is queued or counted. It takes at most 10 seconds, whatever the webhook''s timeout.';
 
 CREATE FUNCTION chatwebhook._do_preview(webhook_id uuid, event jsonb, replies jsonb)
     RETURNS chatwebhook.request

@@ -32,6 +32,9 @@
 #include "transport.h"
 #include "webhook.h"
 
+/* A test takes no longer, whatever the webhook's timeout: the caller waits for it. */
+#define TRIAL_MS		10000
+
 PG_FUNCTION_INFO_V1(chatwebhook_preview);
 PG_FUNCTION_INFO_V1(chatwebhook_test_webhook);
 
@@ -244,20 +247,33 @@ keep_reply(Trial *trial, const CwhExchange *exchange)
 	trial->body = trial->status != 0 ? cwh_reply_text(&body) : NULL;
 }
 
-/* Send an event, by all requests that it takes. */
+/*
+ * Send an event, by all requests that it takes, within TRIAL_MS.  The webhook is
+ * the caller's own copy.
+ */
 static void
-send_event(CwhExchange *exchange, const CwhWebhook *webhook, CwhToken *token,
-		   const CwhMessage *message, int transport_fd, Trial *trial)
+send_event(CwhExchange *exchange, CwhWebhook *webhook, CwhToken *token,
+		   CwhMessage *message, int transport_fd, Trial *trial)
 {
+	TimestampTz until = TimestampTzPlusMilliseconds(message->now, TRIAL_MS);
 	CwhDecision decision;
 
 	do
 	{
+		long		left_ms;
 		CwhEnding	ending;
 		CwhAttempt	attempt;
 		bool		sent;
 
 		CHECK_FOR_INTERRUPTS();
+		message->now = GetCurrentTimestamp();
+		left_ms = TimestampDifferenceMilliseconds(message->now, until);
+		if (left_ms <= 0)
+		{
+			trial->problem = psprintf("the test took longer than %d s", TRIAL_MS / 1000);
+			return;
+		}
+		webhook->timeout_ms = Min(webhook->timeout_ms, left_ms);
 		sent = make_request(exchange, webhook, token, message, transport_fd,
 							&ending);
 		keep_reply(trial, exchange);

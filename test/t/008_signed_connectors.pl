@@ -181,6 +181,18 @@ subtest 'a batch whose reply a rule judges' => sub {
 		'delivered|1|5', 'all of the batch are delivered by it');
 };
 
+subtest 'test_webhook() takes ten seconds at most' => sub {
+	# each of a connector's requests may take as long as the webhook's timeout
+	my ($id) = webhook('slow', 'steps', path => '/delay-ms/4000', timeout => '1 minute', settings => { elsewhere => $elsewhere->url('/delay-ms/4000/-/slow') });
+	my ($hang) = webhook('hang', 'shaped', path => '/hang', timeout => '1 minute');
+	foreach my $case ([ $id, 'several' ], [ $hang, 'one' ])
+	{
+		my $start = time;
+		is(sql(qq{SELECT success FROM chatwebhook.test_webhook('$case->[0]')}), 'f', "$case->[1]: it gives up");
+		cmp_ok(time - $start, '<', scaled(11), 'in time');
+	}
+};
+
 subtest 'a retry, and a rotation' => sub {
 	my ($id, $secret) = webhook('flaky', 'shaped', path => '/flaky/1');
 	emit('flaky', 1);
