@@ -6,6 +6,9 @@
  *
  *		psql -f examples/chat.sql
  *
+ * All keys begin with the chatbot, so each chatbot's rows can be on a node of
+ * their own: with Citus, see docs/replication.md.
+ *
  * It shows two ways to make a trigger: CREATE TRIGGER with
  * chatwebhook.emit(), and chatwebhook.watch(), which writes the trigger for
  * you.
@@ -16,7 +19,7 @@ CREATE SCHEMA chat;
 SET search_path = chat;
 
 CREATE TABLE conversation (
-    id          uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    id          uuid DEFAULT gen_random_uuid(),
     chatbot_id  text NOT NULL,
     visitor_id  text NOT NULL,
     page_url    text NOT NULL,
@@ -24,61 +27,72 @@ CREATE TABLE conversation (
     user_agent  text NOT NULL,
     metadata    jsonb NOT NULL DEFAULT '{}',
     started_at  timestamptz NOT NULL DEFAULT now(),
-    ended_at    timestamptz
+    ended_at    timestamptz,
+    PRIMARY KEY (chatbot_id, id)
 );
 
 CREATE TABLE message (
-    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    conversation_id uuid NOT NULL REFERENCES conversation,
+    id              bigint GENERATED ALWAYS AS IDENTITY,
+    conversation_id uuid NOT NULL,
     chatbot_id      text NOT NULL,
     role            text NOT NULL CHECK (role IN ('user', 'assistant')),
     content         text NOT NULL,
     sentiment       text CHECK (sentiment IN ('positive', 'neutral', 'negative')),
     sentiment_score numeric(3, 2),
-    created_at      timestamptz NOT NULL DEFAULT now()
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (chatbot_id, id),
+    FOREIGN KEY (chatbot_id, conversation_id) REFERENCES conversation
 );
 
 CREATE TABLE lead (
-    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    conversation_id uuid NOT NULL REFERENCES conversation,
+    id              bigint GENERATED ALWAYS AS IDENTITY,
+    conversation_id uuid NOT NULL,
     chatbot_id      text NOT NULL,
     email           text NOT NULL,
     name            text,
     phone           text,
     company         text,
     summary         text NOT NULL,
-    created_at      timestamptz NOT NULL DEFAULT now()
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (chatbot_id, id),
+    FOREIGN KEY (chatbot_id, conversation_id) REFERENCES conversation
 );
 
 CREATE TABLE handoff (
-    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    conversation_id uuid NOT NULL REFERENCES conversation,
+    id              bigint GENERATED ALWAYS AS IDENTITY,
+    conversation_id uuid NOT NULL,
     chatbot_id      text NOT NULL,
     reason          text NOT NULL,
     urgency         text NOT NULL DEFAULT 'medium' CHECK (urgency IN ('low', 'medium', 'high')),
     visitor_name    text,
     visitor_email   text,
     history         jsonb NOT NULL DEFAULT '[]',
-    created_at      timestamptz NOT NULL DEFAULT now()
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (chatbot_id, id),
+    FOREIGN KEY (chatbot_id, conversation_id) REFERENCES conversation
 );
 
 CREATE TABLE feedback (
-    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    conversation_id uuid NOT NULL REFERENCES conversation,
+    id              bigint GENERATED ALWAYS AS IDENTITY,
+    conversation_id uuid NOT NULL,
     chatbot_id      text NOT NULL,
     rating          integer NOT NULL CHECK (rating BETWEEN 1 AND 5),
     comment         text,
-    created_at      timestamptz NOT NULL DEFAULT now()
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (chatbot_id, id),
+    FOREIGN KEY (chatbot_id, conversation_id) REFERENCES conversation
 );
 
 CREATE TABLE opportunity (
-    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    conversation_id uuid NOT NULL REFERENCES conversation,
+    id              bigint GENERATED ALWAYS AS IDENTITY,
+    conversation_id uuid NOT NULL,
     chatbot_id      text NOT NULL,
     visitor_id      text NOT NULL,
     intent          text NOT NULL,
     estimated_value numeric(12, 2),
-    created_at      timestamptz NOT NULL DEFAULT now()
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (chatbot_id, id),
+    FOREIGN KEY (chatbot_id, conversation_id) REFERENCES conversation
 );
 
 /*

@@ -325,6 +325,7 @@ GRANT EXECUTE ON FUNCTION chatwebhook._watch_statements(regclass, text, jsonb, t
 GRANT EXECUTE ON FUNCTION chatwebhook._mapping(regclass, jsonb) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._mapping_query(regclass, jsonb, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._select(text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._citus_method(regclass) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._check_watched_relation(regclass) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._condition_is_harmless(oid) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._explain_missing(regclass, text) TO PUBLIC;

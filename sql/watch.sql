@@ -184,6 +184,12 @@ BEGIN
                                             CASE WHEN is_delete THEN 'OLD' ELSE 'NEW' END);
     END IF;
 
+    IF query IS NOT NULL AND chatwebhook._citus_method(relation) = 'distributed' THEN
+        RAISE EXCEPTION 'a watch of a distributed table cannot have a query, an expression, or a condition that could fail'
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = 'They would be stored as a view on this node, but the trigger runs on the node of each row.',
+                  HINT = 'Use columns and constants, and a condition that compares columns with constants.';
+    END IF;
     IF query IS NOT NULL THEN
         arguments := ', ''()''';
         -- functions that the query calls run with the search_path of watch()'s
@@ -300,6 +306,30 @@ $$;
 COMMENT ON FUNCTION chatwebhook._watch_warnings(oid, text[]) IS
     'Returns what may be wrong with a trigger that calls emit() with these arguments. A problem means that rows may emit nothing.';
 
+/*
+ * Citus calls triggers on distributed tables unsafe, because a trigger may touch
+ * rows on other nodes.  emit() writes to its own node only.
+ */
+CREATE FUNCTION chatwebhook._citus_method(relation regclass) RETURNS text
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    method text;
+BEGIN
+    IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
+        EXECUTE $query$
+            SELECT CASE WHEN p.partmethod = 'n' AND p.repmodel = 't' THEN 'reference'
+                        WHEN p.partmethod <> 'n' OR p.colocationid <> 0 THEN 'distributed' END
+              FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid = $1$query$
+           INTO method USING relation;
+    END IF;
+    RETURN method;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._citus_method(regclass) IS
+    'Returns whether this is a reference or a distributed table of Citus; null if it is neither.';
+
 CREATE FUNCTION chatwebhook._check_watched_relation(relation regclass) RETURNS void
     LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
@@ -323,6 +353,17 @@ BEGIN
         RAISE EXCEPTION '"%" is a table of chatwebhook itself', name
             USING ERRCODE = 'wrong_object_type',
                   HINT = 'Subscribe a webhook to webhook.* for events about webhooks.';
+    ELSIF chatwebhook._citus_method(relation) = 'reference' THEN
+        RAISE EXCEPTION '"%" is a reference table of Citus', name
+            USING ERRCODE = 'wrong_object_type',
+                  DETAIL = 'Each row is on every node, and would emit an event on each of them.',
+                  HINT = 'Watch a distributed table, or call emit() where the row is inserted.';
+    ELSIF chatwebhook._citus_method(relation) = 'distributed'
+          AND NOT coalesce(current_setting('citus.enable_unsafe_triggers', true)::boolean, false) THEN
+        RAISE EXCEPTION '"%" is a distributed table of Citus, which does not allow triggers', name
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  DETAIL = 'Citus calls them unsafe, as a trigger could change rows on other nodes. emit() writes on the node of the row only.',
+                  HINT = 'Set citus.enable_unsafe_triggers = on, on all nodes.';
     ELSIF EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhparent
                    WHERE i.inhparent = relation AND c.relkind = 'r') THEN
         RAISE NOTICE 'rows of tables that inherit from "%" do not fire its triggers', name
