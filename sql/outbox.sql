@@ -15,6 +15,9 @@ CREATE TRIGGER arrived BEFORE INSERT ON chatwebhook.event
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._arrive();
 ALTER TABLE chatwebhook.event ENABLE REPLICA TRIGGER arrived;
 
+-- what waits; other events do not pay for it
+CREATE INDEX event_outbox_idx ON chatwebhook.event (id) WHERE first_delivery IS NULL;
+
 /*
  * The slots that have to confirm events.  This is not dumped: a database that is
  * restored has subscribers of its own.
@@ -48,7 +51,9 @@ CREATE FUNCTION chatwebhook._outbox_slots(
       FULL JOIN (SELECT r.slot_name, r.wal_status, r.active, r.confirmed_flush_lsn
                    FROM pg_replication_slots r
                   WHERE r.slot_type = 'logical' AND r.plugin = 'pgoutput'
-                    AND r.database = current_database() AND NOT r.temporary) s ON s.slot_name = o.slot_name
+                    AND r.database = current_database() AND NOT r.temporary
+                    -- of Citus, which moves or splits a shard; it has no events
+                    AND r.slot_name !~ '^citus_shard_(move|split)_slot_') s ON s.slot_name = o.slot_name
 $$;
 COMMENT ON FUNCTION chatwebhook._outbox_slots() IS
     'Returns the slots of subscriptions to this database, and those that were seen and are gone.';
@@ -58,7 +63,9 @@ CREATE FUNCTION chatwebhook._note_slots(outbox boolean) RETURNS boolean
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
 BEGIN
-    IF NOT outbox AND NOT EXISTS (SELECT FROM chatwebhook.outbox_slot) THEN
+    IF NOT outbox AND NOT EXISTS (SELECT FROM chatwebhook.outbox_slot)
+       AND NOT EXISTS (SELECT FROM chatwebhook.event e WHERE e.first_delivery IS NULL) THEN
+        PERFORM chatwebhook._set_outbox_alert('');
         RETURN false;
     END IF;
     INSERT INTO chatwebhook.outbox_slot AS o (slot_name, since)
@@ -70,7 +77,7 @@ BEGIN
     UPDATE chatwebhook.outbox_slot o SET since = NULL
      WHERE o.since IS NOT NULL
        AND EXISTS (SELECT FROM chatwebhook._outbox_slots() s WHERE s.slot_name = o.slot_name AND s.state = 'missing');
-    RETURN EXISTS (SELECT FROM chatwebhook.outbox_slot);
+    RETURN true;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._note_slots(boolean) IS
@@ -81,6 +88,10 @@ CREATE FUNCTION chatwebhook._outbox_holdup(lsn pg_lsn) RETURNS text
     SET search_path = pg_catalog, pg_temp
     AS $$
     SELECT CASE WHEN count(*) = 0 THEN 'events wait for a delivery node to subscribe'
+                -- slots for other tables confirm events that they do not have
+                WHEN NOT EXISTS (SELECT FROM pg_publication_tables t JOIN pg_publication p USING (pubname)
+                                  WHERE t.schemaname = 'chatwebhook' AND t.tablename = 'event' AND p.pubinsert)
+                THEN 'events wait for a publication; see publish_outbox()'
                 ELSE 'events wait for ' || string_agg(format('replication slot "%s", which is %s', s.slot_name,
                          CASE WHEN s.state <> 'confirming' THEN s.state
                               WHEN s.active THEN 'behind'
@@ -127,7 +138,7 @@ CREATE VIEW chatwebhook.outbox_status WITH (security_invoker) AS
                      WHERE e.first_delivery IS NULL ORDER BY e.id LIMIT 10000) w) e
       LEFT JOIN chatwebhook._outbox_slots() s ON true
      WHERE chatwebhook._setting('chatwebhook.outbox')::boolean
-        OR EXISTS (SELECT FROM chatwebhook.outbox_slot);
+        OR EXISTS (SELECT FROM chatwebhook.outbox_slot) OR e.events > 0;
 COMMENT ON VIEW chatwebhook.outbox_status IS
     'The outbox: a row for each replication slot that has to confirm its events. Without any slot, one row whose slot is null. Empty if chatwebhook.outbox is off and nothing is left to hand over.';
 COMMENT ON COLUMN chatwebhook.outbox_status.slot_name IS 'Name of the replication slot.';
@@ -215,6 +226,8 @@ BEGIN
             ON CONFLICT DO NOTHING;
     ELSE
         PERFORM chatwebhook._create_publication(publication, '');
+        INSERT INTO chatwebhook.outbox_slot (slot_name) VALUES (publication || '_' || suffix)
+            ON CONFLICT DO NOTHING;
     END IF;
     IF NOT chatwebhook._setting('chatwebhook.outbox')::boolean THEN
         RAISE NOTICE 'chatwebhook.outbox is off, so events are not stored for delivery nodes'
@@ -228,12 +241,12 @@ BEGIN
                    (4, 'user', current_user::text),
                    -- or else row-level security could leave out what is there already
                    (5, 'options', '-crow_security=off')) AS c (n, key, value);
-    RETURN format('CREATE SUBSCRIPTION %I CONNECTION %L PUBLICATION %I WITH (synchronous_commit = on)',
+    RETURN format('CREATE SUBSCRIPTION %1$I CONNECTION %2$L PUBLICATION %3$I WITH (slot_name = %1$I, synchronous_commit = on)',
                   publication || '_' || suffix, connection, publication);
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.publish_outbox(integer, integer) IS
-    'Creates the publication chatwebhook, of inserts into the table event, and returns the statement to run on a delivery node, in which host and user may have to be changed. With part and of, the publication has the events of a share of the chatbots, and no event is removed before there is a subscription to each part, whose slot has the name in the statement.';
+    'Creates the publication chatwebhook, of inserts into the table event, and returns the statement to run on a delivery node, in which host and user may have to be changed, and the name of the subscription may be, but not slot_name: no event is removed before that slot exists. With part and of, the publication has the events of a share of the chatbots, and no event is removed before there is a slot for each part.';
 
 /*
  * What is done on the delivery nodes instead.

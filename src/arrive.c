@@ -222,6 +222,11 @@ chatwebhook_arrive(PG_FUNCTION_ARGS)
 	/* our own functions run with session_replication_role = replica, too */
 	if (!cwh_is_replicated())
 		return PointerGetDatum(data->tg_trigtuple);
+	/* a copy of a delivery node must not take events that the node has not got */
+	if (!cwh_enabled)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("events of an outbox are not taken while chatwebhook.enabled is off")));
 	if (has_deliveries(data->tg_trigslot) ||
 		!try_read_event(&event, &options, data) ||
 		is_here(data->tg_relation, &event.id))

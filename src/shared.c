@@ -32,6 +32,7 @@
 #include "catalog/namespace.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "replication/origin.h"
 #include "nodes/execnodes.h"
 #include "port/atomics.h"
 #include "storage/ipc.h"
@@ -334,6 +335,15 @@ publish_hints(void)
 static void
 at_transaction_end(XactEvent event, void *arg)
 {
+	static bool prepared = false;
+
+	/* COMMIT PREPARED is no statement in a process that applies a subscription */
+	if (event == XACT_EVENT_PREPARE && (npending_hints > 0 || pending_sweep) &&
+		replorigin_session_origin != InvalidRepOriginId)
+		prepared = true;
+	else if (event == XACT_EVENT_COMMIT && prepared &&
+			 replorigin_session_origin != InvalidRepOriginId)
+		pending_sweep = true;
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:

@@ -15,9 +15,11 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "commands/sequence.h"
+#include "common/hashfn.h"
 #include "executor/executor.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "replication/origin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -413,10 +415,31 @@ report_left_out(const CwhEvent *event, const CwhFilterBudget *budget)
 			 errhint("Emit less data, or use simpler filters.")));
 }
 
+/*
+ * In a process that applies a subscription, all customers wait for the filters of
+ * one.  So a customer's filters get this share of the time there (1 in so many);
+ * beyond, FILTERS_OVER_MS for an event.
+ */
+#define APPLY_SHARE			50
+#define FILTERS_OVER_MS		1
+
+static TimestampTz filters_rest[256];	/* by chatbot: none is owed from then on */
+
+static TimestampTz *
+filters_rest_of(const CwhEvent *event)
+{
+	const char *id = event->chatbot_id ? event->chatbot_id : "";
+
+	return &filters_rest[DatumGetUInt32(hash_any((const unsigned char *) id,
+												 strlen(id))) % lengthof(filters_rest)];
+}
+
 /* The webhooks of this list whose filters match the event. */
 List *
 cwh_apply_filters(List *subscriptions, const CwhEvent *event)
 {
+	bool		shared_time = replorigin_session_origin != InvalidRepOriginId;
+	TimestampTz now = shared_time ? GetCurrentTimestamp() : 0;
 	bool		by_worker = strcmp(event->type, "webhook.alert") == 0 ||
 		strcmp(event->type, "webhook.exhausted") == 0 ||
 		strcmp(event->type, "webhook.recovered") == 0;
@@ -427,6 +450,8 @@ cwh_apply_filters(List *subscriptions, const CwhEvent *event)
 	List	   *result = NIL;
 	ListCell   *cell;
 
+	if (shared_time && *filters_rest_of(event) > now)
+		budget.limit_ms = FILTERS_OVER_MS;
 	foreach(cell, subscriptions)
 	{
 		CwhSubscription *subscription = lfirst(cell);
@@ -442,6 +467,8 @@ cwh_apply_filters(List *subscriptions, const CwhEvent *event)
 		}
 		result = lappend(result, subscription);
 	}
+	if (shared_time && budget.used_us > 0)
+		*filters_rest_of(event) = now + budget.used_us * APPLY_SHARE;
 	if (budget.left_out > 0)
 		report_left_out(event, &budget);
 	return result;

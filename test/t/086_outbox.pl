@@ -147,7 +147,7 @@ like($stderr, qr/NOTICE:  only events that are still in the outbox are erased/, 
 create_webhook($node, name => 'all', ordered => 1, max_in_flight => 8);
 create_webhook($node, name => 'some', events => ['message.*'], filter => '$.data.n == 500');
 my $subscribe = subscription();
-like($subscribe, qr/^CREATE SUBSCRIPTION chatwebhook_postgres CONNECTION '.*' PUBLICATION chatwebhook WITH \(synchronous_commit = on\)$/,
+like($subscribe, qr/^CREATE SUBSCRIPTION chatwebhook_postgres CONNECTION '.*' PUBLICATION chatwebhook WITH \(slot_name = chatwebhook_postgres, synchronous_commit = on\)$/,
 	'publish_outbox() says how to subscribe');
 $node->safe_psql('postgres', $subscribe);
 all_arrive(1000, 'before the subscription');
@@ -276,7 +276,7 @@ $receiver->reset;
 keep('1h');
 emit(1, 20);
 ok($receiver->wait_for(20, 'all'), 'some have arrived');
-$node->safe_psql('postgres', $subscribe =~ s/SUBSCRIPTION chatwebhook_postgres/SUBSCRIPTION twice/r);
+$node->safe_psql('postgres', $subscribe =~ s{SUBSCRIPTION chatwebhook_postgres}{SUBSCRIPTION twice}r =~ s{slot_name = \w+}{slot_name = twice}r);
 $node->poll_query_until('postgres', q{SELECT bool_and(srsubstate IN ('r', 's')) FROM pg_subscription_rel}) or die;
 emit(21, 30);
 ok($receiver->wait_for(30, 'all'), 'two subscriptions bring more');
@@ -313,7 +313,7 @@ ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM chatwebhook.de
 $outbox->safe_psql('postgres', q{
 	CREATE ROLE blind LOGIN REPLICATION;
 	GRANT USAGE ON SCHEMA chatwebhook TO blind; GRANT SELECT ON chatwebhook.event TO blind});
-my $blind = $subscribe =~ s/SUBSCRIPTION chatwebhook_postgres/SUBSCRIPTION blind/r;
+my $blind = $subscribe =~ s{SUBSCRIPTION chatwebhook_postgres}{SUBSCRIPTION blind}r =~ s{slot_name = \w+}{slot_name = blind}r;
 $blind =~ s/user=''\w+''/user=''blind''/ or die;
 $node->safe_psql('postgres', $blind);
 ok($outbox->wait_for_log(qr/query would be affected by row-level security policy for table "event"/), 'with the connection of publish_outbox() it is one');

@@ -194,7 +194,7 @@ waitpid $pid, 0;
 $successor->append_conf('postgresql.conf', "synchronous_standby_names = ''");
 $successor->promote;
 my $committed = $successor->safe_psql('postgres', q{SELECT max((data->>'n')::integer) FROM chatwebhook.event});
-is($successor->safe_psql('postgres', q{SELECT slot_name, state FROM chatwebhook.outbox_status}), 'from_1|missing', 'the slot is missing there');
+is($successor->safe_psql('postgres', q{SELECT slot_name, state FROM chatwebhook.outbox_status}), 'chatwebhook_postgres|missing', 'the slot is missing there');
 $promoted->safe_psql('postgres', "ALTER SUBSCRIPTION from_1 DISABLE");
 $promoted->safe_psql('postgres', "ALTER SUBSCRIPTION from_1 SET (slot_name = NONE)");
 $promoted->safe_psql('postgres', "DROP SUBSCRIPTION from_1");
