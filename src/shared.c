@@ -32,7 +32,6 @@
 #include "catalog/namespace.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "replication/origin.h"
 #include "nodes/execnodes.h"
 #include "port/atomics.h"
 #include "storage/ipc.h"
@@ -335,23 +334,22 @@ publish_hints(void)
 static void
 at_transaction_end(XactEvent event, void *arg)
 {
-	static bool prepared = false;
+	static bool prepared = false;	/* while applying a subscription */
 
-	/* COMMIT PREPARED is no statement in a process that applies a subscription */
-	if (event == XACT_EVENT_PREPARE && (npending_hints > 0 || pending_sweep) &&
-		replorigin_session_origin != InvalidRepOriginId)
-		prepared = true;
-	else if (event == XACT_EVENT_COMMIT && prepared &&
-			 replorigin_session_origin != InvalidRepOriginId)
-		pending_sweep = true;
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
+			/* it may be COMMIT PREPARED, for which no statement runs there */
+			if (prepared && cwh_is_replicated())
+				pending_sweep = true;
 			if (shared && (npending_hints > 0 || pending_sweep))
 				publish_hints();
 			break;
-		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
+			if ((npending_hints > 0 || pending_sweep) && cwh_is_replicated())
+				prepared = true;
+			break;
+		case XACT_EVENT_ABORT:
 			break;
 		default:
 			return;

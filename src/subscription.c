@@ -42,6 +42,7 @@
 #include "bounds.h"
 #include "changes.h"
 #include "compat.h"
+#include "envelope.h"
 #include "filter.h"
 #include "settings.h"
 #include "subscription.h"
@@ -551,7 +552,7 @@ has_any_chatbot(void)
 static bool
 matches(const Subscriber *subscriber, const char *type)
 {
-	bool		about_webhooks = strncmp(type, "webhook.", 8) == 0;
+	bool		about_webhooks = cwh_is_own_type(type);
 
 	for (int i = 0; i < subscriber->npatterns; i++)
 	{

@@ -36,6 +36,7 @@
 #include "compat.h"
 #include "deadline.h"
 #include "emit_report.h"
+#include "envelope.h"
 #include "settings.h"
 #include "subscription.h"
 #include "validator.h"
@@ -65,7 +66,7 @@ typedef struct Problem
 bool
 cwh_schema_applies(const char *type)
 {
-	return cwh_uses_validator() && strncmp(type, "webhook.", 8) != 0 &&
+	return cwh_uses_validator() && !cwh_is_own_type(type) &&
 		cwh_event_type(type)->schema != NULL;
 }
 

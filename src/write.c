@@ -19,7 +19,6 @@
 #include "executor/executor.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "replication/origin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -438,7 +437,7 @@ filters_rest_of(const CwhEvent *event)
 List *
 cwh_apply_filters(List *subscriptions, const CwhEvent *event)
 {
-	bool		shared_time = replorigin_session_origin != InvalidRepOriginId;
+	bool		shared_time = cwh_is_replicated();
 	TimestampTz now = shared_time ? GetCurrentTimestamp() : 0;
 	bool		by_worker = strcmp(event->type, "webhook.alert") == 0 ||
 		strcmp(event->type, "webhook.exhausted") == 0 ||
