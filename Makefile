@@ -35,6 +35,7 @@ OBJS = \
 	src/handover.o \
 	src/health.o \
 	src/identity.o \
+	src/initial_copy.o \
 	src/json.o \
 	src/jsonb_value.o \
 	src/launcher.o \

@@ -24,13 +24,17 @@ CREATE INDEX event_outbox_idx ON chatwebhook.event (id) WHERE first_delivery IS 
  */
 CREATE TABLE chatwebhook.outbox_slot (
     slot_name name PRIMARY KEY,
-    since     timestamptz
+    present   boolean NOT NULL DEFAULT false,
+    copied_by text,
+    CHECK (present OR copied_by IS NULL)
 );
 COMMENT ON TABLE chatwebhook.outbox_slot IS
     'Replication slots that have to confirm events of the outbox: all of this database that decode for subscriptions and have been seen. Read the view outbox_status instead.';
 COMMENT ON COLUMN chatwebhook.outbox_slot.slot_name IS 'Name of the slot.';
-COMMENT ON COLUMN chatwebhook.outbox_slot.since IS
-    'When it was first seen; null while it does not exist. Then nothing is removed until it does, or forget_slot() is called.';
+COMMENT ON COLUMN chatwebhook.outbox_slot.present IS
+    'Does it exist? If not, nothing is removed until it does, or forget_slot() is called.';
+COMMENT ON COLUMN chatwebhook.outbox_slot.copied_by IS
+    'Connection over which the initial copy of a subscription was made since the slot is present; the role that called confirm_copy() instead; or null, and nothing is removed.';
 
 CREATE FUNCTION chatwebhook._outbox_slots(
     OUT slot_name name, OUT state text, OUT active boolean, OUT confirmed_lsn pg_lsn)
@@ -43,9 +47,8 @@ CREATE FUNCTION chatwebhook._outbox_slots(
                 -- of the initial copy of a table
                 WHEN s.slot_name ~ '^pg_[0-9]+_sync_[0-9]+_[0-9]+$' THEN 'syncing'
                 WHEN s.wal_status = 'lost' THEN 'lost'
-                WHEN o.since <= clock_timestamp() - chatwebhook._setting('chatwebhook.outbox_keep')::interval
-                     AND s.confirmed_flush_lsn IS NOT NULL THEN 'confirming'
-                ELSE 'new' END,
+                WHEN o.copied_by IS NOT NULL AND s.confirmed_flush_lsn IS NOT NULL THEN 'confirming'
+                ELSE 'uncopied' END,
            s.active, s.confirmed_flush_lsn
       FROM chatwebhook.outbox_slot o
       FULL JOIN (SELECT r.slot_name, r.wal_status, r.active, r.confirmed_flush_lsn
@@ -58,30 +61,47 @@ $$;
 COMMENT ON FUNCTION chatwebhook._outbox_slots() IS
     'Returns the slots of subscriptions to this database, and those that were seen and are gone.';
 
-CREATE FUNCTION chatwebhook._note_slots(outbox boolean) RETURNS boolean
+CREATE FUNCTION chatwebhook._note_slots(outbox boolean, copies text[], OUT is_used boolean, OUT all_copied boolean)
     LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
+DECLARE
+    slots    name[];
+    uncopied name[];
+    new      text[];
 BEGIN
-    IF NOT outbox AND NOT EXISTS (SELECT FROM chatwebhook.outbox_slot)
-       AND NOT EXISTS (SELECT FROM chatwebhook.event e WHERE e.first_delivery IS NULL) THEN
+    is_used := outbox OR EXISTS (SELECT FROM chatwebhook.event e WHERE e.first_delivery IS NULL);
+    IF NOT is_used THEN
         PERFORM chatwebhook._set_outbox_alert('');
-        RETURN false;
+        RETURN;
     END IF;
-    INSERT INTO chatwebhook.outbox_slot AS o (slot_name, since)
-    SELECT s.slot_name, clock_timestamp()
-      FROM chatwebhook._outbox_slots() s
-     WHERE s.state = 'new'
-       AND NOT EXISTS (SELECT FROM chatwebhook.outbox_slot o WHERE o.slot_name = s.slot_name AND o.since IS NOT NULL)
-    ON CONFLICT (slot_name) DO UPDATE SET since = EXCLUDED.since;
-    UPDATE chatwebhook.outbox_slot o SET since = NULL
-     WHERE o.since IS NOT NULL
-       AND EXISTS (SELECT FROM chatwebhook._outbox_slots() s WHERE s.slot_name = o.slot_name AND s.state = 'missing');
-    RETURN true;
+    SELECT coalesce(array_agg(s.slot_name), '{}') INTO slots
+      FROM chatwebhook._outbox_slots() s WHERE s.state NOT IN ('missing', 'syncing');
+    -- a copy may be that of a slot which is gone again: then it counts for none
+    all_copied := EXISTS (SELECT FROM chatwebhook.outbox_slot o
+                           WHERE o.present AND o.copied_by IS NULL AND o.slot_name <> ALL (slots));
+    UPDATE chatwebhook.outbox_slot o SET present = false, copied_by = NULL
+     WHERE o.present AND o.slot_name <> ALL (slots);
+    INSERT INTO chatwebhook.outbox_slot AS o (slot_name, present)
+    SELECT s, true FROM unnest(slots) AS s
+     WHERE NOT EXISTS (SELECT FROM chatwebhook.outbox_slot p WHERE p.slot_name = s AND p.present)
+        ON CONFLICT (slot_name) DO UPDATE SET present = true;
+    IF all_copied THEN
+        RETURN;
+    END IF;
+    -- which copy is that of which slot cannot be known: wait until each has one
+    uncopied := ARRAY(SELECT o.slot_name FROM chatwebhook.outbox_slot o WHERE o.present AND o.copied_by IS NULL);
+    new := ARRAY(SELECT c FROM unnest(copies) AS c
+                  WHERE NOT EXISTS (SELECT FROM chatwebhook.outbox_slot o WHERE o.copied_by = c));
+    all_copied := cardinality(new) >= cardinality(uncopied);
+    IF all_copied AND uncopied <> '{}' THEN
+        UPDATE chatwebhook.outbox_slot o SET copied_by = new[array_position(uncopied, o.slot_name)]
+         WHERE o.slot_name = ANY (uncopied);
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION chatwebhook._note_slots(boolean) IS
-    'Writes down which slots there are, and which are gone. Returns whether any is known. If the outbox is off and none is, does nothing.';
+COMMENT ON FUNCTION chatwebhook._note_slots(boolean, text[]) IS
+    'Writes down which slots there are, which are gone, and which subscriptions have made these initial copies. Returns whether events wait or can, and whether the copies may be forgotten.';
 
 CREATE FUNCTION chatwebhook._outbox_holdup(lsn pg_lsn) RETURNS text
     LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE
@@ -92,10 +112,11 @@ CREATE FUNCTION chatwebhook._outbox_holdup(lsn pg_lsn) RETURNS text
                 WHEN NOT EXISTS (SELECT FROM pg_publication_tables t JOIN pg_publication p USING (pubname)
                                   WHERE t.schemaname = 'chatwebhook' AND t.tablename = 'event' AND p.pubinsert)
                 THEN 'events wait for a publication; see publish_outbox()'
-                ELSE 'events wait for ' || string_agg(format('replication slot "%s", which is %s', s.slot_name,
-                         CASE WHEN s.state <> 'confirming' THEN s.state
-                              WHEN s.active THEN 'behind'
-                              ELSE 'inactive' END), ', and ' ORDER BY s.slot_name)
+                ELSE 'events wait for ' || string_agg(format('replication slot "%s", %s', s.slot_name,
+                         CASE WHEN s.state = 'uncopied' THEN 'whose subscription has not copied the table event'
+                              WHEN s.state <> 'confirming' THEN 'which is ' || s.state
+                              WHEN s.active THEN 'which is behind'
+                              ELSE 'which is inactive' END), ', and ' ORDER BY s.slot_name)
                      FILTER (WHERE s.state <> 'confirming' OR s.confirmed_lsn < lsn) END
       FROM chatwebhook._outbox_slots() s
 $$;
@@ -138,12 +159,12 @@ CREATE VIEW chatwebhook.outbox_status WITH (security_invoker) AS
                      WHERE e.first_delivery IS NULL ORDER BY e.id LIMIT 10000) w) e
       LEFT JOIN chatwebhook._outbox_slots() s ON true
      WHERE chatwebhook._setting('chatwebhook.outbox')::boolean
-        OR EXISTS (SELECT FROM chatwebhook.outbox_slot) OR e.events > 0;
+        OR e.events > 0;
 COMMENT ON VIEW chatwebhook.outbox_status IS
     'The outbox: a row for each replication slot that has to confirm its events. Without any slot, one row whose slot is null. Empty if chatwebhook.outbox is off and nothing is left to hand over.';
 COMMENT ON COLUMN chatwebhook.outbox_status.slot_name IS 'Name of the replication slot.';
 COMMENT ON COLUMN chatwebhook.outbox_status.state IS
-    'confirming; new: seen less than chatwebhook.outbox_keep ago; syncing: the initial copy of a table is under way; lost: it has exceeded max_slot_wal_keep_size; missing: it was seen and is gone, or publish_outbox() expects it. Unless all are confirming, no event is removed.';
+    'confirming; uncopied: its subscription has not made the initial copy of the table event, or confirm_copy() is to be called; syncing: the initial copy of a table is under way; lost: it has exceeded max_slot_wal_keep_size; missing: it was seen and is gone, or publish_outbox() expects it. Unless all are confirming, no event is removed.';
 COMMENT ON COLUMN chatwebhook.outbox_status.active IS 'Is a delivery node connected? Null if the slot is missing.';
 COMMENT ON COLUMN chatwebhook.outbox_status.lag_bytes IS 'WAL that the slot has not confirmed.';
 COMMENT ON COLUMN chatwebhook.outbox_status.events IS
@@ -167,6 +188,27 @@ END
 $$;
 COMMENT ON FUNCTION chatwebhook.forget_slot(name) IS
     'Lets an outbox remove events although this replication slot is gone: its delivery node will not come back. Returns false if the slot is not known.';
+
+CREATE FUNCTION chatwebhook.confirm_copy(slot_name name) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+#variable_conflict use_variable
+BEGIN
+    IF NOT EXISTS (SELECT FROM chatwebhook._outbox_slots() s
+                    WHERE s.slot_name = slot_name AND s.state NOT IN ('missing', 'syncing')) THEN
+        RAISE EXCEPTION 'no subscription to this database uses replication slot "%"', slot_name
+            USING ERRCODE = 'undefined_object',
+                  HINT = 'The view outbox_status lists the slots.';
+    END IF;
+    INSERT INTO chatwebhook.outbox_slot AS o (slot_name, present, copied_by) VALUES (slot_name, true, session_user)
+        ON CONFLICT ON CONSTRAINT outbox_slot_pkey DO UPDATE SET present = true, copied_by = EXCLUDED.copied_by
+         WHERE o.copied_by IS NULL;
+    RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.confirm_copy(name) IS
+    'Lets an outbox remove events that this replication slot confirms although no initial copy of the table event was seen: the subscription was created with copy_data = false, or is of other tables. First check in pg_subscription_rel on the delivery node that the table is ready (r): events that it does not have would be lost. Returns false if the copy was seen already.';
 
 CREATE FUNCTION chatwebhook._create_publication(publication name, row_filter text) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE

@@ -26,6 +26,7 @@
 #include "compat.h"
 #include "emit_failure.h"
 #include "gate.h"
+#include "initial_copy.h"
 #include "query.h"
 #include "settings.h"
 #include "shared.h"
@@ -128,6 +129,7 @@ on_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 {
 	Node	   *statement = pstmt->utilityStmt;
 	Oid			database = database_to_vacate(statement);
+	bool		is_initial_copy = cwh_is_initial_copy(statement);
 
 	if (OidIsValid(database))
 	{
@@ -147,6 +149,8 @@ on_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 	else
 		standard_ProcessUtility(pstmt, queryString, readOnlyTree, context,
 								params, queryEnv, dest, qc);
+	if (is_initial_copy)
+		cwh_initial_copy_add();
 }
 
 /* Transaction callback: let workers start again, and wake the launcher. */
@@ -204,6 +208,7 @@ _PG_init(void)
 	cwh_shared_install();
 	cwh_gate_install();
 	cwh_emit_failure_install();
+	cwh_initial_copy_install();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 

@@ -10,8 +10,8 @@
  *	  visible now, and their commits precede the end of the WAL: note that.
  * 2. Wait until every replication slot has confirmed that position, and for
  *	  chatwebhook.outbox_keep after that, all of them still being there.  The slot
- *	  of a new subscription confirms what is still to be copied; the copy has begun
- *	  by then, and another slot shows that it goes on.
+ *	  of a new subscription counts once the initial copy was made: see
+ *	  initial_copy.c.
  * 3. Remove the events that were inserted before the horizon.
  *
  * What no slot has confirmed is never removed: at least one must exist, and one
@@ -30,6 +30,7 @@
 #include "utils/timestamp.h"
 
 #include "handover.h"
+#include "initial_copy.h"
 #include "settings.h"
 #include "statement.h"
 
@@ -38,9 +39,9 @@
 
 /* INDENT OFF */
 
-/* Write down which slots there are; false if none is and none was. */
+/* Write down which slots there are, and which copies were made. */
 static const char slots_sql[] =
-	"SELECT chatwebhook._note_slots($1)";
+	"SELECT n.is_used, n.all_copied FROM chatwebhook._note_slots($1, $2) n";
 
 /* Why events that were committed before this position may not be removed. */
 static const char holdup_sql[] =
@@ -48,9 +49,6 @@ static const char holdup_sql[] =
 
 static const char alert_sql[] =
 	"SELECT chatwebhook._set_outbox_alert($1)";
-
-static const char forget_sql[] =
-	"DELETE FROM chatwebhook.outbox_slot";
 
 /* The next events: how many, the last one, and whether any is in the outbox. */
 static const char look_sql[] =
@@ -77,10 +75,9 @@ static const char remove_sql[] =
 	"         pg_catalog.bool_or(b.goes)"
 	"    FROM batch b";
 
-static CwhStatement slots_st = {slots_sql, 1, {BOOLOID}, NULL};
+static CwhStatement slots_st = {slots_sql, 2, {BOOLOID, TEXTARRAYOID}, NULL};
 static CwhStatement holdup_st = {holdup_sql, 1, {LSNOID}, NULL};
 static CwhStatement alert_st = {alert_sql, 1, {TEXTOID}, NULL};
-static CwhStatement forget_st = {forget_sql, 0, {0}, NULL};
 static CwhStatement look_st = {look_sql, 1, {UUIDOID}, NULL};
 static CwhStatement remove_st = {remove_sql, 2, {UUIDOID, XIDOID}, NULL};
 /* INDENT ON */
@@ -108,6 +105,10 @@ static pg_uuid_t last_event;	/* none before it waits in the outbox */
 static bool any_waiting;		/* one does after it */
 
 static bool any_alert = true;	/* perhaps, one is open */
+
+/* Initial copies that this step has written down. */
+static char noted_copies[CWH_MAX_COPIES][NAMEDATALEN];
+static int	nnoted_copies;
 
 /*
  * Look at the next events.  Returns false at the end of the table; otherwise,
@@ -200,34 +201,40 @@ is_confirmed(TimestampTz now)
 	return now - confirmed_at >= (int64) cwh_outbox_keep * USECS_PER_SEC;
 }
 
-/* Nothing waits: the round is over, and if the outbox is off, so is all of this. */
-static CwhHandover
-end_empty_round(void)
+/*
+ * Write down which slots there are, and which initial copies were made.  Returns
+ * false if the outbox is off and no event waits.
+ */
+static bool
+note_slots(void)
 {
-	set_alert(NULL);
-	phase = BEGIN;
-	if (cwh_outbox)
-		return CWH_HANDOVER_WAIT;
-	(void) cwh_run(&forget_st, NULL);
-	return CWH_HANDOVER_IDLE;
+	int			n = cwh_initial_copies(noted_copies);
+	CwhArray	names = cwh_array(TEXTOID, n);
+	Datum		args[2];
+	bool		all_copied;
+	bool		isnull;
+
+	for (int i = 0; i < n; i++)
+		cwh_array_set_text(&names, i, noted_copies[i]);
+	args[0] = BoolGetDatum(cwh_outbox);
+	args[1] = cwh_array_datum(&names);
+	(void) cwh_run(&slots_st, args);
+	all_copied = DatumGetBool(cwh_field(0, 1, &isnull)) && !isnull;
+	nnoted_copies = all_copied ? n : 0;
+	return DatumGetBool(cwh_field(0, 0, NULL));
 }
 
 /* Make a step, within a transaction. */
 static CwhHandover
 make_step(TimestampTz now)
 {
-	Datum		arg = BoolGetDatum(cwh_outbox);
-	bool		has_slots;
-
 	if (phase == REMOVAL)
 	{
 		if (!walk(&remove_st, false))
 			phase = BEGIN;
 		return CWH_HANDOVER_MORE;
 	}
-	(void) cwh_run(&slots_st, &arg);
-	has_slots = DatumGetBool(cwh_field(0, 0, NULL));
-	if (!cwh_outbox && !has_slots)
+	if (!note_slots())
 	{
 		phase = BEGIN;
 		return CWH_HANDOVER_IDLE;
@@ -239,7 +246,12 @@ make_step(TimestampTz now)
 	if (!any_waiting)
 	{
 		if (!walk(&look_st, true))
-			return end_empty_round();
+		{
+			/* nothing waits */
+			set_alert(NULL);
+			phase = BEGIN;
+			return CWH_HANDOVER_WAIT;
+		}
 		if (!any_waiting)
 			return CWH_HANDOVER_MORE;
 	}
@@ -249,14 +261,17 @@ make_step(TimestampTz now)
 	return CWH_HANDOVER_MORE;
 }
 
-/* Make a step, in a transaction whose commit is not waited for. */
+/* Make a step, in a transaction of its own. */
 CwhHandover
 cwh_handover_step(TimestampTz now)
 {
 	CwhHandover result;
 
+	nnoted_copies = 0;
 	cwh_begin();
 	result = make_step(now);
-	cwh_commit(CWH_FLUSH_NOT);
+	/* after a crash, nothing else knows of the copies */
+	cwh_commit(nnoted_copies > 0 ? CWH_FLUSH_NOW : CWH_FLUSH_NOT);
+	cwh_forget_initial_copies(noted_copies, nnoted_copies);
 	return result;
 }

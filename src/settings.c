@@ -501,10 +501,10 @@ define_outbox_settings(void)
 							 &cwh_outbox, false, PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);
 
-	/* The slot of a new subscription can confirm what is still being copied. */
+	/* Time to notice that a slot is gone, or that an initial copy begins anew. */
 	DefineCustomIntVariable("chatwebhook.outbox_keep",
 							"Sets how long an outbox keeps events that all delivery nodes have confirmed.",
-							"A new replication slot confirms nothing for as long. It should be longer than it takes until the initial copy of a new subscription begins.",
+							"All replication slots must exist for as long, and no initial copy may be under way.",
 							&cwh_outbox_keep, 300, 0, INT_MAX, PGC_SIGHUP,
 							GUC_UNIT_S, NULL, NULL, NULL);
 }

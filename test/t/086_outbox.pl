@@ -85,8 +85,8 @@ sub whole_round
 	keep('0');
 	foreach (1 .. 6)
 	{
-		$outbox->safe_psql('postgres', q{INSERT INTO chatwebhook.outbox_slot VALUES ('seen', now())});
-		$outbox->poll_query_until('postgres', q{SELECT since IS NULL FROM chatwebhook.outbox_slot WHERE slot_name = 'seen'}) or die;
+		$outbox->safe_psql('postgres', q{INSERT INTO chatwebhook.outbox_slot VALUES ('seen', true, 'seen')});
+		$outbox->poll_query_until('postgres', q{SELECT NOT present FROM chatwebhook.outbox_slot WHERE slot_name = 'seen'}) or die;
 		$outbox->safe_psql('postgres', q{SELECT chatwebhook.forget_slot('seen')});
 	}
 	keep('2s');
@@ -149,7 +149,23 @@ create_webhook($node, name => 'some', events => ['message.*'], filter => '$.data
 my $subscribe = subscription();
 like($subscribe, qr/^CREATE SUBSCRIPTION chatwebhook_postgres CONNECTION '.*' PUBLICATION chatwebhook WITH \(slot_name = chatwebhook_postgres, synchronous_commit = on\)$/,
 	'publish_outbox() says how to subscribe');
+# which cannot begin: the slot confirms what the node does not have
+my $sync_workers = sub {
+	my ($n) = @_;
+	$node->append_conf('postgresql.conf', "max_sync_workers_per_subscription = $n");
+	$node->reload;
+	$node->poll_query_until('postgres', 'SHOW max_sync_workers_per_subscription', $n) or die;
+};
+$sync_workers->(0);
 $node->safe_psql('postgres', $subscribe);
+$outbox->wait_for_catchup('chatwebhook_postgres');
+whole_round();
+is($outbox->safe_psql('postgres', "$waiting"), 1000, 'nothing leaves before the initial copy has begun');
+is($outbox->safe_psql('postgres', 'SELECT slot_name, state, active, lag_bytes FROM chatwebhook.outbox_status'),
+	'chatwebhook_postgres|uncopied|t|0', 'although the slot confirms it');
+is($outbox->safe_psql('postgres', q{SELECT chatwebhook._outbox_holdup('0/0')}),
+	'events wait for replication slot "chatwebhook_postgres", whose subscription has not copied the table event', 'an alert would say why');
+$sync_workers->(2);
 all_arrive(1000, 'before the subscription');
 is(arrived('some'), '500', 'a filter holds');
 is($outbox->safe_psql('postgres', 'SELECT state, active, events FROM chatwebhook.outbox_status'), 'confirming|t|0', 'the slot confirms');
@@ -284,9 +300,23 @@ $outbox->wait_for_catchup('twice');
 $outbox->wait_for_catchup('chatwebhook_postgres');
 ok(wait_idle($node), 'idle');
 is(arrived(), join(' ', 1 .. 30), 'each is delivered once');
-is($outbox->safe_psql('postgres', q{SELECT state FROM chatwebhook.outbox_status WHERE slot_name = 'twice'}), 'new', 'a new slot confirms nothing at first');
+ok($outbox->poll_query_until('postgres', q{SELECT state FROM chatwebhook.outbox_status WHERE slot_name = 'twice'}, 'confirming'), 'both slots confirm');
 $node->safe_psql('postgres', 'DROP SUBSCRIPTION twice');
 is($outbox->safe_psql('postgres', q{SELECT chatwebhook.forget_slot('twice'), chatwebhook.forget_slot('twice')}), 't|f', 'a slot can be forgotten');
+
+#
+# A subscription that copies nothing
+#
+$node->safe_psql('postgres', $subscribe =~ s{SUBSCRIPTION chatwebhook_postgres}{SUBSCRIPTION late}r =~ s{slot_name = \w+}{slot_name = late, copy_data = false}r);
+ok($outbox->poll_query_until('postgres', q{SELECT present FROM chatwebhook.outbox_slot WHERE slot_name = 'late'}), 'another slot');
+is($outbox->safe_psql('postgres', q{SELECT state FROM chatwebhook.outbox_status WHERE slot_name = 'late'}), 'uncopied', 'that of a subscription without a copy does not count');
+is($outbox->safe_psql('postgres', q{SELECT chatwebhook.confirm_copy('late'), chatwebhook.confirm_copy('late')}), 't|f', 'until an administrator says so');
+is($outbox->safe_psql('postgres', q{SELECT state FROM chatwebhook.outbox_status WHERE slot_name = 'late'}), 'confirming', 'then it does');
+$node->safe_psql('postgres', 'DROP SUBSCRIPTION late');
+like(($outbox->psql('postgres', q{SELECT chatwebhook.confirm_copy('late')}))[2],
+	qr/ERROR:  no subscription to this database uses replication slot "late"\nHINT:  The view outbox_status/, 'but not of a slot that does not exist');
+$outbox->poll_query_until('postgres', q{SELECT NOT present FROM chatwebhook.outbox_slot WHERE slot_name = 'late'}) or die;
+$outbox->safe_psql('postgres', q{SELECT chatwebhook.forget_slot('late')});
 
 #
 # When to send travels with the event
@@ -302,8 +332,9 @@ $emit_with->(2, q{expires_at => clock_timestamp() - '1 s'::interval});
 my $id = $emit_with->(3, q{key => 'once'});
 is($emit_with->(4, q{key => 'once'}), $id, 'a key is taken on the outbox');
 ok($receiver->wait_for(2, 'all'), 'two events arrive');
-is(join(' ', map { $json->decode($_->{body})->{data}{n} } $receiver->log('all')), '3 1', 'the scheduled one last, and neither one that has expired, nor the same again');
-cmp_ok(($receiver->log('all'))[1]{time}, '>=', $start + 2, 'and not before its time');
+my %time = map { $json->decode($_->{body})->{data}{n} => $_->{time} } $receiver->log('all');
+is(join(' ', sort keys %time), '1 3', 'neither one that has expired, nor the same again');
+cmp_ok($time{1}, '>=', $start + 2, 'and the scheduled one not before its time');
 ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM chatwebhook.delivery WHERE status = 'canceled' AND last_error = 'expired'}),
 	'what has expired is canceled on the node');
 
@@ -327,10 +358,15 @@ $receiver->reset;
 keep('0');
 $outbox->append_conf('postgresql.conf', "chatwebhook.outbox = off");
 $outbox->reload;
-ok($outbox->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM chatwebhook.event) AND NOT EXISTS (SELECT FROM chatwebhook.outbox_slot)'),
+ok($outbox->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM chatwebhook.event)'),
 	'switched off, what is left is still handed over');
 is($outbox->safe_psql('postgres', q{SELECT chatwebhook.emit('message.sent', NULL, NULL, '{"role": "", "content": ""}')}), '', 'and new events are not stored');
 is($outbox->safe_psql('postgres', 'SELECT count(*) FROM chatwebhook.outbox_status'), 0, 'outbox_status is empty');
+$outbox->append_conf('postgresql.conf', "chatwebhook.outbox = on");
+$outbox->reload;
+$outbox->poll_query_until('postgres', 'SHOW chatwebhook.outbox', 'on') or die;
+emit(1, 1);
+all_arrive(1, 'on again');
 
 foreach my $server ($outbox, $node)
 {
