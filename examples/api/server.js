@@ -1,10 +1,10 @@
-// A management API for webhooks, to start your own from: see README.md.  Each request is a
-// transaction that sets chatwebhook.chatbot to the chatbot of the caller's token.  From then on,
-// row-level security shows that customer's rows and no others.
+// A management API for webhooks, to start your own from: see README.md.  Each request is a transaction
+// for the chatbot of the caller's token, in which row-level security shows that customer's rows only.
 import { createHash } from 'node:crypto';
 import { createServer } from 'node:http';
 import pg from 'pg';
 
+// Without the handlers, a lost connection would end the process.  The pool replaces it.
 const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL, max: 20, connectionTimeoutMillis: 10_000 });
 pool.on('error', () => {}).on('connect', client => client.on('error', error => console.error(error.message)));
 const MAX_BODY = 256 * 1024;
@@ -12,9 +12,9 @@ const MAX_BODY = 256 * 1024;
 const columns = ['name', 'url', 'connector', 'events', 'filter', 'enabled', 'headers', 'settings', 'auth',
   'max_retries', 'backoff', 'backoff_multiplier', 'max_backoff', 'retry_delays', 'timeout', 'rate_limit',
   'max_in_flight', 'ordered', 'batch_size', 'batch_window', 'debounce'];
-const webhooks = `SELECT to_jsonb(w) AS webhook
-  FROM (SELECT id, ${columns}, disabled_at, disabled_reason, created_at, updated_at FROM chatwebhook.webhook) AS w`;
+const webhooks = 'SELECT to_jsonb(w) AS webhook FROM chatwebhook.webhook AS w';
 const refuse = (status, message, hint) => { throw Object.assign(new Error(message), { status, hint }); };
+
 // Returns the columns that a body sets.  PostgreSQL converts and checks the values.
 function columnsOf(body) {
   const given = Object.keys(JSON.parse(body) ?? {}), unknown = given.find(key => !columns.includes(key));
@@ -72,11 +72,11 @@ async function answer(request) {
       FROM api_token WHERE hash = $1`, [hash]);
     if (!rowCount) refuse(401, 'invalid token', 'Send the header Authorization: Bearer TOKEN.');
     const query = async (sql, ...values) => (await client.query(sql, values)).rows.map(row => row.webhook ?? row);
-    const answer = route && await routes[route](query,
-      { key: parts[1], body: Buffer.concat(chunks).toString(), search: new URLSearchParams(search) });
-    if (!answer?.[1]) refuse(404, 'not found');
+    const input = { key: parts?.[1], body: Buffer.concat(chunks).toString(), search: new URLSearchParams(search) };
+    const [status, reply] = await routes[route]?.(query, input) ?? [];
+    if (!reply) refuse(404, 'not found');
     await client.query('COMMIT');
-    return answer;
+    return [status, reply];
   } catch (error) {
     lost = await client.query('ROLLBACK').then(() => false, () => true);
     throw error;

@@ -1,32 +1,42 @@
 // Sends HTTP requests, some of them at once, and prints the replies.
 //
-//     node requests.js N <requests.json
+//     node requests.js TIMEOUT
 //
-// Standard input is an array of {"method", "url", "headers", "body"}.  Instead of a body, there
-// can be "bytes": the size of a body that is sent in chunks, without a Content-Length.  At all
-// times N requests are under way.  The output is an array of {"status", "headers", "body"},
-// where the body is a text.
+// Each line of standard input is a JSON object: "requests" is an array of {"method", "url",
+// "headers", "body"}, and "atOnce" is how many of them are under way at all times.  Instead of
+// a body, there can be "bytes": the size of a body that is sent in chunks, without a
+// Content-Length.  For each line, a line with an array of {"status", "body"} is printed, where
+// the body is a text.  If a reply takes longer than TIMEOUT seconds, the program fails.
 'use strict';
 
-const fs = require('fs');
+const readline = require('readline');
 
-const requests = JSON.parse(fs.readFileSync(0, 'utf8'));
-const replies = [];
-let next = 0;
+const timeout = 1000 * Number(process.argv[2]);
 
 async function* blanks(bytes) {
   for (; bytes > 0; bytes -= 65536) yield Buffer.alloc(Math.min(bytes, 65536), ' ');
 }
 
-async function sender() {
-  while (next < requests.length) {
-    const i = next++;
-    const { method, url, headers, body, bytes } = requests[i];
-    const reply = await fetch(url, { method, headers, body: bytes ? blanks(bytes) : body, duplex: 'half' });
-    replies[i] = { status: reply.status, headers: Object.fromEntries(reply.headers), body: await reply.text() };
+async function send({ method, url, headers, body, bytes }) {
+  const reply = await fetch(url, {
+    method, headers, body: bytes ? blanks(bytes) : body, duplex: 'half', signal: AbortSignal.timeout(timeout) });
+  return { status: reply.status, body: await reply.text() };
+}
+
+async function main() {
+  for await (const line of readline.createInterface({ input: process.stdin })) {
+    const { requests, atOnce } = JSON.parse(line);
+    const replies = [];
+    let next = 0;
+    const sender = async () => {
+      for (let i; (i = next++) < requests.length;) replies[i] = await send(requests[i]);
+    };
+    await Promise.all(Array.from({ length: atOnce }, sender));
+    console.log(JSON.stringify(replies));
   }
 }
 
-Promise.all(Array.from({ length: Number(process.argv[2]) }, sender)).then(
-  () => process.stdout.write(JSON.stringify(replies)),
-  error => { console.error(error); process.exitCode = 1; });
+main().catch(error => {
+  console.error(error);
+  process.exit(1);
+});

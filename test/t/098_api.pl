@@ -14,6 +14,7 @@ use lib "$FindBin::RealBin/../lib";
 
 use Chatwebhook;
 use Encode qw(encode);
+use IPC::Open2 qw(open2);
 use IPC::Run ();
 use JSON::PP ();
 use PostgreSQL::Test::Cluster;
@@ -42,7 +43,7 @@ my $node = new_node('main');
 my $directory = PostgreSQL::Test::Utils::tempdir('api');
 my $pooler_port = PostgreSQL::Test::Cluster::get_free_port();
 my %tokens = (shop => 'a' x 64, cafe => 'b' x 64);
-my %programs;
+my (%programs, $client_pid);
 
 sub write_file
 {
@@ -82,6 +83,7 @@ END
 {
 	my $status = $?;
 	stop_program($_) foreach keys %programs;
+	kill 'TERM', $client_pid if $client_pid;
 	$? = $status;
 }
 
@@ -123,20 +125,33 @@ start_pooler();
 my $port = start_server('server', 'server.js');
 
 # Requests to the API: arrays of method, path, token, and body, which can be a text.
-sub replies
+$client_pid = open2(my $from_client, my $to_client,
+	$nodejs, "$root/test/lib/requests.js", $PostgreSQL::Test::Utils::timeout_default);
+
+sub begin_requests
 {
 	my ($at_once, @requests) = @_;
-	my ($output, $errors) = ('', '');
 	my @sent = map {
 		my ($method, $path, $token, $body, %more) = @$_;
 		{   method => $method, url => "http://127.0.0.1:$port$path",
 			headers => { defined $token ? (Authorization => "Bearer $token") : () },
 			defined $body ? (body => ref $body ? $json->encode($body) : $body) : (), %more }
 	} @requests;
-	IPC::Run::run([ $nodejs, "$root/test/lib/requests.js", $at_once ], '<', \$json->encode(\@sent), '>', \$output, '2>', \$errors,
-		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default)) or die "requests.js: $errors\n";
-	return map { { %$_, json => length $_->{body} ? $json->decode(encode('UTF-8', $_->{body})) : undef } }
-		@{ $json->decode($output) };
+	print $to_client $json->encode({ atOnce => $at_once, requests => \@sent }), "\n";
+	$to_client->flush;
+	return;
+}
+
+sub end_requests
+{
+	my $line = <$from_client> // die "requests.js has failed\n";
+	return map { { %$_, json => length $_->{body} ? $json->decode(encode('UTF-8', $_->{body})) : undef } } @{ $json->decode($line) };
+}
+
+sub replies
+{
+	begin_requests(@_);
+	return end_requests();
 }
 
 # One request of a customer: the status and what was sent back.
@@ -367,7 +382,7 @@ my @cases = (
 		[ { connector => 'none' }, qr/connector \\"none\\"/ ],
 		[ { auth => { type => 'bearer', token => 'plain' } }, qr/secret itself/ ],
 		[ { headers => { 'Content-Length' => '1' } }, qr/header/i ],
-		[ { filter => '$.data.*.* == 1' }, qr/invalid filter/ ]),
+		[ { filter => '$.data.a[*] == $.data.b[*]' }, qr/invalid filter/ ]),
 	(map { [ 400, [ 'PATCH', $own, $tokens{shop}, $_->[0] ], $_->[1] ] }
 		[ { events => 'lead.captured' }, qr/malformed array literal/ ],
 		[ { max_retries => 101 }, qr/max_retries is 101/ ],
@@ -432,15 +447,11 @@ is($status, 200, 'afterwards, a test runs');
 #
 $session->query('BEGIN');
 $session->query('LOCK TABLE chatwebhook.webhook');
-my ($output, $errors) = ('', '');
-write_file('request.json', $json->encode([ {
-	method => 'GET', url => "http://127.0.0.1:$port/api/webhooks", headers => { Authorization => "Bearer $tokens{shop}" } } ]));
-my $waiting = IPC::Run::start([ $nodejs, "$root/test/lib/requests.js", 1 ], '<', "$directory/request.json",
-	'>', \$output, '2>', \$errors, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+begin_requests(1, [ 'GET', '/api/webhooks', $tokens{shop} ]);
 becomes_true(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE usename = 'webhook_api' AND wait_event_type = 'Lock'}, 'a request waits');
 sql(q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'webhook_api' AND wait_event_type = 'Lock'});
-ok($waiting->finish, 'its connection is lost') or diag($errors);
-is_deeply([ map { @$_{qw(status body)} } @{ $json->decode($output) } ], [ 500, '{"error":"internal error"}' ], 'the reply does not say why');
+is_deeply([ map { @$_{qw(status body)} } end_requests() ], [ 500, '{"error":"internal error"}' ],
+	'if its connection is lost, the reply does not say why');
 $session->query('ROLLBACK');
 $session->close;
 ($status, $reply) = request('shop', 'GET', '/api/webhooks');
@@ -461,6 +472,10 @@ $port = start_server('mistake', 'mistake.js');
 replies(20, ([ 'GET', '/api/webhooks', $tokens{shop} ]) x 40);
 like(leftovers(), qr/shop\|[1-9]/, 'without "true", the next user of a connection is the last customer');
 stop_program('mistake');
+
+close $to_client;
+waitpid $client_pid, 0;
+undef $client_pid;
 
 #
 # PostgREST: the page's SQL, and the statements of its requests
