@@ -9,18 +9,28 @@
 // the body is a text.  If a reply takes longer than TIMEOUT seconds, the program fails.
 'use strict';
 
+const http = require('http');
 const readline = require('readline');
+const { Readable } = require('stream');
 
 const timeout = 1000 * Number(process.argv[2]);
 
-async function* blanks(bytes) {
+function* blanks(bytes) {
   for (; bytes > 0; bytes -= 65536) yield Buffer.alloc(Math.min(bytes, 65536), ' ');
 }
 
-async function send({ method, url, headers, body, bytes }) {
-  const reply = await fetch(url, {
-    method, headers, body: bytes ? blanks(bytes) : body, duplex: 'half', signal: AbortSignal.timeout(timeout) });
-  return { status: reply.status, body: await reply.text() };
+// Each request has a connection of its own: the server may close one that is kept at any time.
+function send({ method, url, headers, body, bytes }) {
+  return new Promise((resolve, reject) => {
+    const request = http.request(url, { method, headers, agent: false, signal: AbortSignal.timeout(timeout) }, reply => {
+      let text = '';
+      reply.setEncoding('utf8').on('data', part => { text += part; }).on('error', reject);
+      reply.on('end', () => resolve({ status: reply.statusCode, body: text }));
+    });
+    request.on('error', reject);
+    if (bytes) Readable.from(blanks(bytes)).pipe(request);
+    else request.end(body);
+  });
 }
 
 async function main() {
