@@ -97,7 +97,7 @@ sub anchors
 	return map { (lc s/[^\w -]//gr =~ s/ /-/gr) => 1 } map { s/`//gr } $text =~ /^#+ (.*)$/mg;
 }
 
-foreach my $file (map { glob "$root/$_" } qw(*.md docs/*.md examples/*.md bench/*.md))
+foreach my $file (map { glob "$root/$_" } qw(*.md docs/*.md examples/*.md examples/*/*.md bench/*.md))
 {
 	my $text = slurp_file($file);
 	my ($name) = $file =~ m{\Q$root\E/(.*)};
