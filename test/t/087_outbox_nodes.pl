@@ -153,10 +153,10 @@ all_arrive('both', 1, 100, 0, 'from the one');
 all_arrive('both', 1001, 1100, 0, 'from the other');
 is_emptied($outboxes[$_], "outbox $_") foreach 0, 1;
 
-# Emit events in the background.
+# Emit events in the background, with a pause every so many.
 sub emit_in_background
 {
-	my ($server, $from, $to) = @_;
+	my ($server, $from, $to, $every) = @_;
 	my $pid = fork() // die "fork: $!";
 	return $pid if $pid;
 	open STDERR, '>', '/dev/null';
@@ -164,7 +164,7 @@ sub emit_in_background
 	exec 'psql', '-X', '-q', '-d', $server->connstr('postgres'), '-c', qq{
 		DO \$\$ BEGIN FOR n IN $from .. $to LOOP
 			PERFORM chatwebhook.emit('message.sent', NULL, 'c' || n % 20, jsonb_build_object('role', 'bot', 'content', '', 'n', n)); COMMIT;
-			IF n % 10 = 0 THEN PERFORM pg_sleep(0.01); END IF;
+			IF n % $every = 0 THEN PERFORM pg_sleep(0.01); END IF;
 		END LOOP; END \$\$} or die "psql: $!";
 }
 
@@ -172,7 +172,7 @@ sub emit_in_background
 # The node fails over under load
 #
 my $promoted = new_standby($node, 'promoted');
-my $pid = emit_in_background($outboxes[0], 2001, 3000);
+my $pid = emit_in_background($outboxes[0], 2001, 3000, 10);
 ok($receiver->wait_until(sub { keys %{ arrivals('both') } > 400 }), 'some have arrived');
 $node->stop('immediate');
 $promoted->append_conf('postgresql.conf', "synchronous_standby_names = ''");
@@ -187,7 +187,7 @@ is_emptied($outboxes[0], 'failover of the node');
 # An outbox fails over under load: subscribe anew there
 #
 my $successor = new_standby($outboxes[1], 'successor');
-$pid = emit_in_background($outboxes[1], 10001, 1000000);   # until it stops
+$pid = emit_in_background($outboxes[1], 10001, 1000000, 1);    # until it stops
 ok($receiver->wait_until(sub { grep { $_ > 10300 } keys %{ arrivals('both') } }), 'some have arrived');
 $outboxes[1]->stop('immediate');
 waitpid $pid, 0;
