@@ -32,6 +32,17 @@ sources() {
     done
 }
 
+# Print the suites that have a version of PostgreSQL, the main one first.
+suites_of() {
+    case $1 in
+        15) echo bookworm ;;
+        17) echo trixie ;;
+        18) echo sid ;;
+        19) echo sid experimental ;;
+        *) return 1 ;;
+    esac
+}
+
 # make_debian LOG TARGET "SUITE..." "PACKAGE..." [OPTION...]: make a system with
 # mmdebstrap, from the suites (the main one first) and with the packages.
 make_debian() {
