@@ -222,17 +222,18 @@ class Project:
             run("umount", "--recursive", self.db.tree + "/dev", self.db.tree + "/proc")
 
 
-def readme_commands():
-    """The commands of README.md's section on Docker, one a line."""
-    section = re.search(r"^### With Docker\n(.*?)^#", read(TOP, "README.md"), re.S | re.M)[1]
-    block = "".join(line[4:] + "\n" for line in section.splitlines() if line.startswith("    "))
-    return block.replace("\\\n", "").splitlines()
+def commands_of(text):
+    """The shell commands in a page's indented blocks, one a line."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.S | re.M)
+    block = "".join(line[4:] + "\n" for line in text.splitlines() if line.startswith("    "))
+    return re.sub(r"\\\n *", "", block).splitlines()
 
 
 def run_readme(project, image):
     """Run README.md's commands; return the outputs of those that show something."""
+    section = re.search(r"^### With Docker\n(.*?)^#", read(TOP, "README.md"), re.S | re.M)[1]
     shown = []
-    for command in readme_commands():
+    for command in commands_of(section):
         words = shlex.split(command)
         if words[0] == "printf":
             run("sh", "-euc", command, cwd=project.directory)
@@ -244,7 +245,7 @@ def run_readme(project, image):
         elif words[:3] == ["docker", "compose", "exec"]:
             assert words[3] == "db"
             status, output = project.db.execute(*words[4:])
-            check_equal(status, 0, "README.md: " + " ".join(words[4:])[:60])
+            check(status == 0, "README.md: " + command[:70], output)
             shown.append(output)
             # a person is slower than a delivery
             project.db.query(f"SELECT chatwebhook.wait_until_idle('{PATIENCE} s')")
@@ -350,16 +351,19 @@ def check_private_ca(project, image_with_ca, ca):
     deliver_private(project, log, "with chatwebhook.ca_file")
     project.db.query("ALTER SYSTEM RESET chatwebhook.ca_file")
 
-    # the secret of the page's section on secrets
+    # as the page mounts it
+    page = read(TOP, "docs/containers.md")
+    snippet = yaml.safe_load(re.search(r"^```yaml\n(.*?)^```$", page, re.S | re.M)[1])
     key = os.path.join(project.directory, "chatwebhook.key")
     with open(key, "w", encoding="ascii", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
         file.write(os.urandom(32).hex() + "\n")
     os.chown(key, os.stat(os.path.join(project.directory, "data")).st_uid, -1)
+    secret = "/run/secrets/" + snippet["services"]["db"]["secrets"][0]
 
     before = project.db.query("SELECT count(*) FROM chatwebhook.delivery WHERE status = 'delivered'")
     check_equal(project.stop_db(), 0, f"{project.image['StopSignal']} stops the server")
     check("database system is shut down" in read(project.db.log)[-200:], "in order", read(project.db.log)[-2000:])
-    project.start_db(image_with_ca, "db-with-ca", [(key, "/run/secrets/chatwebhook_key")])
+    project.start_db(image_with_ca, "db-with-ca", [(key, secret)])
     check_equal(project.db.query("SELECT count(*) FROM chatwebhook.delivery WHERE status = 'delivered'"), before,
                 "a new container has the old one's data")
     check_equal(project.db.query("SHOW chatwebhook.ca_file"), "", "with the CA in the image, ca_file is not set")
@@ -368,8 +372,13 @@ def check_private_ca(project, image_with_ca, ca):
     check(bundle.count("BEGIN CERTIFICATE") > 50, "with the public ones")
     deliver_private(project, log, "with the CA in the image")
 
-    project.db.setting("chatwebhook.secret_key_file", "/run/secrets/chatwebhook_key")
-    project.db.query("SELECT chatwebhook.rekey()")
+    commands = [line for line in commands_of(page) if line.startswith("docker compose exec db ")]
+    check(len(commands) >= 5, "docs/containers.md has commands")
+    for command in commands:
+        status, output = project.db.execute(*shlex.split(command)[4:])
+        check(status == 0, "docs/containers.md: " + command[:70], output)
+        if "secret_key_file" in command:
+            wait_until(lambda: project.db.query("SHOW chatwebhook.secret_key_file") == secret, "the key is known")
     check_equal(project.db.query("SELECT DISTINCT secrets_encrypted FROM chatwebhook.worker_status"), "t",
                 "a mounted secret encrypts secrets")
     deliver_private(project, log, "with encrypted secrets")
