@@ -32,17 +32,6 @@ sources() {
     done
 }
 
-# Print the suites that have a version of PostgreSQL, the main one first.
-suites_of() {
-    case $1 in
-        15) echo bookworm ;;
-        17) echo trixie ;;
-        18) echo sid ;;
-        19) echo sid experimental ;;
-        *) return 1 ;;
-    esac
-}
-
 # make_debian LOG TARGET "SUITE..." "PACKAGE..." [OPTION...]: make a system with
 # mmdebstrap, from the suites (the main one first) and with the packages.
 make_debian() {
@@ -62,6 +51,18 @@ make_debian() {
                 >"$1/etc/postgresql-common/createcluster.d/matrix.conf"' \
         --include="${packages// /,}" "${suites[0]}" "$target.new" - <<<"$lines" &&
         mv "$target.new" "$target"
+}
+
+# suites_of VERSION: print the suites that have a major version of PostgreSQL, the main
+# one first.
+suites_of() {
+    case $1 in
+        15) echo bookworm ;;
+        17) echo trixie ;;
+        18) echo sid ;;
+        19) echo sid experimental ;;
+        *) return 1 ;;
+    esac
 }
 
 # in_debian ROOT COMMAND...: run a command with ROOT as /, in namespaces of its own
