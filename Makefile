@@ -113,7 +113,8 @@ EXTRA_CLEAN =  $(DATA_built) $(UNIT_TESTS) test/unit/json_driver $(FUZZ_TARGETS:
 
 # What a script does, which also installs what it needs: neither PostgreSQL nor
 # libcurl has to be there when make reads this file for these.
-BY_SCRIPT = demo test test-matrix test-ha chaos memcheck bench lint coverage deb test-deb dist
+BY_SCRIPT = demo test test-matrix test-ha chaos memcheck bench lint coverage deb test-deb \
+	test-image dist
 
 ifneq ($(filter-out $(BY_SCRIPT),$(or $(MAKECMDGOALS),all)),)
 PKG_CONFIG ?= pkg-config
@@ -206,3 +207,7 @@ deb:
 
 test-deb:
 	scripts/test-deb
+
+# the container image, on Debian's packages in place of the official image
+test-image:
+	scripts/test-image $(VERSIONS)

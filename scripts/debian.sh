@@ -53,6 +53,18 @@ make_debian() {
         mv "$target.new" "$target"
 }
 
+# suites_of VERSION: print the suites that have a major version of PostgreSQL, the main
+# one first.
+suites_of() {
+    case $1 in
+        15) echo bookworm ;;
+        17) echo trixie ;;
+        18) echo sid ;;
+        19) echo sid experimental ;;
+        *) return 1 ;;
+    esac
+}
+
 # in_debian ROOT COMMAND...: run a command with ROOT as /, in namespaces of its own
 # for mounts, processes, network, and shared memory, and with an empty environment.
 # When the command or the caller ends, everything that it started ends, too.

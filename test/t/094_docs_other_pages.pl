@@ -33,6 +33,7 @@ my %pages = (
 		CREATE TABLE handoff (reason text, chatbot_id text);},
 	'SECURITY.md' => '',
 	'docs/concepts.md' => '',
+	'docs/containers.md' => '',
 	'docs/connectors.md' => '',
 	'docs/migrating.md' => q{
 		CREATE TABLE orders (id int PRIMARY KEY, bot text, conversation text, status text, total numeric);},
