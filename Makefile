@@ -118,8 +118,8 @@ BY_SCRIPT = demo test test-matrix test-ha chaos memcheck bench lint coverage deb
 
 ifneq ($(filter-out $(BY_SCRIPT),$(or $(MAKECMDGOALS),all)),)
 PKG_CONFIG ?= pkg-config
-PG_CPPFLAGS = -I$(srcdir)/src $(shell $(PKG_CONFIG) --cflags libcurl libcrypto)
-SHLIB_LINK = $(shell $(PKG_CONFIG) --libs libcurl libcrypto)
+PG_CPPFLAGS = -I$(srcdir)/src $(shell $(PKG_CONFIG) --cflags libcurl libssl libcrypto)
+SHLIB_LINK = $(shell $(PKG_CONFIG) --libs libcurl libssl libcrypto)
 PG_CFLAGS = -Wextra -Wshadow -Wvla -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers
 
@@ -136,7 +136,7 @@ $(EXTENSION)--$(EXTVERSION).sql: $(SQL_PARTS)
 # Tests of the files that do not need PostgreSQL: plain C programs that print TAP.
 UNIT_CFLAGS = -std=gnu99 -O2 -g -Wall -Wextra -Wno-missing-field-initializers \
 	-Wshadow -Wvla $(PG_CPPFLAGS) $(COPT)
-UNIT_LIBS = $(shell $(PKG_CONFIG) --libs libcurl libcrypto)
+UNIT_LIBS = $(shell $(PKG_CONFIG) --libs libcurl libssl libcrypto)
 test/unit/%: test/unit/%.c test/unit/tap.h $(wildcard src/*.[ch])
 	$(CC) $(UNIT_CFLAGS) $< -o $@ $(UNIT_LIBS) -lm
 

@@ -41,6 +41,14 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 #define cwh_curl_set_quick_exit(easy) ((void) 0)
 #endif
 
+/* Keep the certificate authorities that were read for later connections. */
+#if LIBCURL_VERSION_NUM >= 0x075700
+#define cwh_curl_cache_authorities(easy, seconds) \
+	curl_easy_setopt(easy, CURLOPT_CA_CACHE_TIMEOUT, (long) (seconds))
+#else
+#define cwh_curl_cache_authorities(easy, seconds) ((void) 0)
+#endif
+
 /* Was a limit of libcurl exceeded?  Older versions call that out of memory. */
 #if LIBCURL_VERSION_NUM >= 0x080600
 #define cwh_curl_is_too_large(code) ((code) == CURLE_TOO_LARGE)

@@ -6,16 +6,22 @@
  * kept for later requests: their buffers and parsed options are worth keeping.
  * Options that differ between requests are set, or cleared, each time.
  *
+ * What is worth most are the TLS sessions.  libcurl keeps a few of them in each
+ * handle and does not find those in others, and resuming one takes a small part of
+ * the time of a whole handshake.  So a request gets the handle that was last used
+ * for its owner and host.  This is about speed only: which session may be resumed
+ * is libcurl's to decide, by host, port and all settings of TLS.
+ *
  * Copyright (c) 2026, chatwebhook contributors
  */
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "postgres.h"
+
 #include <strings.h>
 
 #include <curl/curl.h>
+#include <openssl/ssl.h>
+
+#include "lib/ilist.h"
 
 #include "compat_curl.h"
 #include "curl_handle.h"
@@ -24,17 +30,35 @@
 /* Limit for looking up the name, connecting and the TLS handshake together. */
 #define CONNECT_TIMEOUT_MS		5000
 
+/* Time after which a file of authorities is read again, in seconds. */
+#define AUTHORITIES_S			300
+
 /* Size of a handle's read buffer; a longer reply takes several reads. */
 #define RECEIVE_BUFFER_SIZE		4096
 
-/* Handles that are kept while they are not in use. */
+/* Handles that are kept while they are not in use: with TLS sessions, and others. */
+#define MAX_RESUMABLE			1024
 #define MAX_SPARE				256
+
+/* A handle that is not in use. */
+typedef struct Spare
+{
+	dlist_node	node;			/* in spare, or in resumable */
+	dlist_node	bucket_node;	/* if it is in the latter */
+	CURL	   *easy;
+	uint64_t	affinity;		/* whose sessions it has; 0: none */
+} Spare;
 
 static char *ca_file = NULL;	/* null: the system's */
 static char *proxy = NULL;		/* null: none */
 static uint64_t generation = 0; /* counts changes of these */
-static CURL *spare[MAX_SPARE];	/* all of the current generation */
+
+/* handles that are not in use, all of the current generation; the latest first */
+static dlist_head spare = DLIST_STATIC_INIT(spare);
 static int	nspare = 0;
+static dlist_head resumable = DLIST_STATIC_INIT(resumable);
+static int	nresumable = 0;
+static dlist_head buckets[MAX_RESUMABLE];	/* of those, by affinity */
 
 /* A new handle with the options that are the same for every request. */
 static CURL *
@@ -77,6 +101,15 @@ make_handle(void)
 	curl_easy_setopt(easy, CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
 	if (ca_file)
 		curl_easy_setopt(easy, CURLOPT_CAINFO, ca_file);
+
+	/*
+	 * Trust no directory of authorities besides the file, if there is one:
+	 * with a directory, libcurl would parse the file for each connection,
+	 * which takes 20 times the CPU time of the rest of a delivery.
+	 */
+	if (ca_file || curl_version_info(CURLVERSION_NOW)->cainfo)
+		curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
+	cwh_curl_cache_authorities(easy, AUTHORITIES_S);
 	/* without a password, some versions crash on a client key that needs one */
 	curl_easy_setopt(easy, CURLOPT_KEYPASSWD, "");
 
@@ -163,70 +196,194 @@ set_method(CURL *easy, const CwhRequest *request)
 }
 
 /*
+ * The ciphers that OpenSSL offers by default, as a list for TLS up to 1.2, which
+ * the system's configuration may have restricted.  Null if libcurl does not use
+ * OpenSSL, or memory is out.
+ */
+static const char *
+default_ciphers(void)
+{
+	static char *list = NULL;
+	static bool asked = false;
+	const char *library = curl_version_info(CURLVERSION_NOW)->ssl_version;
+	SSL_CTX    *context;
+	STACK_OF(SSL_CIPHER) *ciphers;
+	size_t		size = 1;
+
+	if (asked || library == NULL || strncmp(library, "OpenSSL", 7) != 0)
+		return list;
+	context = SSL_CTX_new(TLS_client_method());
+	if (context == NULL)
+		return NULL;
+	asked = true;
+	ciphers = SSL_CTX_get_ciphers(context);
+	for (int i = 0; i < sk_SSL_CIPHER_num(ciphers); i++)
+		size += strlen(SSL_CIPHER_get_name(sk_SSL_CIPHER_value(ciphers, i))) + 1;
+	list = calloc(1, size);
+	for (int i = 0; list && i < sk_SSL_CIPHER_num(ciphers); i++)
+	{
+		strlcat(list, SSL_CIPHER_get_name(sk_SSL_CIPHER_value(ciphers, i)), size);
+		strlcat(list, ":", size);
+	}
+	SSL_CTX_free(context);
+	return list;
+}
+
+/*
  * Let a request reuse connections of its own pool only (0: the common one).
  * "others" says that other pools have connections to the same host.
  *
- * libcurl knows no such pools, but a connection with TLS is reused only under
- * the same settings of TLS.  So each pool has its own list of directories with
- * certificate authorities: the usual one, and one that cannot exist.  OpenSSL
- * looks for files in them, and does not mind.  Without this, requests of several
- * owners to a host with HTTP/1.1 would need a new connection each, and any
- * customer could slow down another by sending to his host.  A drain of 200
- * chatbots' webhooks on one such host had 3,000 deliveries a second while all
- * shared connections, 800 with pools, and 350 with new connections.
+ * libcurl knows no such pools, but a connection with TLS is reused, and a session
+ * resumed, only under the same settings of TLS.  So each pool has its own list of
+ * ciphers: the default ones, and one that does not exist.  OpenSSL ignores names
+ * that it does not know.  Without this, requests of several owners to a host with
+ * HTTP/1.1 would need a new connection each, and any customer could slow down
+ * another by sending to his host.  A drain of 200 chatbots' webhooks on one such
+ * host had 3,000 deliveries a second while all shared connections, 800 with pools,
+ * and 350 with new connections.
  *
  * Without TLS, owners do get new connections: 3,400 instead of 3,700 a second.
  */
-static void
+static bool
 set_pool(CURL *easy, const char *url, uint64_t pool, bool others)
 {
-	static curl_version_info_data *info = NULL;
-	static bool is_openssl;
-	char		path[1024];
-	bool		apart = others;
+	bool		with_tls = strncasecmp(url, "https:", 6) == 0;
+	const char *ciphers = with_tls && pool ? default_ciphers() : NULL;
+	bool		apart = others && !(with_tls && default_ciphers());
+	CURLcode	code;
 
-	if (info == NULL)
+	if (ciphers)
 	{
-		info = curl_version_info(CURLVERSION_NOW);
-		is_openssl = info->ssl_version &&
-			strncmp(info->ssl_version, "OpenSSL", 7) == 0;
-	}
-	if (is_openssl && strncasecmp(url, "https:", 6) == 0)
-	{
-		apart = false;
-		snprintf(path, sizeof(path), "%s%s/dev/null/%016llx",
-				 info->capath ? info->capath : "", info->capath ? ":" : "",
+		size_t		size = strlen(ciphers) + 32;
+		char	   *list = malloc(size);
+
+		if (list == NULL)
+			return false;
+		snprintf(list, size, "%spool-%016llx", ciphers,
 				 (unsigned long long) pool);
-		curl_easy_setopt(easy, CURLOPT_CAPATH, pool ? path : info->capath);
+		code = curl_easy_setopt(easy, CURLOPT_SSL_CIPHER_LIST, list);
+		free(list);
 	}
+	else
+		code = curl_easy_setopt(easy, CURLOPT_SSL_CIPHER_LIST, NULL);
 	curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, (long) apart);
 	curl_easy_setopt(easy, CURLOPT_FORBID_REUSE, (long) apart);
+	return code == CURLE_OK;
+}
+
+/* The list in which a handle of this affinity is. */
+static dlist_head *
+bucket_of(uint64_t affinity)
+{
+	dlist_head *bucket = &buckets[affinity % MAX_RESUMABLE];
+
+	if (bucket->head.next == NULL)
+		dlist_init(bucket);
+	return bucket;
+}
+
+/* Take a handle out of the lists, for use. */
+static CURL *
+take_spare(Spare *item)
+{
+	CURL	   *easy = item->easy;
+
+	dlist_delete(&item->node);
+	if (item->affinity == 0)
+		nspare--;
+	else
+	{
+		dlist_delete(&item->bucket_node);
+		nresumable--;
+	}
+	free(item);
+	return easy;
+}
+
+/* Find a handle that is not in use, for a request of this affinity, or null. */
+static CURL *
+find_spare(uint64_t affinity)
+{
+	dlist_iter	iter;
+
+	if (affinity != 0)
+	{
+		dlist_foreach(iter, bucket_of(affinity))
+		{
+			Spare	   *item = dlist_container(Spare, bucket_node, iter.cur);
+
+			if (item->affinity == affinity)
+				return take_spare(item);
+		}
+	}
+	if (nspare > 0)
+		return take_spare(dlist_head_element(Spare, node, &spare));
+	/* the sessions of the one that is unused for longest are worth least */
+	if (nresumable == MAX_RESUMABLE)
+		return take_spare(dlist_tail_element(Spare, node, &resumable));
+	return NULL;
+}
+
+/* Keep a handle that is not in use any more; false if that is not possible. */
+static bool
+keep_spare(CURL *easy, uint64_t affinity)
+{
+	Spare	   *item;
+
+	if (affinity == 0 && nspare == MAX_SPARE)
+		return false;
+	if (affinity != 0 && nresumable == MAX_RESUMABLE)
+		curl_easy_cleanup(take_spare(dlist_tail_element(Spare, node, &resumable)));
+	item = malloc(sizeof(Spare));
+	if (item == NULL)
+		return false;
+	item->easy = easy;
+	item->affinity = affinity;
+	if (affinity == 0)
+	{
+		dlist_push_head(&spare, &item->node);
+		nspare++;
+	}
+	else
+	{
+		dlist_push_head(&resumable, &item->node);
+		dlist_push_head(bucket_of(affinity), &item->bucket_node);
+		nresumable++;
+	}
+	return true;
 }
 
 /*
  * Get a handle that is set up for a request and its header lines, perhaps null,
- * which libcurl does not copy.  False if memory is out.
+ * which libcurl does not copy.  "host" identifies the URL's host and port.  False
+ * if memory is out.
  */
 bool
-cwh_handle_take(CwhHandle *handle, const CwhRequest *request,
+cwh_handle_take(CwhHandle *handle, const CwhRequest *request, uint64_t host,
 				struct curl_slist *lines, uint64_t pool, bool others)
 {
-	CURL	   *easy = nspare > 0 ? spare[--nspare] : make_handle();
+	/* as good a hash as the two are; 0 means none */
+	uint64_t	affinity = strncasecmp(request->url, "https:", 6) != 0 ? 0 :
+		((host ^ request->owner * UINT64CONST(0x9E3779B97F4A7C15)) | 1);
+	CURL	   *easy = find_spare(affinity);
 
+	if (easy == NULL)
+		easy = make_handle();
 	if (easy == NULL)
 		return false;
 	if (curl_easy_setopt(easy, CURLOPT_URL, request->url) != CURLE_OK ||
 		!set_method(easy, request) ||
 		!set_client_certificate(easy, request->client_certificate,
-								request->client_key))
+								request->client_key) ||
+		!set_pool(easy, request->url, pool, others))
 	{
 		curl_easy_cleanup(easy);
 		return false;
 	}
-	set_pool(easy, request->url, pool, others);
 	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, lines);
 	curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, request->timeout_ms);
 	handle->easy = easy;
+	handle->affinity = affinity;
 	handle->generation = generation;
 	handle->has_ca_file = ca_file != NULL;
 	handle->has_proxy = proxy != NULL;
@@ -246,9 +403,8 @@ cwh_handle_release(CwhHandle *handle, bool repeated)
 {
 	/* the buffer may go before the handle */
 	curl_easy_setopt(handle->easy, CURLOPT_ERRORBUFFER, NULL);
-	if (handle->generation == generation && !repeated && nspare < MAX_SPARE)
-		spare[nspare++] = handle->easy;
-	else
+	if (handle->generation != generation || repeated ||
+		!keep_spare(handle->easy, handle->affinity))
 		curl_easy_cleanup(handle->easy);
 	handle->easy = NULL;
 }
@@ -258,7 +414,9 @@ static void
 free_spare(void)
 {
 	while (nspare > 0)
-		curl_easy_cleanup(spare[--nspare]);
+		curl_easy_cleanup(take_spare(dlist_head_element(Spare, node, &spare)));
+	while (nresumable > 0)
+		curl_easy_cleanup(take_spare(dlist_head_element(Spare, node, &resumable)));
 }
 
 /* Copy a string, an empty one as null; false if memory is out. */

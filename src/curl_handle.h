@@ -18,6 +18,7 @@
 typedef struct CwhHandle
 {
 	CURL	   *easy;			/* null: none */
+	uint64_t	affinity;		/* whose TLS sessions it may have; 0: none */
 	uint64_t	generation;		/* of the options that it was made with */
 	bool		has_ca_file;
 	bool		has_proxy;
@@ -25,8 +26,8 @@ typedef struct CwhHandle
 
 extern bool cwh_handles_configure(const char *ca_file, const char *proxy);
 extern bool cwh_handle_take(CwhHandle *handle, const CwhRequest *request,
-							struct curl_slist *lines, uint64_t pool,
-							bool others);
+							uint64_t host, struct curl_slist *lines,
+							uint64_t pool, bool others);
 extern void cwh_handle_release(CwhHandle *handle, bool repeated);
 
 #endif							/* CWH_CURL_HANDLE_H */

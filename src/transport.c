@@ -1150,6 +1150,7 @@ cwh_transfer_start(CwhTransfer *public)
 	transfer->host_key = host_key(public->request.url);
 	/* with HTTP/2, owners can share connections */
 	if (!cwh_handle_take(&transfer->handle, &public->request,
+						 transfer->host_key,
 						 transfer->nlines > 0 ? transfer->lines : NULL,
 						 sharing_host(transfer) ? 0 : public->request.owner,
 						 host_has_others(&hosts[transfer->host_key % MAX_HOSTS],

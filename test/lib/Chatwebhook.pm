@@ -341,7 +341,8 @@ sub becomes_true
 
 Starts a receiver and returns it, see L</RECEIVERS>.  Options: C<program>
 (receiver.py, or receiver.js), C<args> (an array of further arguments for it),
-C<tls> (true: https, with a certificate made for this receiver).
+C<tls> (true: https, with a certificate made for this receiver), C<names> (an array of
+names for which it is, too).
 
 =cut
 
@@ -604,7 +605,7 @@ sub new
 		@{ $options{args} // [] });
 	if ($options{tls})
 	{
-		$self->_make_certificate($directory);
+		$self->_make_certificate($directory, $options{names});
 		push @command, '--cert' => $self->{ca_file}, '--key' => "$directory/key.pem";
 	}
 	$self->_start(@command);
@@ -628,10 +629,11 @@ sub _start
 	  if !defined $self->{port};
 }
 
-# A certificate for localhost and 127.0.0.1, which is its own authority.
+# A certificate for localhost, 127.0.0.1 and other names, which is its own authority.
 sub _make_certificate
 {
-	my ($self, $directory) = @_;
+	my ($self, $directory, $names) = @_;
+	my $alternative = join ',', 'DNS:localhost', 'IP:127.0.0.1', map { "DNS:$_" } @{ $names // [] };
 
 	$self->{scheme} = 'https';
 	$self->{ca_file} = "$directory/cert.pem";
@@ -641,7 +643,7 @@ sub _make_certificate
 		'-newkey' => 'rsa:2048',
 		'-days' => 2,
 		'-subj' => '/CN=localhost',
-		'-addext' => 'subjectAltName=DNS:localhost,IP:127.0.0.1',
+		'-addext' => "subjectAltName=$alternative",
 		'-keyout' => "$directory/key.pem",
 		'-out' => $self->{ca_file});
 }

@@ -62,8 +62,8 @@ Log
     is not UTF-8), complete (false: the sender left in the middle of the
     body), connection (its number), request (which one on that connection),
     concurrent (unanswered requests of this label, this one included), client
-    (the common name in the certificate that it showed, if it did), and
-    verified: whether these hold under the secrets known for the label, null
+    (the common name in the certificate that it showed, if it did), resumed
+    (whether the connection resumed a TLS session), and verified: whether these hold under the secrets known for the label, null
     where the header or the secret is missing:
         signature   X-Webhook-Signature, over the raw body
         standard    webhook-signature, any v1 of its list, and the timestamp
@@ -346,6 +346,7 @@ class Receiver:
             "request": connection.requests,
             "concurrent": self.unanswered[request.label],
             "client": connection.client(),
+            "resumed": connection.resumed(),
             "verified": verify(
                 request.headers, body, self.secrets.of(request.label), request.time
             ),
@@ -436,6 +437,11 @@ class Connection(asyncio.Protocol):
         if not certificate:
             return None
         return dict(pair for name in certificate["subject"] for pair in name).get("commonName")
+
+    def resumed(self):
+        """Whether the TLS session is an earlier one; None without TLS."""
+        tls = self.transport.get_extra_info("ssl_object")
+        return tls.session_reused if tls else None
 
     def connection_lost(self, exc):
         self.lost = True
