@@ -45,7 +45,7 @@ make_debian() {
     # starting a cluster; its own shell expands the variable.
     # shellcheck disable=SC2016
     run_logged "$log" mmdebstrap --mode=root --variant=apt "$@" \
-        --aptopt='Acquire::Check-Valid-Until "false"' \
+        --aptopt='Acquire::Check-Valid-Until "false"' --dpkgopt=force-unsafe-io \
         --essential-hook='mkdir -p "$1/etc/postgresql-common/createcluster.d" &&
             echo "create_main_cluster = false" \
                 >"$1/etc/postgresql-common/createcluster.d/matrix.conf"' \
