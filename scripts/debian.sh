@@ -57,7 +57,7 @@ make_debian() {
 # one first.
 suites_of() {
     case $1 in
-        15) echo bookworm ;;
+        15) echo bookworm bookworm-security ;;
         17) echo trixie ;;
         18) echo sid ;;
         19) echo sid experimental ;;
