@@ -2,7 +2,6 @@
 
 EXTENSION = chatwebhook
 EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).control)
-DISTVERSION = $(shell sed -n 's/^   "version": "\(.*\)",/\1/p' META.json)
 
 MODULE_big = chatwebhook
 OBJS = \
@@ -113,8 +112,8 @@ EXTRA_CLEAN =  $(DATA_built) $(UNIT_TESTS) test/unit/json_driver $(FUZZ_TARGETS:
 
 # What a script does, which also installs what it needs: neither PostgreSQL nor
 # libcurl has to be there when make reads this file for these.
-BY_SCRIPT = demo test test-matrix test-ha chaos memcheck bench lint coverage deb test-deb \
-	test-image dist
+BY_SCRIPT = demo test test-matrix test-ha chaos memcheck bench lint coverage \
+	deb test-deb rpm test-rpm extension-image test-extension-image test-image dist
 
 ifneq ($(filter-out $(BY_SCRIPT),$(or $(MAKECMDGOALS),all)),)
 PKG_CONFIG ?= pkg-config
@@ -198,15 +197,27 @@ coverage:
 
 # the archive for PGXN
 dist:
-	mkdir -p dist
-	git archive --format=zip --prefix=$(EXTENSION)-$(DISTVERSION)/ \
-		-o dist/$(EXTENSION)-$(DISTVERSION).zip HEAD
+	scripts/dist
 
 deb:
 	scripts/deb
 
+# in a clean Debian with each version of PostgreSQL
 test-deb:
-	scripts/test-deb
+	scripts/test-deb $(VERSIONS)
+
+rpm:
+	scripts/rpm
+
+test-rpm:
+	scripts/test-rpm
+
+# the files of an extension image, as CloudNativePG mounts it beside PostgreSQL 18
+extension-image:
+	scripts/extension-image
+
+test-extension-image:
+	scripts/test-extension-image
 
 # the container image, on Debian's packages in place of the official image
 test-image:

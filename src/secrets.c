@@ -72,24 +72,15 @@ forget_keys(void)
 	read_name[0] = '\0';
 }
 
-/* Read the key file.  Returns null, or the reason why it is unusable. */
+/* Read the keys of an open file.  Returns null, or the reason why it has none. */
 static const char *
-read_keys(const char *name)
+parse_keys(int fd)
 {
 	static char content[MAX_KEY_FILE + 1];
 	const char *problem = NULL;
-	struct stat status;
-	int			fd;
-	ssize_t		len;
+	ssize_t		len = read(fd, content, sizeof(content));
 
-	fd = BasicOpenFile(name, O_RDONLY | PG_BINARY);
-	if (fd < 0)
-		return psprintf("could not open it: %m");
-	if (fstat(fd, &status) < 0 || !S_ISREG(status.st_mode))
-		problem = "it is not a regular file";
-	else if (status.st_mode & (S_IRWXG | S_IRWXO))
-		problem = "it can be read by others: its mode must be 0600 or less";
-	else if ((len = read(fd, content, sizeof(content))) < 0)
+	if (len < 0)
 		problem = psprintf("could not read it: %m");
 	else if (len > MAX_KEY_FILE)
 		problem = "it is too long";
@@ -100,14 +91,37 @@ read_keys(const char *name)
 			nkeys = 0;
 		else if (nkeys == 0)
 			problem = "it has no key";
-		else
-		{
-			read_from = status;
-			strlcpy(read_name, name, sizeof(read_name));
-		}
+	}
+	cwh_cleanse(content, sizeof(content));
+	return problem;
+}
+
+/*
+ * Read the key file.  Returns null, or the reason why it is unusable.  It may be
+ * a symbolic link, as all files are that Kubernetes mounts from a secret.
+ */
+static const char *
+read_keys(const char *name)
+{
+	const char *problem;
+	struct stat status;
+	int			fd;
+
+	fd = BasicOpenFile(name, O_RDONLY | PG_BINARY);
+	if (fd < 0)
+		return psprintf("could not open it: %m");
+	if (fstat(fd, &status) < 0)
+		problem = psprintf("could not stat it: %m");
+	else
+		problem = cwh_vault_check_file(&status, geteuid());
+	if (problem == NULL)
+		problem = parse_keys(fd);
+	if (problem == NULL)
+	{
+		read_from = status;
+		strlcpy(read_name, name, sizeof(read_name));
 	}
 	close(fd);
-	cwh_cleanse(content, sizeof(content));
 	return problem;
 }
 
@@ -145,7 +159,7 @@ get_keys(const CwhVaultKey **result, int *n)
 				(errcode(ERRCODE_CONFIG_FILE_ERROR),
 				 errmsg("cannot use the key file of chatwebhook.secret_key_file: %s",
 						problem),
-				 errhint("Give it a line with 64 hexadecimal digits, such as \"openssl rand -hex 32\" writes, and mode 0600.")));
+				 errhint("Give it a line with 64 hexadecimal digits, such as \"openssl rand -hex 32\" writes. The file must have mode 0600 or less and belong to the server's user, or 0640 or less and belong to root.")));
 }
 
 /*

@@ -380,7 +380,7 @@ define_request_settings(void)
 	/* A dump or a stolen backup should not reveal secrets. */
 	DefineCustomStringVariable("chatwebhook.secret_key_file",
 							   "Sets the location of the file with the keys that secrets are encrypted with.",
-							   "One key per line, the current one first, as 64 hexadecimal digits or as the base64 of 32 bytes; mode 0600. If empty, secrets are stored in plain text.",
+							   "One key per line, the current one first, as 64 hexadecimal digits or as the base64 of 32 bytes. The file must have mode 0600 or less and belong to the server's user, or 0640 or less and belong to root. If empty, secrets are stored in plain text.",
 							   &cwh_secret_key_file, "", PGC_SIGHUP,
 							   GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
 

@@ -175,6 +175,34 @@ parse_key(const char *line, size_t len, CwhVaultKey *key)
 }
 
 /*
+ * Check the type, owner, and mode of a key file.  The rule is PostgreSQL's for
+ * ssl_key_file: a file of the server's user is for that user only; one of root's
+ * may also be readable by its group, so that the system can hand out a key that
+ * the server cannot change.
+ *
+ * Returns null, or the reason why the file cannot be used.
+ */
+const char *
+cwh_vault_check_file(const struct stat *status, uid_t server)
+{
+	if (!S_ISREG(status->st_mode))
+		return "it is not a regular file";
+	if (status->st_uid == server)
+	{
+		if (status->st_mode & (S_IRWXG | S_IRWXO))
+			return "others have access to it: its mode must be 0600 or less";
+	}
+	else if (status->st_uid == 0)
+	{
+		if (status->st_mode & (S_IWGRP | S_IXGRP | S_IRWXO))
+			return "others have access to it: its mode must be 0640 or less, as root owns it";
+	}
+	else
+		return "it belongs to another user: its owner must be the server's user or root";
+	return NULL;
+}
+
+/*
  * Read the content of a key file: one key per line, the current one first,
  * then older ones that may still be needed to open values.  Blank lines and
  * lines that begin with "#" are skipped.

@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/stat.h>
 
 #include <openssl/crypto.h>
 
@@ -26,6 +27,7 @@ typedef enum CwhVaultResult
 	CWH_VAULT_WRONG				/* changed, or of another webhook or name */
 } CwhVaultResult;
 
+extern const char *cwh_vault_check_file(const struct stat *status, uid_t server);
 extern int	cwh_vault_parse_keys(const char *input, size_t len,
 								 CwhVaultKey *keys, int max,
 								 const char **problem);

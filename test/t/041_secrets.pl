@@ -271,6 +271,33 @@ subtest 'the key is changed while deliveries go on' => sub {
 	is(sql("SELECT count(*) FROM chatwebhook.webhook WHERE NOT enabled"), 0, 'no webhook was disabled');
 };
 
+# Kubernetes mounts the files of a secret as links into a directory that it replaces.
+subtest 'the file is a link that is turned' => sub {
+	my $count = $receiver->count('ok');
+	my @versions = map { "$directory/..version_$_" } 1, 2;
+	write_key($keys[1]);
+	mkdir $versions[0] or die "could not make \"$versions[0]\": $!";
+	mkdir $versions[1] or die "could not make \"$versions[1]\": $!";
+	rename $key_file, "$versions[0]/key" or die "could not rename \"$key_file\": $!";
+	write_key("$keys[2]\n$keys[1]");
+	rename $key_file, "$versions[1]/key" or die "could not rename \"$key_file\": $!";
+	symlink $versions[0], "$directory/..data" or die "could not link: $!";
+	symlink '..data/key', $key_file or die "could not link \"$key_file\": $!";
+	is(sql('SELECT chatwebhook.rekey()'), 0, 'the key behind the link is the same');
+	symlink $versions[1], "$directory/..data_new" or die "could not link: $!";
+	rename "$directory/..data_new", "$directory/..data" or die "could not turn the link: $!";
+	is(sql('SELECT chatwebhook.rekey()'), sql('SELECT count(*) FROM chatwebhook.vault'), 'once it is turned, there is a new one');
+	emit(1);
+	ok(wait_idle($node), 'the worker is done');
+	is($receiver->count('ok') - $count, 1, 'it has sent');
+	is(unsigned('ok'), 0, 'and signed');
+	# back to the first key and a plain file
+	unlink "$versions[1]/key";
+	write_key("$keys[1]\n$keys[2]");
+	is(sql('SELECT chatwebhook.rekey()'), sql('SELECT count(*) FROM chatwebhook.vault'), 'a file replaces it');
+	write_key($keys[1]);
+};
+
 # Rewritten in place, as large as before, within a second and with the same time
 # of its last change, a file differs from what it was in its inode's time only.
 subtest 'the file is rewritten at once' => sub {

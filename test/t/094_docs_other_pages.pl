@@ -166,6 +166,14 @@ foreach my $key (qw(name abstract maintainer license version))
 like($meta->{license}, qr/^(?:postgresql|mit|bsd)$/, 'a license that the specification knows');
 like($meta->{version}, $semantic, 'a semantic version');
 like($meta->{version}, qr/^\Q$version\E\./, "... of the extension's $version");
+my %first = (
+	'CHANGELOG.md' => qr/^## (\S+)/m,
+	'debian/changelog' => qr/^chatwebhook \((\S+)-\d+\)/,
+	'packaging/chatwebhook.spec' => qr/^Version: *(\S+)$/m);
+foreach my $file (sort keys %first)
+{
+	is((slurp_file("$root/$file") =~ $first{$file})[0], $meta->{version}, "... which is $file's");
+}
 is($meta->{'meta-spec'}{version}, '1.0.0', 'the version of the specification');
 my %provides = %{ $meta->{provides} };
 is(join(' ', keys %provides), 'chatwebhook', 'it provides the extension');

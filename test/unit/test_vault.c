@@ -546,6 +546,50 @@ test_key_forms(void)
 	ok(same, "256 keys are the same in hexadecimal and base64");
 }
 
+/* PostgreSQL's rule for ssl_key_file, for every owner, type, and mode. */
+static void
+test_check_file(void)
+{
+	enum
+	{
+		SERVER = 26, ANOTHER = 27, ROOT = 0
+	};
+	static const mode_t other_types[] = {S_IFDIR, S_IFIFO, S_IFCHR, S_IFBLK, S_IFSOCK, S_IFLNK};
+	struct stat status;
+	int			wrong = 0;
+
+	memset(&status, 0, sizeof(status));
+	for (mode_t mode = 0; mode < 01000; mode++)
+	{
+		status.st_mode = S_IFREG | mode;
+		status.st_uid = SERVER;
+		wrong += (cwh_vault_check_file(&status, SERVER) == NULL) != ((mode & 0077) == 0);
+		status.st_uid = ROOT;
+		wrong += (cwh_vault_check_file(&status, SERVER) == NULL) != ((mode & 0037) == 0);
+		status.st_uid = ANOTHER;
+		wrong += cwh_vault_check_file(&status, SERVER) == NULL;
+	}
+	ok(wrong == 0, "owner and mode of a file: as for ssl_key_file");
+
+	status.st_uid = SERVER;
+	wrong = 0;
+	for (size_t i = 0; i < sizeof(other_types) / sizeof(other_types[0]); i++)
+	{
+		status.st_mode = other_types[i] | 0600;
+		wrong += cwh_vault_check_file(&status, SERVER) == NULL;
+	}
+	ok(wrong == 0, "only a regular file can be one");
+
+	status.st_uid = ROOT;
+	status.st_mode = S_IFREG | 0644;
+	ok(strstr(cwh_vault_check_file(&status, SERVER), "must be 0640") != NULL,
+	   "the limit that is told is that of the owner");
+	status.st_uid = ANOTHER;
+	status.st_mode = S_IFREG | 0600;
+	ok(strstr(cwh_vault_check_file(&status, SERVER), "owner") != NULL,
+	   "a wrong owner is named");
+}
+
 int
 main(void)
 {
@@ -557,6 +601,7 @@ main(void)
 	test_rotation();
 	test_parse_keys();
 	test_key_forms();
+	test_check_file();
 
 	return done_testing();
 }
