@@ -488,11 +488,9 @@ CREATE FUNCTION chatwebhook._dashboard_webhooks(webhooks chatwebhook.webhook_hea
     SET search_path = pg_catalog, pg_temp
     AS $$
     WITH hook AS MATERIALIZED (
-        SELECT h.*, h.ordinality AS place, tones[h.ordinality] IS NOT NULL AS bad, s.paused_until,
+        SELECT h.*, h.ordinality AS place, tones[h.ordinality] IS NOT NULL AS bad,
                coalesce(tones[h.ordinality], CASE h.state WHEN 'healthy' THEN 'good' ELSE 'off' END) AS tone
           FROM unnest(webhooks) WITH ORDINALITY AS h
-          LEFT JOIN chatwebhook._sending(ARRAY(SELECT w.webhook_id FROM unnest(webhooks) w WHERE w.state = 'paused')) s
-                 ON s.webhook_id = h.webhook_id
     ), chart AS (
         SELECT h.webhook_id,
                count(*) FILTER (WHERE latency >= 0) AS succeeded, count(*) FILTER (WHERE latency < 0) AS failed,
@@ -523,9 +521,9 @@ $html$,
                    concat('<span class="error">' || CASE h.state
                               WHEN 'disabled' THEN 'Disabled: <bdi>' || chatwebhook._dashboard_text(w.disabled_reason, 300) || '</bdi>'
                               WHEN 'paused' THEN coalesce('Nothing can be sent: <bdi>' || chatwebhook._dashboard_text(h.problem, 300) || '</bdi>',
-                                  CASE WHEN h.paused_until > statement_timestamp()
-                                       THEN 'Next probe in ' || chatwebhook._dashboard_age(h.paused_until)
-                                       ELSE 'The next delivery is a probe' END) END || '</span>',
+                                  CASE WHEN h.next_probe_at > statement_timestamp()
+                                       THEN 'Tried next in ' || chatwebhook._dashboard_age(h.next_probe_at)
+                                       ELSE 'Tried as soon as something is due' END) END || '</span>',
                           '<span class="error' || CASE WHEN h.bad THEN ' bad' ELSE ' muted' END || '">'
                               || CASE WHEN h.consecutive_failures > 1
                                       THEN chatwebhook._dashboard_number(h.consecutive_failures) || ' failures in a row, the last ' ELSE 'failed ' END
@@ -635,7 +633,7 @@ CREATE FUNCTION chatwebhook._dashboard_failures(webhooks chatwebhook.webhook_hea
         || string_agg(format($html$<li><div>%s <span class="muted"><bdi>%s</bdi></span></div>
 <div class="muted"><time datetime="%s">%s</time>, %s ago, %s</div>
 <div><b class="%s">%s</b> <bdi>%s</bdi>%s</div>
-<div class="muted">delivery %s %s</div></li>
+<div class="muted">delivery %s%s</div></li>
 $html$,
                chatwebhook._dashboard_link(webhook_id, name), coalesce(chatwebhook._dashboard_text(type, 100), 'its event is gone'),
                to_char(failed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
@@ -648,7 +646,7 @@ $html$,
                     THEN chatwebhook._dashboard_text(last_error, 160) ELSE '' END,
                ' <q><bdi>' || reply || '</bdi></q>',
                id, CASE WHEN type IS NOT NULL AND has_function_privilege('chatwebhook.retry(bigint)', 'EXECUTE')
-                        THEN '<code class="copy">SELECT chatwebhook.retry(' || id || ');</code>' END), '' ORDER BY failed_at DESC, id DESC)
+                        THEN ' <code class="copy">SELECT chatwebhook.retry(' || id || ');</code>' END), '' ORDER BY failed_at DESC, id DESC)
         || E'</ul>\n</section>\n'
       FROM described
 $$;
@@ -918,7 +916,7 @@ BEGIN
 
     RETURN concat(
         chatwebhook._dashboard_head(refresh),
-        format(E'<header class="%s">\n<h1><svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><use href="#i-%s"/></svg> <span>%s</span></h1>\n',
+        format(E'<header class="%s">\n<h1><svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><use href="#i-%s"/></svg><span>%s</span></h1>\n',
                tone, CASE tone WHEN 'bad' THEN 'failing' WHEN 'warn' THEN 'degraded' WHEN 'good' THEN 'healthy' ELSE 'idle' END, headline),
         '<div>' || nullif(details, '') || E'</div>\n',
         '<div class="muted">chatwebhook &#183; ',

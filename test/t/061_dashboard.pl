@@ -468,7 +468,7 @@ subtest 'who sees what' => sub {
 		},
 		'its own figures, and those of its activity');
 	cmp_ok(scalar @{ $page->{charts} }, '<', 72, 'in a chart that begins with its first delivery');
-	is($page->{headings}[0], 'h1 1 of 2 webhooks needs attention', 'its own state');
+	is($page->{headings}[0], 'h1 2 of 2 webhooks need attention', 'its own state');
 	like($page->{texts}, qr/chatbot shop/, 'the name of its chatbot');
 	unlike($page->{texts}, qr/Workers|database/, 'nothing about the server');
 	is(scalar @{ $page->{failures} }, 3, 'its failures');
@@ -491,7 +491,7 @@ subtest 'who sees what' => sub {
 
 	# Replies may quote chats, and only some may retry.
 	my $figures = sub {
-		return $_[0] =~ s/<time.*?<\/time>//gr =~ s/<div><b class="(?:bad|warn)">.*?<\/div>//gr
+		return $_[0] =~ s/^.*<header/<header/sr =~ s/<time.*?<\/time>//gr =~ s/<div><b class="(?:bad|warn)">.*?<\/div>//gr
 		  =~ s/ <code class="copy">.*?<\/code>//gr;
 	};
 	my $all = make_page('all');
@@ -587,6 +587,7 @@ subtest 'hostile names' => sub {
 		INSERT INTO chatwebhook.emit_failure
 		SELECT '\"<script>touched = 7</script>\"'::regclass, left(name, 60), name, name, 9223372036854775807, 'infinity', 'infinity'
 		  FROM chatwebhook.webhook;
+		INSERT INTO chatwebhook.event (id, type, data, created_at) VALUES (gen_random_uuid(), 'lead.seen', '{}', now());
 		INSERT INTO chatwebhook.outbox_slot SELECT left(name, 60), now() FROM chatwebhook.webhook;
 		INSERT INTO chatwebhook.activity VALUES
 		       (now(), 1, 9223372036854775807, 9223372036854775807, 9223372036854775807),
@@ -710,8 +711,8 @@ subtest 'five hundred webhooks' => sub {
 		SELECT 'another ' || n, 'https://hooks.example.com/' || n FROM generate_series(1, 100) n});
 	make_page('more');
 	$page = show_page('more', widths => [360]);
-	is_deeply([ map { $_->{id} } @{ $page->{webhooks} }[ 0 .. 99 ] ],
-		[ map { $_->{id} } @hooks[ 0 .. 99 ] ], 'of more than 500 webhooks, the worst are listed');
+	is_deeply([ grep { /another/ } map { $_->{name} } @{ $page->{webhooks} } ],
+		[], 'of more than 500 webhooks, the worst are listed');
 	is(scalar @{ $page->{webhooks} }, 500, 'but no more than that');
 	like($page->{texts}, qr/has 100 more webhooks/, 'and the page says where the others are');
 };
