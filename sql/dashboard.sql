@@ -524,7 +524,7 @@ $html$,
                                   CASE WHEN h.next_probe_at > statement_timestamp()
                                        THEN 'Tried next in ' || chatwebhook._dashboard_age(h.next_probe_at)
                                        ELSE 'Tried as soon as something is due' END) END || '</span>',
-                          '<span class="error' || CASE WHEN h.bad THEN ' bad' ELSE ' muted' END || '">'
+                          '<span class="error ' || CASE WHEN h.bad THEN h.tone ELSE 'muted' END || '">'
                               || CASE WHEN h.consecutive_failures > 1
                                       THEN chatwebhook._dashboard_number(h.consecutive_failures) || ' failures in a row, the last ' ELSE 'failed ' END
                               || chatwebhook._dashboard_age(h.last_failure_at) || ' ago: <bdi>'
@@ -603,12 +603,12 @@ CREATE FUNCTION chatwebhook._dashboard_failures(webhooks chatwebhook.webhook_hea
     SET search_path = pg_catalog, pg_temp
     AS $$
     WITH hook AS MATERIALIZED (
-        SELECT h.webhook_id, h.name
+        SELECT h.webhook_id, h.name, h.state
           FROM unnest(webhooks) h
          WHERE h.last_failure_at IS NOT NULL
          ORDER BY h.last_failure_at DESC, h.webhook_id LIMIT 10
     ), failure AS (
-        SELECT h.webhook_id, h.name, f.*
+        SELECT h.webhook_id, h.name, h.state, f.*
           FROM hook h
          CROSS JOIN LATERAL (
                (SELECT d.id, d.event_id, coalesce(d.last_attempt_at, d.completed_at) AS failed_at, d.attempts,
@@ -623,32 +623,37 @@ CREATE FUNCTION chatwebhook._dashboard_failures(webhooks chatwebhook.webhook_hea
                  ORDER BY q.next_attempt_at DESC, q.id DESC LIMIT 500)) f
          WHERE f.failed_at IS NOT NULL AND f.last_error IS NOT NULL
          ORDER BY f.failed_at DESC, f.id DESC LIMIT 10
-    ), described AS (
-        SELECT f.*, e.type, chatwebhook._dashboard_text(
-                   CASE WHEN has_table_privilege('chatwebhook.attempt', 'SELECT') THEN chatwebhook._dashboard_reply(f.id) END, 160) AS reply
-          FROM failure f
-          LEFT JOIN chatwebhook.event e ON e.id = f.event_id
-    )
-    SELECT E'<section class="card">\n<h2>Recent failures</h2>\n<ul class="failures">\n'
-        || string_agg(format($html$<li><div>%s <span class="muted"><bdi>%s</bdi></span></div>
+    ), item AS (
+        SELECT row_number() OVER (ORDER BY f.failed_at DESC, f.id DESC) AS place, format($html$<li><div>%s <span class="muted"><bdi>%s</bdi></span></div>
 <div class="muted"><time datetime="%s">%s</time>, %s ago, %s</div>
 <div><b class="%s">%s</b> <bdi>%s</bdi>%s</div>
 <div class="muted">delivery %s%s</div></li>
 $html$,
-               chatwebhook._dashboard_link(webhook_id, name), coalesce(chatwebhook._dashboard_text(type, 100), 'its event is gone'),
-               to_char(failed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-               chatwebhook._dashboard_text(to_char(failed_at, 'YYYY-MM-DD HH24:MI:SS TZ')), chatwebhook._dashboard_age(failed_at),
-               CASE WHEN next_attempt_at IS NULL THEN 'given up after ' || chatwebhook._dashboard_number(attempts, 'attempt')
-                    WHEN next_attempt_at <= statement_timestamp() THEN 'to be retried now'
-                    ELSE 'to be retried in ' || chatwebhook._dashboard_age(next_attempt_at) END,
-               CASE WHEN next_attempt_at IS NULL THEN 'bad' ELSE 'warn' END, coalesce(last_status_code::text, 'no reply'),
-               CASE WHEN reply IS NULL OR last_error <> 'HTTP status ' || last_status_code
-                    THEN chatwebhook._dashboard_text(last_error, 160) ELSE '' END,
-               ' <q><bdi>' || reply || '</bdi></q>',
-               id, CASE WHEN type IS NOT NULL AND has_function_privilege('chatwebhook.retry(bigint)', 'EXECUTE')
-                        THEN ' <code class="copy">SELECT chatwebhook.retry(' || id || ');</code>' END), '' ORDER BY failed_at DESC, id DESC)
-        || E'</ul>\n</section>\n'
-      FROM described
+                   chatwebhook._dashboard_link(f.webhook_id, f.name), coalesce(chatwebhook._dashboard_text(e.type, 100), 'its event is gone'),
+                   to_char(f.failed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+                   chatwebhook._dashboard_text(to_char(f.failed_at, 'YYYY-MM-DD HH24:MI:SS TZ')), chatwebhook._dashboard_age(f.failed_at),
+                   CASE WHEN f.next_attempt_at IS NULL THEN 'given up after ' || chatwebhook._dashboard_number(f.attempts, 'attempt')
+                        WHEN f.state IN ('disabled', 'paused') THEN 'waits, because its webhook is ' || f.state
+                        WHEN f.next_attempt_at <= statement_timestamp() THEN 'to be retried now'
+                        ELSE 'to be retried in ' || chatwebhook._dashboard_age(f.next_attempt_at) END,
+                   CASE WHEN f.next_attempt_at IS NULL THEN 'bad' ELSE 'warn' END, coalesce(f.last_status_code::text, 'no reply'),
+                   CASE WHEN r.reply IS NULL OR f.last_error <> 'HTTP status ' || f.last_status_code
+                        THEN chatwebhook._dashboard_text(f.last_error, 160) ELSE '' END,
+                   ' <q><bdi>' || chatwebhook._dashboard_text(r.reply, 160) || '</bdi></q>',
+                   f.id, CASE WHEN e.id IS NOT NULL AND has_function_privilege('chatwebhook.retry(bigint)', 'EXECUTE')
+                              THEN ' <code class="copy">SELECT chatwebhook.retry(' || f.id || ');</code>' END) AS html
+          FROM failure f
+          LEFT JOIN chatwebhook.event e ON e.id = f.event_id
+         CROSS JOIN LATERAL (
+               SELECT CASE WHEN has_table_privilege('chatwebhook.attempt', 'SELECT')
+                           THEN chatwebhook._dashboard_reply(f.id) END) AS r(reply)
+    )
+    SELECT E'<section class="card">\n<h2>Recent failures</h2>\n<ul class="failures">\n'
+        || string_agg(html, '' ORDER BY place) FILTER (WHERE place <= 5) || E'</ul>\n'
+        || coalesce('<details><summary>' || count(*) - 5 || E' more</summary>\n<ul class="failures">\n'
+                    || string_agg(html, '' ORDER BY place) FILTER (WHERE place > 5) || E'</ul></details>\n', '')
+        || E'</section>\n'
+      FROM item
 $$;
 COMMENT ON FUNCTION chatwebhook._dashboard_failures(chatwebhook.webhook_health[]) IS
     'Returns the deliveries that failed last, with the statements that retry them.';
