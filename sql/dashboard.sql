@@ -293,7 +293,7 @@ td small, th small { display: block; }
   .hooks tr { gap: 8px; }
   .hooks td small { font-size: 12px; line-height: 1.35; }
   .hooks th { grid-column: 1 / -1; }
-  .hooks td.c-state { grid-column: 1 / -1; text-align: left; }
+  .hooks td.c-state { grid-column: 1 / -1; text-align: left; order: -1; }
   .plain, .plain tbody, .plain tr, .plain th, .plain td { display: block; }
   .plain colgroup, .plain thead { display: none; }
   .plain tr { padding: 10px 0; border-top: 1px solid var(--line); }
@@ -633,7 +633,8 @@ $html$,
                    to_char(f.failed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
                    chatwebhook._dashboard_text(to_char(f.failed_at, 'YYYY-MM-DD HH24:MI:SS TZ')), chatwebhook._dashboard_age(f.failed_at),
                    CASE WHEN f.next_attempt_at IS NULL THEN 'given up after ' || chatwebhook._dashboard_number(f.attempts, 'attempt')
-                        WHEN f.state IN ('disabled', 'paused') THEN 'waits, because its webhook is ' || f.state
+                        WHEN f.state = 'disabled' OR f.state = 'paused' AND f.next_attempt_at <= statement_timestamp()
+                        THEN 'waits, because its webhook is ' || f.state
                         WHEN f.next_attempt_at <= statement_timestamp() THEN 'to be retried now'
                         ELSE 'to be retried in ' || chatwebhook._dashboard_age(f.next_attempt_at) END,
                    CASE WHEN f.next_attempt_at IS NULL THEN 'bad' ELSE 'warn' END, coalesce(f.last_status_code::text, 'no reply'),
@@ -886,7 +887,7 @@ BEGIN
         (3, 'bad', sums.losing > 0,
          format('%s of %s %s nothing', chatwebhook._dashboard_number(sums.losing),
                 chatwebhook._dashboard_number(sums.hooks, 'webhook'), CASE sums.losing WHEN 1 THEN 'delivers' ELSE 'deliver' END)),
-        (4, 'bad', stuck, 'The outbox has lost a delivery node'),
+        (4, 'bad', stuck, 'The outbox waits for a delivery node'),
         (5, 'warn', sums.troubled > 0,
          format('%s of %s %s attention', chatwebhook._dashboard_number(sums.troubled),
                 chatwebhook._dashboard_number(sums.hooks, 'webhook'), CASE sums.troubled WHEN 1 THEN 'needs' ELSE 'need' END)),

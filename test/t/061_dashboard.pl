@@ -784,6 +784,8 @@ subtest 'in trouble' => sub {
 			'off without' => 'disabled off', 'well' => 'healthy good',
 		},
 		'and so is what delivers nothing, amber what still does');
+	my ($waits) = grep { $_->{name} eq 'asks for a pause' } @{ $page->{failures} };
+	like($waits->{when}, qr/ago, to be retried in \d+ (?:min|h)$/, 'a delivery that is paused says when it is retried');
 	my %remarks = map { $_->{name} => join ' ', @{ $_->{remarks} } } @{ $page->{webhooks} };
 	like($remarks{'asks for a pause'}, qr/^Tried next in \d+ (?:min|h)\b/, 'a paused webhook has its next probe');
 	like($remarks{down}, qr/^Tried /, 'and so has one that the breaker paused');
@@ -827,7 +829,7 @@ subtest 'in trouble' => sub {
 	query(q{SELECT chatwebhook.emit('lead.cold', null, null, null) FROM generate_series(1, 3)});
 	make_page('outbox');
 	$page = show_page('outbox');
-	is_deeply([ @{$page}{qw(first tone)} ], [ 'The outbox has lost a delivery node', 'bad' ], 'the page says so');
+	is_deeply([ @{$page}{qw(first tone)} ], [ 'The outbox waits for a delivery node', 'bad' ], 'the page says so');
 	is_deeply(
 		[ map { [ @$_[ 0, 1 ] ] } @{ table($page, 'replication slots') } ],
 		rows('SELECT slot_name, state FROM chatwebhook.outbox_status'), 'with the slots');
