@@ -79,7 +79,7 @@ BEGIN
     IF NOT isfinite(since) THEN
         RETURN since;
     END IF;
-    s := greatest(0, floor(extract(epoch FROM statement_timestamp() - since)));
+    s := floor(abs(extract(epoch FROM statement_timestamp() - since)));
     RETURN format('<time datetime="%s">%s</time>',
                   to_char(since AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
                   CASE WHEN s < 60 THEN s || ' s'
@@ -88,13 +88,67 @@ BEGIN
                        ELSE chatwebhook._dashboard_number(s / 86400, 'day') END);
 END
 $$;
-COMMENT ON FUNCTION chatwebhook._dashboard_age(timestamptz) IS 'Returns how long ago that was, in one unit.';
+COMMENT ON FUNCTION chatwebhook._dashboard_age(timestamptz) IS 'Returns how long ago that was, or how soon it will be, in one unit.';
+
+CREATE FUNCTION chatwebhook._dashboard_link(webhook_id uuid, name text) RETURNS text
+    LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT CASE WHEN webhook_id IS NULL THEN '<bdi>' || coalesce(chatwebhook._dashboard_text(name, 80), 'unnamed') || '</bdi>'
+                ELSE format('<a href="#w-%s"><bdi>%s</bdi></a>', webhook_id, chatwebhook._dashboard_text(name, 80)) END
+$$;
+COMMENT ON FUNCTION chatwebhook._dashboard_link(uuid, text) IS
+    'Returns the name of a webhook, as a link to its row if an id is given.';
+
+/*
+ * A card with a table, whose first cells are the headings of their rows.  A narrow
+ * screen shows each row as a block, with the names of the columns before the cells.
+ */
+CREATE FUNCTION chatwebhook._dashboard_table(
+    title text, caption text, columns text[], cells text[], remark text DEFAULT NULL) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    widths text := '';
+    heads  text := '';
+    body   text := '';
+    row    text[];
+BEGIN
+    IF cells IS NULL THEN
+        RETURN NULL;
+    END IF;
+    FOR i IN 1 .. cardinality(columns) LOOP
+        widths := widths || CASE WHEN columns[i] LIKE '#%' THEN '<col class="w"/>' ELSE '<col/>' END;
+        heads := heads || format('<th role="columnheader" scope="col"%s>%s</th>',
+                                 CASE WHEN columns[i] LIKE '#%' THEN ' class="n"' END, ltrim(columns[i], '#'));
+    END LOOP;
+    FOREACH row SLICE 1 IN ARRAY cells LOOP
+        body := body || '<tr role="row"><th role="rowheader" scope="row">' || coalesce(row[1], '') || '</th>';
+        FOR i IN 2 .. cardinality(columns) LOOP
+            body := body || format('<td role="cell"%s data-label="%s">%s</td>',
+                                   CASE WHEN columns[i] LIKE '#%' THEN ' class="n"' END, ltrim(columns[i], '#'), row[i]);
+        END LOOP;
+        body := body || E'</tr>\n';
+    END LOOP;
+    body := format($html$<table class="plain" role="table"><caption class="hidden">%s</caption>
+<colgroup>%s</colgroup>
+<thead role="rowgroup"><tr role="row">%s</tr></thead>
+<tbody role="rowgroup">
+%s</tbody></table>
+%s$html$, caption, widths, heads, body, '<p class="muted remark">' || remark || E'</p>\n');
+    RETURN CASE WHEN title IS NULL THEN body
+                ELSE E'<section class="card">\n<h2>' || title || E'</h2>\n' || body || E'</section>\n' END;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._dashboard_table(text, text, text[], text[], text) IS
+    'Returns a table, or null if it has no rows: in a card if there is a title. The cells, an array of rows, are HTML; columns of figures have names with # in front.';
 
 /*
  * The policy in the head forbids scripts, and anything from elsewhere, in case a
  * value ever slips through.  Each state has a shape as well as a color.
  */
-CREATE FUNCTION chatwebhook._dashboard_head() RETURNS text
+CREATE FUNCTION chatwebhook._dashboard_head(refresh integer) RETURNS text
     LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
     AS $$
@@ -106,7 +160,7 @@ CREATE FUNCTION chatwebhook._dashboard_head() RETURNS text
 <meta name="viewport" content="width=device-width, initial-scale=1"/>
 <meta name="color-scheme" content="light dark"/>
 <meta name="referrer" content="no-referrer"/>
-<title>chatwebhook: %s</title>
+%s<title>chatwebhook: %s</title>
 <link rel="icon" href="data:,"/>
 <style>
 :root {
@@ -129,12 +183,15 @@ body {
   font-variant-numeric: tabular-nums; overflow-wrap: anywhere;
 }
 main, header, footer { max-width: 1160px; margin: 0 auto; padding: 0 24px; }
-header { padding-top: 32px; padding-bottom: 8px; }
+header { padding-top: 28px; padding-bottom: 4px; }
 footer { padding-top: 8px; padding-bottom: 40px; color: var(--muted); font-size: 13px; }
-h1 { margin: 4px 0 2px; font-size: 26px; line-height: 1.25; font-weight: 650; letter-spacing: -0.01em; display: flex; gap: 12px; align-items: flex-start; }
+h1 { margin: 0 0 2px; font-size: 26px; line-height: 1.25; font-weight: 650; letter-spacing: -0.01em; display: flex; gap: 12px; align-items: flex-start; }
 h1 .icon { width: 26px; height: 26px; margin-top: 3px; }
 h2 { margin: 0 0 12px; font-size: 16px; font-weight: 650; }
 h3 { margin: 0 0 4px; font-size: 15px; font-weight: 650; }
+h3.alert { margin: 20px 0 8px; }
+h2 + h3.alert { margin-top: 0; }
+h3.alert ~ h3.alert + table thead { position: absolute; clip-path: inset(50%%); }
 p { margin: 0 0 8px; }
 a { color: inherit; text-decoration-color: var(--muted); text-underline-offset: 2px; }
 a:focus-visible, summary:focus-visible { outline: 2px solid var(--bar); outline-offset: 2px; border-radius: 3px; }
@@ -143,16 +200,17 @@ bdi { unicode-bidi: isolate; }
 code { font: 13px/1.55 ui-monospace, "SFMono-Regular", Menlo, Consolas, "Liberation Mono", monospace; }
 pre { margin: 8px 0; padding: 10px 12px; background: var(--soft); border-radius: 6px; white-space: pre-wrap; }
 .icon { width: 16px; height: 16px; flex: none; vertical-align: -2px; }
-.over { color: var(--muted); font-size: 13px; letter-spacing: 0.02em; }
 .card { margin: 16px 0; padding: 18px 20px; background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
 .notice { border-left: 4px solid var(--bar); }
 .notice.bad { border-left-color: var(--bad); }
 .notice p:last-child, .notice pre:last-child { margin-bottom: 0; }
-.failing, .bad { color: var(--bad); }
-.degraded, .paused, .warn { color: var(--warn); }
-.healthy, .good { color: var(--good); }
-.disabled, .idle { color: var(--off); }
-.notice.bad { color: inherit; }
+.bad { color: var(--bad); }
+.warn { color: var(--warn); }
+.good { color: var(--good); }
+.off { color: var(--off); }
+.notice.bad, header div { color: var(--text); }
+header .muted { color: var(--muted); }
+.remark { margin: 10px 0 0; }
 .state { white-space: nowrap; font-weight: 600; }
 
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(124px, 1fr)); gap: 12px; margin: 16px 0; }
@@ -161,13 +219,15 @@ pre { margin: 8px 0; padding: 10px 12px; background: var(--soft); border-radius:
 .tiles dd { margin: 0; }
 .tiles dd.figure { font-size: 26px; line-height: 1.3; font-weight: 600; letter-spacing: -0.01em; }
 
-ul.alerts { list-style: none; margin: 0; padding: 0; }
-ul.alerts li { display: flex; gap: 10px; padding: 10px 0; border-top: 1px solid var(--line); }
-ul.alerts li:first-child { border-top: 0; padding-top: 0; }
-ul.alerts li:last-child { padding-bottom: 0; }
-ul.alerts + details { margin-top: 8px; }
-ul.alerts .icon { margin-top: 4px; color: var(--bad); }
-ul.alerts div { min-width: 0; overflow: hidden; }
+ul.failures { list-style: none; margin: 0; padding: 0; }
+ul.failures li { display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 0 24px; padding: 10px 0; border-top: 1px solid var(--line); }
+ul.failures li:first-child { border-top: 0; padding-top: 0; }
+ul.failures li:last-child { padding-bottom: 0; }
+ul.failures a { font-weight: 600; }
+ul.failures div { min-width: 0; overflow: hidden; }
+ul.failures div:nth-child(even) { text-align: right; }
+ul.failures div:nth-child(3) { font-size: 13px; }
+.copy { display: inline-block; padding: 1px 6px; color: var(--text); background: var(--soft); border-radius: 4px; user-select: all; -webkit-user-select: all; }
 
 .chart { display: block; width: 100%%; height: 150px; }
 .chart path, .spark path { fill: none; stroke: var(--bar); }
@@ -195,7 +255,7 @@ caption { text-align: left; }
 th, td { padding: 10px 16px 10px 0; text-align: left; vertical-align: top; border-top: 1px solid var(--line); font-weight: 400; }
 thead th { padding-top: 0; padding-bottom: 6px; border-top: 0; color: var(--muted); font-size: 13px; }
 th:last-child, td:last-child { padding-right: 0; }
-tbody th, tbody td, header div { overflow: hidden; }
+tbody th, tbody td, header div, h1 span { overflow: hidden; }
 tbody th > bdi, tbody th > a { font-weight: 600; }
 tr:target { background: var(--soft); }
 td small, th small { display: block; }
@@ -206,6 +266,8 @@ td small, th small { display: block; }
 .plain col.w { width: 112px; }
 
 @media (max-width: 1080px) {
+  ul.failures li { grid-template-columns: minmax(0, 1fr); }
+  ul.failures div:nth-child(even) { text-align: left; }
   .hooks, .hooks tbody, .hooks tr, .hooks th, .hooks td { display: block; }
   .hooks colgroup, .hooks thead { display: none; }
   .hooks tr { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 10px 12px; padding: 14px 0; border-top: 1px solid var(--line); }
@@ -231,7 +293,7 @@ td small, th small { display: block; }
   .hooks tr { gap: 8px; }
   .hooks td small { font-size: 12px; line-height: 1.35; }
   .hooks th { grid-column: 1 / -1; }
-  .hooks td.c-state { grid-column: 1 / -1; text-align: left; }
+  .hooks td.c-state { grid-column: 1 / -1; text-align: left; order: -1; }
   .plain, .plain tbody, .plain tr, .plain th, .plain td { display: block; }
   .plain colgroup, .plain thead { display: none; }
   .plain tr { padding: 10px 0; border-top: 1px solid var(--line); }
@@ -255,9 +317,10 @@ td small, th small { display: block; }
 <symbol id="i-idle" viewBox="0 0 16 16"><circle cx="8" cy="8" r="6.4" fill="none" stroke="currentColor" stroke-width="1.7"/></symbol>
 </defs>
 </svg>
-$html$, chatwebhook._dashboard_text(current_database()))
+$html$, '<meta http-equiv="refresh" content="' || refresh || E'"/>\n',
+           chatwebhook._dashboard_text(current_database()))
 $$;
-COMMENT ON FUNCTION chatwebhook._dashboard_head() IS
+COMMENT ON FUNCTION chatwebhook._dashboard_head(integer) IS
     'Returns the head of the page, with its style and the shapes of the states.';
 
 CREATE FUNCTION chatwebhook._dashboard_notices(webhooks chatwebhook.webhook_health[]) RETURNS text
@@ -265,11 +328,16 @@ CREATE FUNCTION chatwebhook._dashboard_notices(webhooks chatwebhook.webhook_heal
     SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    blocked text;
-    next    text;
+    operator constant boolean := has_table_privilege('chatwebhook.worker_status', 'SELECT');
+    blocked  text;
+    next     text;
 BEGIN
-    -- a customer can do nothing about the server
-    IF has_table_privilege('chatwebhook.worker_status', 'SELECT') THEN
+    IF NOT operator THEN
+        -- an app can do nothing about it
+        IF chatwebhook._copy_problem() IS NOT NULL OR NOT chatwebhook._setting('chatwebhook.enabled')::boolean THEN
+            blocked := '<h3>Sending is switched off</h3><p>Events are queued until the operator of this server resumes it.</p>';
+        END IF;
+    ELSE
         blocked := CASE
             WHEN pg_is_in_recovery() THEN
                 '<h3>This is a standby</h3><p>Only the primary sends.</p>'
@@ -296,14 +364,17 @@ BEGIN
         END;
     END IF;
 
-    IF coalesce(cardinality(webhooks), 0) = 0 THEN
-        next := '<h3>There are no webhooks yet</h3><p>Create one, and emit events from your tables:</p><pre><code>'
-            || chatwebhook._dashboard_text('SELECT * FROM chatwebhook.create_webhook(') || E'\n'
-            || chatwebhook._dashboard_text('    name => ''crm'', url => ''https://crm.example.com/hook'', events => ''{lead.*}''') || E');\n\n'
-            || chatwebhook._dashboard_text('CREATE TRIGGER lead_captured AFTER INSERT ON lead') || E'\n'
-            || chatwebhook._dashboard_text('    FOR EACH ROW EXECUTE FUNCTION chatwebhook.emit(') || E'\n'
-            || chatwebhook._dashboard_text('        ''lead.captured'', ''email'', ''source=@widget'', ''conversationSummary=summary'');') || '</code></pre>';
-    ELSIF blocked IS NULL
+    IF NOT operator AND coalesce(current_setting('chatwebhook.chatbot', true), '') = '' THEN
+        next := '<h3>No chatbot is chosen</h3><p>This role sees the webhooks of one chatbot at a time. Name it before you ask for the page:</p><pre><code>SET chatwebhook.chatbot = ''shop'';</code></pre>';
+    ELSIF coalesce(cardinality(webhooks), 0) = 0 AND NOT chatwebhook._setting('chatwebhook.outbox')::boolean THEN
+        next := '<h3>There are no webhooks yet</h3><p>'
+            || CASE WHEN operator THEN 'Create one, and watch the table whose rows are the events:' ELSE 'Create one:' END
+            || E'</p><pre><code>SELECT * FROM chatwebhook.create_webhook(\n'
+            || E'    name =&gt; ''crm'', url =&gt; ''https://crm.example.com/hook'', events =&gt; ''{lead.*}'');'
+            || CASE WHEN operator THEN E'\n\nSELECT chatwebhook.watch(''lead'', ''lead.captured'',\n'
+                   || E'    ''{"email": "email", "source": "@widget", "conversationSummary": "summary"}'');' ELSE '' END
+            || '</code></pre>';
+    ELSIF blocked IS NULL AND cardinality(webhooks) > 0
           AND NOT EXISTS (SELECT FROM unnest(webhooks) h WHERE h.total > 0 OR h.pending > 0 OR h.dead > 0) THEN
         next := '<h3>Nothing has been sent yet</h3><p>To check that a webhook can be reached, and how it replies:</p><pre><code>'
             || chatwebhook._dashboard_text(format('SELECT * FROM chatwebhook.test_webhook(%L);', webhooks[1].webhook_id))
@@ -318,29 +389,35 @@ COMMENT ON FUNCTION chatwebhook._dashboard_notices(chatwebhook.webhook_health[])
     'Returns what prevents sending, and what to do next.';
 
 /*
- * Attempts of the last twelve hours, in steps of ten minutes.  Successes stand on
- * the line of the chart, failures hang below it.
+ * Attempts of the last twelve hours, in steps of ten minutes, or of less: the
+ * chart begins where the data does.  Successes stand on the line of the chart,
+ * failures hang below it.
  */
-CREATE FUNCTION chatwebhook._dashboard_throughput() RETURNS text
+CREATE FUNCTION chatwebhook._dashboard_throughput(activity chatwebhook.activity[], since timestamptz) RETURNS text
     LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
     AS $$
-    WITH activity AS MATERIALIZED (
+    WITH span AS (
+        -- steps are numbered from 1970, and the current one is the last
+        SELECT last, greatest(last - 71, least(last, floor(extract(epoch FROM since) / 600)))::bigint AS first
+          FROM (SELECT floor(extract(epoch FROM statement_timestamp()) / 600)::bigint) AS s(last)
+         WHERE since IS NOT NULL
+    ), activity AS MATERIALIZED (
         -- steps without activity, too
-        SELECT s.step, to_timestamp(n * 600) AS since, coalesce(sum(a.succeeded), 0) AS succeeded,
+        SELECT n, n - first AS step, to_timestamp(n * 600) AS since, (last - n) / 6 AS hour,
+               coalesce(sum(a.succeeded), 0) AS succeeded,
                coalesce(sum(a.failed), 0) AS failed, coalesce(sum(a.given_up), 0) AS given_up
-          FROM (SELECT g, floor(extract(epoch FROM statement_timestamp()) / 600) - 71 + g
-                  FROM generate_series(0, 71) g) AS s(step, n)
-          LEFT JOIN chatwebhook.activity a
-                 ON a.since >= to_timestamp(n * 600) AND a.since < to_timestamp((n + 1) * 600)
-         GROUP BY s.step, n
+          FROM span, generate_series(first, last) AS n
+          LEFT JOIN unnest(activity) AS a ON floor(extract(epoch FROM a.since) / 600) = n
+         GROUP BY n, first, last
     ), sums AS (
         SELECT sum(succeeded) AS succeeded, sum(failed) AS failed, sum(given_up) AS given_up,
-               max(succeeded) AS most,
+               max(succeeded) AS most, count(*) AS steps, min(a.since) AS since,
                greatest(max(succeeded) / 100, max(failed) / 40, 0.01) AS unit
-          FROM activity
+          FROM activity a
     ), depth AS (
-        SELECT 106 + round(greatest((SELECT max(failed) FROM activity) / unit, 6)) AS foot FROM sums
+        SELECT least(100 - round(most / unit), 70) AS top,
+               106 + round(greatest((SELECT max(failed) FROM activity) / unit, 6)) AS foot FROM sums
     ), bars AS (
         SELECT string_agg(format('M%s 104v-%s', step * 10 + 5, round(greatest(a.succeeded / s.unit, 2), 1)), '' ORDER BY step)
                    FILTER (WHERE a.succeeded > 0) AS up,
@@ -348,71 +425,72 @@ CREATE FUNCTION chatwebhook._dashboard_throughput() RETURNS text
                    FILTER (WHERE a.failed > 0) AS down,
                string_agg(format('M%s %sv3', step * 10 + 5, foot + 4), '' ORDER BY step)
                    FILTER (WHERE a.given_up > 0) AS marks,
-               string_agg(format('<rect x="%s" y="0" width="10" height="%s"><title>%s: %s succeeded, %s failed, %s given up</title></rect>',
-                                 step * 10, foot + 8, chatwebhook._dashboard_text(to_char(since, 'HH24:MI TZ')),
+               string_agg(format('<rect x="%s" y="%s" width="10" height="%s"><title>%s: %s succeeded, %s failed, %s given up</title></rect>',
+                                 step * 10, top, foot + 8 - top, chatwebhook._dashboard_text(to_char(a.since, 'HH24:MI TZ')),
                                  chatwebhook._dashboard_number(a.succeeded), chatwebhook._dashboard_number(a.failed),
                                  chatwebhook._dashboard_number(a.given_up)), '' ORDER BY step) AS hints
           FROM activity a, sums s, depth
-    ), hours AS (
-        SELECT string_agg(format(E'<tr role="row"><th role="rowheader" scope="row">%s</th><td role="cell" class="n" data-label="Succeeded">%s</td><td role="cell" class="n" data-label="Failed">%s</td><td role="cell" class="n" data-label="Given up">%s</td></tr>\n',
-                                 chatwebhook._dashboard_text(to_char(since, 'YYYY-MM-DD HH24:MI TZ')),
-                                 chatwebhook._dashboard_number(succeeded), chatwebhook._dashboard_number(failed),
-                                 chatwebhook._dashboard_number(given_up)), '' ORDER BY since DESC) AS list
-          FROM (SELECT min(since), sum(succeeded), sum(failed), sum(given_up)
-                  FROM activity GROUP BY step / 6) AS h(since, succeeded, failed, given_up)
     ), axis AS (
-        SELECT string_agg(format('<span>%s</span>', chatwebhook._dashboard_text(to_char(since, 'HH24:MI'))), '' ORDER BY step) AS labels
-          FROM activity WHERE step % 18 = 0
+        -- few steps have no room for the quarters
+        SELECT string_agg(format('<span>%s</span>', chatwebhook._dashboard_text(
+                   to_char(s.since + q * s.steps * interval '150 s', 'HH24:MI'))), '' ORDER BY q) AS labels
+          FROM sums s, generate_series(0, 3) AS q
+         WHERE q = 0 OR s.steps >= 12
     )
-    SELECT format($html$<section class="card" aria-labelledby="h-throughput">
-<h2 id="h-throughput">Attempts in the last 12 hours</h2>
+    SELECT format($html$<section class="card">
+<h2>Attempts %s</h2>
 <ul class="legend">
 <li><svg viewBox="0 0 12 12" aria-hidden="true"><path d="M6 12V2"/></svg><b id="succeeded">%s</b> succeeded</li>
 <li><svg viewBox="0 0 12 12" aria-hidden="true"><path class="f" d="M6 0V7"/></svg><b id="failed">%s</b> failed, below the line</li>
 <li><svg viewBox="0 0 12 12" aria-hidden="true"><path class="g" d="M2 10.5H10"/></svg><b id="given_up">%s</b> given up, marked at the bottom</li>
 <li>peak in ten minutes: <b>%s</b></li>
 </ul>
-<svg class="chart" viewBox="0 0 720 %s" preserveAspectRatio="none" role="img" aria-label="%s succeeded, %s failed, %s given up; the figures are in the table below">
-<line x1="0" y1="105" x2="720" y2="105"/>
+<div style="max-width:%spx">
+<svg class="chart" viewBox="0 %s %s %s" preserveAspectRatio="none" role="img" aria-label="%s succeeded, %s failed, %s given up; the figures are in the table below">
+<line x1="0" y1="105" x2="%s" y2="105"/>
 <path d="%s"/><path class="f" d="%s"/><path class="g" d="%s"/>
 %s
 </svg>
 <div class="axis" aria-hidden="true">%s<span>now</span></div>
+</div>
 <details><summary>Figures by the hour</summary>
-<table class="plain" role="table"><caption class="hidden">Attempts by the hour, newest first</caption>
-<thead role="rowgroup"><tr role="row"><th role="columnheader" scope="col">From</th><th role="columnheader" scope="col" class="n">Succeeded</th><th role="columnheader" scope="col" class="n">Failed</th><th role="columnheader" scope="col" class="n">Given up</th></tr></thead>
-<tbody role="rowgroup">
-%s</tbody></table></details>
+%s</details>
 </section>
 $html$,
+           CASE WHEN s.steps = 72 THEN 'in the last 12 hours'
+                ELSE 'since ' || chatwebhook._dashboard_text(to_char(s.since, 'HH24:MI TZ')) END,
            chatwebhook._dashboard_number(s.succeeded), chatwebhook._dashboard_number(s.failed),
-           chatwebhook._dashboard_number(s.given_up), chatwebhook._dashboard_number(s.most), foot + 8,
+           chatwebhook._dashboard_number(s.given_up), chatwebhook._dashboard_number(s.most),
+           greatest(s.steps * 40, 160), top, s.steps * 10, foot + 8 - top,
            chatwebhook._dashboard_number(s.succeeded), chatwebhook._dashboard_number(s.failed),
-           chatwebhook._dashboard_number(s.given_up),
-           b.up, b.down, b.marks, b.hints, axis.labels, hours.list)
-      FROM sums s, depth, bars b, hours, axis
+           chatwebhook._dashboard_number(s.given_up), s.steps * 10,
+           b.up, b.down, b.marks, b.hints, axis.labels,
+           (SELECT chatwebhook._dashboard_table(NULL, 'Attempts by the hour, newest first',
+                       '{From,#Succeeded,#Failed,"#Given up"}', array_agg(ARRAY[
+                           chatwebhook._dashboard_text(to_char(h.since, 'YYYY-MM-DD HH24:MI TZ')),
+                           chatwebhook._dashboard_number(h.succeeded), chatwebhook._dashboard_number(h.failed),
+                           chatwebhook._dashboard_number(h.given_up)] ORDER BY h.since DESC))
+              FROM (SELECT min(a.since), sum(a.succeeded), sum(a.failed), sum(a.given_up)
+                      FROM activity a GROUP BY hour) AS h(since, succeeded, failed, given_up)))
+      FROM sums s, depth, bars b, axis
+     WHERE s.steps > 0
 $$;
-COMMENT ON FUNCTION chatwebhook._dashboard_throughput() IS
-    'Returns the attempts of the last hours, as a chart and as a table.';
+COMMENT ON FUNCTION chatwebhook._dashboard_throughput(chatwebhook.activity[], timestamptz) IS
+    'Returns the attempts of the last hours, as a chart and as a table: since this time if that is later, nothing if it is null.';
 
 /*
- * Webhooks that need attention, worst first, then the others, folded if they are
+ * Webhooks come worst first.  Those that need no attention are folded if they are
  * many.  In the small chart of the last 100 attempts, a success stands on the
  * line, as high as the root of its latency, and a failure hangs below it.
  */
-CREATE FUNCTION chatwebhook._dashboard_webhooks(webhooks chatwebhook.webhook_health[], troubled uuid[]) RETURNS text
+CREATE FUNCTION chatwebhook._dashboard_webhooks(webhooks chatwebhook.webhook_health[], tones text[]) RETURNS text
     LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
     AS $$
     WITH hook AS MATERIALIZED (
-        SELECT h.*, h.webhook_id = ANY (troubled) AS bad,
-               row_number() OVER (
-                   ORDER BY h.webhook_id = ANY (troubled) DESC,
-                            array_position('{failing,disabled,degraded,paused,healthy,idle}'::text[],
-                                CASE WHEN h.state = 'disabled' AND NOT h.webhook_id = ANY (troubled) THEN 'idle'
-                                     ELSE h.state END),
-                            h.success_rate, h.pending DESC, h.name, h.webhook_id) AS place
-          FROM unnest(webhooks) AS h
+        SELECT h.*, h.ordinality AS place, tones[h.ordinality] IS NOT NULL AS bad,
+               coalesce(tones[h.ordinality], CASE h.state WHEN 'healthy' THEN 'good' ELSE 'off' END) AS tone
+          FROM unnest(webhooks) WITH ORDINALITY AS h
     ), chart AS (
         SELECT h.webhook_id,
                count(*) FILTER (WHERE latency >= 0) AS succeeded, count(*) FILTER (WHERE latency < 0) AS failed,
@@ -430,8 +508,8 @@ CREATE FUNCTION chatwebhook._dashboard_webhooks(webhooks chatwebhook.webhook_hea
         SELECT CASE WHEN NOT h.bad THEN 3 WHEN h.place > 25 THEN 2 ELSE 1 END AS part,
                count(*) AS size,
                string_agg(format($html$<tr role="row" id="w-%s">
-<th role="rowheader" scope="row"><bdi>%s</bdi><small>%s</small>%s</th>
-<td role="cell" class="c-state"><span class="state %5$s"><svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><use href="#i-%5$s"/></svg> %5$s</span></td>
+<th role="rowheader" scope="row"><bdi>%s</bdi><small><bdi>%s</bdi></small>%s</th>
+<td role="cell" class="c-state"><span class="state %s"><svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><use href="#i-%6$s"/></svg> %6$s</span></td>
 <td role="cell" class="c-spark">%s</td>
 <td role="cell" class="n" data-label="Succeeded">%s<small>%s</small></td>
 <td role="cell" class="n" data-label="Latency">%s<small>%s</small></td>
@@ -440,15 +518,18 @@ CREATE FUNCTION chatwebhook._dashboard_webhooks(webhooks chatwebhook.webhook_hea
 </tr>
 $html$,
                    h.webhook_id, chatwebhook._dashboard_text(h.name, 120), chatwebhook._dashboard_text(h.url, 200),
-                   concat('<span class="error">' || coalesce(
-                              'Disabled: ' || CASE h.state WHEN 'disabled' THEN chatwebhook._dashboard_text(w.disabled_reason, 300) END,
-                              'Nothing can be sent: ' || chatwebhook._dashboard_text(h.problem, 300)) || '</span>',
-                          '<span class="error' || CASE WHEN h.state IN ('failing', 'degraded') THEN ' bad' ELSE ' muted' END || '">'
+                   concat('<span class="error">' || CASE h.state
+                              WHEN 'disabled' THEN 'Disabled: <bdi>' || chatwebhook._dashboard_text(w.disabled_reason, 300) || '</bdi>'
+                              WHEN 'paused' THEN coalesce('Nothing can be sent: <bdi>' || chatwebhook._dashboard_text(h.problem, 300) || '</bdi>',
+                                  CASE WHEN h.next_probe_at > statement_timestamp()
+                                       THEN 'Tried next in ' || chatwebhook._dashboard_age(h.next_probe_at)
+                                       ELSE 'Tried as soon as something is due' END) END || '</span>',
+                          '<span class="error ' || CASE WHEN h.bad THEN h.tone ELSE 'muted' END || '">'
                               || CASE WHEN h.consecutive_failures > 1
                                       THEN chatwebhook._dashboard_number(h.consecutive_failures) || ' failures in a row, the last ' ELSE 'failed ' END
                               || chatwebhook._dashboard_age(h.last_failure_at) || ' ago: <bdi>'
                               || chatwebhook._dashboard_text(h.last_error, 300) || '</bdi></span>'),
-                   h.state,
+                   h.tone, h.state,
                    CASE WHEN c.least IS NULL THEN '<span class="muted">no attempts yet</span>'
                         ELSE format('<svg class="spark" viewBox="0 0 200 34" preserveAspectRatio="none" role="img" aria-label="%1$s"><title>%1$s</title>'
                                     '<line x1="0" y1="24" x2="200" y2="24"/><path d="%2$s"/><path class="f" d="%3$s"/></svg>',
@@ -483,138 +564,189 @@ $html$,
         SELECT string_agg(chatwebhook._dashboard_number(n) || ' ' || state, ', ' ORDER BY n DESC, state) AS states
           FROM (SELECT state, count(*) FROM hook WHERE NOT bad GROUP BY state) AS s(state, n)
     )
-    SELECT E'<section class="card" aria-labelledby="h-webhooks">\n<h2 id="h-webhooks">Webhooks</h2>\n'
+    SELECT E'<section class="card">\n<h2>Webhooks</h2>\n'
         || string_agg(CASE part
                WHEN 1 THEN list
                WHEN 2 THEN format(E'<details><summary>%s more %s attention</summary>\n%s</details>\n',
                                   chatwebhook._dashboard_number(size), CASE size WHEN 1 THEN 'needs' ELSE 'need' END, list)
                ELSE format(E'<details%s><summary>%s</summary>\n%s</details>\n',
                            CASE WHEN cardinality(webhooks) <= 12 THEN ' open="open"' END,
-                           CASE WHEN cardinality(troubled) = 0 THEN 'All webhooks: ' ELSE 'The others: ' END || calm.states,
+                           CASE WHEN size = cardinality(webhooks) THEN 'All webhooks: ' ELSE 'The others: ' END || calm.states,
                            list)
                END, '' ORDER BY part)
         || E'</section>\n'
       FROM listed, calm
 $$;
-COMMENT ON FUNCTION chatwebhook._dashboard_webhooks(chatwebhook.webhook_health[], uuid[]) IS
-    'Returns the table of webhooks.';
+COMMENT ON FUNCTION chatwebhook._dashboard_webhooks(chatwebhook.webhook_health[], text[]) IS
+    'Returns the table of webhooks. Those that need attention have a tone, bad or warn, and come first.';
 
-CREATE FUNCTION chatwebhook.dashboard() RETURNS text
+CREATE FUNCTION chatwebhook._dashboard_reply(delivery_id bigint) RETURNS text
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    RETURN (SELECT nullif(btrim(regexp_replace(left(a.response_body, 500), '\s+', ' ', 'g')), '')
+              FROM chatwebhook.attempt a
+             WHERE a.delivery_id = _dashboard_reply.delivery_id
+             ORDER BY a.attempt DESC LIMIT 1);
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._dashboard_reply(bigint) IS
+    'Returns the first words of the last reply to a delivery.';
+
+/*
+ * The deliveries that failed last, given up or to be retried.  They are of the
+ * webhooks that failed last, so no others are searched.
+ */
+CREATE FUNCTION chatwebhook._dashboard_failures(webhooks chatwebhook.webhook_health[]) RETURNS text
+    LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    WITH hook AS MATERIALIZED (
+        SELECT h.webhook_id, h.name, h.state
+          FROM unnest(webhooks) h
+         WHERE h.last_failure_at IS NOT NULL
+         ORDER BY h.last_failure_at DESC, h.webhook_id LIMIT 10
+    ), failure AS (
+        SELECT h.webhook_id, h.name, h.state, f.*
+          FROM hook h
+         CROSS JOIN LATERAL (
+               (SELECT d.id, d.event_id, coalesce(d.last_attempt_at, d.completed_at) AS failed_at, d.attempts,
+                       d.last_status_code, d.last_error, NULL::timestamptz AS next_attempt_at
+                  FROM chatwebhook.dead d WHERE d.webhook_id = h.webhook_id
+                 ORDER BY d.id DESC LIMIT 500)
+               UNION ALL
+               -- those that wait for a retry are the last
+               (SELECT q.id, q.event_id, q.last_attempt_at, q.attempts, q.last_status_code, q.last_error, q.next_attempt_at
+                  FROM chatwebhook.queue q
+                 WHERE q.webhook_id = h.webhook_id AND q.next_attempt_at < 'infinity'
+                 ORDER BY q.next_attempt_at DESC, q.id DESC LIMIT 500)) f
+         WHERE f.failed_at IS NOT NULL AND f.last_error IS NOT NULL
+         ORDER BY f.failed_at DESC, f.id DESC LIMIT 10
+    ), item AS (
+        SELECT row_number() OVER (ORDER BY f.failed_at DESC, f.id DESC) AS place, format($html$<li><div>%s <span class="muted"><bdi>%s</bdi></span></div>
+<div class="muted"><time datetime="%s">%s</time>, %s ago, %s</div>
+<div><b class="%s">%s</b> <bdi>%s</bdi>%s</div>
+<div class="muted">delivery %s%s</div></li>
+$html$,
+                   chatwebhook._dashboard_link(f.webhook_id, f.name), coalesce(chatwebhook._dashboard_text(e.type, 100), 'its event is gone'),
+                   to_char(f.failed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+                   chatwebhook._dashboard_text(to_char(f.failed_at, 'YYYY-MM-DD HH24:MI:SS TZ')), chatwebhook._dashboard_age(f.failed_at),
+                   CASE WHEN f.next_attempt_at IS NULL THEN 'given up after ' || chatwebhook._dashboard_number(f.attempts, 'attempt')
+                        WHEN f.state = 'disabled' OR f.state = 'paused' AND f.next_attempt_at <= statement_timestamp()
+                        THEN 'waits, because its webhook is ' || f.state
+                        WHEN f.next_attempt_at <= statement_timestamp() THEN 'to be retried now'
+                        ELSE 'to be retried in ' || chatwebhook._dashboard_age(f.next_attempt_at) END,
+                   CASE WHEN f.next_attempt_at IS NULL THEN 'bad' ELSE 'warn' END, coalesce(f.last_status_code::text, 'no reply'),
+                   CASE WHEN r.reply IS NULL OR f.last_error <> 'HTTP status ' || f.last_status_code
+                        THEN chatwebhook._dashboard_text(f.last_error, 160) ELSE '' END,
+                   ' <q><bdi>' || chatwebhook._dashboard_text(r.reply, 160) || '</bdi></q>',
+                   f.id, CASE WHEN e.id IS NOT NULL AND has_function_privilege('chatwebhook.retry(bigint)', 'EXECUTE')
+                              THEN ' <code class="copy">SELECT chatwebhook.retry(' || f.id || ');</code>' END) AS html
+          FROM failure f
+          LEFT JOIN chatwebhook.event e ON e.id = f.event_id
+         CROSS JOIN LATERAL (
+               SELECT CASE WHEN has_table_privilege('chatwebhook.attempt', 'SELECT')
+                           THEN chatwebhook._dashboard_reply(f.id) END) AS r(reply)
+    )
+    SELECT E'<section class="card">\n<h2>Recent failures</h2>\n<ul class="failures">\n'
+        || string_agg(html, '' ORDER BY place) FILTER (WHERE place <= 5) || E'</ul>\n'
+        || coalesce('<details><summary>' || count(*) - 5 || E' more</summary>\n<ul class="failures">\n'
+                    || string_agg(html, '' ORDER BY place) FILTER (WHERE place > 5) || E'</ul></details>\n', '')
+        || E'</section>\n'
+      FROM item
+$$;
+COMMENT ON FUNCTION chatwebhook._dashboard_failures(chatwebhook.webhook_health[]) IS
+    'Returns the deliveries that failed last, with the statements that retry them.';
+
+CREATE FUNCTION chatwebhook.dashboard(refresh integer DEFAULT NULL) RETURNS text
     LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp SET jit = off
     AS $$
 DECLARE
-    everything constant boolean := has_table_privilege('chatwebhook.worker_status', 'SELECT');
-    webhooks     chatwebhook.webhook_health[];
+    max_webhooks constant integer := 500;
+    operator     constant boolean := has_table_privilege('chatwebhook.worker_status', 'SELECT');
+    chatbot      constant text := nullif(current_setting('chatwebhook.chatbot', true), '');
+    half_day     constant timestamptz := to_timestamp((floor(extract(epoch FROM statement_timestamp()) / 600) - 71) * 600);
     alerts       chatwebhook.alert[];
-    troubled     uuid[];
-    sent         record;
+    webhooks     chatwebhook.webhook_health[];
+    activity     chatwebhook.activity[];
+    since        timestamptz;
+    partial      boolean := false;
     sums         record;
+    sent         record;
+    figures      jsonb := '{}';
+    given_up     bigint;
+    stuck        boolean := false;
     notices      text;
-    headline     text[];
+    tone         text;
+    headline     text;
+    details      text;
     tiles        text;
     alert_list   text;
     backlog_list text;
     dead_list    text;
+    emit_list    text;
+    outbox_list  text;
     worker_list  text;
 BEGIN
-    SELECT coalesce(array_agg(h), '{}') INTO webhooks FROM chatwebhook.webhook_health h;
-    SELECT coalesce(array_agg(a), '{}') INTO alerts
-      FROM chatwebhook.alert a
-     WHERE a.closed_at IS NULL;
-    SELECT coalesce(array_agg(h.webhook_id), '{}') INTO troubled
-      FROM unnest(webhooks) h
-     WHERE h.state IN ('failing', 'degraded')
-        OR EXISTS (SELECT FROM unnest(alerts) a WHERE a.webhook_id = h.webhook_id);
-    SELECT count(*) AS hooks, coalesce(sum(h.pending), 0) AS pending, min(h.oldest_pending_at) AS oldest,
-           coalesce(sum(h.dead), 0) AS dead, count(*) FILTER (WHERE h.dead > 0) AS dead_hooks
-      INTO sums FROM unnest(webhooks) h;
-    SELECT 0 AS succeeded, 0 AS failed INTO sent;
-    IF everything THEN
-        SELECT coalesce(sum(a.succeeded), 0) AS succeeded, coalesce(sum(a.failed), 0) AS failed
-          INTO sent
-          FROM chatwebhook.activity a
-         WHERE a.since >= to_timestamp((floor(extract(epoch FROM statement_timestamp()) / 600) - 71) * 600);
+    IF refresh NOT BETWEEN 5 AND 86400 THEN
+        RAISE EXCEPTION 'the page cannot refresh itself every % seconds', refresh
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Pass between 5 and 86400 seconds, or null for a page that does not.';
     END IF;
 
-    -- the headline: a state and a sentence
-    notices := chatwebhook._dashboard_notices(webhooks);
-    headline := CASE
-        WHEN notices LIKE '%class="card notice bad"%' THEN ARRAY['failing', 'Nothing is being sent']
-        WHEN sums.hooks = 0 THEN ARRAY['idle', 'No webhooks yet']
-        WHEN cardinality(troubled) > 0 THEN ARRAY[
-            CASE WHEN EXISTS (SELECT FROM unnest(webhooks) h WHERE h.state = 'failing') THEN 'failing' ELSE 'degraded' END,
-            format('%s of %s %s attention', chatwebhook._dashboard_number(cardinality(troubled)),
-                   chatwebhook._dashboard_number(sums.hooks, 'webhook'),
-                   CASE cardinality(troubled) WHEN 1 THEN 'needs' ELSE 'need' END)]
-        ELSE ARRAY['healthy', 'No webhook needs attention']
-    END;
+    SELECT coalesce(array_agg(a), '{}') INTO alerts FROM chatwebhook.alert a WHERE a.closed_at IS NULL;
 
-    SELECT string_agg(format(E'<div><dt>%s</dt><dd class="figure %s" id="%s">%s</dd><dd class="muted">%s</dd></div>\n',
-                             t.label, CASE WHEN t.figure > 0 THEN t.tone END, t.id,
-                             chatwebhook._dashboard_number(t.figure), t.remark), '' ORDER BY t.n)
-      INTO tiles
-      FROM (VALUES (1, 'Succeeded', 't-succeeded', sent.succeeded, NULL, 'in 12 hours'),
-                   (2, 'Failed attempts', 't-failed', sent.failed, 'warn', 'in 12 hours'),
-                   (3, 'Pending', 'pending', sums.pending, NULL,
-                    CASE WHEN sums.pending > 0 THEN 'oldest ' || chatwebhook._dashboard_age(sums.oldest) ELSE 'nothing is waiting' END),
-                   (4, 'Dead letters', 'dead', sums.dead, 'bad',
-                    CASE WHEN sums.dead > 0 THEN 'of ' || chatwebhook._dashboard_number(sums.dead_hooks, 'webhook') ELSE 'none was given up' END),
-                   (5, 'Open alerts', 'alerts', cardinality(alerts), 'bad',
-                    CASE WHEN cardinality(alerts) > 0 THEN 'see below' ELSE 'all quiet' END)
-           ) AS t(n, label, id, figure, tone, remark)
-     WHERE everything OR t.n > 2;
-
-    WITH alert AS (
-        SELECT row_number() OVER (ORDER BY a.opened_at DESC, a.id) AS place,
-               format(E'<li><svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><use href="#i-failing"/></svg><div><b>%s</b>: %s<br/>%s <span class="muted">since %s</span></div></li>\n',
-                      CASE a.kind WHEN 'consecutive_failures' THEN 'Failures in a row'
-                                  WHEN 'low_success_rate' THEN 'Low success rate'
-                                  WHEN 'webhook_disabled' THEN CASE h.state WHEN 'paused' THEN 'Paused' ELSE 'Disabled' END
-                                  WHEN 'backlog' THEN 'Backlog'
-                                  WHEN 'emit_failed' THEN 'Events not emitted'
-                                  ELSE chatwebhook._dashboard_text(a.kind, 60) END,
-                      CASE WHEN h.webhook_id IS NULL THEN '<bdi>' || chatwebhook._dashboard_text(coalesce(a.webhook_name, a.watch), 120) || '</bdi>'
-                           ELSE format('<a href="#w-%s"><bdi>%s</bdi></a>', h.webhook_id, chatwebhook._dashboard_text(h.name, 120)) END,
-                      '<bdi>' || chatwebhook._dashboard_text(a.message, 400) || '</bdi>',
-                      chatwebhook._dashboard_age(a.opened_at)) AS item
-          FROM unnest(alerts) a LEFT JOIN unnest(webhooks) h ON h.webhook_id = a.webhook_id
+    -- red: it loses events or sends nothing; amber: anything less
+    WITH alerted AS (
+        SELECT a.webhook_id, bool_or(a.kind = 'webhook_disabled') AS stopped FROM unnest(alerts) a GROUP BY a.webhook_id
+    ), hook AS (
+        SELECT h, t.tone, row_number() OVER (
+                   ORDER BY t.tone, array_position('{failing,disabled,paused,degraded,healthy,idle}'::text[],
+                                                   CASE WHEN t.tone IS NULL THEN replace(h.state, 'disabled', 'idle') ELSE h.state END),
+                            h.success_rate, h.pending DESC, h.name, h.webhook_id) AS place
+          FROM chatwebhook.webhook_health h
+          LEFT JOIN alerted a ON a.webhook_id = h.webhook_id
+         CROSS JOIN LATERAL (
+               SELECT CASE WHEN a.stopped OR h.state = 'failing' OR h.state = 'disabled' AND h.pending > 0
+                             OR h.state = 'paused' AND (h.problem IS NOT NULL OR h.success_rate = 0) THEN 'bad'
+                           WHEN a.webhook_id IS NOT NULL OR h.state IN ('degraded', 'paused') THEN 'warn' END) AS t(tone)
     )
-    SELECT format($html$<section class="card" aria-labelledby="h-alerts">
-<h2 id="h-alerts">Open alerts</h2>
-<ul class="alerts">
-%s</ul>
-%s</section>
-$html$,
-            string_agg(item, '' ORDER BY place) FILTER (WHERE place <= 5),
-            '<details><summary>' || chatwebhook._dashboard_number(count(*) - 5) || E' more</summary>\n<ul class="alerts">\n'
-                || string_agg(item, '' ORDER BY place) FILTER (WHERE place > 5) || E'</ul></details>\n')
-      INTO alert_list
-      FROM alert
-    HAVING count(*) > 0;
+    SELECT count(*) AS hooks, coalesce(sum((w.h).pending), 0) AS pending, min((w.h).oldest_pending_at) AS oldest,
+           coalesce(sum((w.h).dead), 0) AS dead, count(*) FILTER (WHERE (w.h).dead > 0) AS dead_hooks,
+           coalesce(sum((w.h).total), 0) AS total,
+           coalesce(array_agg(w.h ORDER BY w.place) FILTER (WHERE w.place <= max_webhooks), '{}') AS listed,
+           array_agg(w.tone ORDER BY w.place) FILTER (WHERE w.place <= max_webhooks) AS tones,
+           count(*) FILTER (WHERE w.tone = 'bad') AS losing, count(w.tone) AS troubled,
+           array_agg((w.h).state) FILTER (WHERE w.tone IS NOT NULL) AS bad_states, array_agg((w.h).state) AS states
+      INTO sums FROM hook w;
+    webhooks := sums.listed;
 
-    WITH longest AS (
-        SELECT h.*, count(*) OVER () AS hooks
-          FROM unnest(webhooks) h WHERE h.pending > 0
-         ORDER BY h.pending DESC, h.oldest_pending_at, h.webhook_id LIMIT 5
-    )
-    SELECT format($html$<section class="card" aria-labelledby="h-backlog">
-<h2 id="h-backlog">Backlog</h2>
-<table class="plain" role="table"><caption class="hidden">The webhooks with the most pending deliveries</caption>
-<colgroup><col/><col class="w"/><col class="w"/><col class="w"/></colgroup>
-<thead role="rowgroup"><tr role="row"><th role="columnheader" scope="col">Waiting for</th><th role="columnheader" scope="col" class="n">Pending</th><th role="columnheader" scope="col" class="n">In flight</th><th role="columnheader" scope="col" class="n">Oldest</th></tr></thead>
-<tbody role="rowgroup">
-%s</tbody></table>
-%s</section>
-$html$,
-            string_agg(format(E'<tr role="row"><th role="rowheader" scope="row"><a href="#w-%s"><bdi>%s</bdi></a></th><td role="cell" class="n" data-label="Pending">%s</td><td role="cell" class="n" data-label="In flight">%s</td><td role="cell" class="n" data-label="Oldest">%s</td></tr>\n',
-                              l.webhook_id, chatwebhook._dashboard_text(l.name, 120), chatwebhook._dashboard_number(l.pending),
-                              chatwebhook._dashboard_number(l.in_flight), chatwebhook._dashboard_age(l.oldest_pending_at)), ''
-                       ORDER BY l.pending DESC, l.oldest_pending_at, l.webhook_id),
-            '<p class="muted">and ' || chatwebhook._dashboard_number(nullif(greatest(max(l.hooks) - 5, 0), 0), 'other webhook') || E'</p>\n')
-      INTO backlog_list
-      FROM longest l
-    HAVING count(*) > 0;
+    IF operator THEN
+        SELECT array_agg(a) INTO activity FROM chatwebhook.activity a WHERE a.since >= half_day;
+        SELECT min(a.since) INTO since FROM chatwebhook.activity a;
+    ELSE
+        -- there is no activity by webhook, so count the newest deliveries
+        WITH finished AS (
+            SELECT f.*, f.place = l.most AND f.at > half_day AS cut
+              FROM unnest(webhooks) h
+             CROSS JOIN (SELECT 20000 / greatest(cardinality(webhooks), 1)) AS l(most)
+             CROSS JOIN LATERAL (
+                   (SELECT d.completed_at AS at, (d.status = 'delivered')::integer AS succeeded,
+                           d.attempts - (d.status = 'delivered')::integer AS failed, 0 AS given_up,
+                           row_number() OVER (ORDER BY d.id DESC) AS place
+                      FROM chatwebhook.history d WHERE d.webhook_id = h.webhook_id ORDER BY d.id DESC LIMIT l.most)
+                   UNION ALL
+                   (SELECT d.completed_at, 0, d.attempts, 1, row_number() OVER (ORDER BY d.id DESC)
+                      FROM chatwebhook.dead d WHERE d.webhook_id = h.webhook_id ORDER BY d.id DESC LIMIT l.most)) f
+        )
+        SELECT array_agg(ROW(f.at, 0, f.succeeded, greatest(f.failed, 0), f.given_up)::chatwebhook.activity) FILTER (WHERE f.at >= half_day),
+               min(f.at), coalesce(bool_or(f.cut), false)
+          INTO activity, since, partial
+          FROM finished f;
+    END IF;
+    SELECT coalesce(sum(a.succeeded), 0) AS succeeded, coalesce(sum(a.failed), 0) AS failed INTO sent FROM unnest(activity) a;
 
     -- only the newest ten thousand dead letters, so that the page is fast after a bad week, too
     WITH newest AS (
@@ -622,81 +754,201 @@ $html$,
           FROM chatwebhook.dead d
          ORDER BY d.id DESC LIMIT 10000
     ), reason AS (
-        SELECT g.last_error, sum(g.n)::bigint AS n, max(g.newest) AS newest, count(*) AS hooks,
+        SELECT g.last_error, sum(g.n)::bigint AS n, max(g.newest) AS newest, sum(g.recent)::bigint AS recent, count(*) AS hooks,
                (array_agg(g.webhook_name ORDER BY g.n DESC, g.webhook_name))[1:3] AS names
-          FROM (SELECT last_error, webhook_id, max(webhook_name), count(*), max(completed_at)
-                  FROM newest GROUP BY last_error, webhook_id) AS g(last_error, webhook_id, webhook_name, n, newest)
+          FROM (SELECT last_error, webhook_id, max(webhook_name), count(*), max(completed_at),
+                       count(*) FILTER (WHERE completed_at > statement_timestamp() - interval '1 day')
+                  FROM newest GROUP BY last_error, webhook_id) AS g(last_error, webhook_id, webhook_name, n, newest, recent)
          GROUP BY g.last_error
     ), listed AS (
-        SELECT r.*, count(*) OVER () AS reasons, sum(r.n) OVER () AS counted
+        SELECT r.*, count(*) OVER () AS reasons, sum(r.n) OVER () AS counted, sum(r.recent) OVER () AS recently
           FROM reason r ORDER BY r.n DESC, r.newest DESC, r.last_error LIMIT 10
     )
-    SELECT format($html$<section class="card" aria-labelledby="h-dead">
-<h2 id="h-dead">Dead letters by reason</h2>
-<table class="plain" role="table"><caption class="hidden">Why deliveries were given up, most frequent first</caption>
-<colgroup><col/><col style="width:30%%"/><col class="w"/><col class="w"/></colgroup>
-<thead role="rowgroup"><tr role="row"><th role="columnheader" scope="col">Reason</th><th role="columnheader" scope="col">Webhooks</th><th role="columnheader" scope="col" class="n">Dead letters</th><th role="columnheader" scope="col" class="n">Newest</th></tr></thead>
-<tbody role="rowgroup">
-%s</tbody></table>
-<p class="muted">%s%sThe view <code>chatwebhook.dead_letter</code> shows them with their events; <code>chatwebhook.retry(id)</code> tries one again.</p>
-</section>
-$html$,
-            string_agg(format(E'<tr role="row"><th role="rowheader" scope="row">%s</th><td role="cell" data-label="Webhooks">%s%s</td><td role="cell" class="n" data-label="Dead letters">%s</td><td role="cell" class="n" data-label="Newest">%s ago</td></tr>\n',
-                              coalesce('<bdi>' || chatwebhook._dashboard_text(l.last_error, 300) || '</bdi>', '<i>not recorded</i>'),
-                              (SELECT string_agg(coalesce('<bdi>' || chatwebhook._dashboard_text(u.name, 120) || '</bdi>', '<i>unnamed</i>'), ', ' ORDER BY u.place)
-                                 FROM unnest(l.names) WITH ORDINALITY AS u(name, place)),
-                              ' and ' || chatwebhook._dashboard_number(nullif(greatest(l.hooks - 3, 0), 0)) || ' more',
-                              chatwebhook._dashboard_number(l.n), chatwebhook._dashboard_age(l.newest)), ''
-                       ORDER BY l.n DESC, l.newest DESC, l.last_error),
-            'The most frequent ten of ' || CASE WHEN max(l.reasons) > 10 THEN chatwebhook._dashboard_number(max(l.reasons)) END || ' reasons. ',
-            'Of ' || CASE WHEN sums.dead > max(l.counted) THEN chatwebhook._dashboard_number(sums.dead) END
-                || ' dead letters, the newest ' || chatwebhook._dashboard_number(max(l.counted)) || ' are counted here. ')
-      INTO dead_list
-      FROM listed l
-    HAVING count(*) > 0;
+    SELECT max(l.recently), chatwebhook._dashboard_table('Dead letters by reason', 'Why deliveries were given up, most frequent first',
+               '{Reason,Webhooks,"#Dead letters",#Newest}', array_agg(ARRAY[
+                   coalesce('<bdi>' || chatwebhook._dashboard_text(l.last_error, 300) || '</bdi>', '<i>not recorded</i>'),
+                   (SELECT string_agg(chatwebhook._dashboard_link(NULL, u.name), ', ' ORDER BY u.place)
+                      FROM unnest(l.names) WITH ORDINALITY AS u(name, place))
+                       || coalesce(' and ' || chatwebhook._dashboard_number(nullif(greatest(l.hooks - 3, 0), 0)) || ' more', ''),
+                   chatwebhook._dashboard_number(l.n), chatwebhook._dashboard_age(l.newest) || ' ago']
+                   ORDER BY l.n DESC, l.newest DESC, l.last_error),
+               concat('The most frequent ten of ' || CASE WHEN max(l.reasons) > 10 THEN chatwebhook._dashboard_number(max(l.reasons)) END || ' reasons. ',
+                      'Of ' || CASE WHEN sums.dead > max(l.counted) THEN chatwebhook._dashboard_number(sums.dead) END
+                          || ' dead letters, the newest ' || chatwebhook._dashboard_number(max(l.counted)) || ' are counted here. ',
+                      'The view <code>chatwebhook.dead_letter</code> shows them with their events; <code>chatwebhook.retry_dead()</code> tries them again.'))
+      INTO given_up, dead_list
+      FROM listed l;
 
-    IF everything THEN
-    SELECT format($html$<section class="card" aria-labelledby="h-workers">
-<h2 id="h-workers">Workers</h2>
-<table class="plain" role="table"><caption class="hidden">The workers of this database</caption>
-<colgroup><col/><col class="w"/><col class="w"/><col class="w"/><col class="w"/><col class="w"/></colgroup>
-<thead role="rowgroup"><tr role="row"><th role="columnheader" scope="col">Process</th><th role="columnheader" scope="col" class="n">Started</th><th role="columnheader" scope="col" class="n">In flight</th><th role="columnheader" scope="col" class="n">Succeeded</th><th role="columnheader" scope="col" class="n">Failed</th><th role="columnheader" scope="col" class="n">Last active</th></tr></thead>
-<tbody role="rowgroup">
-%s</tbody></table>
-%s</section>
-$html$,
-            string_agg(format(E'<tr role="row"><th role="rowheader" scope="row"><b>%s</b>%s</th><td role="cell" class="n" data-label="Started">%s</td><td role="cell" class="n" data-label="In flight">%s</td><td role="cell" class="n" data-label="Succeeded">%s</td><td role="cell" class="n" data-label="Failed">%s</td><td role="cell" class="n" data-label="Last active">%s</td></tr>\n',
-                              s.pid, '<span class="error bad"><bdi>' || chatwebhook._dashboard_text(s.last_error, 300) || '</bdi></span>',
-                              chatwebhook._dashboard_age(s.started_at) || ' ago', chatwebhook._dashboard_number(s.in_flight),
-                              chatwebhook._dashboard_number(s.delivered), chatwebhook._dashboard_number(s.failed),
-                              CASE WHEN s.last_activity_at IS NULL THEN 'never' ELSE chatwebhook._dashboard_age(s.last_activity_at) || ' ago' END), ''
-                       ORDER BY s.started_at, s.pid),
-            CASE WHEN bool_or(s.secrets_encrypted IS NULL)
-                 THEN E'<p class="bad">The key file of <code>chatwebhook.secret_key_file</code> cannot be used.</p>\n' END)
-      INTO worker_list
-      FROM chatwebhook.worker_status s
-    HAVING count(*) > 0;
+    IF has_table_privilege('chatwebhook.emit_failure', 'SELECT') THEN
+        WITH failure AS (
+            SELECT f.*, chatwebhook._watch_label(f.relation, f.trigger_name) AS watch, count(*) OVER () AS n
+              FROM chatwebhook.emit_failure f
+        ), listed AS (
+            SELECT * FROM failure f ORDER BY f.last_at DESC, f.watch, f.message LIMIT 10
+        )
+        SELECT chatwebhook._dashboard_table('Events that could not be emitted', 'Why events were lost, newest first',
+                   '{Watch,"Event type",Why,#Rows,#Last}', array_agg(ARRAY[
+                       chatwebhook._dashboard_link(NULL, l.watch), '<bdi>' || chatwebhook._dashboard_text(l.event_type, 100) || '</bdi>',
+                       '<bdi>' || chatwebhook._dashboard_text(l.message, 300) || '</bdi>',
+                       chatwebhook._dashboard_number(l.failures), chatwebhook._dashboard_age(l.last_at) || ' ago']
+                       ORDER BY l.last_at DESC, l.watch, l.message),
+                   concat('The newest ten of ' || chatwebhook._dashboard_number(nullif(greatest(max(l.n), 10), 10)) || '. ',
+                          'These events are lost. Mend the watch; <code>chatwebhook.backfill()</code> can emit them afterwards.')),
+               (SELECT coalesce(jsonb_object_agg(w.watch, chatwebhook._dashboard_number(w.n, 'row')), '{}')
+                  FROM (SELECT f.watch, sum(f.failures) FROM failure f GROUP BY f.watch) AS w(watch, n))
+          INTO emit_list, figures
+          FROM listed l;
     END IF;
 
+    IF operator THEN
+        SELECT bool_or(o.state IN ('lost', 'missing')),
+               chatwebhook._dashboard_table('Outbox', 'The replication slots that have to confirm events',
+                   '{Slot,State,"#Not confirmed"}', array_agg(ARRAY[
+                       coalesce('<bdi>' || chatwebhook._dashboard_text(o.slot_name) || '</bdi>', '<i>no delivery node has subscribed</i>'),
+                       format('<span class="%s">%s</span>',
+                              CASE WHEN o.state IN ('lost', 'missing') THEN 'bad' WHEN NOT o.active OR o.state <> 'confirming' THEN 'warn' END,
+                              o.state || CASE WHEN NOT o.active THEN ', not connected' ELSE '' END),
+                       CASE WHEN o.state <> 'missing' THEN pg_size_pretty(o.lag_bytes) ELSE '&#8211;' END] ORDER BY o.slot_name),
+                   format('%s%s in the outbox%s', chatwebhook._dashboard_number(max(o.events), 'event'),
+                          CASE WHEN max(o.events) = 10000 THEN ' or more' END,
+                          ', the oldest ' || chatwebhook._dashboard_age(min(o.oldest_at)))),
+               figures || coalesce(jsonb_build_object('outbox', chatwebhook._dashboard_number(max(o.events), 'event')), '{}')
+          INTO stuck, outbox_list, figures
+          FROM chatwebhook.outbox_status o;
+        SELECT chatwebhook._dashboard_table('Workers', 'The workers of this database',
+                   '{Process,#Started,"#In flight",#Succeeded,#Failed,"#Last active"}', array_agg(ARRAY[
+                       concat('<b>', s.pid, '</b>', '<span class="error bad"><bdi>' || chatwebhook._dashboard_text(s.last_error, 300) || '</bdi></span>'),
+                       chatwebhook._dashboard_age(s.started_at) || ' ago', chatwebhook._dashboard_number(s.in_flight),
+                       chatwebhook._dashboard_number(s.delivered), chatwebhook._dashboard_number(s.failed),
+                       coalesce(chatwebhook._dashboard_age(s.last_activity_at) || ' ago', 'never')] ORDER BY s.started_at, s.pid),
+                   CASE WHEN bool_or(s.secrets_encrypted IS NULL)
+                        THEN '<span class="bad">The key file of <code>chatwebhook.secret_key_file</code> cannot be used.</span>' END)
+          INTO worker_list
+          FROM chatwebhook.worker_status s;
+    END IF;
+
+    -- by kind and webhook, with the figures of now
+    WITH alert AS (
+        SELECT a.kind, row_number() OVER (PARTITION BY a.kind ORDER BY a.opened_at DESC, a.id) AS place,
+               count(*) OVER (PARTITION BY a.kind) AS n, a.watch IS NULL AS of_webhook,
+               ARRAY[chatwebhook._dashboard_link(h.webhook_id, coalesce(h.name, a.webhook_name, a.watch)),
+                     '<bdi>' || chatwebhook._dashboard_text(a.message, 400) || '</bdi>',
+                     coalesce(CASE WHEN a.watch IS NOT NULL THEN chatwebhook._dashboard_text(figures->>a.watch)
+                                   WHEN a.kind = 'consecutive_failures' THEN chatwebhook._dashboard_number(h.consecutive_failures) || ' failed in a row'
+                                   WHEN a.kind = 'low_success_rate' THEN chatwebhook._dashboard_number(h.success_rate, '%') || ' succeeded'
+                                   ELSE chatwebhook._dashboard_number(h.pending) || ' pending'
+                                        || CASE WHEN h.pending > 0 THEN coalesce(', the oldest ' || chatwebhook._dashboard_age(h.oldest_pending_at), '') ELSE '' END
+                              END, '&#8211;'),
+                     chatwebhook._dashboard_age(a.opened_at)] AS cells
+          FROM unnest(alerts) a LEFT JOIN unnest(webhooks) h ON h.webhook_id = a.webhook_id
+    ), kind AS (
+        SELECT coalesce(k.place, 7) AS place, a.kind,
+               format($html$<h3 class="alert"><svg class="icon %s" viewBox="0 0 16 16" aria-hidden="true"><use href="#i-%s"/></svg> <bdi>%s</bdi> <small>%s</small></h3>
+%s$html$,
+                      CASE WHEN k.place <= 3 THEN 'bad' ELSE 'warn' END,
+                      CASE WHEN k.place <= 3 THEN 'failing' ELSE 'degraded' END, t.title,
+                      chatwebhook._dashboard_number(max(a.n), CASE WHEN bool_and(a.of_webhook) THEN 'webhook' ELSE '' END),
+                      chatwebhook._dashboard_table(NULL, t.title, '{About,"At opening",Now,"#Open for"}', array_agg(a.cells ORDER BY a.place),
+                          'and ' || chatwebhook._dashboard_number(nullif(greatest(max(a.n) - 10, 0), 0))
+                              || ' more; the view <code>chatwebhook.alert</code> has all of them')) AS list
+          FROM alert a
+          LEFT JOIN (VALUES (1, 'emit_failed', 'Events not emitted'), (2, 'webhook_disabled', 'Disabled, or nothing can be sent'),
+                            (3, 'consecutive_failures', 'Failures in a row'), (4, 'outbox_backlog', 'Outbox waits'),
+                            (5, 'backlog', 'Backlog'), (6, 'low_success_rate', 'Low success rate')) AS k(place, kind, title)
+                 ON k.kind = a.kind
+         CROSS JOIN LATERAL (SELECT coalesce(k.title, chatwebhook._dashboard_text(a.kind, 60))) AS t(title)
+         WHERE a.place <= 10
+         GROUP BY k.place, a.kind, t.title
+    )
+    SELECT E'<section class="card">\n<h2>Open alerts</h2>\n' || string_agg(list, '' ORDER BY place, kind) || E'</section>\n'
+      INTO alert_list
+      FROM kind;
+
+    WITH longest AS (
+        SELECT h.*, count(*) OVER () AS hooks
+          FROM unnest(webhooks) h WHERE h.pending > 0
+         ORDER BY h.pending DESC, h.oldest_pending_at, h.webhook_id LIMIT 5
+    )
+    SELECT chatwebhook._dashboard_table('Backlog', 'The webhooks with the most pending deliveries',
+               '{"Waiting for",#Pending,"#In flight",#Oldest}', array_agg(ARRAY[
+                   chatwebhook._dashboard_link(l.webhook_id, l.name), chatwebhook._dashboard_number(l.pending),
+                   chatwebhook._dashboard_number(l.in_flight), chatwebhook._dashboard_age(l.oldest_pending_at)]
+                   ORDER BY l.pending DESC, l.oldest_pending_at, l.webhook_id),
+               'and ' || chatwebhook._dashboard_number(nullif(greatest(max(l.hooks) - 5, 0), 0), 'other webhook'))
+      INTO backlog_list
+      FROM longest l;
+
+    -- the headline: a state, a sentence, and what it consists of
+    notices := chatwebhook._dashboard_notices(webhooks);
+    SELECT h.tone, h.headline INTO tone, headline
+      FROM (VALUES
+        (1, 'bad', notices LIKE '%class="card notice bad"%', 'Nothing is being sent'),
+        (2, 'bad', EXISTS (SELECT FROM unnest(alerts) a WHERE a.kind = 'emit_failed'), 'Events are being lost'),
+        (3, 'bad', sums.losing > 0,
+         format('%s of %s %s nothing', chatwebhook._dashboard_number(sums.losing),
+                chatwebhook._dashboard_number(sums.hooks, 'webhook'), CASE sums.losing WHEN 1 THEN 'delivers' ELSE 'deliver' END)),
+        (4, 'bad', stuck, 'The outbox waits for a delivery node'),
+        (5, 'warn', sums.troubled > 0,
+         format('%s of %s %s attention', chatwebhook._dashboard_number(sums.troubled),
+                chatwebhook._dashboard_number(sums.hooks, 'webhook'), CASE sums.troubled WHEN 1 THEN 'needs' ELSE 'need' END)),
+        (6, 'warn', cardinality(alerts) > 0, chatwebhook._dashboard_number(cardinality(alerts), 'open alert')),
+        (7, 'warn', given_up > 0, 'Deliveries were given up'),
+        (8, 'off', sums.hooks = 0 AND outbox_list IS NULL,
+         CASE WHEN operator OR chatbot IS NOT NULL THEN 'No webhooks yet' ELSE 'No chatbot is chosen' END),
+        (9, 'off', sums.total + sums.pending + sums.dead = 0 AND outbox_list IS NULL, 'Nothing has been sent yet'),
+        (10, 'good', true, 'All is well')) AS h(n, tone, applies, headline)
+     WHERE h.applies
+     ORDER BY h.n LIMIT 1;
+    SELECT string_agg(chatwebhook._dashboard_number(s.n) || ' ' || s.state, ', '
+                      ORDER BY array_position('{failing,disabled,paused,degraded,healthy,idle}'::text[], s.state))
+      INTO details
+      FROM (SELECT u.state, count(*) FROM unnest(coalesce(sums.bad_states, sums.states)) AS u(state) GROUP BY u.state) AS s(state, n);
+    details := concat_ws(' &#183; ', 'Webhooks: ' || details, chatwebhook._dashboard_number(nullif(given_up, 0)) || ' given up in the last 24 hours');
+
+    SELECT string_agg(format(E'<div><dt>%s</dt><dd class="figure %s" id="%s">%s</dd><dd class="muted">%s</dd></div>\n',
+                             t.label, CASE WHEN t.figure > 0 THEN t.tone END, t.id,
+                             chatwebhook._dashboard_number(t.figure), t.remark), '' ORDER BY t.n)
+      INTO tiles
+      FROM (VALUES (1, 'Succeeded', 't-succeeded', sent.succeeded, NULL, 'in 12 hours'),
+                   (2, 'Failed', 't-failed', sent.failed, 'warn', 'in 12 hours'),
+                   (3, 'Pending', 'pending', sums.pending, NULL,
+                    CASE WHEN sums.pending = 0 THEN 'nothing is waiting'
+                         ELSE coalesce('oldest ' || chatwebhook._dashboard_age(sums.oldest), 'scheduled') END),
+                   (4, 'Dead letters', 'dead', sums.dead, 'warn',
+                    CASE WHEN sums.dead > 0 THEN 'of ' || chatwebhook._dashboard_number(sums.dead_hooks, 'webhook') ELSE 'none was given up' END),
+                   (5, 'Open alerts', 'alerts', cardinality(alerts), CASE WHEN tone = 'bad' THEN 'bad' ELSE 'warn' END,
+                    CASE WHEN cardinality(alerts) > 0 THEN 'see below' ELSE 'all quiet' END)
+           ) AS t(n, label, id, figure, tone, remark);
+
     RETURN concat(
-        chatwebhook._dashboard_head(),
-        E'<header>\n<div class="over">chatwebhook &#183; database <bdi>', chatwebhook._dashboard_text(current_database(), 120), E'</bdi></div>\n',
-        format('<h1><span class="%1$s"><svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><use href="#i-%1$s"/></svg></span>%2$s</h1>',
-               headline[1], headline[2]),
-        E'\n<div class="muted">As of ', format('<time datetime="%s">%s</time>',
+        chatwebhook._dashboard_head(refresh),
+        format(E'<header class="%s">\n<h1><svg class="icon" viewBox="0 0 16 16" aria-hidden="true"><use href="#i-%s"/></svg><span>%s</span></h1>\n',
+               tone, CASE tone WHEN 'bad' THEN 'failing' WHEN 'warn' THEN 'degraded' WHEN 'good' THEN 'healthy' ELSE 'idle' END, headline),
+        '<div>' || nullif(details, '') || E'</div>\n',
+        '<div class="muted">chatwebhook &#183; ',
+        CASE WHEN operator THEN 'database <bdi>' || chatwebhook._dashboard_text(current_database(), 120) || '</bdi>'
+             ELSE 'chatbot <bdi>' || coalesce(chatwebhook._dashboard_text(chatbot, 120), '&#8211;') || '</bdi>' END,
+        format(' &#183; <time datetime="%s">%s</time>',
             to_char(statement_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
             chatwebhook._dashboard_text(to_char(statement_timestamp(), 'YYYY-MM-DD HH24:MI:SS TZ'))),
         E'</div>\n</header>\n<main>\n',
         notices,
-        CASE WHEN sums.hooks > 0 OR sent.succeeded + sent.failed > 0 OR cardinality(alerts) > 0 THEN concat(E'<dl class="tiles">\n', tiles, E'</dl>\n') END,
+        CASE WHEN sums.hooks > 0 OR since IS NOT NULL OR cardinality(alerts) > 0 THEN concat(E'<dl class="tiles">\n', tiles, E'</dl>\n') END,
         alert_list,
-        CASE WHEN everything AND (sums.hooks > 0 OR sent.succeeded + sent.failed > 0) THEN chatwebhook._dashboard_throughput() END,
-        chatwebhook._dashboard_webhooks(webhooks, troubled),
+        emit_list,
+        outbox_list,
+        chatwebhook._dashboard_failures(webhooks),
+        chatwebhook._dashboard_throughput(activity, since),
+        CASE WHEN NOT operator AND since IS NOT NULL THEN concat('<p class="muted">The failed attempts of a delivery are shown when it has ended.',
+            CASE WHEN partial THEN ' Only the newest deliveries are counted.' END, E'</p>\n') END,
+        chatwebhook._dashboard_webhooks(webhooks, sums.tones),
+        '<p class="muted">The view <code>chatwebhook.webhook_health</code> has '
+            || chatwebhook._dashboard_number(nullif(greatest(sums.hooks - max_webhooks, 0), 0), 'more webhook') || E'.</p>\n',
         backlog_list,
         dead_list,
         worker_list,
-        E'</main>\n<footer>Made by <code>SELECT chatwebhook.dashboard()</code>. Rates, latencies and small charts are of each webhook&#39;s last 100 attempts; the rate in small print is of all its attempts.</footer>\n</body>\n</html>');
+        E'</main>\n<footer>Made by <code>SELECT chatwebhook.dashboard(', refresh, E')</code>. Rates, latencies and small charts are of each webhook&#39;s last 100 attempts; the rate in small print is of all its attempts.</footer>\n</body>\n</html>');
 END
 $$;
-COMMENT ON FUNCTION chatwebhook.dashboard() IS
-    'Returns the state of everything as one HTML page without scripts: psql -Atc ''SELECT chatwebhook.dashboard()'' > status.html. Each role sees what it sees in the views.';
+COMMENT ON FUNCTION chatwebhook.dashboard(integer) IS
+    'Returns the state of everything as one HTML page without scripts: psql -Atc ''SELECT chatwebhook.dashboard()'' > status.html. With refresh, a browser reloads the page every so many seconds. Each role sees what it sees in the views; an app, the page of its chatbot.';

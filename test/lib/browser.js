@@ -99,6 +99,8 @@ function look () {
     id: e.id,
     name: e.querySelector('th bdi').textContent,
     state: e.querySelector('.state').textContent.trim(),
+    tone: e.querySelector('.state').classList[1],
+    remarks: [...e.querySelectorAll('.error')].map((r) => r.textContent),
     cells: [...e.querySelectorAll('td.n')].map((c) => [c.firstChild.textContent, c.querySelector('small')?.textContent ?? '']),
     visible: shown(e),
     spark: e.querySelector('.spark')?.getAttribute('aria-label') ?? null,
@@ -116,6 +118,20 @@ function look () {
     headings: [...document.querySelectorAll('h1, h2, h3')].filter(shown).map((e) => `${e.localName} ${e.textContent}`),
     figures: Object.fromEntries([...document.querySelectorAll('dd[id], b[id]')].map((e) => [e.id, e.textContent.replace(/,/g, '')])),
     webhooks: inputs,
+    // the first words on the screen, where they end, and their color
+    first: document.body.innerText.trim().split('\n')[0],
+    firstBottom: document.querySelector('h1').getBoundingClientRect().bottom + window.scrollY,
+    tone: document.querySelector('header').className,
+    failures: [...document.querySelectorAll('.failures li')].map((e) => ({
+      name: e.querySelector('a').textContent,
+      type: e.querySelector('.muted').textContent,
+      when: e.children[1].textContent,
+      tone: e.querySelector('b').className,
+      status: e.querySelector('b').textContent,
+      reply: e.querySelector('q')?.textContent ?? null,
+      delivery: e.children[3].textContent.match(/\d+/)[0],
+      retry: e.querySelector('.copy')?.textContent ?? null
+    })),
     tables: [...document.querySelectorAll('table')].map((t) => ({
       caption: t.caption?.textContent ?? null,
       // as many cells in each row as there are headings

@@ -49,11 +49,11 @@ my $node = new_node(
 	'chatwebhook.alert_success_rate' => 0.9);
 my $dbname = 'postgres';
 
-my @widths = (360, 800, 1400);
+my @widths = (360, 768, 1400);
 my @schemes = ('light', 'dark');
 my %tags = map { $_ => 1 } qw(html head meta title link style body svg defs symbol
   circle path line rect use header main footer section div span h1 h2 h3 p pre code
-  dl dt dd ul li b i bdi a br small time table caption colgroup col thead tbody tr th td
+  dl dt dd ul li b i bdi q a br small time table caption colgroup col thead tbody tr th td
   details summary);
 my %attributes = map { $_ => 1 } qw(aria-hidden aria-label aria-labelledby charset class
   content cx cy d data-label datetime fill height href http-equiv id lang name open
@@ -76,7 +76,7 @@ sub make_page
 	local $ENV{PGCLIENTENCODING} = $options{encoding} if defined $options{encoding};
 	local $ENV{PGTZ} = $options{zone} if defined $options{zone};
 	IPC::Run::run(
-		[ 'psql', '-XAt', '-d', $connection, '-c', 'SELECT chatwebhook.dashboard()' ],
+		[ 'psql', '-XAt', '-d', $connection, '-c', 'SELECT chatwebhook.dashboard(' . ($options{arguments} // '') . ')' ],
 		'>', $file, '2>', \my $errors);
 	is($errors, '', "$name: psql writes the page");
 	my $page = slurp_file($file);
@@ -188,6 +188,8 @@ sub show_page
 		is("$width $height", "$job->{width} $all", "$what: the screenshot has its size");
 		cmp_ok($values, '>=', 50, "$what: and is not empty");
 		$background{ $job->{scheme} } = $page->{background};
+		is("h1 $page->{first}", $page->{headings}[0], "$what: it begins with the state");
+		cmp_ok($page->{firstBottom}, '<', 120, "$what: which is at the top");
 	}
 	isnt($background{light}, $background{dark}, "$name: dark is not light");
 
@@ -288,10 +290,10 @@ subtest 'the first look' => sub {
 	my $source = make_page('empty');
 	my $page = show_page('empty');
 	is_deeply($page->{webhooks}, [], 'there are no webhooks');
-	is_deeply(
-		[ @{ $page->{headings} }[ 0, 1 ] ],
-		[ 'h1 No webhooks yet', 'h3 There are no webhooks yet' ],
-		'the page says so');
+	is_deeply($page->{headings},
+		[ 'h1 No webhooks yet', 'h3 There are no webhooks yet', 'h2 Workers' ],
+		'the page says so, and has nothing that is empty');
+	is($page->{tone}, 'off', 'which is no trouble');
 
 	# What it proposes to do works.
 	my ($proposed) = $source =~ m{<pre><code>(.*?)</code></pre>}s;
@@ -353,7 +355,7 @@ subtest 'an ordinary day' => sub {
 	make_page('ordinary');
 	my $page = show_page('ordinary', click => '.chart + .axis + details > summary');
 	check_figures('ordinary', $page);
-	is($page->{headings}[0], 'h1 3 of 6 webhooks need attention', 'the main heading says what matters')
+	is($page->{headings}[0], 'h1 2 of 6 webhooks deliver nothing', 'the main heading says what matters')
 	  or diag(query('SELECT name, state, success_rate FROM chatwebhook.webhook_health'));
 	is($page->{webhooks}[0]{name}, 'ops pager', 'the worst comes first');
 	ok(!(grep { !$_->{visible} } @{ $page->{webhooks} }), 'and all can be seen, since they are few');
@@ -389,8 +391,40 @@ subtest 'an ordinary day' => sub {
 		is($sum, $page->{figures}{ (qw(succeeded failed given_up))[ $column - 1 ] },
 			"and their column $column has the sum");
 	}
-	like($page->{texts}, qr/maintenance: ops pager\s+A delivery has been due for 10 minutes\s+since 12 min/,
-		'an alert has its webhook, its text and its age');
+	is_deeply(table($page, '^maintenance'),
+		[ [ 'ops pager', 'A delivery has been due for 10 minutes', '0 pending', '12 min' ] ],
+		'an alert has its webhook, its text at the opening, the figure of now, and its age');
+	is_deeply([ grep { /emitted|Outbox/ } @{ $page->{headings} } ],
+		[], 'there is nothing about emit failures or an outbox where there are none');
+
+	# Recent failures, and what retries them.
+	my $failures = rows(q{
+		SELECT d.webhook_name, d.event_type, 'bad', d.last_status_code, a.response_body, d.id,
+		       'SELECT chatwebhook.retry(' || d.id || ');'
+		  FROM chatwebhook.delivery d
+		  JOIN chatwebhook.attempt a ON a.delivery_id = d.id AND a.attempt = d.attempts
+		 WHERE d.status = 'dead' ORDER BY d.last_attempt_at DESC, d.id DESC LIMIT 10});
+	is(scalar @$failures, 10, 'there are failures enough');
+	is_deeply(
+		[ map { [ @{$_}{qw(name type tone status reply delivery retry)} ] } @{ $page->{failures} } ],
+		$failures, 'the last ten are listed');
+	like($page->{failures}[0]{when}, qr/^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, .* ago, given up after 2 attempts$/,
+		'with their times and ends');
+	my $first = $page->{failures}[0]{delivery};
+	is(query($page->{failures}[0]{retry}), 't', 'the statement beside one can be copied');
+	ok( $node->poll_query_until($dbname,
+			"SELECT attempts = 4 FROM chatwebhook.delivery WHERE id = $first AND status = 'dead'"),
+		'and retries it');
+	query("UPDATE chatwebhook.webhook SET retry_delays = '{1 h}' WHERE id = '$down'");
+	query("SELECT chatwebhook.retry($first)");
+	ok( $node->poll_query_until($dbname,
+			"SELECT attempts = 5 FROM chatwebhook.delivery WHERE id = $first AND status = 'pending'"),
+		'it fails once more');
+	make_page('retried');
+	my ($retried) = @{ show_page('retried', widths => [768])->{failures} };
+	is_deeply([ @{$retried}{qw(delivery tone)} ], [ $first, 'warn' ], 'one that is to be retried is amber');
+	like($retried->{when}, qr/ago, to be retried in \d+ (?:min|h)$/, 'and says when');
+	query("SELECT chatwebhook.cancel($first)");
 };
 
 is( query(q{SELECT string_agg(chatwebhook._dashboard_number(rate, '%'), ' ' ORDER BY rate DESC)
@@ -407,35 +441,76 @@ subtest 'who sees what' => sub {
 		 GRANT pg_monitor TO monitor");
 	my ($own) = create_webhook($node, name => 'shop hook', path => '/status/404', events => ['lead.*'],
 		chatbot_id => 'shop');
-	query(q{SELECT chatwebhook.emit('lead.seen', 'shop', '32', null)});
-	ok( $node->poll_query_until('postgres',
-			"SELECT count(*) = 1 FROM chatwebhook.dead WHERE webhook_id = '$own'"),
-		'a customer has a dead letter');
+	create_webhook($node, name => 'shop feed', path => '/flaky/1', events => ['lead.*'], backoff => '10 ms',
+		chatbot_id => 'shop');
+	create_webhook($node, name => 'rival hook', path => '/status/404', events => ['lead.*'],
+		chatbot_id => 'rival');
+	query(q{SELECT chatwebhook.emit('lead.seen', 'shop', n::text, null) FROM generate_series(32, 34) n;
+		  SELECT chatwebhook.emit('lead.seen', 'rival', '1', null)});
+	ok( $node->poll_query_until('postgres', q{
+			SELECT (SELECT count(*) FROM chatwebhook.dead WHERE webhook_name = 'shop hook') = 3
+			   AND (SELECT count(*) FROM chatwebhook.dead WHERE webhook_name = 'rival hook') = 1
+			   AND (SELECT count(*) FROM chatwebhook.history WHERE webhook_name = 'shop feed') = 3}),
+		'customers have deliveries and dead letters');
 	query("INSERT INTO chatwebhook.alert (id, webhook_id, chatbot_id, webhook_name, kind, message, opened_at) SELECT gen_random_uuid(), id, chatbot_id, name, 'maintenance', 'Of ' || name, now()
 		 FROM chatwebhook.webhook WHERE name IN ('shop hook', 'crm')");
 
-	my $page = make_page('app', user => 'shop_owner');
-	show_page('app', widths => [360]);
-	like($page, qr/<bdi>shop hook</, 'an app sees the webhook of its chatbot');
-	unlike($page, qr/analytics|crm|ops pager|sales team|partner feed/, 'and no other');
-	is_deeply([ $page =~ /id="(pending|dead|alerts|t-succeeded|succeeded)">(\d+)/g ],
-		[ pending => 0, dead => 1, alerts => 1 ], 'its own figures, and not those of everything');
-	unlike($page, qr/h-workers|h-throughput/, 'nothing about workers');
-	like($page, qr/HTTP status 404|404/, 'its reasons');
+	my $source = make_page('app', user => 'shop_owner');
+	my $page = show_page('app');
+	is_deeply([ sort map { $_->{name} } @{ $page->{webhooks} } ],
+		[ 'shop feed', 'shop hook' ], 'an app sees the webhooks of its chatbot');
+	unlike($source, qr/analytics|crm|ops pager|sales team|partner feed|rival/, 'and nothing of others');
+	is_deeply(
+		$page->{figures},
+		{
+			pending => 0, dead => 3, alerts => 1, 't-succeeded' => 3, 't-failed' => 6,
+			succeeded => 3, failed => 6, given_up => 3,
+		},
+		'its own figures, and those of its activity');
+	cmp_ok(scalar @{ $page->{charts} }, '<', 72, 'in a chart that begins with its first delivery');
+	is($page->{headings}[0], 'h1 2 of 2 webhooks need attention', 'its own state');
+	like($page->{texts}, qr/chatbot shop/, 'the name of its chatbot');
+	unlike($page->{texts}, qr/Workers|database/, 'nothing about the server');
+	is(scalar @{ $page->{failures} }, 3, 'its failures');
+	is($page->{failures}[0]{reply}, '{"error":"404 Not Found"}', 'with the replies');
+	is((split /\n/, $node->safe_psql('postgres', "BEGIN; $page->{failures}[0]{retry} ROLLBACK",
+		extra_params => [ '-U', 'shop_owner' ]))[0], 't', 'which it can retry');
 
-	foreach my $role ('reader', 'monitor', 'admin')
+	query('ALTER ROLE shop_owner RESET chatwebhook.chatbot');
+	make_page('unnamed', user => 'shop_owner');
+	$page = show_page('unnamed', widths => [360]);
+	is_deeply($page->{headings}, [ 'h1 No chatbot is chosen', 'h3 No chatbot is chosen' ],
+		'without its chatbot, it is told to name one');
+	query(q{ALTER ROLE shop_owner SET chatwebhook.chatbot = 'nothing yet'});
+	$source = make_page('unused', user => 'shop_owner');
+	show_page('unused', widths => [360]);
+	my ($proposed) = $source =~ m{<pre><code>(.*?)</code></pre>}s;
+	$proposed =~ s/&gt;/>/g;
+	like($node->safe_psql('postgres', "BEGIN; $proposed ROLLBACK", extra_params => [ '-U', 'shop_owner' ]),
+		qr/\|whsec_/, 'without webhooks, the app is told what works');
+
+	# Replies may quote chats, and only some may retry.
+	my $figures = sub {
+		return $_[0] =~ s/^.*<header/<header/sr =~ s/<time.*?<\/time>//gr =~ s/<div><b class="(?:bad|warn)">.*?<\/div>//gr
+		  =~ s/ <code class="copy">.*?<\/code>//gr;
+	};
+	my $all = make_page('all');
+	my %sees = (reader => 0, monitor => 0, admin => 1);
+	foreach my $role (sort keys %sees)
 	{
-		is( make_page($role, user => $role) =~ s/<time.*?<\/time>//gr,
-			make_page('all') =~ s/<time.*?<\/time>//gr,
-			"a $role sees everything");
+		my $seen = make_page($role, user => $role);
+		is($figures->($seen), $figures->($all), "a $role sees everything");
+		is(($seen =~ /<q>/) ? 1 : 0, $sees{$role}, $sees{$role} ? 'and replies' : 'but no replies');
+		is(($seen =~ /chatwebhook\.retry\(\d/) ? 1 : 0, $sees{$role},
+			$sees{$role} ? 'and statements that retry' : 'and no statements that it may not execute');
 	}
 	my ($code, undef, $errors) = $node->psql('postgres', 'SELECT chatwebhook.dashboard()',
 		extra_params => [ '-U', 'nobody' ]);
 	isnt($code, 0, 'nobody else sees anything');
 	# it may call the parts, but they read nothing with more rights than its own
 	query('GRANT USAGE ON SCHEMA chatwebhook TO nobody');
-	foreach my $part ('dashboard()', '_dashboard_throughput()',
-		"_dashboard_webhooks('{}', ARRAY[gen_random_uuid()])")
+	foreach my $part ('dashboard()', q{_dashboard_webhooks('{}', '{}')}, q{_dashboard_failures('{}')},
+		'_dashboard_reply(1)')
 	{
 		($code, undef, $errors) = $node->psql('postgres', "SELECT chatwebhook.$part",
 			extra_params => [ '-U', 'nobody' ]);
@@ -444,7 +519,7 @@ subtest 'who sees what' => sub {
 	is( query(q{SELECT string_agg(proname, ' ') FROM pg_proc
 			   WHERE pronamespace = 'chatwebhook'::regnamespace AND proname ~ 'dashboard' AND prosecdef}),
 		'', 'no part of it has the rights of another');
-	query("DELETE FROM chatwebhook.alert; DELETE FROM chatwebhook.webhook WHERE name = 'shop hook'");
+	query("DELETE FROM chatwebhook.alert; DELETE FROM chatwebhook.webhook WHERE chatbot_id IS NOT NULL");
 };
 
 # Everything at its worst, in a database with a name of the same kind.
@@ -502,6 +577,18 @@ subtest 'hostile names' => sub {
 		INSERT INTO chatwebhook.alert (id, webhook_id, chatbot_id, webhook_name, kind, message, opened_at)
 		SELECT gen_random_uuid(), id, null, name, name, name, now() - interval '400 days' FROM chatwebhook.webhook;
 		INSERT INTO chatwebhook.alert (id, webhook_id, chatbot_id, webhook_name, kind, message, opened_at) VALUES (gen_random_uuid(), gen_random_uuid(), null, \$n\$$names[0]\$n\$, 'backlog', '', now());
+		UPDATE chatwebhook.dead SET last_attempt_at = now(), last_status_code = 500 WHERE id < 1000;
+		UPDATE chatwebhook.health SET last_failure_at = now() WHERE webhook_id IN (SELECT webhook_id FROM chatwebhook.dead WHERE id <= 10);
+		INSERT INTO chatwebhook.event (id, type, data, created_at, first_delivery)
+		SELECT id, name, '{}', now(), 1 FROM chatwebhook.webhook;
+		INSERT INTO chatwebhook.attempt (delivery_id, attempt, webhook_id, started_at, response_body)
+		SELECT id, 1, webhook_id, now(), webhook_name || repeat(webhook_name, 20) FROM chatwebhook.dead WHERE id < 1000;
+		CREATE TABLE \"<script>touched = 7</script>\" (id int);
+		INSERT INTO chatwebhook.emit_failure
+		SELECT '\"<script>touched = 7</script>\"'::regclass, left(name, 60), name, name, 9223372036854775807, 'infinity', 'infinity'
+		  FROM chatwebhook.webhook;
+		INSERT INTO chatwebhook.event (id, type, data, created_at) VALUES (gen_random_uuid(), 'lead.seen', '{}', now());
+		INSERT INTO chatwebhook.outbox_slot SELECT left(name, 60), now() FROM chatwebhook.webhook;
 		INSERT INTO chatwebhook.activity VALUES
 		       (now(), 1, 9223372036854775807, 9223372036854775807, 9223372036854775807),
 		       (now(), 2, 9223372036854775807, 9223372036854775807, 9223372036854775807)");
@@ -528,6 +615,11 @@ subtest 'hostile names' => sub {
 		is($shown{ sprintf 'w-00000000-0000-4000-8000-%012d', $i + 1 },
 			$expected, 'name ' . ($i + 1) . ' is shown as it is, or harmless');
 	}
+	is(scalar @{ $seen->{failures} }, 10, 'ten failures are listed');
+	ok(!(grep { !defined $_->{reply} || length $_->{reply} > 163 || $_->{reply} =~ /[\x00-\x1f\x{202a}-\x{202e}\x{2066}-\x{2069}]/ }
+		@{ $seen->{failures} }), 'the replies are cut, and harmless as well');
+	is(scalar @{ table($seen, 'events were lost') }, 10, 'ten emit failures');
+	is(scalar @{ table($seen, 'replication slots') }, scalar @names, 'and the slots');
 };
 
 subtest 'a database of another encoding' => sub {
@@ -600,10 +692,11 @@ subtest 'five hundred webhooks' => sub {
 	is(scalar @hooks, 500, 'every webhook is there');
 	is(scalar(grep { $_->{visible} } @hooks), 25, 'the worst of them at once');
 	ok(!(grep { !$_->{visible} } @hooks[ 0 .. 24 ]), 'at the top');
-	my $troubled = query(q{SELECT count(*) FROM chatwebhook.webhook_health h
-		WHERE state IN ('failing', 'degraded')
-		   OR EXISTS (SELECT FROM chatwebhook.alert a WHERE a.webhook_id = h.webhook_id)});
-	is($page->{headings}[0], "h1 $troubled of 500 webhooks need attention", 'the main heading counts them');
+	my $losing = query(q{SELECT count(*) FROM chatwebhook.webhook_health h
+		WHERE state = 'failing' OR state = 'disabled' AND pending > 0});
+	is($page->{headings}[0], "h1 $losing of 500 webhooks deliver nothing", 'the main heading counts them');
+	is(scalar @{ table($page, '^Failures in a row') }, 10, 'ten of the alerts of a kind are listed');
+	like($page->{texts}, qr/and 15 more; the view chatwebhook\.alert has all/, 'and the page says so');
 	is( join(' ', map { $_->{state} } @hooks) =~ s/\b(\w+)( \1)+\b/$1/gr,
 		'failing disabled degraded healthy disabled',
 		'they are in the order of their states');
@@ -613,6 +706,148 @@ subtest 'five hundred webhooks' => sub {
 	cmp_ok($folded->{scrollWidth}, '<=', 360, 'which fit a phone, too');
 	is(scalar @{ table($page, 'given up') }, 10, 'the ten most frequent reasons are listed');
 	like($page->{texts}, qr/most frequent ten of 30 reasons.*the newest 10,000 are counted/s, 'and the page says so');
+
+	query(q{INSERT INTO chatwebhook.webhook (name, url)
+		SELECT 'another ' || n, 'https://hooks.example.com/' || n FROM generate_series(1, 100) n});
+	make_page('more');
+	$page = show_page('more', widths => [360]);
+	is_deeply([ grep { /another/ } map { $_->{name} } @{ $page->{webhooks} } ],
+		[], 'of more than 500 webhooks, the worst are listed');
+	is(scalar @{ $page->{webhooks} }, 500, 'but no more than that');
+	like($page->{texts}, qr/has 100 more webhooks/, 'and the page says where the others are');
+};
+
+# Red is what loses events or sends nothing, amber is less.
+subtest 'in trouble' => sub {
+	my $set = sub {
+		my (%settings) = @_;
+		foreach my $name (sort keys %settings)
+		{
+			$node->safe_psql('postgres', "ALTER SYSTEM SET chatwebhook.$name = $settings{$name}");
+		}
+		$node->reload;
+	};
+	query(q{TRUNCATE chatwebhook.alert, chatwebhook.activity, chatwebhook.queue, chatwebhook.dead, chatwebhook.history;
+		  DELETE FROM chatwebhook.webhook;
+		  INSERT INTO chatwebhook.event_type (name) VALUES ('trouble.down'), ('trouble.slow'), ('trouble.none')});
+	$set->(breaker_threshold => 3, alert_failures => 3, alert_success_rate => 0);
+	ok( $node->poll_query_until($dbname, q{SELECT bool_and(setting = '3') FROM pg_settings
+			WHERE name IN ('chatwebhook.breaker_threshold', 'chatwebhook.alert_failures')}), 'the breaker is on');
+
+	# everything is well at first, with activity of ten minutes
+	create_webhook($node, name => 'well', path => '/ok', events => ['trouble.slow']);
+	query(q{SELECT chatwebhook.emit('trouble.slow', null, null, null)});
+	ok($node->poll_query_until($dbname, q{SELECT count(*) = 1 FROM chatwebhook.history}), 'one is delivered');
+	ok($node->poll_query_until($dbname, q{SELECT count(*) > 0 FROM chatwebhook.activity}), 'and counted');
+	wait_for_quiet_minute();
+	make_page('well');
+	my $page = show_page('well');
+	is_deeply([ @{$page}{qw(first tone)} ], [ 'All is well', 'good' ], 'all is well, and green');
+	is( scalar @{ $page->{charts} },
+		query(q{SELECT 1 + (floor(extract(epoch FROM now()) / 600) - floor(extract(epoch FROM min(since)) / 600))::int
+				  FROM chatwebhook.activity}),
+		'the chart begins where the data does');
+	query(q{INSERT INTO chatwebhook.activity
+		SELECT to_timestamp((floor(extract(epoch FROM now()) / 600) - 20) * 600), 99, 7, 0, 0});
+	make_page('begun');
+	$page = show_page('begun', widths => [1400]);
+	is(scalar @{ $page->{charts} }, 21, 'wherever that is');
+	like($page->{charts}[0], qr/: 7 succeeded/, 'and with its first figure');
+
+	my ($down) = create_webhook($node, name => 'down', path => '/status/503', events => ['trouble.down'], max_retries => 0);
+	create_webhook($node, name => 'asks for a pause', path => '/status/429?retry_after=3600',
+		events => ['trouble.slow'], max_retries => 5);
+	create_webhook($node, name => 'off with deliveries', events => ['trouble.none']);
+	create_webhook($node, name => 'off without', events => ['trouble.none'], enabled => 'false');
+	query(q{UPDATE chatwebhook.health SET total = 1, successes = 1, recent = '{12}'
+			 WHERE webhook_id = (SELECT id FROM chatwebhook.webhook WHERE name = 'asks for a pause')});
+	query(q{BEGIN;
+		  SELECT chatwebhook.emit('trouble.none', null, null, null);
+		  UPDATE chatwebhook.webhook SET enabled = false WHERE name = 'off with deliveries';
+		  COMMIT});
+	query(q{SELECT chatwebhook.emit('trouble.slow', null, null, null)});
+	query(q{SELECT chatwebhook.emit('trouble.down', null, null, null) FROM generate_series(1, 10)});
+	ok( $node->poll_query_until($dbname, q{
+			SELECT count(*) = 2 AND bool_and(next_probe_at > now()) FROM chatwebhook.webhook_health
+			 WHERE name IN ('down', 'asks for a pause') AND state = 'paused'
+			   AND (SELECT count(*) > 0 FROM chatwebhook.alert WHERE closed_at IS NULL)}), 'two are paused')
+	  or diag(query('SELECT name, state, next_probe_at FROM chatwebhook.webhook_health'));
+	# as after many more probes
+	query("UPDATE chatwebhook.health SET consecutive_failures = 1234 WHERE webhook_id = '$down'");
+	make_page('trouble');
+	$page = show_page('trouble');
+	is_deeply([ @{$page}{qw(first tone)} ], [ '2 of 5 webhooks deliver nothing', 'bad' ], 'the main heading is red');
+	is_deeply(
+		{ map { $_->{name} => "$_->{state} $_->{tone}" } @{ $page->{webhooks} } },
+		{
+			'down' => 'paused bad', 'off with deliveries' => 'disabled bad', 'asks for a pause' => 'paused warn',
+			'off without' => 'disabled off', 'well' => 'healthy good',
+		},
+		'and so is what delivers nothing, amber what still does');
+	my ($waits) = grep { $_->{name} eq 'asks for a pause' } @{ $page->{failures} };
+	like($waits->{when}, qr/ago, to be retried in \d+ (?:min|h)$/, 'a delivery that is paused says when it is retried');
+	my %remarks = map { $_->{name} => join ' ', @{ $_->{remarks} } } @{ $page->{webhooks} };
+	like($remarks{'asks for a pause'}, qr/^Tried next in \d+ (?:min|h)\b/, 'a paused webhook has its next probe');
+	like($remarks{down}, qr/^Tried /, 'and so has one that the breaker paused');
+	my ($alert) = grep { $_->[0] eq 'down' } @{ table($page, '^Failures in a row') };
+	like($alert->[1], qr/^the last \d+ attempts failed$/, 'an alert says how many had failed when it opened');
+	is($alert->[2], '1,234 failed in a row', 'and beside that, how many have now');
+
+	# amber alone
+	query(q{DELETE FROM chatwebhook.webhook WHERE name IN ('down', 'off with deliveries')});
+	query('TRUNCATE chatwebhook.dead, chatwebhook.alert');
+	make_page('amber');
+	$page = show_page('amber', widths => [360]);
+	is_deeply([ @{$page}{qw(first tone)} ], [ '1 of 3 webhooks needs attention', 'warn' ], 'what is less is amber');
+
+	# events that are lost
+	query(q{CREATE TABLE lead (id int, email text);
+		  SELECT chatwebhook.watch('lead', 'lead.captured', '{"email": "email", "source": "@widget", "conversationSummary": "email"}');
+		  INSERT INTO chatwebhook.event_type (name) VALUES ('lead.cold')});
+	query(q{UPDATE chatwebhook.webhook SET events = '{lead.*}' WHERE name = 'well'});
+	query(q{INSERT INTO lead SELECT n, NULL FROM generate_series(1, 3) n});
+	ok( $node->poll_query_until($dbname, q{SELECT count(*) = 1 FROM chatwebhook.alert WHERE kind = 'emit_failed'}),
+		'events are not emitted');
+	query(q{UPDATE chatwebhook.emit_failure SET failures = 5678});
+	make_page('lost');
+	$page = show_page('lost');
+	is_deeply([ @{$page}{qw(first tone)} ], [ 'Events are being lost', 'bad' ], 'lost events come before all');
+	my ($failure) = @{ table($page, 'events were lost') };
+	is_deeply([ @{$failure}[ 0, 1, 3 ] ],
+		[ query('SELECT watch FROM chatwebhook.alert WHERE watch IS NOT NULL'), 'lead.captured', '5,678' ],
+		'with their watch and how many');
+	is(table($page, '^Events not emitted')->[0][2], '5,678 rows', 'as beside the alert');
+	my $reader = make_page('lost-reader', user => 'reader');
+	like($reader, qr/Events are being lost/, 'a reader learns of it');
+	unlike($reader, qr/5,678/, 'but not what it may not read');
+	query(q{SELECT chatwebhook.unwatch('lead', 'lead.captured'); DROP TABLE lead});
+
+	# an outbox whose delivery node has not come
+	$set->(outbox => 'on');
+	ok($node->poll_query_until($dbname, q{SELECT setting = 'on' FROM pg_settings WHERE name = 'chatwebhook.outbox'}), 'there is an outbox');
+	query(q{SELECT chatwebhook.publish_outbox()});
+	query(q{SELECT chatwebhook.emit('lead.cold', null, null, null) FROM generate_series(1, 3)});
+	make_page('outbox');
+	$page = show_page('outbox');
+	is_deeply([ @{$page}{qw(first tone)} ], [ 'The outbox waits for a delivery node', 'bad' ], 'the page says so');
+	is_deeply(
+		[ map { [ @$_[ 0, 1 ] ] } @{ table($page, 'replication slots') } ],
+		rows('SELECT slot_name, state FROM chatwebhook.outbox_status'), 'with the slots');
+	like($page->{texts}, qr/\b3 events in the outbox, the oldest \d+ s\b/, 'and how much waits');
+	query(q{DELETE FROM chatwebhook.outbox_slot; DELETE FROM chatwebhook.event; DROP PUBLICATION chatwebhook});
+	$node->safe_psql('postgres', "ALTER SYSTEM RESET chatwebhook.$_") foreach qw(outbox breaker_threshold alert_failures);
+	$node->reload;
+};
+
+subtest 'a page that reloads itself' => sub {
+	unlike(make_page('still'), qr/http-equiv="refresh"/, 'it does not unless asked to');
+	like(make_page('refreshed', arguments => 'refresh => 30'), qr/<meta http-equiv="refresh" content="30"\/>/, 'every 30 seconds');
+	is(parse_strictly('refreshed')->{meta}, 6, 'as an element of the head');
+	foreach my $seconds (-1, 0, 4, 86401)
+	{
+		my ($code, undef, $errors) = $node->psql($dbname, "SELECT chatwebhook.dashboard($seconds)");
+		like($errors, qr/the page cannot refresh itself every $seconds seconds\nHINT:  Pass between 5 and 86400/, "not every $seconds seconds");
+	}
 };
 
 subtest 'when nothing is sent' => sub {
@@ -620,7 +855,7 @@ subtest 'when nothing is sent' => sub {
 		my ($what) = @_;
 		return $node->poll_query_until('postgres',
 			"SELECT strpos(chatwebhook.dashboard(), '<h3>$what</h3>') > 0
-				AND strpos(chatwebhook.dashboard(), 'Nothing is being sent</h1>') > 0");
+				AND strpos(chatwebhook.dashboard(), 'Nothing is being sent</span></h1>') > 0");
 	};
 	$node->safe_psql('postgres', 'ALTER SYSTEM SET chatwebhook.enabled = off');
 	$node->reload;

@@ -516,7 +516,7 @@ is(join("\n", grep { !/^policy app_\d+ of .* to \{shop\}, |: (shop|auditor), / }
 is( join("\n", grep { !/^row of event_type: .*"lead\.captured"/ } @less),
 	join("\n",
 		'privilege chatwebhook.cut(text,integer): public, EXECUTE by postgres',
-		'privilege chatwebhook.dashboard(): pg_monitor, EXECUTE by postgres'),
+		'privilege chatwebhook.dashboard(integer): pg_monitor, EXECUTE by postgres'),
 	'and nothing has gone but what was revoked');
 is(scalar(grep { /: auditor, / } @more), 7, 'the rights that were granted are there');
 is(scalar(grep { /initial/ } @more), 0,
