@@ -141,6 +141,8 @@ CREATE VIEW chatwebhook.webhook_health WITH (security_invoker) AS
                 WHEN r.success_rate < l.success_rate OR h.consecutive_failures > 0 THEN 'degraded'
                 ELSE 'healthy'
            END AS state, p.problem,
+           CASE WHEN w.enabled AND l.copied IS NULL AND h.problem IS NULL AND s.paused_until IS NOT NULL
+                THEN GREATEST(s.paused_until, q.next_due_at) END AS next_probe_at,
            h.total, h.successes, h.failures,
            r.success_rate, r.avg_latency_ms, r.p95_latency_ms,
            h.last_success_at, h.last_failure_at, h.last_error, h.consecutive_failures,
@@ -170,7 +172,9 @@ CREATE VIEW chatwebhook.webhook_health WITH (security_invoker) AS
           -- a scheduled delivery is not late until it is due
           SELECT pg_catalog.count(*) AS pending,
                  pg_catalog.min(GREATEST(created_at, deliver_at))
-                     FILTER (WHERE deliver_at IS NULL OR deliver_at <= pg_catalog.clock_timestamp()) AS oldest_pending_at
+                     FILTER (WHERE deliver_at IS NULL OR deliver_at <= pg_catalog.clock_timestamp()) AS oldest_pending_at,
+                 -- those of a backfill are due when nothing else is
+                 pg_catalog.min(CASE next_attempt_at WHEN 'infinity' THEN '-infinity' ELSE next_attempt_at END) AS next_due_at
             FROM chatwebhook.queue p WHERE p.webhook_id = w.id
            ) q
       CROSS JOIN LATERAL (
@@ -187,6 +191,8 @@ COMMENT ON COLUMN chatwebhook.webhook_health.state IS
     'disabled; paused: there is a problem, or nothing but an occasional probe is sent, after chatwebhook.breaker_threshold consecutive failures or because the receiver asked for a pause; idle: nothing was sent yet; failing: at least chatwebhook.alert_failures consecutive failures; degraded: fewer, or less than chatwebhook.alert_success_rate of the last 100 attempts succeeded; healthy.';
 COMMENT ON COLUMN chatwebhook.webhook_health.problem IS
     'Why nothing can be sent, such as that the database is a copy of another one (see adopt()), a credential that is not set or a secret that cannot be opened; deliveries wait. Or why its filter is refused; then no new events are queued, but pending deliveries are sent. Null if there is no problem.';
+COMMENT ON COLUMN chatwebhook.webhook_health.next_probe_at IS
+    'When a paused webhook is tried next: a probe is sent then, or all that is due if the receiver asked for the pause. If that is past, it is tried as soon as it has something due; while a probe is under way, it is when that counts as lost. Null if the webhook is not paused, or is until its problem is fixed.';
 COMMENT ON COLUMN chatwebhook.webhook_health.total IS 'Attempts ever made.';
 COMMENT ON COLUMN chatwebhook.webhook_health.successes IS 'Attempts that succeeded.';
 COMMENT ON COLUMN chatwebhook.webhook_health.failures IS 'Attempts that failed.';

@@ -42,11 +42,11 @@ sub emit
 	return;
 }
 
-# Until when nothing is sent to a webhook but a probe; nothing if it is not paused.
-sub paused_until
+# When a webhook is tried next; null if it is not paused.
+sub next_probe_at
 {
 	my ($name) = @_;
-	return qq{SELECT s.paused_until FROM chatwebhook._all_gates() s JOIN chatwebhook.webhook w ON w.id = s.webhook_id WHERE w.name = '$name' AND s.paused_until IS NOT NULL};
+	return qq{SELECT next_probe_at FROM chatwebhook.webhook_health WHERE name = '$name'};
 }
 
 # Whatever any worker has to do now it does: each of them has delivered something
@@ -83,7 +83,7 @@ subtest 'one probe for all workers' => sub {
 	cmp_ok($requests[-1]{time} - $requests[-2]{time}, '>=', 0.045, 'it has waited for its time');
 	$receiver->set(up => ['probed']);
 	ok(wait_idle($node), 'when it is answered, all is delivered');
-	is(sql(q{SELECT state FROM chatwebhook.webhook_health WHERE name = 'probed'}), 'healthy', 'and it is paused no more')
+	is(sql(q{SELECT state, next_probe_at IS NULL FROM chatwebhook.webhook_health WHERE name = 'probed'}), 'healthy|t', 'and it is paused no more')
 	  or diag(sql(q{SELECT * FROM chatwebhook.webhook_health WHERE name = 'probed'}));
 };
 
@@ -161,7 +161,19 @@ subtest 'with a rate limit' => sub {
 	emit('paused', 100);
 	ok(all_workers_turn(), 'all workers have had a turn');
 	is($receiver->count('paused'), $count, 'and have sent it nothing');
-	is(sql('SELECT (' . paused_until('paused') . ") > now() + interval '50 minutes'"), 't', 'its probe is due in an hour');
+	my $due = sql(next_probe_at('paused'));
+	is(sql("SELECT '$due' > now() + interval '25 minutes' AND '$due' <= now() + interval '90 minutes'"), 't', 'its probe is due in an hour, as its health says');
+	# what is not tried at all has no time for that
+	sql(q{UPDATE chatwebhook.health h SET problem = 'x' FROM chatwebhook.webhook w WHERE w.id = h.webhook_id AND w.name = 'paused'});
+	is(sql(q{SELECT state, next_probe_at IS NULL FROM chatwebhook.webhook_health WHERE name = 'paused'}), 'paused|t', 'not while it has a problem');
+	sql(q{UPDATE chatwebhook.health h SET problem = NULL FROM chatwebhook.webhook w WHERE w.id = h.webhook_id AND w.name = 'paused'});
+	# a probe needs something to send
+	sql(q{UPDATE chatwebhook.queue q SET next_attempt_at = now() + interval '3 hours' FROM chatwebhook.webhook w WHERE w.id = q.webhook_id AND w.name = 'paused'});
+	is(sql('SELECT (' . next_probe_at('paused') . ") > now() + interval '2 hours'"), 't', 'no sooner than something is due');
+	sql(q{UPDATE chatwebhook.queue q SET next_attempt_at = 'infinity' FROM chatwebhook.webhook w WHERE w.id = q.webhook_id AND w.name = 'paused'});
+	is(sql(next_probe_at('paused')), $due, 'which a backfill always is');
+	sql(q{UPDATE chatwebhook.webhook SET enabled = false WHERE name = 'paused'});
+	is(sql(q{SELECT state, next_probe_at IS NULL FROM chatwebhook.webhook_health WHERE name = 'paused'}), 'disabled|t', 'nor if it is disabled');
 	sql(q{DELETE FROM chatwebhook.webhook WHERE name IN ('limited', 'flaky', 'paused')});
 };
 
@@ -176,7 +188,7 @@ foreach my $status (429, 503)
 			emit($name, 1);
 			becomes_true(qq{SELECT state = 'paused' AND in_flight = 0 FROM chatwebhook.webhook_health WHERE name = '$name'},
 				"$asked: it is paused");
-			is(sql('SELECT p > now() + interval \'50 minutes\' AND p <= now() + interval \'1 hour\' FROM (' . paused_until($name) . ') x(p)'),
+			is(sql('SELECT p > now() + interval \'50 minutes\' AND p <= now() + interval \'1 hour\' FROM (' . next_probe_at($name) . ') x(p)'),
 				't', "$asked: for an hour and no longer");
 			emit($name, 20);
 			ok(all_workers_turn(), "$asked: all workers have had a turn");
