@@ -91,6 +91,7 @@ CREATE FUNCTION chatwebhook._privileges(access text) RETURNS SETOF text
         ('EXECUTE ON FUNCTION chatwebhook.public_key', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.rotate_secret', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.set_credential', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.resume', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.retry', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.cancel', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.retry_dead', '{admin,app}'),

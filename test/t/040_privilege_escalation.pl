@@ -410,6 +410,7 @@ subtest 'every signature' => sub {
 		"SELECT chatwebhook.set_credential('$all', 'token', 'x')",
 		'SELECT chatwebhook.rekey()',
 		"SELECT chatwebhook.retry($delivery), chatwebhook.cancel($delivery)",
+		"SELECT chatwebhook.resume('$all')",
 		'SELECT chatwebhook.retry_dead()',
 		"SELECT chatwebhook.replay('$all')",
 		'SELECT chatwebhook.purge_dead_letters()',
