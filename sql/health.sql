@@ -223,21 +223,9 @@ CREATE FUNCTION chatwebhook._do_resume(webhook_id uuid) RETURNS boolean
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
 DECLARE
-    hook    record;
     resumed boolean;
 BEGIN
-    SELECT w.name, w.enabled, w.disabled_reason, coalesce(chatwebhook._copy_problem(), h.problem) AS problem INTO hook
-      FROM chatwebhook.webhook w LEFT JOIN chatwebhook.health h ON h.webhook_id = w.id
-     WHERE w.id = _do_resume.webhook_id;
-    IF NOT hook.enabled THEN
-        RAISE EXCEPTION 'webhook "%" is disabled%', hook.name, coalesce(': ' || hook.disabled_reason, '')
-            USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = 'To enable it, set webhook.enabled to true.';
-    ELSIF hook.problem IS NOT NULL THEN
-        RAISE EXCEPTION 'cannot send to webhook "%": %', hook.name, hook.problem
-            USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = 'Once that is fixed, delivery resumes by itself.';
-    END IF;
+    PERFORM chatwebhook._check_sendable(webhook_id);
     -- retries, but nothing that deliver_at, debounce or a backfill holds back
     UPDATE chatwebhook.queue q SET next_attempt_at = clock_timestamp()
      WHERE q.webhook_id = _do_resume.webhook_id
