@@ -232,13 +232,18 @@ BEGIN
     IF NOT EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = ANY (event_ids)) THEN
         RETURN 0;
     END IF;
-    -- events about their deliveries can quote a reply
+    -- events about their deliveries can quote a reply; an index on (conversation_id, type) finds them
     event_ids := event_ids || ARRAY(SELECT e.id FROM chatwebhook.event e
-                                     WHERE e.type = 'webhook.exhausted'
+                                     WHERE e.type = 'webhook.exhausted' AND e.conversation_id IS NULL
                                        AND e.data->>'eventId' IN (SELECT id::text FROM unnest(event_ids) AS id));
     -- a request that is under way is not stopped, but leaves nothing behind
-    PERFORM chatwebhook._cancel_deliveries(ARRAY(SELECT q.id FROM chatwebhook.queue q
-                                                  WHERE q.event_id IN (SELECT unnest(event_ids))), reason);
+    -- OFFSET has the queue looked into for each event: as a join, all of it could be read
+    PERFORM chatwebhook._cancel_deliveries(ARRAY(
+        SELECT q.id
+          FROM chatwebhook.event e
+         CROSS JOIN LATERAL (SELECT q.id FROM chatwebhook.queue q
+                              WHERE q.id >= e.first_delivery AND q.id <= e.last_delivery AND q.event_id = e.id OFFSET 0) q
+         WHERE e.id = ANY (event_ids)), reason);
     -- replies of the services may be about the person, too
     WITH finished AS (
         UPDATE chatwebhook.history h
@@ -427,7 +432,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.retry_dead(uuid, timestamptz, timestamptz, boolean) IS
-    'Tries dead letters again now: those of one webhook or, for null, of all webhooks, whose events were emitted at or after since and before until. Returns how many. With dry_run, it only counts them. Every two seconds, it says how far it is.';
+    'Tries dead letters again now: those of one webhook or, for null, of all webhooks, whose events were emitted at or after since and before until. Returns how many. With dry_run, it only counts them.';
 
 CREATE FUNCTION chatwebhook.replay(
     webhook_id uuid,
@@ -529,7 +534,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.erase_conversation(text, text, boolean) IS
-    'Removes the events of a conversation, with all replies, errors, attempts, dead letters and memories, including those of webhooks that the caller cannot see. Pending deliveries are canceled; bare records of deliveries remain. Returns the number of events. With dry_run, it only counts them.';
+    'Removes the events of a conversation, with all replies, errors, attempts, dead letters and memories, including those of webhooks that the caller cannot see. Pending deliveries are canceled; bare records of deliveries remain. Returns the number of events. With dry_run, it only counts them. It reads the whole table event, unless that has an index on (conversation_id, type).';
 
 CREATE FUNCTION chatwebhook.wait_until_idle(timeout interval DEFAULT '1 minute') RETURNS boolean
     AS 'MODULE_PATHNAME', 'chatwebhook_wait_until_idle'
