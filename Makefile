@@ -42,6 +42,7 @@ OBJS = \
 	src/mapping.o \
 	src/memory.o \
 	src/outbox.o \
+	src/progress.o \
 	src/query.o \
 	src/render.o \
 	src/request.o \

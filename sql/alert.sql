@@ -5,6 +5,9 @@
  *
  * They read _webhook, so as not to wait for somebody who locks webhook, and wait
  * for no row that somebody has locked: it is checked again later.
+ *
+ * What they have to say is for the operator: it goes to the log, and never to the
+ * client of a session.
  */
 CREATE TABLE chatwebhook.alert (
     id           uuid PRIMARY KEY,
@@ -62,7 +65,7 @@ COMMENT ON FUNCTION chatwebhook._failing_webhooks(uuid[]) IS
 
 CREATE FUNCTION chatwebhook._announce_alert(changed chatwebhook.alert) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica SET client_min_messages = error
     AS $$
 DECLARE
     is_open constant boolean := changed.closed_at IS NULL;
@@ -176,7 +179,7 @@ COMMENT ON FUNCTION chatwebhook._check_alerts_together(uuid[]) IS
 
 CREATE FUNCTION chatwebhook._check_alerts(webhook_ids uuid[]) RETURNS uuid[]
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica SET client_min_messages = error
     AS $$
 DECLARE
     hook   uuid;

@@ -232,13 +232,18 @@ BEGIN
     IF NOT EXISTS (SELECT FROM chatwebhook.event e WHERE e.id = ANY (event_ids)) THEN
         RETURN 0;
     END IF;
-    -- events about their deliveries can quote a reply
+    -- events about their deliveries can quote a reply; an index on (conversation_id, type) finds them
     event_ids := event_ids || ARRAY(SELECT e.id FROM chatwebhook.event e
-                                     WHERE e.type = 'webhook.exhausted'
+                                     WHERE e.type = 'webhook.exhausted' AND e.conversation_id IS NULL
                                        AND e.data->>'eventId' IN (SELECT id::text FROM unnest(event_ids) AS id));
     -- a request that is under way is not stopped, but leaves nothing behind
-    PERFORM chatwebhook._cancel_deliveries(ARRAY(SELECT q.id FROM chatwebhook.queue q
-                                                  WHERE q.event_id IN (SELECT unnest(event_ids))), reason);
+    -- OFFSET has the queue looked into for each event: as a join, all of it could be read
+    PERFORM chatwebhook._cancel_deliveries(ARRAY(
+        SELECT q.id
+          FROM chatwebhook.event e
+         CROSS JOIN LATERAL (SELECT q.id FROM chatwebhook.queue q
+                              WHERE q.id >= e.first_delivery AND q.id <= e.last_delivery AND q.event_id = e.id OFFSET 0) q
+         WHERE e.id = ANY (event_ids)), reason);
     -- replies of the services may be about the person, too
     WITH finished AS (
         UPDATE chatwebhook.history h
@@ -369,6 +374,38 @@ $$;
 COMMENT ON FUNCTION chatwebhook._check_webhook_access(uuid) IS
     'Raises an error unless the caller sees the webhook.';
 
+/*
+ * In parts, so that they can say how far they are.  All of it is one transaction
+ * nevertheless, so that a cancellation leaves everything as it was.
+ */
+CREATE FUNCTION chatwebhook._act(function text, delivery_ids bigint[]) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    total constant bigint := cardinality(delivery_ids);
+    part  bigint[];
+    seen  bigint := 0;
+    acted bigint := 0;
+BEGIN
+    PERFORM chatwebhook._progress(function, 0, total);
+    -- also for none, so that it is always an error on a standby
+    FOR part IN (SELECT array_agg(d.id)
+                   FROM unnest(delivery_ids) WITH ORDINALITY AS d (id, n)
+                  GROUP BY (d.n - 1) / 5000 ORDER BY (d.n - 1) / 5000)
+                UNION ALL
+                SELECT delivery_ids WHERE total = 0 LOOP
+        acted := acted + CASE function WHEN 'purge_dead_letters' THEN chatwebhook._purge(part) ELSE chatwebhook._requeue(part) END;
+        seen := seen + cardinality(part);
+        PERFORM chatwebhook._progress(function, seen, total);
+    END LOOP;
+    PERFORM chatwebhook._progress(function, NULL, NULL);
+    RETURN acted;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._act(text, bigint[]) IS
+    'Does what this public function does to these deliveries, as far as the caller can see them, and says how far it is. Returns how many it acted on.';
+
 CREATE FUNCTION chatwebhook.retry_dead(
     webhook_id uuid DEFAULT NULL,
     since      timestamptz DEFAULT '-infinity',
@@ -391,7 +428,7 @@ BEGIN
                     WHERE (webhook_id IS NULL OR d.webhook_id = webhook_id)
                       AND d.created_at >= since AND d.created_at < until
                       AND d.event_type IS NOT NULL);
-    RETURN CASE WHEN dry_run THEN cardinality(found) ELSE chatwebhook._requeue(found) END;
+    RETURN CASE WHEN dry_run THEN cardinality(found) ELSE chatwebhook._act('retry_dead', found) END;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.retry_dead(uuid, timestamptz, timestamptz, boolean) IS
@@ -420,7 +457,7 @@ BEGIN
                     WHERE d.webhook_id = webhook_id AND d.status = 'delivered'
                       AND d.created_at >= since AND d.created_at < until
                       AND d.event_type IS NOT NULL);
-    RETURN CASE WHEN dry_run THEN cardinality(found) ELSE chatwebhook._requeue(found) END;
+    RETURN CASE WHEN dry_run THEN cardinality(found) ELSE chatwebhook._act('replay', found) END;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.replay(uuid, timestamptz, timestamptz, boolean) IS
@@ -442,7 +479,7 @@ BEGIN
                      FROM chatwebhook.dead_letter d
                     WHERE (webhook_id IS NULL OR d.webhook_id = webhook_id)
                       AND d.completed_at < before);
-    RETURN CASE WHEN dry_run THEN cardinality(found) ELSE chatwebhook._purge(found) END;
+    RETURN CASE WHEN dry_run THEN cardinality(found) ELSE chatwebhook._act('purge_dead_letters', found) END;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.purge_dead_letters(uuid, timestamptz, boolean) IS
@@ -459,7 +496,9 @@ CREATE FUNCTION chatwebhook.erase_conversation(
 #variable_conflict use_variable
 DECLARE
     found  uuid[];
-    erased bigint;
+    part   uuid[];
+    seen   bigint := 0;
+    erased bigint := 0;
 BEGIN
     IF conversation_id IS NULL THEN
         RAISE EXCEPTION 'erase_conversation() needs a conversation'
@@ -475,7 +514,18 @@ BEGIN
         RAISE NOTICE 'only events that are still in the outbox are erased'
             USING HINT = 'Call erase_conversation() on the delivery nodes as well, once they have received all events.';
     END IF;
-    erased := chatwebhook._erase(found);
+    PERFORM chatwebhook._progress('erase_conversation', 0, cardinality(found));
+    -- also for none, so that it is always an error on a standby
+    FOR part IN (SELECT array_agg(e.id)
+                   FROM unnest(found) WITH ORDINALITY AS e (id, n)
+                  GROUP BY (e.n - 1) / 5000 ORDER BY (e.n - 1) / 5000)
+                UNION ALL
+                SELECT found WHERE found = '{}' LOOP
+        erased := erased + chatwebhook._erase(part);
+        seen := seen + cardinality(part);
+        PERFORM chatwebhook._progress('erase_conversation', seen, cardinality(found));
+    END LOOP;
+    PERFORM chatwebhook._progress('erase_conversation', NULL, NULL);
     -- a memory can outlive the events that it comes from
     PERFORM chatwebhook._forget(m.webhook_id, m.chatbot_id, m.conversation_id)
        FROM chatwebhook.memory m
@@ -484,7 +534,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.erase_conversation(text, text, boolean) IS
-    'Removes the events of a conversation, with all replies, errors, attempts, dead letters and memories, including those of webhooks that the caller cannot see. Pending deliveries are canceled; bare records of deliveries remain. Returns the number of events. With dry_run, it only counts them.';
+    'Removes the events of a conversation, with all replies, errors, attempts, dead letters and memories, including those of webhooks that the caller cannot see. Pending deliveries are canceled; bare records of deliveries remain. Returns the number of events. With dry_run, it only counts them. It reads the whole table event, unless that has an index on (conversation_id, type).';
 
 CREATE FUNCTION chatwebhook.wait_until_idle(timeout interval DEFAULT '1 minute') RETURNS boolean
     AS 'MODULE_PATHNAME', 'chatwebhook_wait_until_idle'

@@ -211,3 +211,38 @@ COMMENT ON COLUMN chatwebhook.webhook_health.in_flight IS
 COMMENT ON COLUMN chatwebhook.webhook_health.oldest_pending_at IS
     'When the event of the oldest pending delivery was emitted, or was to be delivered (deliver_at). Deliveries scheduled for later do not count.';
 COMMENT ON COLUMN chatwebhook.webhook_health.dead IS 'Dead letters.';
+
+CREATE FUNCTION chatwebhook._end_pause(webhook_id uuid) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'chatwebhook_end_pause'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._end_pause(uuid) IS
+    'Removes what shared memory has of a webhook''s failures and pauses. Returns false if it is not paused.';
+
+CREATE FUNCTION chatwebhook._do_resume(webhook_id uuid) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+DECLARE
+    resumed boolean;
+BEGIN
+    PERFORM chatwebhook._check_sendable(webhook_id);
+    -- retries, but nothing that deliver_at, debounce or a backfill holds back
+    UPDATE chatwebhook.queue q SET next_attempt_at = clock_timestamp()
+     WHERE q.webhook_id = _do_resume.webhook_id
+       AND q.next_attempt_at > clock_timestamp() AND q.next_attempt_at < 'infinity'
+       AND q.debounce_until IS NULL
+       AND coalesce(q.deliver_at <= clock_timestamp(), true);
+    resumed := FOUND;
+    -- when its row changes, workers forget until when they were to wait
+    UPDATE chatwebhook.webhook w SET updated_at = clock_timestamp() WHERE w.id = _do_resume.webhook_id;
+    PERFORM chatwebhook._wake(webhook_id);
+    RETURN chatwebhook._end_pause(webhook_id) OR resumed;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._do_resume(uuid) IS 'Implements resume(), with the owner''s rights.';
+
+CREATE FUNCTION chatwebhook.resume(webhook_id uuid) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
+    LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook.resume(uuid) IS
+    'Ends the pause of a webhook: sends now what is due or waits for a retry, without granting more retries. Returns false if it was not paused and no retry was waiting. Raises an error if the webhook is disabled: to enable it, so that new events are queued again, too, set webhook.enabled to true. Raises an error if it has a problem: once that is fixed, delivery resumes by itself.';

@@ -92,6 +92,7 @@ CREATE FUNCTION chatwebhook._privileges(access text) RETURNS SETOF text
         ('EXECUTE ON FUNCTION chatwebhook.public_key', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.rotate_secret', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.set_credential', '{admin,app}'),
+        ('EXECUTE ON FUNCTION chatwebhook.resume', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.retry', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.cancel', '{admin,app}'),
         ('EXECUTE ON FUNCTION chatwebhook.retry_dead', '{admin,app}'),
@@ -302,6 +303,8 @@ GRANT EXECUTE ON FUNCTION chatwebhook._check_connector_access(text) TO PUBLIC;
 
 /* So do functions that run with the rights of their caller. */
 GRANT EXECUTE ON FUNCTION chatwebhook._check_webhook_access(uuid) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._act(text, bigint[]) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._progress(text, bigint, bigint) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._secret_problem(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._signing_secret_problem(text, text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._public_key(text) TO PUBLIC;

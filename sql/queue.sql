@@ -239,3 +239,9 @@ CREATE FUNCTION chatwebhook._claimed(delivery_id bigint) RETURNS boolean
     LANGUAGE C STABLE STRICT PARALLEL UNSAFE COST 1;
 COMMENT ON FUNCTION chatwebhook._claimed(bigint) IS
     'Does a process of this server hold a claim on this delivery?';
+
+CREATE FUNCTION chatwebhook._progress(function text, done bigint, total bigint) RETURNS void
+    AS 'MODULE_PATHNAME', 'chatwebhook_progress'
+    LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._progress(text, bigint, bigint) IS
+    'Says every two seconds how many of how many (null: not known) a function has done: to the client in a NOTICE, to others in pg_stat_activity.query. 0 begins, and null ends.';

@@ -348,7 +348,7 @@ CREATE FUNCTION chatwebhook.set_credential(webhook_id uuid, name text, value tex
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.set_credential(uuid, text, text) IS
-    'Stores a secret for a webhook. A {{name}} in its URL, headers or auth stands for it. The credentials client_certificate and client_key (PEM) are presented to the webhook''s own host in TLS, and to no other. A webhook has at most 50, of 8 kB each (PEM: 32 kB) and 88 kB together. Null removes the credential. It cannot be read back.';
+    'Stores a secret for a webhook. A {{name}} in its URL, headers or auth stands for it. The credentials client_certificate and client_key (PEM) are presented to the webhook''s own host in TLS, and to no other. A webhook has at most 50, of 8 kB each (PEM: 32 kB) and 88 kB together. Null removes the credential. It cannot be read back. To keep it out of logs, pass it as a parameter, or read it with COPY into a temporary table first.';
 
 CREATE FUNCTION chatwebhook.rekey() RETURNS bigint
     LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE

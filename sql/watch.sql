@@ -622,8 +622,11 @@ BEGIN
         END IF;
         PERFORM chatwebhook._check_watch(event_type, COALESCE(keys, '{}'));
     END IF;
+    -- _emit_to() counts
+    PERFORM chatwebhook._progress('backfill', 0, NULL);
     EXECUTE chatwebhook._backfill_statement(webhook_id, owner, ordered, relation, event_type, mapping, condition, query, dry_run)
        INTO result;
+    PERFORM chatwebhook._progress('backfill', NULL, NULL);
     RETURN result;
 END
 $$;

@@ -782,29 +782,94 @@ $$;
 COMMENT ON FUNCTION chatwebhook.create_webhook(text, text, text[], text, jsonpath, boolean, jsonb, integer, interval, double precision, interval, interval, integer, text, text, jsonb, jsonb, double precision, boolean, integer, interval, interval, interval[], text) IS
     'Creates a webhook, and returns its id and its signing secret, as secret() does; null if its connector is not signed. The arguments are columns of the table webhook.';
 
-CREATE FUNCTION chatwebhook._do_test_webhook(
+CREATE FUNCTION chatwebhook._try_webhook(
     webhook_id        uuid,
     OUT success       boolean,
     OUT status_code   integer,
     OUT error         text,
     OUT latency_ms    integer,
     OUT response_body text)
-    AS 'MODULE_PATHNAME', 'chatwebhook_test_webhook'
-    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp;
-COMMENT ON FUNCTION chatwebhook._do_test_webhook(uuid) IS 'Implements test_webhook(), with the owner''s rights.';
+    AS 'MODULE_PATHNAME', 'chatwebhook_try_webhook'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._try_webhook(uuid) IS 'Sends webhook.test, and waits for the reply.';
+
+CREATE FUNCTION chatwebhook._check_sendable(webhook_id uuid) RETURNS void
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    hook record;
+BEGIN
+    SELECT w.name, w.enabled, w.disabled_reason, coalesce(chatwebhook._copy_problem(), h.problem) AS problem INTO hook
+      FROM chatwebhook.webhook w LEFT JOIN chatwebhook.health h ON h.webhook_id = w.id
+     WHERE w.id = _check_sendable.webhook_id;
+    IF NOT hook.enabled THEN
+        RAISE EXCEPTION 'webhook "%" is disabled%', hook.name, coalesce(': ' || hook.disabled_reason, '')
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'To enable it, set webhook.enabled to true.';
+    ELSIF hook.problem IS NOT NULL THEN
+        RAISE EXCEPTION 'cannot send to webhook "%": %', hook.name, hook.problem
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Once that is fixed, delivery resumes by itself.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._check_sendable(uuid) IS
+    'Raises an error if the workers send nothing to this webhook: it is disabled, or has a problem.';
+
+CREATE FUNCTION chatwebhook._do_test_webhook(
+    webhook_id        uuid,
+    wait              boolean,
+    OUT success       boolean,
+    OUT status_code   integer,
+    OUT error         text,
+    OUT latency_ms    integer,
+    OUT response_body text,
+    OUT delivery_id   bigint)
+    LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+DECLARE
+    now_at constant timestamptz := clock_timestamp();
+    event  uuid;
+BEGIN
+    IF wait THEN
+        SELECT t.* INTO success, status_code, error, latency_ms, response_body
+          FROM chatwebhook._try_webhook(webhook_id) t;
+        RETURN;
+    END IF;
+    PERFORM chatwebhook._check_sendable(webhook_id);
+    IF chatwebhook._setting('chatwebhook.outbox')::boolean THEN
+        RAISE EXCEPTION 'test_webhook(wait => false) does not work while chatwebhook.outbox is on'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Call it on a delivery node, or wait for the reply.';
+    END IF;
+    -- with the webhook's chatbot, so that those who see the webhook see the delivery
+    SELECT chatwebhook._emit_to(w.id, false, 'webhook.test', w.chatbot_id, NULL, '{"message": "This is a test webhook delivery"}') INTO event
+      FROM chatwebhook.webhook w WHERE w.id = _do_test_webhook.webhook_id;
+    -- unlike a backfill's, it is due now; later, it would show nothing any more
+    UPDATE chatwebhook.queue q SET next_attempt_at = now_at, expires_at = now_at + interval '1 minute'
+      FROM chatwebhook.event e
+     WHERE e.id = event AND q.id = e.first_delivery
+    RETURNING q.id INTO delivery_id;
+    PERFORM chatwebhook._wake(webhook_id);
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._do_test_webhook(uuid, boolean) IS 'Implements test_webhook(), with the owner''s rights.';
 
 CREATE FUNCTION chatwebhook.test_webhook(
     webhook_id        uuid,
+    wait              boolean DEFAULT true,
     OUT success       boolean,
     OUT status_code   integer,
     OUT error         text,
     OUT latency_ms    integer,
-    OUT response_body text)
+    OUT response_body text,
+    OUT delivery_id   bigint)
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION chatwebhook.test_webhook(uuid) IS
-    'Sends a webhook.test event now, with all requests of a connector, and returns the last reply. Nothing is queued or counted. It takes at most 10 seconds, whatever the webhook''s timeout.';
+COMMENT ON FUNCTION chatwebhook.test_webhook(uuid, boolean) IS
+    'Sends a webhook.test event now, with all requests of a connector, and returns the last reply. Nothing is queued or counted. The call, and its transaction, take at most 10 seconds, whatever the webhook''s timeout. With wait => false, it returns at once with only delivery_id: a worker sends the event after the commit, and the outcome is in delivery and attempt. That delivery is one like any other: it is counted, tried again, and waits while the webhook is paused, but it is canceled if it was not delivered within a minute.';
 
 CREATE FUNCTION chatwebhook._do_preview(webhook_id uuid, event jsonb, replies jsonb)
     RETURNS chatwebhook.request

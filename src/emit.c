@@ -58,6 +58,7 @@
 #include "envelope.h"
 #include "filter.h"
 #include "mapping.h"
+#include "progress.h"
 #include "query.h"
 #include "rows.h"
 #include "settings.h"
@@ -749,6 +750,7 @@ chatwebhook_emit_to(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 	only.webhook_id = *PG_GETARG_UUID_P(0);
 	only.ordered = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
+	cwh_progress_step();
 	return emit_arguments(fcinfo, 2, &only, NULL, NULL);
 }
 

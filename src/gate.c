@@ -48,6 +48,7 @@
 #include "gate.h"
 #include "settings.h"
 
+PG_FUNCTION_INFO_V1(chatwebhook_end_pause);
 PG_FUNCTION_INFO_V1(chatwebhook_gates);
 
 /* If more webhooks need a gate, the others are sent to without limits. */
@@ -365,18 +366,34 @@ note_answer(const pg_uuid_t *webhook_id)
 }
 
 /*
- * Forget a webhook's past: its row has changed, and the user wants to see what
- * that does.  Its secrets are not in its row.
+ * Until when nothing is sent to a webhook, or nothing but a probe; 0 if it is
+ * not paused.  That time has passed if the next probe may start at once.
  */
-static void
+static TimestampTz
+pause_end(const Gate *gate, TimestampTz now)
+{
+	if (is_broken(gate->failures))
+		return Max(gate->paused_until, gate->probe_at);
+	return gate->paused_until > now ? gate->paused_until : 0;
+}
+
+/*
+ * Forget a webhook's past: its row has changed, and the user wants to see what
+ * that does.  Its secrets are not in its row.  Returns true if that ended a
+ * pause.
+ */
+static bool
 forget(const pg_uuid_t *webhook_id)
 {
+	bool		was_paused = false;
 	Gate	   *gate;
 
 	if (pg_atomic_read_u32(&gates->n) == 0)
-		return;
+		return false;
 	LWLockAcquire(gates_lock, LW_EXCLUSIVE);
 	gate = get_gate(webhook_id, false, 0);
+	if (gate)
+		was_paused = pause_end(gate, GetCurrentTimestamp()) != 0;
 	if (gate && gate->taken_until > 0)
 	{
 		Gate		old = *gate;
@@ -388,6 +405,14 @@ forget(const pg_uuid_t *webhook_id)
 	else if (gate)
 		remove_gate(gate);
 	LWLockRelease(gates_lock);
+	return was_paused;
+}
+
+/* SQL: end the pause of a webhook; returns false if it is not paused. */
+Datum
+chatwebhook_end_pause(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(table && forget(PG_GETARG_UUID_P(0)));
 }
 
 /*
@@ -446,7 +471,7 @@ cwh_gate_signal(const pg_uuid_t *webhook_id, CwhSignal signal, int64 pause_s,
 		case CWH_SIGNAL_ANSWERED:
 			return note_answer(webhook_id);
 		case CWH_SIGNAL_CHANGED:
-			forget(webhook_id);
+			(void) forget(webhook_id);
 			break;
 		case CWH_SIGNAL_NONE:
 			break;
@@ -547,14 +572,11 @@ chatwebhook_gates(PG_FUNCTION_ARGS)
 
 	for (int i = 0; i < n; i++)
 	{
-		bool		broken = is_broken(found[i].failures);
-		TimestampTz until = found[i].paused_until;
+		TimestampTz until = pause_end(&found[i], now);
 		Datum		values[2];
 		bool		nulls[2] = {false, false};
 
-		if (broken)
-			until = Max(until, found[i].probe_at);
-		if (!broken && until <= now)
+		if (until == 0)
 			continue;
 		values[0] = UUIDPGetDatum(&found[i].key.webhook_id);
 		values[1] = TimestampTzGetDatum(until);

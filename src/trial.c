@@ -5,7 +5,7 @@
  * A test sends an event by the steps that the worker takes (exchange.c), with a
  * transport of the session's own.  The session's transaction is open while it
  * waits for the reply, so it does so for one delivery only, and serves
- * interrupts.
+ * interrupts.  A test that does not wait is a delivery in the queue.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -36,7 +36,7 @@
 #define TRIAL_MS		10000
 
 PG_FUNCTION_INFO_V1(chatwebhook_preview);
-PG_FUNCTION_INFO_V1(chatwebhook_test_webhook);
+PG_FUNCTION_INFO_V1(chatwebhook_try_webhook);
 
 /* What a test has found out. */
 typedef struct Trial
@@ -293,7 +293,7 @@ send_event(CwhExchange *exchange, CwhWebhook *webhook, CwhToken *token,
 
 /* SQL: send webhook.test and say what came back. */
 Datum
-chatwebhook_test_webhook(PG_FUNCTION_ARGS)
+chatwebhook_try_webhook(PG_FUNCTION_ARGS)
 {
 	CwhTransportOptions options;
 	CwhWebhook *webhook;

@@ -101,7 +101,7 @@ SELECT p.signature, l.lanname, p.prosecdef, p.proconfig
    AND (p.proconfig IS NULL
         OR 'search_path=pg_catalog, pg_temp' <> ALL (p.proconfig)
         OR EXISTS (SELECT FROM unnest(p.proconfig) AS setting
-                    WHERE setting NOT IN ('search_path=pg_catalog, pg_temp', 'jit=off', 'extra_float_digits=1', 'lock_timeout=500ms', 'lock_timeout=1ms')
+                    WHERE setting NOT IN ('search_path=pg_catalog, pg_temp', 'jit=off', 'extra_float_digits=1', 'lock_timeout=500ms', 'lock_timeout=1ms', 'client_min_messages=error')
                       AND (setting <> 'session_replication_role=replica' OR NOT p.prosecdef)))
    AND p.proname NOT IN ('watch', 'unwatch', 'backfill', '_find_connector')
    AND (p.prosecdef OR NOT EXISTS (

@@ -201,6 +201,78 @@ foreach my $status (429, 503)
 	};
 }
 
+subtest 'resume()' => sub {
+	my $id = webhook('stalled', path => '/down-until-told', backoff => '1 hour', max_backoff => '1 hour');
+	emit('stalled', 20);
+	becomes_true(q{SELECT state = 'paused' AND in_flight = 0 FROM chatwebhook.webhook_health WHERE name = 'stalled'}, 'it is paused');
+	my $scheduled = q{SELECT count(*) FROM chatwebhook.delivery WHERE webhook_name = 'stalled' AND next_attempt_at > now() + interval '50 minutes'};
+	cmp_ok(sql($scheduled), '>=', $threshold, 'retries wait for an hour');
+	sql(q{SELECT chatwebhook.emit('test.breaker', 'stalled', NULL, '{}', deliver_at => now() + interval '55 minutes')});
+	my $attempts = sql(qq{SELECT sum(attempts) FROM chatwebhook.queue WHERE webhook_id = '$id'});
+	ok(all_workers_turn(), 'all workers have had a turn');
+
+	# whoever thinks better of it leaves what waits for a retry as it was
+	script("BEGIN; SELECT chatwebhook.resume('$id'); ROLLBACK");
+	cmp_ok(sql($scheduled), '>', $threshold, 'a rollback undoes it');
+	my $count = $receiver->count('stalled');
+	is(sql("SELECT chatwebhook.resume('$id')"), 't', 'resume()');
+	ok($receiver->wait_for($count + 1, 'stalled'), 'it is tried again');
+	becomes_true(qq{SELECT sum(attempts) > $attempts FROM chatwebhook.queue WHERE webhook_id = '$id'}, 'that is counted');
+	is(sql(qq{SELECT sum(first_attempt) FROM chatwebhook.queue WHERE webhook_id = '$id'}), 0, 'as one of the retries that it has');
+	$receiver->set(up => ['stalled']);
+	sql("SELECT chatwebhook.resume('$id')");
+	ok(wait_idle($node), 'once it answers, all is delivered');
+	is(sql(q{SELECT state FROM chatwebhook.webhook_health WHERE name = 'stalled'}), 'healthy', 'and it is paused no more');
+	is(sql($scheduled), 1, 'but for what is to be sent later');
+	is(sql("SELECT chatwebhook.resume('$id')"), 'f', 'there is nothing to resume');
+	is(sql($scheduled), 1, 'and nothing was');
+
+	# all that there is to send has been put off as the receiver asked
+	my $asks = webhook('asks', path => '/fail/1/then/ok?status=429&retry_after=99999');
+	emit('asks', 1);
+	becomes_true(q{SELECT state = 'paused' AND in_flight = 0 FROM chatwebhook.webhook_health WHERE name = 'asks'}, 'another asks for a pause');
+	is(sql("SELECT chatwebhook.resume('$asks')"), 't', 'resume()');
+	ok(wait_idle($node), 'all is delivered');
+
+	# the pause is gone with the server's memory, the retries are not
+	my $forgotten = webhook('forgotten', path => '/fail/1/then/ok?status=429&retry_after=99999');
+	emit('forgotten', 1);
+	becomes_true(q{SELECT state = 'paused' AND in_flight = 0 FROM chatwebhook.webhook_health WHERE name = 'forgotten'}, 'one more');
+	$node->restart;
+	becomes_true("SELECT count(*) = $workers FROM chatwebhook.worker_status", 'the server was restarted');
+	is(sql(q{SELECT state <> 'paused' AND next_probe_at IS NULL FROM chatwebhook.webhook_health WHERE name = 'forgotten'}), 't', 'and has forgotten the pause');
+	is(sql("SELECT chatwebhook.resume('$forgotten')"), 't', 'resume()');
+	ok(wait_idle($node), 'all is delivered');
+
+	# no worker has any of it in memory
+	my $off = webhook('off', path => '/down-until-told', backoff => '1 hour', max_backoff => '1 hour');
+	emit('off', 20);
+	becomes_true(q{SELECT state = 'paused' AND in_flight = 0 FROM chatwebhook.webhook_health WHERE name = 'off'}, 'and another is paused');
+	$receiver->set(up => ['off']);
+	script(q{ALTER SYSTEM SET chatwebhook.databases = '!postgres'; SELECT pg_reload_conf()});
+	becomes_true('SELECT count(*) = 0 FROM chatwebhook.worker_status', 'there is no worker');
+	is(sql("SELECT chatwebhook.resume('$off')"), 't', 'resume()');
+	is(sql(q{SELECT state <> 'paused' AND next_probe_at IS NULL FROM chatwebhook.webhook_health WHERE name = 'off'}), 't', 'it is paused no more')
+	  or diag(sql(q{SELECT * FROM chatwebhook.webhook_health WHERE name = 'off'}));
+	script(q{ALTER SYSTEM RESET chatwebhook.databases; SELECT pg_reload_conf()});
+	ok(wait_idle($node), 'the next worker delivers all');
+	becomes_true('SELECT count(*) > 0 FROM chatwebhook.worker_status', 'it is there');
+
+	# what it is no remedy for
+	sql("UPDATE chatwebhook.webhook SET enabled = false WHERE id = '$asks'");
+	like(($node->psql('postgres', "SELECT chatwebhook.resume('$asks')"))[2],
+		qr/ERROR:  webhook "asks" is disabled\nHINT:  To enable it, set webhook\.enabled to true/, 'one that is disabled');
+	my $gone = webhook('gone', path => '/status/410');
+	emit('gone', 1);
+	becomes_true("SELECT NOT enabled FROM chatwebhook.webhook WHERE id = '$gone'", 'the extension disables one');
+	like(($node->psql('postgres', "SELECT chatwebhook.resume('$gone')"))[2], qr/ERROR:  webhook "gone" is disabled: .*410/, 'it says why');
+	my $unset = webhook('unset', headers => { 'X-Key' => '{{key}}' });
+	emit('unset', 1);
+	becomes_true("SELECT problem IS NOT NULL FROM chatwebhook.webhook_health WHERE webhook_id = '$unset'", 'one lacks a credential');
+	like(($node->psql('postgres', "SELECT chatwebhook.resume('$unset')"))[2],
+		qr/ERROR:  cannot send to webhook "unset": the credential "key" is not set\nHINT:  Once that is fixed/, 'which resume() says');
+};
+
 is(sql('SELECT count(*) FROM chatwebhook.worker_status WHERE last_error IS NOT NULL'), 0, 'no worker has had trouble of its own');
 $node->stop;
 done_testing();

@@ -59,6 +59,8 @@ sub emit
 # Start the exporter as its documentation says, as a role of pg_monitor.
 sub start_exporter
 {
+	my (@arguments) = @_;
+	@arguments = "--extend.query-path=$top/monitoring/postgres_exporter.yml" if !@arguments;
 	$port = PostgreSQL::Test::Cluster::get_free_port();
 	local $ENV{DATA_SOURCE_NAME} = sprintf 'user=prometheus host=%s port=%d dbname=postgres sslmode=disable',
 	  $node->host, $node->port;
@@ -69,7 +71,16 @@ sub start_exporter
 		"--web.listen-address=127.0.0.1:$port",
 		'--disable-default-metrics', '--disable-settings-metrics',
 		@no_collectors,
-		"--extend.query-path=$top/monitoring/postgres_exporter.yml");
+		@arguments);
+	return;
+}
+
+sub stop_exporter
+{
+	return if !$exporter_pid;
+	kill 'TERM', $exporter_pid;
+	waitpid $exporter_pid, 0;
+	undef $exporter_pid;
 	return;
 }
 
@@ -77,11 +88,7 @@ END
 {
 	my $exit_code = $?;
 
-	if ($exporter_pid)
-	{
-		kill 'TERM', $exporter_pid;
-		waitpid $exporter_pid, 0;
-	}
+	stop_exporter();
 	$? = $exit_code;
 }
 
@@ -548,6 +555,32 @@ subtest 'who sees them' => sub {
 		is($as->('app', "SELECT count(*) FROM chatwebhook._count_deliveries(ARRAY(SELECT id FROM chatwebhook.webhook), '$status')"), 1,
 			"the function behind it counts what is $status for webhooks that are named");
 	}
+};
+
+# With the arguments that docs/monitoring.md gives for that.
+subtest 'two databases of one server' => sub {
+	my ($arguments) = slurp_file("$top/docs/monitoring.md") =~ /^ +ARGS='(.*--include-databases=app,shop.*)'$/m;
+	sql("CREATE DATABASE $_") foreach 'shop', 'without';
+	sql_in('shop', q{CREATE EXTENSION chatwebhook;
+		INSERT INTO chatwebhook.webhook (name, url) VALUES ('of the shop', 'https://example.com/')});
+	stop_exporter();
+	start_exporter(map { s{/etc/prometheus/chatwebhook\.yml}{$top/monitoring/postgres_exporter.yml}r =~ s/=app,/=postgres,/r } split / /, $arguments);
+
+	my $deadline = time + $timeout;
+	my ($text, %of);
+	while (!$of{shop})
+	{
+		die "the exporter does not find the databases:\n$text" if $text && time > $deadline;
+		$text = HTTP::Tiny->new->get("http://127.0.0.1:$port/metrics")->{content};
+		%of = ();
+		push @{ $of{$1} }, $& while $text =~ /^chatwebhook_\w+\{.*?datname="(\w+)".*$/mg;
+		sleep 0.1;
+	}
+	is(join(' ', sort keys %of), 'postgres shop', 'both have metrics');
+	is(scalar(grep { /^chatwebhook_deliveries_pending\{.*webhook="of the shop"/ } @{ $of{shop} }), 1, 'one has its own webhook');
+	is(scalar(grep { /webhook="of the shop"/ } @{ $of{postgres} }), 0, 'which the other has not');
+	is(scalar(grep { /^chatwebhook_workers_running\{/ } @{ $of{$_} }), 1, "$_: its workers") foreach sort keys %of;
+	like($text, qr/^pg_exporter_last_scrape_error 0$/m, 'and no error, though one has no extension');
 };
 
 done_testing();

@@ -664,6 +664,38 @@ subtest 'alerts that cannot be emitted' => sub {
 	sql(q{INSERT INTO chatwebhook.event_type (name) VALUES ('webhook.alert')});
 };
 
+subtest 'alerts that a client opens' => sub {
+	my $offset = -s $node->logfile;
+	# what the session of a client that asks for everything shows it, and what is logged
+	my $shows = sub {
+		my ($statement, $logged, $what) = @_;
+		unlike(($node->psql('postgres', "SET client_min_messages = log; $statement"))[2], qr/WARNING|alert/, "$what: the client sees nothing of it");
+		like(slurp_file($node->logfile, $offset), $logged, "$what: the log has it");
+		$offset = -s $node->logfile;
+	};
+
+	set('alert_failures', 0);
+	webhook('quiet', '/status/500');
+	send_all('quiet', 5);
+	set('alert_failures', 5);
+	sql(q{DELETE FROM chatwebhook.event_type WHERE name = 'webhook.alert'});
+	is(alerts('quiet'), '', 'there is no alert yet');
+	$shows->(q{UPDATE chatwebhook.webhook SET enabled = false WHERE name = 'quiet'},
+		qr/WARNING:  chatwebhook: alert about webhook "quiet" opened.*WARNING:  could not emit webhook\.alert about webhook "quiet"/s, 'opened');
+	is(alerts('quiet'), 'consecutive_failures|open', 'it is open');
+	set('alert_failures', 0);
+	my $locker = Session->new($node, 'postgres') or die $Session::error;
+	$locker->query(q{BEGIN; SELECT FROM chatwebhook.alert WHERE webhook_name = 'quiet' FOR UPDATE});
+	$shows->(q{UPDATE chatwebhook.webhook SET enabled = true WHERE name = 'quiet'},
+		qr/WARNING:  could not check the alerts of webhook "quiet"/, 'locked');
+	$locker->query('ROLLBACK');
+	$locker->close;
+	$shows->(q{DELETE FROM chatwebhook.webhook WHERE name = 'quiet'},
+		qr/LOG:  chatwebhook: alert about webhook "quiet" closed.*WARNING:  could not emit webhook\.alert/s, 'closed');
+	sql(q{INSERT INTO chatwebhook.event_type (name) VALUES ('webhook.alert')});
+	set('alert_failures', 5);
+};
+
 subtest 'deleting a webhook with an alert' => sub {
 	webhook('deleted', '/status/500');
 	send_all('deleted', 5);

@@ -15,6 +15,7 @@ use lib "$FindBin::Bin/../lib";
 use Chatwebhook;
 use JSON::PP ();
 use PostgreSQL::Test::Utils;
+use Session;
 use Test::More;
 use Time::HiRes qw(sleep);
 
@@ -514,6 +515,50 @@ subtest 'erase_conversation' => sub {
 	is(script(q{SET ROLE other; SET chatwebhook.chatbot = 'other'; SELECT chatwebhook.erase_conversation('other', 'erased')}), 1, 'and an app erases its own');
 	like(($node->psql('postgres', q{SELECT chatwebhook.erase_conversation('bot', NULL)}))[2], qr/needs a conversation/, 'one must be named');
 	unlike($dump->(), qr/quibble[23]/, 'of those nothing is left, too');
+};
+
+# As docs/performance.md says.
+subtest 'an index of conversations' => sub {
+	my ($statement) = slurp_file("$FindBin::Bin/../../docs/performance.md") =~ /^(CREATE INDEX CONCURRENTLY .*);$/m;
+	my $index = 'chatwebhook.event_conversation_id_type_idx';
+	my $session = Session->new($node, 'postgres') or die $Session::error;
+	my $emit = q{SELECT chatwebhook.emit('conversation.ended', 'bot', 'looked up', '{}') IS NOT NULL
+		AND chatwebhook.emit('conversation.ended', 'acme', 'looked up', '{}') IS NOT NULL};
+
+	# what there was before, and what comes from a session that knows the table without it
+	$session->query($emit);
+	script(q{INSERT INTO chatwebhook.event (id, type, chatbot_id, conversation_id, created_at, data)
+		SELECT chatwebhook.uuidv7(), CASE WHEN i % 100 = 0 THEN 'webhook.exhausted' ELSE 'message.sent' END, 'bot',
+			CASE WHEN i % 100 <> 0 AND i % 3 > 0 THEN 'c' || i / 10 END, now(), '{"eventId": "x"}' FROM generate_series(1, 100000) i;
+		ANALYZE chatwebhook.event});
+	sql($statement);
+	is($session->query($emit)->{rows}, "t\n", 'a session goes on to emit');
+	$session->close;
+	is(script(q{SET enable_seqscan = off; SET enable_bitmapscan = off;
+			SELECT count(*) FROM chatwebhook.event WHERE conversation_id = 'looked up'}), 4, 'and the index has it');
+
+	# the statements that find events by it, in a plan for any conversation
+	script(q{UPDATE chatwebhook.event SET data = jsonb_build_object('eventId', (SELECT id FROM chatwebhook.event WHERE conversation_id = 'looked up' AND chatbot_id = 'bot' LIMIT 1))
+		WHERE id = (SELECT id FROM chatwebhook.event WHERE type = 'webhook.exhausted' LIMIT 1)});
+	foreach my $chatbot ('bot', 'acme')
+	{
+		my $role = $chatbot eq 'acme' ? q{SET ROLE acme; SET chatwebhook.chatbot = 'acme';} : '';
+		is(script(qq{BEGIN; $role
+				SELECT chatwebhook.erase_conversation('$chatbot', 'looked up');
+				SELECT seq_scan FROM pg_stat_xact_all_tables WHERE relid = 'chatwebhook.event'::regclass;
+				COMMIT}), "2\n0", "$chatbot: a conversation is erased without reading the whole table");
+	}
+	is(sql(q{SELECT count(*) FROM chatwebhook.event WHERE type = 'webhook.exhausted' AND data->>'eventId' <> 'x'}), 0,
+		'along with what was emitted about its deliveries');
+
+	# nothing of the extension's is upset
+	sql('CREATE DATABASE restored TEMPLATE template0');
+	$node->command_ok([ 'bash', '-c', 'pg_dump --no-sync -d postgres | psql -X -q -v ON_ERROR_STOP=1 -d restored' ], 'a dump can be restored');
+	is(sql_in('restored', "SELECT to_regclass('$index') IS NULL, count(*) > 0 FROM chatwebhook.event"), 't|t', 'it has no such index');
+	sql_in('restored', $statement);
+	# the connectors above are no matter of the index
+	sql_in('restored', 'DROP FUNCTION stumbles, dawdles; DROP EXTENSION chatwebhook');
+	is(sql_in('restored', "SELECT count(*) FROM pg_class WHERE relname ~ '^event_conversation'"), 0, 'DROP EXTENSION removes the index');
 };
 
 done_testing();

@@ -158,7 +158,7 @@ foreach my $node ($standby, $cascade)
 	like($node->safe_psql('postgres', 'SELECT chatwebhook.metrics_text()'),
 		qr/^# HELP/, "$name: and metrics_text()");
 	foreach my $call ("retry(1)", "cancel(1)", "retry_dead()",
-		"rotate_secret('$ok')")
+		"rotate_secret('$ok')", "resume('$ok')")
 	{
 		my (undef, undef, $stderr) =
 		  $node->psql('postgres', "SELECT chatwebhook.$call");
