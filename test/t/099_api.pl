@@ -57,7 +57,7 @@ sub write_file
 sub start_program
 {
 	my ($name, $pattern, @command) = @_;
-	my $log = "$PostgreSQL::Test::Utils::log_path/098_api_$name.log";
+	my $log = "$PostgreSQL::Test::Utils::log_path/099_api_$name.log";
 	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
 
 	unlink $log;
@@ -431,7 +431,7 @@ is(sql(q{SELECT md5(string_agg(w::text, ' ' ORDER BY id)) FROM chatwebhook.webho
 	"the other customer's have not changed");
 is(leftovers(), $nothing, 'nothing is left on the connections');
 sql(q{DELETE FROM chatwebhook.webhook WHERE chatbot_id = 'shop'});
-unlike(slurp_file("$PostgreSQL::Test::Utils::log_path/098_api_server.log"), qr/[Ee]rror/, 'the server has logged no error');
+unlike(slurp_file("$PostgreSQL::Test::Utils::log_path/099_api_server.log"), qr/[Ee]rror/, 'the server has logged no error');
 
 #
 # One test at a time for each customer
