@@ -750,9 +750,17 @@ BEGIN
 
     -- only the newest ten thousand dead letters, so that the page is fast after a bad week, too
     WITH newest AS (
-        SELECT d.webhook_id, d.webhook_name, d.last_error, d.completed_at
-          FROM chatwebhook.dead d
-         ORDER BY d.id DESC LIMIT 10000
+        (SELECT d.webhook_id, d.webhook_name, d.last_error, d.completed_at
+           FROM chatwebhook.dead d WHERE operator
+          ORDER BY d.id DESC LIMIT 10000)
+        UNION ALL
+        -- an app must not read past those of others
+        SELECT f.* FROM unnest(webhooks) h
+         CROSS JOIN LATERAL (
+               SELECT d.webhook_id, d.webhook_name, d.last_error, d.completed_at
+                 FROM chatwebhook.dead d WHERE d.webhook_id = h.webhook_id
+                ORDER BY d.id DESC LIMIT 10000 / greatest(cardinality(webhooks), 1)) f
+         WHERE NOT operator
     ), reason AS (
         SELECT g.last_error, sum(g.n)::bigint AS n, max(g.newest) AS newest, sum(g.recent)::bigint AS recent, count(*) AS hooks,
                (array_agg(g.webhook_name ORDER BY g.n DESC, g.webhook_name))[1:3] AS names

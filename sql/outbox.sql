@@ -271,6 +271,9 @@ BEGIN
         INSERT INTO chatwebhook.outbox_slot (slot_name) VALUES (publication || '_' || suffix)
             ON CONFLICT DO NOTHING;
     END IF;
+    -- the worker may not have noticed yet that a subscription was dropped
+    UPDATE chatwebhook.outbox_slot o SET present = false, copied_by = NULL
+     WHERE o.present AND NOT EXISTS (SELECT FROM pg_replication_slots s WHERE s.slot_name = o.slot_name);
     IF NOT chatwebhook._setting('chatwebhook.outbox')::boolean THEN
         RAISE NOTICE 'chatwebhook.outbox is off, so events are not stored for delivery nodes'
             USING HINT = 'Use ALTER SYSTEM SET chatwebhook.outbox = on, and SELECT pg_reload_conf().';

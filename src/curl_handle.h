@@ -18,6 +18,7 @@
 typedef struct CwhHandle
 {
 	CURL	   *easy;			/* null: none */
+	CURLSH	   *share;			/* of its TLS sessions, or null */
 	uint64_t	affinity;		/* whose TLS sessions it may have; 0: none */
 	uint64_t	generation;		/* of the options that it was made with */
 	bool		has_ca_file;

@@ -88,12 +88,12 @@ cwh_progress_step(void)
 
 /*
  * SQL: a function has done so many of so many, or, if the total is null, of an
- * unknown number.  0 begins, and null ends.
+ * unknown number.  0 begins, and null, or no function, ends.
  */
 Datum
 chatwebhook_progress(PG_FUNCTION_ARGS)
 {
-	if (PG_ARGISNULL(1))
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 	{
 		if (progress.in_activity)
 			set_activity("");

@@ -7,7 +7,7 @@ import pg from 'pg';
 // Without the handlers, a lost connection would end the process.  The pool replaces it.
 const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL, max: 20, connectionTimeoutMillis: 10_000 });
 pool.on('error', () => {}).on('connect', client => client.on('error', error => console.error(error.message)));
-const MAX_BODY = 256 * 1024;
+const MAX_BODY = 256 * 1024, statuses = [null, 'pending', 'delivered', 'dead', 'canceled'];
 // What a customer may set.  Column names in SQL come from this list, never from a request.
 const columns = ['name', 'url', 'connector', 'events', 'filter', 'enabled', 'headers', 'settings', 'auth',
   'max_retries', 'backoff', 'backoff_multiplier', 'max_backoff', 'retry_delays', 'timeout', 'rate_limit',
@@ -32,8 +32,7 @@ const routes = {
       chatwebhook.create_webhook(${given}) AS c`, body);
     return [201, { ...(await query(`${webhooks} WHERE id = $1`, id))[0], secret }]; // no other reply has the secret
   },
-  [`PATCH /api/webhooks/${id}`]: async (query, { key, body }) => {
-    const given = columnsOf(body);
+  [`PATCH /api/webhooks/${id}`]: async (query, { key, body }, given = columnsOf(body)) => {
     await query(`UPDATE chatwebhook.webhook SET (${given}) = (SELECT ${given.map(column => `r.${column}`)}
       FROM jsonb_populate_record(NULL::chatwebhook.webhook, $2) AS r) WHERE id = $1`, key, body);
     return [200, ...await query(`${webhooks} WHERE id = $1`, key)];
@@ -49,10 +48,11 @@ const routes = {
       FROM chatwebhook.webhook AS w, chatwebhook.test_webhook(w.id) AS t WHERE w.id = $1`, key)];
   },
   [`GET /api/webhooks/${id}/deliveries`]: async (query, { key, search }) => {
-    const [webhook] = await query('SELECT FROM chatwebhook.webhook WHERE id = $1', key);
+    const status = search.get('status'), [webhook] = await query('SELECT FROM chatwebhook.webhook WHERE id = $1', key);
+    if (!statuses.includes(status)) refuse(400, 'unknown status'); // it would read all of the history in vain
     return [200, webhook && await query(`SELECT * FROM chatwebhook.delivery WHERE webhook_id = $1
       AND ($2::text IS NULL OR status = $2) AND ($3::bigint IS NULL OR id < $3) ORDER BY id DESC LIMIT 100`,
-      key, search.get('status'), search.get('before'))];
+      key, status, search.get('before'))];
   },
   'POST /api/deliveries/([0-9]{1,18})/retry': async (query, { key }) =>
     [202, ...await query('SELECT chatwebhook.retry(id) AS retried FROM chatwebhook.delivery WHERE id = $1', key)],

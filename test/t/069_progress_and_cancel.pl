@@ -145,6 +145,9 @@ fill('dead', 'dead');
 is(($node->psql('postgres', 'SELECT chatwebhook.retry_dead(dry_run => true)'))[2], '', 'a dry run is quiet');
 is(($node->psql('postgres', q{SELECT chatwebhook.retry_dead(since => 'infinity')}))[2], '', 'as is a call without effect');
 is(sql(q{SELECT chatwebhook.retry_dead(since => 'infinity')}), 0, 'which acts on none');
+# every role may call what says how far a function is
+is(sql(q{SELECT chatwebhook._progress(NULL, 0, 10)}), '', 'nor does a function without a name crash the server');
+like(($node->psql('postgres', q{SELECT chatwebhook._act(NULL, '{}')}))[1], qr/^0$/, 'nor an unnamed act');
 
 $node->stop;
 done_testing();
