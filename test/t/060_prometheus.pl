@@ -512,6 +512,7 @@ subtest 'what waits for its retry is not due' => sub {
 	create_webhook($node, name => 'later', path => '/status/503', chatbot_id => 'bot-5', events => ['webhook.test'],
 		max_retries => 1, backoff => '1 hour', max_backoff => '1 hour');
 	emit('bot-5', 2);
+	wait_until(q{SELECT count(*) = 2 FROM chatwebhook.delivery WHERE webhook_name = 'later' AND attempts = 1}) or die;
 	my $metrics = scrape_until(
 		sub { value($_[0], 'chatwebhook_attempts_total', webhook => 'later', result => 'failure') eq 2 });
 	is(value($metrics, 'chatwebhook_deliveries_pending', webhook => 'later'), 2, 'it is pending');

@@ -588,7 +588,7 @@ subtest 'hostile names' => sub {
 		SELECT '\"<script>touched = 7</script>\"'::regclass, left(name, 60), name, name, 9223372036854775807, 'infinity', 'infinity'
 		  FROM chatwebhook.webhook;
 		INSERT INTO chatwebhook.event (id, type, data, created_at) VALUES (gen_random_uuid(), 'lead.seen', '{}', now());
-		INSERT INTO chatwebhook.outbox_slot SELECT left(name, 60), now() FROM chatwebhook.webhook;
+		INSERT INTO chatwebhook.outbox_slot (slot_name) SELECT left(name, 60) FROM chatwebhook.webhook;
 		INSERT INTO chatwebhook.activity VALUES
 		       (now(), 1, 9223372036854775807, 9223372036854775807, 9223372036854775807),
 		       (now(), 2, 9223372036854775807, 9223372036854775807, 9223372036854775807)");

@@ -368,7 +368,7 @@ my @cases = (
 		[ 'GET', '/', $tokens{shop} ], [ 'GET', '//', $tokens{shop} ], [ 'GET', '/api/__proto__', $tokens{shop} ]),
 	# queries
 	(map { [ 400, [ 'GET', "$own/deliveries?before=$_", $tokens{shop} ] ] } 'x', '9' x 30, '1%20OR%20true', '%00', '%ff'),
-	(map { [ 200, [ 'GET', "$own/deliveries?status=$_", $tokens{shop} ] ] } 'none', '%27%20OR%20true%20--', '%zz', 'x' x 8000),
+	(map { [ 400, [ 'GET', "$own/deliveries?status=$_", $tokens{shop} ], qr/unknown status/ ] } 'none', '%27%20OR%20true%20--', '%zz', 'x' x 8000),
 	# bodies
 	(map { [ 400, [ 'POST', '/api/webhooks', $tokens{shop}, $_ ] ], [ 400, [ 'PATCH', $own, $tokens{shop}, $_ ] ] }
 		undef, '', '{', 'null', '1', '"name"', '[]', '[{"name": "x"}]', '{}', "\xff", 'name=x', '{"name": "\\u0000"}', '{"name": "\\ud800"}',
