@@ -63,7 +63,6 @@ cmp_ok(resumed(2 * $hosts), '>=', 0.9 * 2 * $hosts, 'later ones resume: ' . resu
 # One host of several owners
 #
 sql('DELETE FROM chatwebhook.webhook');
-$receiver->reset;
 foreach my $chatbot ('alice', 'bob')
 {
 	create_webhook($node, name => $chatbot, chatbot_id => $chatbot, max_in_flight => 1,
