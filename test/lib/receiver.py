@@ -12,6 +12,7 @@ Paths
     /ok                     200, which Slack and Discord could have answered
     /empty                  204
     /gone                   410
+    /signed                 200 if the standard signature holds, or else 401
     /status/CODE            CODE; ?retry_after=VALUE sends that header,
                             ?retry_after_date=SECONDS one with the HTTP date
                             that far ahead
@@ -678,6 +679,12 @@ async def scripted_until_told(connection, request):
     scripted(connection, request)
 
 
+def signed(connection, request):
+    keys = connection.receiver.secrets.of(request.label)
+    verified = verify(request.headers, bytes(request.body), keys, request.time)
+    failure(connection, request, 200 if verified["standard"] else 401)
+
+
 def echo(connection, request):
     connection.answer(200, bytes(request.body))
 
@@ -822,6 +829,7 @@ BEHAVIOURS = {
     "ok": ok,
     "empty": lambda connection, request: connection.answer(204),
     "gone": lambda connection, request: failure(connection, request, 410),
+    "signed": signed,
     "status": status_code,
     "redirect": redirect,
     "fail": fail_then,
