@@ -758,11 +758,11 @@ def plain_hosts(bench):
 
 def tls_hosts(bench, protocol, port):
     """
-    HTTPS to a host per chatbot.  The worker and bare libcurl take turns, and between its turns each loses its connections,
-    which are idle for longer than the receiver keeps them.  In a burst, all hosts get an event at once; in a steady
-    round, they get one after the other.
+    HTTPS to a host per chatbot.  The worker and bare libcurl take turns, and between its turns each loses its connections:
+    to many hosts, because both keep only so many; to few, because the receiver closes those that are idle.
     """
-    n, width, steady = max(10, int(1000 * SCALE)), 256, IDLE
+    n, width = max(20, int(1000 * SCALE)), 256
+    few = min(n, 200)
     log = bench.tls_files + "/connections.log"
     bench.set(max_in_flight=width, ca_file=bench.authorities, enabled="on")
     bench.sql("DELETE FROM chatwebhook.webhook")
@@ -786,7 +786,7 @@ def tls_hosts(bench, protocol, port):
                             f"'{CONTENT}', 'n', i))) FROM generate_series({first}, {last}) i;\n")
         session.stdout.readline()
 
-    def ours(seconds):
+    def ours(n, seconds):
         cpu = bench.cpu(pids)
         start = time.monotonic()
         # in steps, each of which emits for the hosts whose time has come
@@ -803,19 +803,19 @@ def tls_hosts(bench, protocol, port):
         bench.wait("SELECT sum(in_flight) = 0 FROM chatwebhook.worker_status")
         return (bench.cpu(pids) - cpu) * 1e6 / n, took
 
-    def raw(seconds):
-        libcurl.stdin.write(f"{seconds}\n")
+    def raw(n, seconds):
+        libcurl.stdin.write(f"{n} {seconds}\n")
         rate, cpu = (float(value) for value in libcurl.stdout.readline().split())
         return cpu, n / rate
 
-    def measure(kind, seconds):
+    def measure(kind, n, seconds):
         """CPU of a request in microseconds, seconds of the round, and the shares of new and of resumed connections."""
-        # before a burst, wait until the receiver has closed all connections; else those to a host are old enough
+        # wait until the receiver has closed all connections, unless a round takes long enough for that
         while not seconds and connections_to(port, pids + [libcurl.pid]):
             time.sleep(0.1)
         with open(log) as file:
             file.seek(0, os.SEEK_END)
-            result = {"ours": ours, "libcurl": raw}[kind](seconds)
+            result = {"ours": ours, "libcurl": raw}[kind](n, seconds)
             lines = [line.split() for line in file]
         if len(lines) != n:
             raise RuntimeError(f"{len(lines)} requests instead of {n}")
@@ -823,18 +823,16 @@ def tls_hosts(bench, protocol, port):
         assert all(line[2] == "TLSv1.3" for line in new)
         return (*result, len(new) / n, sum(line[1] == "r" for line in new) / max(1, len(new)))
 
-    # all hosts are new
-    first = {kind: measure(kind, 0) for kind in ("ours", "libcurl")}
+    # all hosts are new; the next time, the worker knows whether a host has HTTP/2, and makes other sessions for that
+    first, _ = ({kind: measure(kind, n, 0) for kind in ("ours", "libcurl")} for _ in range(2))
     memory.append(bench.private_dirty(pids[0]))
     results = {}
-    for what, seconds in ("at once", 0), ("steadily", steady):
-        # the first time with HTTP/2, the worker sends as it knows the host now; measure what it settles to
-        for kind in "ours", "libcurl":
-            measure(kind, seconds)
-        results[what] = in_turn({kind: (lambda kind=kind: measure(kind, seconds)) for kind in ("ours", "libcurl")})
+    for hosts, seconds in (n, 0), (n, IDLE), (few, IDLE):
+        results[f"{hosts:,} hosts, " + ("one after the other" if seconds else "all at once")] = in_turn(
+            {kind: (lambda kind=kind: measure(kind, hosts, seconds)) for kind in ("ours", "libcurl")})
     memory.append(bench.private_dirty(pids[0]))
     for what, runs in results.items():
-        rule(f"{protocol} with TLS to {n:,} hosts, {what}: CPU of a delivery, to bare libcurl",
+        rule(f"{protocol} with TLS to {what}: CPU of a delivery, to bare libcurl",
              statistics.median(one[0] / other[0] for one, other in zip(runs["ours"], runs["libcurl"])), 1.3, least=False)
         rule("the same, share of new connections that resume a session", min(run[3] for run in runs["ours"]), 0.9)
         for kind in runs:

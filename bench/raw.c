@@ -9,9 +9,9 @@
  * is not a 200 is counted on standard error, and fails.
  *
  * With "hosts", the requests go to one host each: the URL has a %d for the host's
- * number, from 1 up.  Each line of standard input asks for a round of them, and
- * says over how many seconds to spread it; a line is written for each round.  A
- * host keeps its handle, and so its TLS sessions.
+ * number, from 1 up.  Each line of standard input asks for a round: to how many of
+ * the hosts, and over how many seconds to spread it.  A line is written for each
+ * round.  A host keeps its handle, and so its TLS sessions.
  */
 #include <curl/curl.h>
 #include <openssl/evp.h>
@@ -24,6 +24,9 @@
 #include <time.h>
 
 #define MAX_TRANSFERS	1024
+
+/* a bit less than the receiver of many hosts keeps idle connections */
+#define MAX_IDLE_S		4L
 
 static const char secret[32] = "0123456789abcdef0123456789abcdef";
 
@@ -246,6 +249,7 @@ send_rounds(CURLM *multi, long hosts, int width, const char *pattern, const char
 	Transfer   *transfers = calloc(hosts, sizeof(Transfer));
 	const char *number = strstr(pattern, "%d");
 	double		spread;
+	long		some;
 
 	for (long i = 0; i < hosts; i++)
 	{
@@ -256,9 +260,11 @@ send_rounds(CURLM *multi, long hosts, int width, const char *pattern, const char
 		transfers[i].easy = make_easy(&transfers[i], url, ca_file);
 		/* the receiver has an address of this kind only */
 		curl_easy_setopt(transfers[i].easy, CURLOPT_IPRESOLVE, (long) CURL_IPRESOLVE_V4);
+		/* it closes idle connections; do not try those, since a handle fails after some */
+		curl_easy_setopt(transfers[i].easy, CURLOPT_MAXAGE_CONN, MAX_IDLE_S);
 	}
-	while (scanf("%lf", &spread) == 1)
-		send_round(multi, transfers, hosts, width, spread);
+	while (scanf("%ld %lf", &some, &spread) == 2 && some <= hosts)
+		send_round(multi, transfers, some, width, spread);
 }
 
 int
