@@ -39,8 +39,9 @@
 typedef struct Socket
 {
 	unsigned char wanted;		/* by libcurl: EPOLLIN, EPOLLOUT */
-	unsigned char registered;	/* with epoll */
+	uint32_t	registered;		/* with epoll: these, EPOLLRDHUP */
 	bool		ours;			/* opened by cwh_socket_open() */
+	bool		closed;			/* by the peer */
 	bool		corked;			/* listed in corked[] */
 	uint64_t	connection;		/* counts connections; 0: not known */
 	uint64_t	ends;			/* a hash of its ends */
@@ -96,13 +97,18 @@ get_socket(int fd)
 	return &sockets[fd];
 }
 
-/* Have epoll watch a descriptor for these events, or not at all if 0. */
+/*
+ * Have epoll watch a descriptor for these events.  Connections, even idle ones, are
+ * also watched for being closed by the peer, until that is known.
+ */
 static void
-watch(int fd, Socket *sock, unsigned char events)
+watch(int fd, Socket *sock, uint32_t events)
 {
 	struct epoll_event event;
 	int			op;
 
+	if (sock->ours && !sock->closed)
+		events |= EPOLLRDHUP;
 	if (sock->registered == events)
 		return;
 	memset(&event, 0, sizeof(event));
@@ -223,10 +229,13 @@ cwh_sockets_poll(CwhSocketReady ready)
 		Socket	   *sock = &sockets[fd];
 		unsigned char wanted = sock->wanted;
 
+		if (happened & (EPOLLERR | EPOLLHUP | EPOLLRDHUP))
+			sock->closed = true;
 		if (happened & (EPOLLERR | EPOLLHUP))
 			happened |= wanted;
 		/* stop epoll from reporting events that are not wanted */
-		if ((happened & (EPOLLIN | EPOLLOUT) & ~wanted) || wanted == 0)
+		if ((happened & (EPOLLIN | EPOLLOUT | EPOLLRDHUP) & ~wanted) ||
+			wanted == 0)
 			watch(fd, sock, wanted);
 		happened &= wanted;
 		/* this can close sockets and open others, also of later events */
@@ -318,7 +327,9 @@ find_connection(const CwhEnds *ends)
 /*
  * A request is about to be written to the connection with these ends, which may
  * be one of these new sockets.  False if it must not be: because another owner
- * has used the connection, and replies on it could be mistaken.
+ * has used the connection, and replies on it could be mistaken; or because the
+ * peer has closed it while it was idle, which libcurl notices with HTTP/2, but not
+ * with HTTP/1.1 if the peer has closed TLS first, as it should.
  *
  * With HTTP/1.1, a reply belongs to a request only because it comes next.  If one
  * webhook's request or reply could be made to end elsewhere than libcurl thinks,
@@ -349,6 +360,8 @@ cwh_socket_request(const int *fds, int n, const CwhEnds *ends, uint64_t owner,
 	sock = &sockets[fd];
 	if (sock->owner != owner && sock->http_version != 2 &&
 		(sock->http_version != 0 || sock->users == 0))
+		return false;
+	if (sock->closed && sock->http_version == 1 && sock->users == 0 && n == 0)
 		return false;
 	sock->users++;
 	use->fd = fd;
