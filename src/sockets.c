@@ -39,9 +39,9 @@
 typedef struct Socket
 {
 	unsigned char wanted;		/* by libcurl: EPOLLIN, EPOLLOUT */
-	uint32_t	registered;		/* with epoll: these, EPOLLRDHUP */
+	unsigned char registered;	/* with epoll */
 	bool		ours;			/* opened by cwh_socket_open() */
-	bool		closed;			/* by the peer */
+	bool		stirred;		/* has been readable while idle */
 	bool		corked;			/* listed in corked[] */
 	uint64_t	connection;		/* counts connections; 0: not known */
 	uint64_t	ends;			/* a hash of its ends */
@@ -97,18 +97,13 @@ get_socket(int fd)
 	return &sockets[fd];
 }
 
-/*
- * Have epoll watch a descriptor for these events.  Connections, even idle ones, are
- * also watched for being closed by the peer, until that is known.
- */
+/* Have epoll watch a descriptor for these events, or not at all if 0. */
 static void
-watch(int fd, Socket *sock, uint32_t events)
+watch(int fd, Socket *sock, unsigned char events)
 {
 	struct epoll_event event;
 	int			op;
 
-	if (sock->ours && !sock->closed)
-		events |= EPOLLRDHUP;
 	if (sock->registered == events)
 		return;
 	memset(&event, 0, sizeof(event));
@@ -229,13 +224,12 @@ cwh_sockets_poll(CwhSocketReady ready)
 		Socket	   *sock = &sockets[fd];
 		unsigned char wanted = sock->wanted;
 
-		if (happened & (EPOLLERR | EPOLLHUP | EPOLLRDHUP))
-			sock->closed = true;
+		if (wanted == 0)
+			sock->stirred = true;
 		if (happened & (EPOLLERR | EPOLLHUP))
 			happened |= wanted;
 		/* stop epoll from reporting events that are not wanted */
-		if ((happened & (EPOLLIN | EPOLLOUT | EPOLLRDHUP) & ~wanted) ||
-			wanted == 0)
+		if ((happened & (EPOLLIN | EPOLLOUT) & ~wanted) || wanted == 0)
 			watch(fd, sock, wanted);
 		happened &= wanted;
 		/* this can close sockets and open others, also of later events */
@@ -325,11 +319,26 @@ find_connection(const CwhEnds *ends)
 }
 
 /*
+ * Has the peer closed an idle connection with HTTP/1.1?  Anything that it sends is
+ * taken for that: with TLS, it should be the message that closes it, for which
+ * libcurl does not look.
+ */
+static bool
+is_stale(int fd, Socket *sock)
+{
+	char		byte;
+
+	if (!sock->stirred || sock->http_version != 1 || sock->users > 0)
+		return false;
+	sock->stirred = false;
+	return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN;
+}
+
+/*
  * A request is about to be written to the connection with these ends, which may
  * be one of these new sockets.  False if it must not be: because another owner
  * has used the connection, and replies on it could be mistaken; or because the
- * peer has closed it while it was idle, which libcurl notices with HTTP/2, but not
- * with HTTP/1.1 if the peer has closed TLS first, as it should.
+ * connection was there before and has been closed.
  *
  * With HTTP/1.1, a reply belongs to a request only because it comes next.  If one
  * webhook's request or reply could be made to end elsewhere than libcurl thinks,
@@ -361,7 +370,7 @@ cwh_socket_request(const int *fds, int n, const CwhEnds *ends, uint64_t owner,
 	if (sock->owner != owner && sock->http_version != 2 &&
 		(sock->http_version != 0 || sock->users == 0))
 		return false;
-	if (sock->closed && sock->http_version == 1 && sock->users == 0 && n == 0)
+	if (n == 0 && is_stale(fd, sock))
 		return false;
 	sock->users++;
 	use->fd = fd;
