@@ -762,7 +762,7 @@ def tls_hosts(bench, protocol, port):
     to many hosts, because both keep only so many; to few, because the receiver closes those that are idle.
     """
     n, width = max(20, int(1000 * SCALE)), 256
-    few = min(n, 200)
+    few = min(n - 1, 200)
     log = bench.tls_files + "/connections.log"
     bench.set(max_in_flight=width, ca_file=bench.authorities, enabled="on")
     bench.sql("DELETE FROM chatwebhook.webhook")
