@@ -10,7 +10,7 @@ times (5), and the ratios are those of the medians: on a shared machine, absolut
 figures cannot be compared with those of another day.
 
 Environment: PG_CONFIG; RUNS; EVENTS (50000), the number of events of a drain;
-SCALE (1), a factor for the sizes in growth and snapshot.
+SCALE (1), a factor for the sizes in growth, snapshot, hosts and others.
 """
 
 import os
@@ -88,6 +88,18 @@ http {{
             proxy_set_header Connection "";
         }}
     }}
+    # many hosts, each with connections of its own
+    log_format connections '$connection_requests $ssl_session_reused $ssl_protocol $http_user_agent';
+    server {{
+        listen 127.0.0.1:{hosts} ssl backlog=16384;
+        listen 127.0.0.1:{hosts2} ssl http2 backlog=16384;
+        ssl_protocols TLSv1.3;
+        ssl_certificate {dir}/hosts/certificate;
+        ssl_certificate_key {dir}/hosts/key;
+        keepalive_timeout {idle}s;
+        access_log {dir}/connections.log connections;
+        location / {{ return 200 "ok"; }}
+    }}
     upstream service {{
         server 127.0.0.1:{http};
         keepalive 200;
@@ -95,6 +107,10 @@ http {{
     }}
 }}
 """
+
+
+# seconds after which the receiver of many hosts closes idle connections
+IDLE = 5
 
 
 def free_port():
@@ -143,16 +159,18 @@ class Bench:
                          stdout=subprocess.DEVNULL)
         self.running = True
         os.environ.update(PGHOST=self.dir, PGUSER="postgres", PGDATABASE="postgres")
-        self.http, self.https = free_port(), free_port()
+        self.http, self.https, self.hosts, self.hosts2 = (free_port() for _ in range(4))
         self.tls_files = os.path.join(self.tools, "tls")
         os.mkdir(self.tls_files)
         subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
                         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
                         "-keyout", self.tls_files + "/key", "-out", self.tls_files + "/certificate"],
                        check=True, stderr=subprocess.DEVNULL)
+        self.make_authority()
         configuration = os.path.join(self.tls_files, "nginx.conf")
         with open(configuration, "w") as file:
-            file.write(NGINX.format(dir=self.tls_files, http=self.http, https=self.https))
+            file.write(NGINX.format(dir=self.tls_files, http=self.http, https=self.https, hosts=self.hosts,
+                                    hosts2=self.hosts2, idle=IDLE))
         self.nginx = subprocess.Popen(["nginx", "-c", configuration], stderr=subprocess.DEVNULL)
         wait_for_port(self.http)
         self.url = f"http://127.0.0.1:{self.http}/"
@@ -161,6 +179,26 @@ class Bench:
                  "('bench.five'), ('bench.twenty'), ('bench.other')")
         with open(self.tools + "/body", "w") as file:
             file.write("x" * 1000)
+
+    def make_authority(self):
+        """Make an authority, its certificate for *.hook.localhost, and a bundle of it and the system's authorities."""
+        files = os.path.join(self.tls_files, "hosts")
+        os.mkdir(files)
+
+        def request(name, *options):
+            subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                            "-days", "2", "-keyout", f"{files}/{name}-key", "-out", f"{files}/{name}", *options],
+                           check=True, stderr=subprocess.DEVNULL)
+
+        request("authority", "-subj", "/CN=Benchmark authority")
+        request("certificate", "-subj", "/CN=hook.localhost", "-addext", "subjectAltName=DNS:*.hook.localhost",
+                "-addext", "basicConstraints=CA:FALSE", "-CA", f"{files}/authority", "-CAkey", f"{files}/authority-key")
+        os.rename(f"{files}/certificate-key", f"{files}/key")
+        self.authorities = f"{files}/authorities"
+        with open(self.authorities, "w") as bundle:
+            for source in subprocess.check_output(["curl-config", "--ca"], text=True).strip(), f"{files}/authority":
+                with open(source) as file:
+                    bundle.write(file.read())
 
     def stop(self):
         if self.nginx:
@@ -236,6 +274,11 @@ class Bench:
                 if match:
                     found[match.group(1)] = int(match.group(2)) / 1024
         return found["RssAnon"], found[what]
+
+    def private_dirty(self, pid):
+        """Memory of a process that it shares with no other, in megabytes."""
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            return int(re.search(r"Private_Dirty:\s+(\d+)", file.read()).group(1)) / 1024
 
     def drain(self, n, event="bench.one", workers=1, prepare=True):
         """Queue n events and let the workers deliver them; return the rate, and CPU and WAL of a delivery."""
@@ -691,6 +734,12 @@ def memory(bench):
 
 
 def hosts(bench):
+    plain_hosts(bench)
+    for protocol, port in ("HTTP/1.1", bench.hosts), ("HTTP/2", bench.hosts2):
+        tls_hosts(bench, protocol, port)
+
+
+def plain_hosts(bench):
     bench.set(max_in_flight=2048, enabled="on")
     bench.sql("DELETE FROM chatwebhook.webhook")
     bench.sql("INSERT INTO chatwebhook.webhook (name, url, events) SELECT 'h' || i, format('http://127.1.%s.%s:%s/', "
@@ -703,6 +752,106 @@ def hosts(bench):
     rule("2,000 hosts, 5 events each: delivered", delivered / 10000, 1)
     say(f"    {took:.1f} s, {connections_to(bench.http, bench.pids())} connections kept")
     bench.set(max_in_flight=100)
+    bench.sql("DELETE FROM chatwebhook.webhook")
+    bench.forget()
+
+
+def tls_hosts(bench, protocol, port):
+    """
+    HTTPS to a host per chatbot.  The worker and bare libcurl take turns, and between its turns each loses its connections:
+    to many hosts, because both keep only so many; to few, because the receiver closes those that are idle.
+    """
+    n, width = max(20, int(1000 * SCALE)), 256
+    few = min(n - 1, 200)
+    log = bench.tls_files + "/connections.log"
+    bench.set(max_in_flight=width, ca_file=bench.authorities, enabled="on")
+    bench.sql("DELETE FROM chatwebhook.webhook")
+    bench.sql("INSERT INTO chatwebhook.webhook (name, chatbot_id, url, events) SELECT 'h' || i, 'bot ' || i, "
+              f"'https://h' || i || '.hook.localhost:{port}/', '{{bench.one}}' FROM generate_series(1, {n}) i")
+    # begin with a new worker, which knows no host
+    bench.workers(1)
+    former = bench.pids()[0]
+    bench.sql(f"SELECT pg_terminate_backend({former})")
+    bench.wait(f"SELECT count(*) = 1 FROM chatwebhook.worker_status WHERE pid <> {former} AND in_flight = 0")
+    pids = bench.pids()
+    memory = [bench.private_dirty(pids[0])]
+    session = subprocess.Popen([os.path.join(BINDIR, "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"], text=True,
+                               bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    libcurl = subprocess.Popen([bench.tools + "/raw", str(n), str(width), f"https://h%d.hook.localhost:{port}/",
+                                bench.tools + "/body", bench.authorities, "hosts"], text=True, bufsize=1,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def emit(first, last):
+        session.stdin.write("SELECT count(chatwebhook.emit('bench.one', 'bot ' || i, 'c', jsonb_build_object('content', "
+                            f"'{CONTENT}', 'n', i))) FROM generate_series({first}, {last}) i;\n")
+        session.stdout.readline()
+
+    def ours(n, seconds):
+        cpu = bench.cpu(pids)
+        start = time.monotonic()
+        # in steps, each of which emits for the hosts whose time has come
+        done = 0
+        while done < n:
+            due = min(n, int((time.monotonic() - start) / seconds * n) + 1) if seconds else n
+            if due > done:
+                emit(done + 1, due)
+                done = due
+            else:
+                time.sleep(seconds / n)
+        bench.wait("SELECT NOT EXISTS (SELECT FROM chatwebhook.queue)")
+        took = time.monotonic() - start
+        bench.wait("SELECT sum(in_flight) = 0 FROM chatwebhook.worker_status")
+        return (bench.cpu(pids) - cpu) * 1e6 / n, took
+
+    def raw(n, seconds):
+        libcurl.stdin.write(f"{n} {seconds}\n")
+        rate, cpu = (float(value) for value in libcurl.stdout.readline().split())
+        return cpu, n / rate
+
+    def measure(kind, n, seconds):
+        """CPU of a request in microseconds, seconds of the round, and the shares of new and of resumed connections."""
+        # wait until the receiver has closed all connections, unless a round takes long enough for that
+        while not seconds and connections_to(port, pids + [libcurl.pid]):
+            time.sleep(0.1)
+        with open(log) as file:
+            file.seek(0, os.SEEK_END)
+            result = {"ours": ours, "libcurl": raw}[kind](n, seconds)
+            lines = []
+            deadline = time.monotonic() + 10
+            # nginx writes the line after the reply
+            while len(lines) < n and time.monotonic() < deadline:
+                lines += [line.split() for line in file]
+        if len(lines) != n:
+            raise RuntimeError(f"{len(lines)} requests instead of {n}")
+        new = [line for line in lines if line[0] == "1"]
+        assert all(line[2] == "TLSv1.3" for line in new)
+        return (*result, len(new) / n, sum(line[1] == "r" for line in new) / max(1, len(new)))
+
+    # all hosts are new; the next time, the worker knows whether a host has HTTP/2, and makes other sessions for that
+    first, _ = ({kind: measure(kind, n, 0) for kind in ("ours", "libcurl")} for _ in range(2))
+    memory.append(bench.private_dirty(pids[0]))
+    results = {}
+    for hosts, seconds in (n, 0), (n, IDLE), (few, IDLE):
+        results[f"{hosts:,} hosts, " + ("one after the other" if seconds else "all at once")] = in_turn(
+            {kind: (lambda kind=kind: measure(kind, hosts, seconds)) for kind in ("ours", "libcurl")})
+    memory.append(bench.private_dirty(pids[0]))
+    for what, runs in results.items():
+        rule(f"{protocol} with TLS to {what}: CPU of a delivery, to bare libcurl",
+             statistics.median(one[0] / other[0] for one, other in zip(runs["ours"], runs["libcurl"])), 1.3, least=False)
+        rule("the same, share of new connections that resume a session", min(run[3] for run in runs["ours"]), 0.9)
+        for kind in runs:
+            cpu, took, new, resumed = zip(*runs[kind])
+            say(f"    {kind}: {spread(cpu)} us of CPU each, {spread(took, '{:.2f}')} s, "
+                f"{statistics.mean(new) * 100:.0f} % on new connections, {statistics.mean(resumed) * 100:.0f} % of which resumed")
+    for kind in first:
+        say(f"    {kind}, the first time: {first[kind][0]:,.0f} us of CPU each, {first[kind][1]:.2f} s, "
+            f"{first[kind][3] * 100:.0f} % resumed")
+    say("    private memory of the worker: {:.1f} MB before, {:.1f} after the first round, {:.1f} after the last".format(*memory))
+    for process in session, libcurl:
+        process.stdin.close()
+        if process.wait() != 0:
+            raise RuntimeError("requests failed")
+    bench.set(max_in_flight=100, ca_file="")
     bench.sql("DELETE FROM chatwebhook.webhook")
     bench.forget()
 

@@ -98,6 +98,49 @@ free_handle(CURL *easy, CURLSH *share)
 		curl_share_cleanup(share);
 }
 
+/* Is libcurl's TLS library OpenSSL, of the major version that we have? */
+static bool
+uses_openssl(void)
+{
+	const char *library = curl_version_info(CURLVERSION_NOW)->ssl_version;
+
+	return library && strncmp(library, "OpenSSL/", 8) == 0 &&
+		strtoul(library + 8, NULL, 10) == OPENSSL_VERSION_NUMBER >> 28;
+}
+
+/* libcurl's own callback for new sessions */
+static int	(*keep_session) (SSL *ssl, SSL_SESSION *session) = NULL;
+
+/*
+ * Callback: a session can be resumed from now on.  Let libcurl keep a copy: OpenSSL
+ * marks the session of a connection that ends with an error as not resumable, and
+ * it is an error if the receiver closes an idle connection without closing TLS
+ * first, as nginx does with HTTP/2.  Only TLS 1.0 forbids resuming such sessions.
+ */
+static int
+on_session(SSL *ssl, SSL_SESSION *session)
+{
+	SSL_SESSION *copy = SSL_SESSION_dup(session);
+
+	if (copy && keep_session(ssl, copy) == 0)
+		SSL_SESSION_free(copy);
+	return 0;					/* we keep no reference to the original */
+}
+
+/* Callback: libcurl has set up OpenSSL for a connection. */
+static CURLcode
+on_context(CURL *easy, void *context, void *arg)
+{
+	int			(*callback) (SSL *, SSL_SESSION *) = SSL_CTX_sess_get_new_cb(context);
+
+	if (callback && callback != on_session)
+	{
+		keep_session = callback;
+		SSL_CTX_sess_set_new_cb(context, on_session);
+	}
+	return CURLE_OK;
+}
+
 /* A new handle with the options that are the same for every request. */
 static CURL *
 make_handle(void)
@@ -157,6 +200,8 @@ make_handle(void)
 	/* without a password, some versions crash on a client key that needs one */
 	curl_easy_setopt(easy, CURLOPT_KEYPASSWD, "");
 
+	if (uses_openssl())
+		curl_easy_setopt(easy, CURLOPT_SSL_CTX_FUNCTION, on_context);
 	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) CONNECT_TIMEOUT_MS);
 	/* else a firewall may drop an idle connection without our noticing */
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
@@ -249,12 +294,11 @@ default_ciphers(void)
 {
 	static char *list = NULL;
 	static bool asked = false;
-	const char *library = curl_version_info(CURLVERSION_NOW)->ssl_version;
 	SSL_CTX    *context;
 	STACK_OF(SSL_CIPHER) *ciphers;
 	size_t		size = 1;
 
-	if (asked || library == NULL || strncmp(library, "OpenSSL", 7) != 0)
+	if (asked || !uses_openssl())
 		return list;
 	context = SSL_CTX_new(TLS_client_method());
 	if (context == NULL)

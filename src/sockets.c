@@ -41,6 +41,7 @@ typedef struct Socket
 	unsigned char wanted;		/* by libcurl: EPOLLIN, EPOLLOUT */
 	unsigned char registered;	/* with epoll */
 	bool		ours;			/* opened by cwh_socket_open() */
+	bool		stirred;		/* has been readable while idle */
 	bool		corked;			/* listed in corked[] */
 	uint64_t	connection;		/* counts connections; 0: not known */
 	uint64_t	ends;			/* a hash of its ends */
@@ -223,6 +224,8 @@ cwh_sockets_poll(CwhSocketReady ready)
 		Socket	   *sock = &sockets[fd];
 		unsigned char wanted = sock->wanted;
 
+		if (wanted == 0)
+			sock->stirred = true;
 		if (happened & (EPOLLERR | EPOLLHUP))
 			happened |= wanted;
 		/* stop epoll from reporting events that are not wanted */
@@ -316,9 +319,26 @@ find_connection(const CwhEnds *ends)
 }
 
 /*
+ * Has the peer closed an idle connection with HTTP/1.1?  Anything that it sends is
+ * taken for that: with TLS, it should be the message that closes it, for which
+ * libcurl does not look.
+ */
+static bool
+is_stale(int fd, Socket *sock)
+{
+	char		byte;
+
+	if (!sock->stirred || sock->http_version != 1 || sock->users > 0)
+		return false;
+	sock->stirred = false;
+	return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN;
+}
+
+/*
  * A request is about to be written to the connection with these ends, which may
  * be one of these new sockets.  False if it must not be: because another owner
- * has used the connection, and replies on it could be mistaken.
+ * has used the connection, and replies on it could be mistaken; or because the
+ * connection was there before and has been closed.
  *
  * With HTTP/1.1, a reply belongs to a request only because it comes next.  If one
  * webhook's request or reply could be made to end elsewhere than libcurl thinks,
@@ -349,6 +369,8 @@ cwh_socket_request(const int *fds, int n, const CwhEnds *ends, uint64_t owner,
 	sock = &sockets[fd];
 	if (sock->owner != owner && sock->http_version != 2 &&
 		(sock->http_version != 0 || sock->users == 0))
+		return false;
+	if (n == 0 && is_stale(fd, sock))
 		return false;
 	sock->users++;
 	use->fd = fd;

@@ -125,7 +125,7 @@ typedef struct Transfer
 
 	/* its connection */
 	bool		must_wait;		/* for one that another transfer makes */
-	bool		foreign;		/* it was another owner's, and not to be used */
+	bool		unusable;		/* it was another owner's, or closed */
 	CwhUse		use;			/* of it by the last request */
 	bool		connecting;		/* has a socket, but no connection yet */
 	int			fds[4];			/* the last sockets opened for it */
@@ -409,12 +409,12 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 	}
 	/* anything read so far was a proxy's reply to CONNECT */
 	transfer->progress = REPLY_NONE;
-	transfer->foreign = !cwh_socket_request(transfer->fds, listed_fds(transfer),
+	transfer->unusable = !cwh_socket_request(transfer->fds, listed_fds(transfer),
 											&ends,
 											transfer->public.request.owner,
 											sharing_host(transfer) != NULL,
 											&transfer->use);
-	if (transfer->foreign)
+	if (transfer->unusable)
 	{
 		/* shown only if it is a new one, which try_restart() does not repeat */
 		strlcpy(reply->error, "could not identify the connection",
@@ -747,9 +747,9 @@ try_restart(Transfer *transfer, CURLcode code)
 		dlist_push_tail(&waiting, &transfer->node);
 		return true;
 	}
-	if (transfer->foreign && transfer->nfds == 0)
+	if (transfer->unusable && transfer->nfds == 0)
 	{
-		transfer->foreign = false;
+		transfer->unusable = false;
 		curl_easy_setopt(transfer->handle.easy, CURLOPT_FRESH_CONNECT, 1L);
 	}
 	else if ((!lost_connection(transfer, code) &&

@@ -60,6 +60,17 @@ one_round($hosts);
 cmp_ok(resumed(2 * $hosts), '>=', 0.9 * 2 * $hosts, 'later ones resume: ' . resumed(2 * $hosts) . ' of ' . 2 * $hosts);
 
 #
+# Many hosts, which close each connection while it is idle
+#
+sql('DELETE FROM chatwebhook.webhook');
+$receiver->reset;
+$rounds = 0;
+create_webhook($node, name => $_, url => "https://$_:$port/stale/-/$_", events => ['message.sent'])
+  foreach @names;
+one_round($hosts) foreach 1 .. 4;
+cmp_ok(resumed(3 * $hosts), '>=', 0.9 * 3 * $hosts, 'new ones resume: ' . resumed(3 * $hosts) . ' of ' . 3 * $hosts);
+
+#
 # One host of several owners
 #
 sql('DELETE FROM chatwebhook.webhook');
