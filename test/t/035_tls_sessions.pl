@@ -63,8 +63,6 @@ cmp_ok(resumed(2 * $hosts), '>=', 0.9 * 2 * $hosts, 'later ones resume: ' . resu
 # Many hosts, which close each connection while it is idle
 #
 sql('DELETE FROM chatwebhook.webhook');
-$receiver->reset;
-$rounds = 0;
 create_webhook($node, name => $_, url => "https://$_:$port/stale/-/$_", events => ['message.sent'])
   foreach @names;
 one_round($hosts) foreach 1 .. 4;
