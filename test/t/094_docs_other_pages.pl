@@ -172,7 +172,7 @@ my %first = (
 	'packaging/chatwebhook.spec' => qr/^Version: *(\S+)$/m);
 foreach my $file (sort keys %first)
 {
-	is((slurp_file("$root/$file") =~ $first{$file})[0], $meta->{version}, "... which is $file's");
+	is((slurp_file("$root/$file") =~ $first{$file})[0], $meta->{version}, "... which is ${file}'s");
 }
 is($meta->{'meta-spec'}{version}, '1.0.0', 'the version of the specification');
 my %provides = %{ $meta->{provides} };
