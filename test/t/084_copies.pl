@@ -162,6 +162,8 @@ foreach my $table ('event_type', 'webhook', 'vault', 'health', 'event', 'queue')
 	append_to_file("$dumps/alone", "$_\n") foreach grep { /TABLE DATA chatwebhook $table / } split /\n/, $list;
 }
 restore($node, 'copy', "--use-list=$dumps/alone");
+# a worker that was there before looks at them every chatwebhook.poll_interval only
+$node->restart;
 keeps_still($node, 'copy', 'deliveries of another database');
 adopted($node, 'copy');
 forget($node, 'copy');
