@@ -208,7 +208,6 @@ _PG_init(void)
 	cwh_shared_install();
 	cwh_gate_install();
 	cwh_emit_failure_install();
-	cwh_initial_copy_install();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 

@@ -21,72 +21,11 @@
 
 #include "miscadmin.h"
 #include "replication/walsender.h"
-#include "storage/ipc.h"
 #include "storage/lwlock.h"
-#include "storage/shmem.h"
 #include "utils/guc.h"
 
 #include "initial_copy.h"
-
-typedef struct Copy
-{
-	Oid			database;
-	char		name[NAMEDATALEN];	/* application_name, which is that of the
-									 * copy's slot unless the connection sets
-									 * another */
-} Copy;
-
-typedef struct Copies
-{
-	LWLock	   *lock;
-	int			n;
-	Copy		items[CWH_MAX_COPIES];	/* the oldest first */
-} Copies;
-
-static Copies *copies = NULL;	/* null unless the library was preloaded */
-
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
-
-/* shmem_request_hook: ask for shared memory and the lock. */
-static void
-request_memory(void)
-{
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-	RequestAddinShmemSpace(sizeof(Copies));
-	RequestNamedLWLockTranche("chatwebhook initial copies", 1);
-}
-
-/* shmem_startup_hook: create the shared memory. */
-static void
-create_memory(void)
-{
-	bool		found;
-
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	copies = ShmemInitStruct("chatwebhook initial copies", sizeof(Copies), &found);
-	if (!found)
-	{
-		memset(copies, 0, sizeof(Copies));
-		copies->lock = &GetNamedLWLockTranche("chatwebhook initial copies")->lock;
-	}
-	LWLockRelease(AddinShmemInitLock);
-}
-
-/* Install the hooks of this file; called when the library is loaded. */
-void
-cwh_initial_copy_install(void)
-{
-	if (!process_shared_preload_libraries_in_progress)
-		return;
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = request_memory;
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = create_memory;
-}
+#include "shared.h"
 
 /* Is this the table event? */
 static bool
@@ -119,13 +58,21 @@ cwh_is_initial_copy(Node *statement)
 	return list_length(from) == 1 && is_event_table(linitial(from));
 }
 
-/* Remove a copy. */
+/* Is an item the copy of this name in this database? */
+static bool
+is_copy(int i, const char *name)
+{
+	return cwh_copies->items[i].database == MyDatabaseId &&
+		strncmp(cwh_copies->items[i].name, name, NAMEDATALEN - 1) == 0;
+}
+
+/* Remove an item. */
 static void
 remove_item(int i)
 {
-	copies->n--;
-	memmove(&copies->items[i], &copies->items[i + 1],
-			(copies->n - i) * sizeof(Copy));
+	cwh_copies->n--;
+	memmove(&cwh_copies->items[i], &cwh_copies->items[i + 1],
+			(cwh_copies->n - i) * sizeof(cwh_copies->items[0]));
 }
 
 /*
@@ -135,20 +82,17 @@ remove_item(int i)
 void
 cwh_initial_copy_add(void)
 {
-	Copy		copy;
-
-	memset(&copy, 0, sizeof(copy));
-	copy.database = MyDatabaseId;
-	strlcpy(copy.name, application_name, NAMEDATALEN);
-	LWLockAcquire(copies->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < copies->n; i++)
-		if (memcmp(&copies->items[i], &copy, sizeof(copy)) == 0)
+	LWLockAcquire(cwh_copies->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < cwh_copies->n; i++)
+		if (is_copy(i, application_name))
 			remove_item(i--);
 	/* the oldest can be that of a database without an outbox */
-	if (copies->n == CWH_MAX_COPIES)
+	if (cwh_copies->n == CWH_MAX_COPIES)
 		remove_item(0);
-	copies->items[copies->n++] = copy;
-	LWLockRelease(copies->lock);
+	cwh_copies->items[cwh_copies->n].database = MyDatabaseId;
+	strlcpy(cwh_copies->items[cwh_copies->n++].name, application_name,
+			NAMEDATALEN);
+	LWLockRelease(cwh_copies->lock);
 }
 
 /* Get the names of the copies that were made in this database. */
@@ -157,11 +101,11 @@ cwh_initial_copies(char names[CWH_MAX_COPIES][NAMEDATALEN])
 {
 	int			n = 0;
 
-	LWLockAcquire(copies->lock, LW_SHARED);
-	for (int i = 0; i < copies->n; i++)
-		if (copies->items[i].database == MyDatabaseId)
-			strlcpy(names[n++], copies->items[i].name, NAMEDATALEN);
-	LWLockRelease(copies->lock);
+	LWLockAcquire(cwh_copies->lock, LW_SHARED);
+	for (int i = 0; i < cwh_copies->n; i++)
+		if (cwh_copies->items[i].database == MyDatabaseId)
+			strlcpy(names[n++], cwh_copies->items[i].name, NAMEDATALEN);
+	LWLockRelease(cwh_copies->lock);
 	return n;
 }
 
@@ -171,14 +115,13 @@ cwh_forget_initial_copies(char names[CWH_MAX_COPIES][NAMEDATALEN], int n)
 {
 	if (n == 0)
 		return;
-	LWLockAcquire(copies->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < copies->n; i++)
+	LWLockAcquire(cwh_copies->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < cwh_copies->n; i++)
 		for (int j = 0; j < n; j++)
-			if (copies->items[i].database == MyDatabaseId &&
-				strcmp(copies->items[i].name, names[j]) == 0)
+			if (is_copy(i, names[j]))
 			{
 				remove_item(i--);
 				break;
 			}
-	LWLockRelease(copies->lock);
+	LWLockRelease(cwh_copies->lock);
 }

@@ -9,10 +9,8 @@
 
 #include "nodes/parsenodes.h"
 
-/* Copies that are remembered, of all databases. */
-#define CWH_MAX_COPIES	64
+#include "shared.h"
 
-extern void cwh_initial_copy_install(void);
 extern bool cwh_is_initial_copy(Node *statement);
 extern void cwh_initial_copy_add(void);
 

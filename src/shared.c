@@ -18,8 +18,8 @@
  * worker held can be claimed at once.
  *
  * Locks: locks[0] protects which slot is whose, the requests to the launcher
- * and the blocked databases; locks[1] protects the claims; locks[2 + n]
- * protects the hints and figures of slot n.  A process that holds locks[0] may
+ * and the blocked databases; locks[1] protects the claims; locks[2] protects
+ * the initial copies; locks[3 + n] protects the hints and figures of slot n.  A process that holds locks[0] may
  * take a slot's lock, never the other way round.  No transaction begins or ends
  * here.
  *
@@ -109,6 +109,7 @@ typedef struct Shared
 	pg_atomic_uint64 flush_upto;	/* the launcher is to flush the WAL up to
 									 * here */
 	pg_atomic_uint64 bumps[CWH_BUCKETS];	/* see changes.c */
+	CwhCopies	copies;			/* see initial_copy.c */
 
 	int			nslots;			/* constant */
 	WorkerSlot	slots[FLEXIBLE_ARRAY_MEMBER];
@@ -139,6 +140,7 @@ PG_FUNCTION_INFO_V1(chatwebhook_next_delivery);
 bool		cwh_preloaded = false;
 ConditionVariable *cwh_settled = NULL;
 pg_atomic_uint64 *cwh_bumps = NULL;
+CwhCopies  *cwh_copies = NULL;
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
@@ -150,8 +152,9 @@ static LWLockPadded *locks = NULL;
 
 #define slots_lock		(&locks[0].lock)
 #define claims_lock		(&locks[1].lock)
-#define slot_lock(s)	(&locks[2 + ((s) - shared->slots)].lock)
-#define NUM_LOCKS		(2 + max_worker_processes)
+#define copies_lock		(&locks[2].lock)
+#define slot_lock(s)	(&locks[3 + ((s) - shared->slots)].lock)
+#define NUM_LOCKS		(3 + max_worker_processes)
 
 /* of this process */
 static WorkerSlot *my_slot = NULL;	/* in a worker */
@@ -215,10 +218,12 @@ create_memory(void)
 	claims = cwh_shmem_init_hash("chatwebhook claims", MAX_CLAIMS, &info,
 								 HASH_ELEM | HASH_BLOBS | HASH_FIXED_SIZE);
 	locks = GetNamedLWLockTranche("chatwebhook");
+	shared->copies.lock = copies_lock;
 	LWLockRelease(AddinShmemInitLock);
 
 	cwh_settled = &shared->settled;
 	cwh_bumps = shared->bumps;
+	cwh_copies = &shared->copies;
 	cwh_preloaded = true;
 }
 

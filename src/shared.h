@@ -14,6 +14,7 @@
 #include "nodes/pg_list.h"
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
+#include "storage/lwlock.h"
 #include "utils/uuid.h"
 
 #define CWH_ERROR_LEN	256
@@ -38,6 +39,23 @@ extern ConditionVariable *cwh_settled;
 typedef uint16 CwhBucket;
 #define CWH_BUCKETS		1024
 extern pg_atomic_uint64 *cwh_bumps;
+
+/* Initial copies of outboxes, for initial_copy.c; null if not preloaded. */
+#define CWH_MAX_COPIES	64
+typedef struct CwhCopies
+{
+	LWLock	   *lock;
+	int			n;
+	struct
+	{
+		Oid			database;
+		char		name[NAMEDATALEN];	/* application_name, which is that of
+										 * the copy's slot unless the
+										 * connection sets another */
+	}			items[CWH_MAX_COPIES];	/* the oldest first */
+} CwhCopies;
+
+extern CwhCopies *cwh_copies;
 
 extern void cwh_shared_install(void);
 

@@ -410,10 +410,10 @@ before_request(void *arg, char *remote_ip, char *local_ip, int remote_port,
 	/* anything read so far was a proxy's reply to CONNECT */
 	transfer->progress = REPLY_NONE;
 	transfer->unusable = !cwh_socket_request(transfer->fds, listed_fds(transfer),
-											&ends,
-											transfer->public.request.owner,
-											sharing_host(transfer) != NULL,
-											&transfer->use);
+											 &ends,
+											 transfer->public.request.owner,
+											 sharing_host(transfer) != NULL,
+											 &transfer->use);
 	if (transfer->unusable)
 	{
 		/* shown only if it is a new one, which try_restart() does not repeat */
