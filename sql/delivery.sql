@@ -375,9 +375,22 @@ COMMENT ON FUNCTION chatwebhook._check_webhook_access(uuid) IS
     'Raises an error unless the caller sees the webhook.';
 
 /*
- * In parts, so that they can say how far they are.  All of it is one transaction
- * nevertheless, so that a cancellation leaves everything as it was.
+ * In parts, so that functions on many rows can say how far they are.  All of it is
+ * one transaction nevertheless, so that a cancellation leaves everything as it was.
  */
+CREATE FUNCTION chatwebhook._parts(ids anyarray) RETURNS SETOF anyarray
+    LANGUAGE sql IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    (SELECT array_agg(i.id)
+       FROM unnest(ids) WITH ORDINALITY AS i (id, n)
+      GROUP BY (i.n - 1) / 5000 ORDER BY (i.n - 1) / 5000)
+    UNION ALL
+    SELECT ids WHERE cardinality(ids) = 0
+$$;
+COMMENT ON FUNCTION chatwebhook._parts(anyarray) IS
+    'Splits an array into parts of at most 5000. An empty one is a part itself, so that what is done to each part is always an error on a standby.';
+
 CREATE FUNCTION chatwebhook._act(function text, delivery_ids bigint[]) RETURNS bigint
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
@@ -389,12 +402,7 @@ DECLARE
     acted bigint := 0;
 BEGIN
     PERFORM chatwebhook._progress(function, 0, total);
-    -- also for none, so that it is always an error on a standby
-    FOR part IN (SELECT array_agg(d.id)
-                   FROM unnest(delivery_ids) WITH ORDINALITY AS d (id, n)
-                  GROUP BY (d.n - 1) / 5000 ORDER BY (d.n - 1) / 5000)
-                UNION ALL
-                SELECT delivery_ids WHERE total = 0 LOOP
+    FOR part IN SELECT chatwebhook._parts(delivery_ids) LOOP
         acted := acted + CASE function WHEN 'purge_dead_letters' THEN chatwebhook._purge(part) ELSE chatwebhook._requeue(part) END;
         seen := seen + cardinality(part);
         PERFORM chatwebhook._progress(function, seen, total);
@@ -515,12 +523,7 @@ BEGIN
             USING HINT = 'Call erase_conversation() on the delivery nodes as well, once they have received all events.';
     END IF;
     PERFORM chatwebhook._progress('erase_conversation', 0, cardinality(found));
-    -- also for none, so that it is always an error on a standby
-    FOR part IN (SELECT array_agg(e.id)
-                   FROM unnest(found) WITH ORDINALITY AS e (id, n)
-                  GROUP BY (e.n - 1) / 5000 ORDER BY (e.n - 1) / 5000)
-                UNION ALL
-                SELECT found WHERE found = '{}' LOOP
+    FOR part IN SELECT chatwebhook._parts(found) LOOP
         erased := erased + chatwebhook._erase(part);
         seen := seen + cardinality(part);
         PERFORM chatwebhook._progress('erase_conversation', seen, cardinality(found));

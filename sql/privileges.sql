@@ -304,6 +304,7 @@ GRANT EXECUTE ON FUNCTION chatwebhook._check_connector_access(text) TO PUBLIC;
 /* So do functions that run with the rights of their caller. */
 GRANT EXECUTE ON FUNCTION chatwebhook._check_webhook_access(uuid) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._act(text, bigint[]) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION chatwebhook._parts(anyarray) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._progress(text, bigint, bigint) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._secret_problem(text) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION chatwebhook._signing_secret_problem(text, text) TO PUBLIC;
