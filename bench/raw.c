@@ -164,7 +164,7 @@ reap(CURLM *multi)
 	return NULL;
 }
 
-/* Write a line about so many requests since these times of the two clocks. */
+/* Print the rate and the CPU time of n requests, given both clocks at the start. */
 static void
 report(long requests, double wall, double cpu)
 {

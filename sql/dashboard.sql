@@ -886,7 +886,7 @@ BEGIN
       INTO backlog_list
       FROM longest l;
 
-    -- the headline: a state, a sentence, and what it consists of
+    -- the headline: a state, a sentence, and its reasons
     notices := chatwebhook._dashboard_notices(webhooks);
     SELECT h.tone, h.headline INTO tone, headline
       FROM (VALUES
@@ -959,4 +959,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.dashboard(integer) IS
-    'Returns the state of everything as one HTML page without scripts: psql -Atc ''SELECT chatwebhook.dashboard()'' > status.html. With refresh, a browser reloads the page every so many seconds. Each role sees what it sees in the views; an app, the page of its chatbot.';
+    'Returns the state of everything as one HTML page without scripts: psql -Atc ''SELECT chatwebhook.dashboard()'' > status.html. With refresh, a browser reloads the page after that many seconds. Each role sees the same rows as in the views; an app sees those of its chatbot.';

@@ -245,4 +245,4 @@ CREATE FUNCTION chatwebhook.resume(webhook_id uuid) RETURNS boolean
     AS 'MODULE_PATHNAME', 'chatwebhook_guarded'
     LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 COMMENT ON FUNCTION chatwebhook.resume(uuid) IS
-    'Ends the pause of a webhook: sends now what is due or waits for a retry, without granting more retries. Returns false if it was not paused and no retry was waiting. Raises an error if the webhook is disabled: to enable it, so that new events are queued again, too, set webhook.enabled to true. Raises an error if it has a problem: once that is fixed, delivery resumes by itself.';
+    'Ends the pause of a webhook: sends due deliveries and waiting retries now, without granting more retries. Returns false if it was not paused and no retry was waiting. Raises an error if the webhook is disabled: to enable it, so that new events are queued again, too, set webhook.enabled to true. Raises an error if it has a problem: once that is fixed, delivery resumes by itself.';
