@@ -15,12 +15,12 @@ OBJS = \
 	src/claim.o \
 	src/computed.o \
 	src/connector.o \
-	src/conversation.o \
 	src/curl_handle.o \
 	src/deadline.o \
 	src/debounce.o \
 	src/decision.o \
 	src/delivery.o \
+	src/dequeue.o \
 	src/emit.o \
 	src/emit_failure.o \
 	src/emit_options.o \

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 
 BENCH = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(BENCH)
@@ -61,7 +62,9 @@ daemon off;
 worker_rlimit_nofile 65536;
 events {{ worker_connections 16384; }}
 http {{
-    access_log off;
+    # for at_sink()
+    log_format requests '$server_port $msec';
+    access_log {dir}/requests.log requests buffer=64k flush=1s;
     keepalive_requests 100000000;
     client_body_temp_path {dir}/body;
     proxy_temp_path {dir}/proxy;
@@ -117,6 +120,10 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def port_of(url):
+    return urllib.parse.urlsplit(url).port
 
 
 def wait_for_port(port):
@@ -287,29 +294,53 @@ class Bench:
             self.wait("SELECT coalesce(sum(in_flight), 0) = 0 FROM chatwebhook.worker_status")
             self.emit(event, n)
         self.workers(workers)
-        last = self.sql("SELECT coalesce(max(completed_at), '-infinity') FROM chatwebhook.history")
         wal = self.sql("CHECKPOINT", "SELECT pg_current_wal_insert_lsn()")
+        port = port_of(self.sql(f"SELECT url FROM chatwebhook.webhook WHERE '{event}' = ANY (events) LIMIT 1"))
         pids = self.pids()
         cpu = self.cpu(pids)
-        self.set(enabled="on")
-        # not in one statement, which would hold its snapshot that long
-        self.wait("SELECT NOT EXISTS (SELECT FROM chatwebhook.queue)", 3600)
+
+        def run():
+            self.set(enabled="on")
+            # not in one statement, which would hold its snapshot that long
+            self.wait("SELECT NOT EXISTS (SELECT FROM chatwebhook.queue)", 3600)
+
+        rate, _ = self.at_sink(n, port, run)
         cpu = self.cpu(pids) - cpu
-        rate, wal = self.sql(
-            f"SELECT count(*) / extract(epoch FROM max(completed_at) - min(last_attempt_at)), "
-            f"pg_current_wal_insert_lsn() - '{wal}'::pg_lsn FROM chatwebhook.history "
-            f"WHERE completed_at > '{last}'").split("|")
-        return float(rate), cpu * 1e6 / n, float(wal) / n
+        wal = self.sql(f"SELECT pg_current_wal_insert_lsn() - '{wal}'::pg_lsn")
+        return rate, cpu * 1e6 / n, float(wal) / n
 
     def forget(self):
         """Leave the tables as they are after CREATE EXTENSION."""
         self.sql("TRUNCATE chatwebhook.history, chatwebhook.event, chatwebhook.queue, chatwebhook.attempt, "
                  "chatwebhook.dead")
 
+    def at_sink(self, n, port, run):
+        """
+        Let n requests arrive at a port of nginx; return the rate from the first twentieth of them to the last, so that
+        neither the sender's start nor its last settling is in it, and what run() returned.
+        """
+        with open(self.tls_files + "/requests.log") as log:
+            log.seek(0, os.SEEK_END)
+            result = run()
+            times = []
+            rest = ""
+            deadline = time.monotonic() + 10
+            while len(times) < n and time.monotonic() < deadline:
+                lines = (rest + log.read()).split("\n")
+                rest = lines.pop()
+                times += [float(line.split()[1]) for line in lines if line.startswith(f"{port} ")]
+                time.sleep(0.05)
+        if len(times) != n:
+            raise RuntimeError(f"{len(times)} requests instead of {n}")
+        times.sort()
+        first = n // 20
+        return (n - 1 - first) / (times[-1] - times[first]), result
+
     def raw(self, n, url=None, *ca_file):
-        out = subprocess.check_output([self.tools + "/raw", str(n), str(TRANSFERS), url or self.url,
-                                       self.tools + "/body", *ca_file], text=True)
-        return tuple(float(value) for value in out.split())
+        url = url or self.url
+        command = [self.tools + "/raw", str(n), str(TRANSFERS), url, self.tools + "/body", *ca_file]
+        rate, out = self.at_sink(n, port_of(url), lambda: subprocess.check_output(command, text=True))
+        return rate, float(out.split()[1])
 
     def latency(self, port, n, rate, per_commit, sql):
         out = subprocess.check_output([self.tools + "/latency", "", str(port), str(n), str(rate),

@@ -70,6 +70,7 @@ static const char *const relation_names[CWH_RELATIONS] = {
 	[CWH_REL_EVENT_PKEY] = "event_pkey",
 	[CWH_REL_QUEUE] = "queue",
 	[CWH_REL_QUEUE_PKEY] = "queue_pkey",
+	[CWH_REL_QUEUE_CLAIM] = "queue_claim_idx",
 	[CWH_REL_QUEUE_ORDER] = "queue_order_idx",
 	[CWH_REL_HISTORY] = "history",
 	[CWH_REL_HISTORY_PKEY] = "history_pkey",

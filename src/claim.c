@@ -20,8 +20,8 @@
 #include "utils/timestamp.h"
 
 #include "claim.h"
-#include "conversation.h"
 #include "debounce.h"
+#include "dequeue.h"
 #include "endpoint.h"
 #include "envelope.h"
 #include "identity.h"
@@ -175,9 +175,6 @@ has_room(void *context, const pg_uuid_t *webhook_id, Size size)
 	Endpoint   *endpoint = cwh_endpoint(webhook_id);
 	Customer   *customer = endpoint->customer;
 
-	/* what comes after one that has no room has none either */
-	if (endpoint->claim.cut && !claims->in_conversation)
-		return false;
 	if (fits(customer, size))
 		return true;
 	customer->needed_bytes = size;
@@ -512,7 +509,7 @@ claim_due(Claims *claims)
 	claims->wants = wants;
 	claims->in_conversation = false;
 	make_room(claims, most);
-	cwh_outbox_claim(wants, n, has_room, on_claimed, claims);
+	cwh_claim_due(wants, n, has_room, on_claimed, claims);
 	reread_at = GetCurrentTimestamp();
 	reread_at += REREAD_SHARE * (reread_at - now);
 

@@ -8,6 +8,7 @@
 #define CWH_CLAIM_H
 
 #include "delivery.h"
+#include "dequeue.h"
 #include "settle.h"
 
 /* What one transaction claims. */

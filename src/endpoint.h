@@ -27,6 +27,7 @@
 #include "changes.h"
 #include "customer.h"
 #include "delivery.h"
+#include "dequeue.h"
 #include "ledger.h"
 #include "state.h"
 

@@ -103,53 +103,6 @@ static const char catch_up_sql[] =
 static const char problems_sql[] =
 	"SELECT h.webhook_id FROM chatwebhook.health h WHERE h.problem IS NOT NULL";
 
-/* Columns of claim_sql. */
-enum
-{
-	CLAIMED_ID, CLAIMED_WEBHOOK_ID, CLAIMED_DUE, CLAIMED_ATTEMPTS,
-	CLAIMED_FIRST_ATTEMPT, CLAIMED_LAST_WAIT_MS, CLAIMED_REPLIES,
-	CLAIMED_ORDERED, CLAIMED_EVENT_ID, CLAIMED_EVENT_TYPE, CLAIMED_CHATBOT_ID,
-	CLAIMED_CONVERSATION_ID, CLAIMED_CREATED_AT, CLAIMED_DATA,
-	CLAIMED_TRACEPARENT,
-	/* mostly null; in front, they would make other columns slower to read */
-	CLAIMED_DELIVER_AT, CLAIMED_EXPIRES_AT, CLAIMED_DEBOUNCE_UNTIL
-};
-
-/*
- * Claim the next deliveries of webhooks after their positions.  An ordered one
- * is not due while an earlier one of its conversation is in the queue; one that
- * debounce.c has released, not while a later one is in flight either.
- */
-static const char claim_sql[] =
-	"SELECT q.id, q.webhook_id, q.next_attempt_at, q.attempts, q.first_attempt,"
-	"       q.last_wait_ms, q.replies, q.ordered, e.id, e.type, e.chatbot_id,"
-	"       e.conversation_id, e.created_at, e.data, e.traceparent,"
-	"       q.deliver_at, q.expires_at, q.debounce_until"
-	"  FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
-	"                  pg_catalog.unnest($3), pg_catalog.unnest($4),"
-	"                  pg_catalog.unnest($5))"
-	"       AS want(webhook_id, due, id, n, until)"
-	" CROSS JOIN LATERAL ("
-	"       SELECT * FROM chatwebhook.queue p"
-	"        WHERE p.webhook_id" EQ "want.webhook_id"
-	"          AND ROW(p.next_attempt_at, p.id)" GT "ROW(want.due, want.id)"
-	"          AND p.next_attempt_at" LE "want.until"
-	"          AND NOT chatwebhook._claimed(p.id)"
-	"          AND (NOT p.ordered OR NOT EXISTS ("
-	"               SELECT FROM chatwebhook.queue b"
-	"                WHERE b.webhook_id" EQ "p.webhook_id"
-	"                  AND b.conversation_id" EQ "p.conversation_id"
-	"                  AND b.ordered AND b.id" LT "p.id))"
-	"          AND (NOT p.ordered OR p.debounced IS NULL OR NOT EXISTS ("
-	"               SELECT FROM chatwebhook.queue b"
-	"                WHERE b.webhook_id" EQ "p.webhook_id"
-	"                  AND b.conversation_id" EQ "p.conversation_id"
-	"                  AND b.ordered AND b.id" GT "p.id AND chatwebhook._claimed(b.id)))"
-	"        ORDER BY p.next_attempt_at, p.id"
-	"        LIMIT want.n"
-	"          FOR UPDATE SKIP LOCKED) q"
-	"  LEFT JOIN chatwebhook.event e ON e.id" EQ "q.event_id";
-
 /* When the next delivery of each of these webhooks is due. */
 static const char next_due_sql[] =
 	"SELECT want.webhook_id, q.next_attempt_at"
@@ -315,9 +268,6 @@ static const char add_activity_sql[] =
 static CwhStatement sweep_st = {sweep_sql, 0, {0}, NULL};
 static CwhStatement catch_up_st = {catch_up_sql, 2, {TIMESTAMPTZOID, INT8OID}, NULL};
 static CwhStatement problems_st = {problems_sql, 0, {0}, NULL};
-static CwhStatement claim_st = {claim_sql, 5,
-	{UUIDARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID, INT4ARRAYOID,
-	TIMESTAMPTZARRAYOID}, NULL};
 static CwhStatement next_due_st = {next_due_sql, 2,
 	{UUIDARRAYOID, TIMESTAMPTZOID}, NULL};
 static CwhStatement postpone_st = {postpone_sql, POSTPONE_PARAMETERS, {
@@ -406,95 +356,6 @@ cwh_outbox_sweep(int64 ncatch_up, CwhOnPending on_pending,
 		on_problem(context, DatumGetUUIDP(cwh_field(i, DUE_WEBHOOK_ID, NULL)),
 				   DT_NOBEGIN);
 	return ncaught_up;
-}
-
-/* The bytes of a row's event, before it is read from where it is stored. */
-static Size
-event_size(uint64 row)
-{
-	bool		isnull;
-	Datum		datum = cwh_field(row, CLAIMED_DATA, &isnull);
-	Size		size = isnull ? 0 : toast_raw_datum_size(datum);
-
-	datum = cwh_field(row, CLAIMED_REPLIES, &isnull);
-	return isnull ? size : size + toast_raw_datum_size(datum);
-}
-
-/*
- * Record claims on the rows of the last result, if may() says so, and pass each
- * to each().
- */
-static void
-record_claims(uint64 found, CwhMayClaim may, CwhOnClaimed each, void *context)
-{
-	for (uint64 i = 0; i < found; i++)
-	{
-		CwhClaimed	claimed;
-		bool		isnull;
-		Datum		datum;
-		Datum		data = (Datum) 0;
-
-		claimed.id = DatumGetInt64(cwh_field(i, CLAIMED_ID, NULL));
-		claimed.webhook_id = *DatumGetUUIDP(cwh_field(i, CLAIMED_WEBHOOK_ID, NULL));
-		if (may && !may(context, &claimed.webhook_id, event_size(i)))
-			continue;
-		claimed.due = DatumGetTimestampTz(cwh_field(i, CLAIMED_DUE, NULL));
-		claimed.attempts = DatumGetInt32(cwh_field(i, CLAIMED_ATTEMPTS, NULL));
-		claimed.first_attempt = DatumGetInt32(cwh_field(i, CLAIMED_FIRST_ATTEMPT, NULL));
-		claimed.last_wait_ms = DatumGetInt64(cwh_field(i, CLAIMED_LAST_WAIT_MS, NULL));
-		datum = cwh_field(i, CLAIMED_REPLIES, &isnull);
-		claimed.replies = isnull ? NULL : cwh_replies(DatumGetJsonbP(datum));
-		claimed.ordered = DatumGetBool(cwh_field(i, CLAIMED_ORDERED, NULL));
-		(void) cwh_field(i, CLAIMED_DELIVER_AT, &isnull);
-		claimed.scheduled = !isnull;
-		datum = cwh_field(i, CLAIMED_EXPIRES_AT, &isnull);
-		claimed.expires_at = isnull ? DT_NOEND : DatumGetTimestampTz(datum);
-		(void) cwh_field(i, CLAIMED_DEBOUNCE_UNTIL, &isnull);
-		claimed.held = !isnull;
-		datum = cwh_field(i, CLAIMED_EVENT_ID, &isnull);
-		claimed.has_event = !isnull;
-		if (claimed.has_event)
-		{
-			claimed.event.id = *DatumGetUUIDP(datum);
-			claimed.event.type = cwh_field_text(i, CLAIMED_EVENT_TYPE);
-			claimed.event.chatbot_id = cwh_field_text(i, CLAIMED_CHATBOT_ID);
-			claimed.event.conversation_id = cwh_field_text(i, CLAIMED_CONVERSATION_ID);
-			claimed.event.created_at = DatumGetTimestampTz(cwh_field(i, CLAIMED_CREATED_AT, NULL));
-			data = cwh_field(i, CLAIMED_DATA, NULL);
-			claimed.event.data = DatumGetJsonbP(data);
-			datum = cwh_field(i, CLAIMED_TRACEPARENT, &isnull);
-			claimed.traceparent = isnull ? NULL : cwh_trace(datum);
-		}
-		/* last, so that no error above leaves a claim that each() never saw */
-		claimed.mine = !claimed.held &&
-			cwh_claim(claimed.id, &claimed.webhook_id);
-		each(context, &claimed);
-		/* many of them would take much memory until the transaction ends */
-		if (claimed.has_event &&
-			PointerGetDatum(claimed.event.data) != data)
-			pfree(claimed.event.data);
-	}
-}
-
-/* Claim deliveries that are due now, up to a wanted number for each webhook. */
-void
-cwh_outbox_claim(const CwhWant *wants, int n, CwhMayClaim may,
-				 CwhOnClaimed each, void *context)
-{
-	CwhArray	arrays[5];
-	Datum		args[5];
-
-	cwh_make_arrays(arrays, &claim_st, 5, n);
-	for (int i = 0; i < n; i++)
-	{
-		cwh_array_set(&arrays[0], i, UUIDPGetDatum(&wants[i].webhook_id));
-		cwh_array_set(&arrays[1], i, TimestampTzGetDatum(wants[i].after.due));
-		cwh_array_set(&arrays[2], i, Int64GetDatum(wants[i].after.id));
-		cwh_array_set(&arrays[3], i, Int32GetDatum(wants[i].n));
-		cwh_array_set(&arrays[4], i, TimestampTzGetDatum(wants[i].until));
-	}
-	cwh_finish_arrays(arrays, 5, args);
-	record_claims(cwh_run(&claim_st, args), may, each, context);
 }
 
 /* Call each() for those of these webhooks that have a delivery due later. */

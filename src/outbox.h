@@ -1,6 +1,6 @@
 /*
  * outbox.h
- *		Claims and settles deliveries: the SQL on the queue.
+ *		Sweeps the queue and settles deliveries: the SQL on the queue.
  *
  * All functions must be called in a transaction that is connected to SPI.
  *
@@ -9,53 +9,12 @@
 #ifndef CWH_OUTBOX_H
 #define CWH_OUTBOX_H
 
-#include "access/detoast.h"
 #include "datatype/timestamp.h"
-#include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
 
 #include "decision.h"
-#include "envelope.h"
 #include "shared.h"
-#include "traceparent.h"
-
-/* A position in a webhook's queue; a claim reads what comes after it. */
-typedef struct CwhPosition
-{
-	TimestampTz due;
-	int64		id;
-} CwhPosition;
-
-/* Claim deliveries of a webhook. */
-typedef struct CwhWant
-{
-	pg_uuid_t	webhook_id;
-	CwhPosition after;
-	TimestampTz until;			/* due by then; DT_NOEND: of a backfill, if the
-								 * position is there */
-	int			n;				/* at most */
-} CwhWant;
-
-/* A delivery that is due.  Pointers are valid until the transaction ends. */
-typedef struct CwhClaimed
-{
-	bool		mine;			/* else another process has just claimed it */
-	int64		id;
-	pg_uuid_t	webhook_id;
-	TimestampTz due;
-	int			attempts;		/* made so far */
-	int			first_attempt;	/* attempts made before the last retry() */
-	int64		last_wait_ms;	/* before this attempt; 0: none */
-	Jsonb	   *replies;		/* to a connector's requests so far, or null */
-	bool		ordered;		/* later ones of its conversation wait for it */
-	bool		scheduled;		/* it had been outside of that order */
-	TimestampTz expires_at;		/* DT_NOEND: never */
-	bool		held;			/* debounce holds it, so it was not claimed */
-	bool		has_event;		/* else the event's row is missing */
-	CwhEvent	event;			/* set if has_event */
-	const char *traceparent;	/* likewise; or null */
-} CwhClaimed;
 
 /* A delivery's outcome, to be settled. */
 typedef struct CwhResult
@@ -139,42 +98,8 @@ typedef struct CwhActivity
 typedef void (*CwhOnPending) (void *context, const pg_uuid_t *webhook_id,
 							  TimestampTz first_due);
 
-/* Called for each delivery of a claim. */
-typedef void (*CwhOnClaimed) (void *context, const CwhClaimed *claimed);
-
-/* Called before, with the size of its event: is there room for it? */
-typedef bool (*CwhMayClaim) (void *context, const pg_uuid_t *webhook_id,
-							 Size size);
-
-/* The replies in a row of the queue.  What is no array of replies is not ours. */
-static inline Jsonb *
-cwh_replies(Jsonb *replies)
-{
-	return JB_ROOT_IS_ARRAY(replies) ? replies : NULL;
-}
-
-/*
- * Return the trace context of an event's row, or null if it is malformed.  It
- * can have any content and size, since a restore or replication may have
- * written the row.
- */
-static inline char *
-cwh_trace(Datum value)
-{
-	char	   *trace;
-
-	if (toast_raw_datum_size(value) != VARHDRSZ + CWH_TRACEPARENT_LEN)
-		return NULL;
-	trace = TextDatumGetCString(value);
-	return cwh_is_traceparent(trace) ? trace : NULL;
-}
-
 extern int64 cwh_outbox_sweep(int64 ncatch_up, CwhOnPending on_pending,
 							  CwhOnPending on_problem, void *context);
-/* exported for test/modules/chatwebhook_test */
-extern PGDLLEXPORT void cwh_outbox_claim(const CwhWant *wants, int n,
-										 CwhMayClaim may, CwhOnClaimed each,
-										 void *context);
 extern void cwh_outbox_next_due(const pg_uuid_t *ids, int n, TimestampTz now,
 								CwhOnPending each, void *context);
 /* exported for test/modules/chatwebhook_test */

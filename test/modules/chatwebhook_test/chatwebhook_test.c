@@ -17,6 +17,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "dequeue.h"
 #include "outbox.h"
 #include "shared.h"
 
@@ -29,8 +30,8 @@ PG_FUNCTION_INFO_V1(chatwebhook_test_release);
 /* The functions of the library, as its headers declare them. */
 static struct
 {
-	void		(*outbox_claim) (const CwhWant *wants, int n, CwhMayClaim may,
-								 CwhOnClaimed each, void *context);
+	void		(*claim_due) (const CwhWant *wants, int n, CwhMayClaim may,
+							  CwhOnClaimed each, void *context);
 	void		(*outbox_settle) (CwhResult *results, int n, bool careful);
 	void		(*claims_mine) (const int64 *ids, int n, bool *mine);
 	void		(*claim_release) (const int64 *ids, int n);
@@ -54,7 +55,7 @@ find_library(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("chatwebhook is not in shared_preload_libraries")));
-	library.outbox_claim = find("cwh_outbox_claim");
+	library.claim_due = find("cwh_claim_due");
 	library.outbox_settle = find("cwh_outbox_settle");
 	library.claims_mine = find("cwh_claims_mine");
 	library.claim_release = find("cwh_claim_release");
@@ -89,7 +90,7 @@ chatwebhook_test_claim(PG_FUNCTION_ARGS)
 	want.until = GetCurrentTimestamp();
 	want.n = PG_GETARG_INT32(1);
 	SPI_connect();
-	library.outbox_claim(&want, 1, NULL, on_claimed, fcinfo->resultinfo);
+	library.claim_due(&want, 1, NULL, on_claimed, fcinfo->resultinfo);
 	SPI_finish();
 	return (Datum) 0;
 }
