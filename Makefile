@@ -41,9 +41,9 @@ OBJS = \
 	src/ledger.o \
 	src/mapping.o \
 	src/memory.o \
-	src/outbox.o \
 	src/progress.o \
 	src/query.o \
+	src/queue.o \
 	src/render.o \
 	src/request.o \
 	src/retention.o \

@@ -91,7 +91,7 @@ COMMENT ON COLUMN chatwebhook.dead_letter.completed_at IS 'When it was given up.
 
 /*
  * Moves between the tables.  A worker's settle moves a finished delivery from
- * the queue to history or dead (src/outbox.c); sessions move deliveries only
+ * the queue to history or dead (src/queue.c); sessions move deliveries only
  * through these functions.  The guarded ones (see access.sql) skip rows that the
  * caller cannot see.
  */

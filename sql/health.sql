@@ -45,12 +45,6 @@ COMMENT ON COLUMN chatwebhook.health.latency_counts IS
     'Attempts by duration: up to 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000 and 10000 ms, and longer.';
 SELECT pg_catalog.pg_extension_config_dump('chatwebhook.health', '');
 
-CREATE FUNCTION chatwebhook._add(a bigint[], b bigint[]) RETURNS bigint[]
-    AS 'MODULE_PATHNAME', 'chatwebhook_add'
-    LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION chatwebhook._add(bigint[], bigint[]) IS
-    'Adds two arrays element by element. The result is as long as the first.';
-
 /* A row for each worker and ten minutes, so that no worker waits for another. */
 CREATE TABLE chatwebhook.activity (
     since     timestamptz NOT NULL,

@@ -79,6 +79,12 @@ static const char *const relation_names[CWH_RELATIONS] = {
 	[CWH_REL_MEMORY] = "memory",
 	[CWH_REL_MEMORY_KEY] = "memory_key",
 	[CWH_REL_IDENTITY_IDX] = "identity_idx",
+	[CWH_REL_HEALTH] = "health",
+	[CWH_REL_HEALTH_PKEY] = "health_pkey",
+	[CWH_REL_ALERT] = "alert",
+	[CWH_REL_ALERT_OPEN] = "alert_open_idx",
+	[CWH_REL_ACTIVITY] = "activity",
+	[CWH_REL_ACTIVITY_PKEY] = "activity_pkey",
 	[CWH_REL_DELIVERY_ID_SEQ] = "delivery_id_seq"
 };
 static RelationEntry relations[CWH_RELATIONS];

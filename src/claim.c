@@ -25,7 +25,7 @@
 #include "endpoint.h"
 #include "envelope.h"
 #include "identity.h"
-#include "outbox.h"
+#include "queue.h"
 #include "state.h"
 
 /*
@@ -98,7 +98,7 @@ cwh_sweep_queue(int64 ncatch_up)
 
 	cwh_ledger.nbacklogs = 0;
 	cwh_ledger.check_backlogs = false;
-	ncaught_up = cwh_outbox_sweep(ncatch_up, on_pending, on_problem, NULL);
+	ncaught_up = cwh_queue_sweep(ncatch_up, on_pending, on_problem, NULL);
 	cwh_ledger.check_backlogs = true;
 	return ncaught_up;
 }
@@ -532,7 +532,7 @@ claim_due(Claims *claims)
 	if (claims->nheld > 0)
 		cwh_debounce(claims->held, claims->nheld, now, on_debounced, NULL);
 	if (nlater > 0)
-		cwh_outbox_next_due(later, nlater, now, on_next_due, NULL);
+		cwh_queue_next_due(later, nlater, now, on_next_due, NULL);
 }
 
 /* May deliveries of an endpoint be claimed now? */

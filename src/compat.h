@@ -34,6 +34,7 @@
 #include "utils/jsonpath.h"
 #include "utils/lsyscache.h"	/* since 19 with get_database_name() */
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 #include "utils/wait_event.h"
 #if PG_VERSION_NUM >= 160000
@@ -108,20 +109,46 @@ cwh_virtual_expression(Relation relation, Form_pg_attribute attribute)
 /* Insert the index entries of a row that was just inserted. */
 static inline void
 cwh_insert_index_entries(ResultRelInfo *relinfo, TupleTableSlot *slot,
-						 EState *estate)
+						 EState *estate, bool only_summarizing)
 {
 	List	   *rechecks;
 
 #if PG_VERSION_NUM >= 190000
-	rechecks = ExecInsertIndexTuples(relinfo, estate, 0, slot, NIL, NULL);
+	rechecks = ExecInsertIndexTuples(relinfo, estate,
+									 only_summarizing ? EIIT_ONLY_SUMMARIZING : 0,
+									 slot, NIL, NULL);
 #elif PG_VERSION_NUM >= 160000
 	rechecks = ExecInsertIndexTuples(relinfo, slot, estate, false, false,
-									 NULL, NIL, false);
+									 NULL, NIL, only_summarizing);
 #else
 	rechecks = ExecInsertIndexTuples(relinfo, slot, estate, false, false,
 									 NULL, NIL);
 #endif
 	list_free(rechecks);
+}
+
+/* Which indexes need entries for the new version of a row. */
+typedef enum CwhIndexesToUpdate
+{
+	CWH_INDEXES_NONE, CWH_INDEXES_SUMMARIZING, CWH_INDEXES_ALL
+} CwhIndexesToUpdate;
+
+/* Update a row that is locked, in its latest version. */
+static inline CwhIndexesToUpdate
+cwh_update_row(Relation relation, ItemPointer tid, TupleTableSlot *slot)
+{
+#if PG_VERSION_NUM >= 160000
+	TU_UpdateIndexes indexes;
+
+	simple_table_tuple_update(relation, tid, slot, GetActiveSnapshot(), &indexes);
+	return indexes == TU_All ? CWH_INDEXES_ALL :
+		indexes == TU_Summarizing ? CWH_INDEXES_SUMMARIZING : CWH_INDEXES_NONE;
+#else
+	bool		all;
+
+	simple_table_tuple_update(relation, tid, slot, GetActiveSnapshot(), &all);
+	return all ? CWH_INDEXES_ALL : CWH_INDEXES_NONE;
+#endif
 }
 
 /* Let an index access method clean up after inserting entries. */

@@ -22,7 +22,6 @@
 #include "postgres.h"
 
 #include "access/tableam.h"
-#include "access/xact.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -84,16 +83,11 @@ end(Dequeue *dequeue)
 static bool
 lock_delivery(Dequeue *dequeue)
 {
-	TM_FailureData failure;
-	TM_Result	result;
+	bool		done = cwh_reader_lock(&dequeue->queue, LockTupleExclusive,
+									   LockWaitSkip, false, dequeue->locked);
 
-	result = table_tuple_lock(dequeue->queue.table,
-							  &dequeue->queue.slot->tts_tid,
-							  GetActiveSnapshot(), dequeue->locked,
-							  GetCurrentCommandId(true), LockTupleExclusive,
-							  LockWaitSkip, 0, &failure);
 	ExecClearTuple(dequeue->locked);
-	return result == TM_Ok;
+	return done;
 }
 
 /* Find the event of the delivery that was found. */

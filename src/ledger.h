@@ -15,7 +15,7 @@
 #include "utils/timestamp.h"
 
 #include "delivery.h"
-#include "outbox.h"
+#include "health.h"
 #include "state.h"
 
 /* The pending announcements about a webhook; see announce.c. */
@@ -24,7 +24,7 @@ typedef struct Announcement Announcement;
 /*
  * A webhook's account: what is to be written about it.  It is listed while there
  * is anything.  It is written by ledger.c and the functions below; settle.c and
- * outbox.c write the fields of the gain that say so.
+ * queue.c write the fields of the gain that say so.
  */
 struct Account
 {

@@ -18,6 +18,7 @@
 #include "access/stratnum.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/xact.h"
 #include "executor/tuptable.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -95,6 +96,24 @@ cwh_reader_find(CwhReader *reader, ScanKey keys, int nkeys)
 {
 	index_rescan(reader->scan, keys, nkeys, NULL, 0);
 	return index_getnext_slot(reader->scan, ForwardScanDirection, reader->slot);
+}
+
+/*
+ * Lock the row that was found, in its latest version if "last", else only if it
+ * has not changed since the snapshot.  False if that is impossible, or if another
+ * transaction has locked it and policy says not to wait.
+ */
+static inline bool
+cwh_reader_lock(const CwhReader *reader, LockTupleMode mode,
+				LockWaitPolicy policy, bool last, TupleTableSlot *locked)
+{
+	TM_FailureData failure;
+
+	return table_tuple_lock(reader->table, &reader->slot->tts_tid,
+							GetActiveSnapshot(), locked,
+							GetCurrentCommandId(true), mode, policy,
+							last ? TUPLE_LOCK_FLAG_FIND_LAST_VERSION : 0,
+							&failure) == TM_Ok;
 }
 
 /* A column (from 0) of the row that was found. */

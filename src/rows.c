@@ -1,6 +1,6 @@
 /*
  * rows.c
- *		Inserts rows into the extension's own tables, without SQL.
+ *		Inserts and updates rows of the extension's own tables, without SQL.
  *
  * This is used for the rows that every event and every delivery needs.  The
  * role that emits has no privileges on these tables, and no trigger or rule may
@@ -205,11 +205,12 @@ open_index(CwhRows *rows, int i)
 }
 
 /*
- * Insert a row's index entries.  An index that gets none is not even opened;
- * the executor skips it then.
+ * Insert a row's index entries, or those of indexes that summarize only (BRIN,
+ * which somebody else must have added).  An index that gets none is not even
+ * opened; the executor skips it then.
  */
 static void
-insert_index_entries(CwhRows *rows, TupleTableSlot *slot)
+insert_index_entries(CwhRows *rows, TupleTableSlot *slot, bool only_summarizing)
 {
 	ResultRelInfo *relinfo = rows->relinfo;
 
@@ -224,7 +225,22 @@ insert_index_entries(CwhRows *rows, TupleTableSlot *slot)
 			relinfo->ri_IndexRelationInfo[i]->ii_ReadyForInserts =
 				wanted && (*index)->rd_index->indisready;
 	}
-	cwh_insert_index_entries(relinfo, slot, rows->estate);
+	cwh_insert_index_entries(relinfo, slot, rows->estate, only_summarizing);
+}
+
+/*
+ * Update the row at this place, which the caller has locked in its latest
+ * version, to what the slot has.
+ */
+void
+cwh_rows_update(CwhRows *rows, ItemPointer tid, TupleTableSlot *slot)
+{
+	CwhIndexesToUpdate indexes;
+
+	indexes = cwh_update_row(rows->relation, tid, slot);
+	if (indexes != CWH_INDEXES_NONE)
+		insert_index_entries(rows, slot, indexes == CWH_INDEXES_SUMMARIZING);
+	ResetPerTupleExprContext(rows->estate);
 }
 
 /* Insert the buffered rows. */
@@ -241,7 +257,7 @@ flush(CwhRows *rows)
 						   rows->bulk);
 	for (int i = 0; i < rows->n; i++)
 	{
-		insert_index_entries(rows, rows->slots[i]);
+		insert_index_entries(rows, rows->slots[i], false);
 		ExecClearTuple(rows->slots[i]);
 	}
 	rows->n = 0;

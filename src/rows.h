@@ -1,6 +1,6 @@
 /*
  * rows.h
- *		Inserts rows into the extension's own tables, without SQL.
+ *		Inserts and updates rows of the extension's own tables, without SQL.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */
@@ -56,6 +56,22 @@ enum
 	CWH_MEMORY_REMEMBERED, CWH_MEMORY_UPDATED_AT, CWH_MEMORY_COLUMNS
 };
 
+enum
+{
+	CWH_HEALTH_WEBHOOK_ID, CWH_HEALTH_TOTAL, CWH_HEALTH_SUCCESSES,
+	CWH_HEALTH_FAILURES, CWH_HEALTH_GIVEN_UP, CWH_HEALTH_CONSECUTIVE_FAILURES,
+	CWH_HEALTH_FAILING_SINCE, CWH_HEALTH_LAST_SUCCESS_AT,
+	CWH_HEALTH_LAST_FAILURE_AT, CWH_HEALTH_LAST_ERROR, CWH_HEALTH_PROBLEM,
+	CWH_HEALTH_RECENT, CWH_HEALTH_LATENCY_SUM_MS, CWH_HEALTH_LATENCY_COUNTS,
+	CWH_HEALTH_COLUMNS
+};
+
+enum
+{
+	CWH_ACTIVITY_SINCE, CWH_ACTIVITY_WORKER, CWH_ACTIVITY_SUCCEEDED,
+	CWH_ACTIVITY_FAILED, CWH_ACTIVITY_GIVEN_UP, CWH_ACTIVITY_COLUMNS
+};
+
 /* The most rows that are buffered before they are inserted together. */
 #define CWH_MAX_ROWS	200
 
@@ -77,6 +93,8 @@ extern void cwh_rows_open(CwhRows *rows, EState *estate, CwhRelation table,
 						  int columns);
 extern TupleTableSlot *cwh_rows_next(CwhRows *rows);
 extern HeapTuple cwh_rows_repeat(CwhRows *rows);
+extern void cwh_rows_update(CwhRows *rows, ItemPointer tid,
+							TupleTableSlot *slot);
 extern void cwh_rows_close(CwhRows *rows);
 
 /* Set a column of a new row. */

@@ -16,9 +16,10 @@
 #include "announce.h"
 #include "endpoint.h"
 #include "envelope.h"
+#include "health.h"
 #include "ledger.h"
 #include "memory.h"
-#include "outbox.h"
+#include "queue.h"
 #include "request.h"
 #include "settings.h"
 #include "settle.h"
@@ -47,7 +48,7 @@ is_careful(void)
 		careful_until <= TimestampTzPlusMilliseconds(now, CAREFUL_MS);
 }
 
-/* Take results of the ledger, as outbox.c wants them. */
+/* Take results of the ledger, as queue.c wants them. */
 static void
 take_results(Settle *work)
 {
@@ -336,7 +337,7 @@ cwh_settle(Settle *work)
 	take_results(work);
 	if (is_careful())
 		hold_locked_memories(work);
-	cwh_outbox_settle(work->results, work->n, is_careful());
+	cwh_queue_settle(work->results, work->n, is_careful());
 	write_memories(work);
 	for (int i = 0; i < work->n; i++)
 		if (work->results[i].gone)
@@ -344,8 +345,9 @@ cwh_settle(Settle *work)
 	attempts = attempt_rows(work, &nattempts);
 	gains = settle_accounts(work, &ngains);
 	work->activity = cwh_ledger.activity;
-	cwh_outbox_record(attempts, nattempts, gains, ngains,
-					  cwh_worker.number + 1, &work->activity);
+	cwh_insert_attempts(attempts, nattempts);
+	cwh_health_add(gains, ngains);
+	cwh_activity_add(cwh_worker.number + 1, &work->activity);
 	find_announcements(work);
 }
 

@@ -8,6 +8,7 @@
 #define CWH_SETTLE_H
 
 #include "endpoint.h"
+#include "queue.h"
 
 /* What was written about a webhook. */
 typedef struct SettledAccount

@@ -25,7 +25,7 @@
 #define ADD " OPERATOR(pg_catalog.+) "
 #define CAT " OPERATOR(pg_catalog.||) "
 
-#define CWH_MAX_PARAMETERS 13
+#define CWH_MAX_PARAMETERS 11
 
 /* A statement; its plan is made at first use and kept for the session. */
 typedef struct CwhStatement

@@ -659,7 +659,7 @@ fix_settings(void)
 		{"statement_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
 		CWH_TRANSACTION_TIMEOUT
-		/* see cwh_outbox_settle() */
+		/* see cwh_queue_settle() */
 		{"lock_timeout", "200ms"},
 		/* see cwh_commit() */
 		{"synchronous_commit", "off"},

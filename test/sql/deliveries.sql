@@ -144,9 +144,5 @@ SELECT count(*) FILTER (WHERE chatwebhook.retry(id)) FROM chatwebhook.delivery W
 SELECT conversation_id, ordered FROM chatwebhook.queue ORDER BY conversation_id;
 DELETE FROM chatwebhook.webhook;
 
--- what a settle adds to the counts of latencies, which stay as many as they are
-SELECT chatwebhook._add('{1,2,3}', '{10,20,30}'), chatwebhook._add('{1,2,3}', '{10}') AS fewer, chatwebhook._add('{1}', '{10,20}') AS more;
-SELECT chatwebhook._add('{1,NULL}', '{10,20}');
-
 DROP VIEW deliveries, health;
 DROP FUNCTION delivery, state;

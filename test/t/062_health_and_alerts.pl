@@ -798,4 +798,25 @@ subtest 'many unreachable webhooks' => sub {
 	}
 };
 
+#
+# Many versions of a row: while an old snapshot needs all of them, updates leave the
+# page, and must then have index entries, which the worker writes without SQL
+#
+subtest 'an old snapshot' => sub {
+	my $old = Session->new($node, 'postgres') or die $Session::error;
+
+	webhook('versions', '/');
+	$old->query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM chatwebhook.health');
+	send_all('versions', 1) foreach 1 .. 40;
+	# no page holds 40 of them
+	is( sql(q{SELECT h.total, (SELECT sum(n) FROM unnest(latency_counts) AS n), cardinality(recent)
+			FROM chatwebhook.health h JOIN chatwebhook.webhook w ON w.id = h.webhook_id WHERE w.name = 'versions'}),
+		'40|40|40', 'its health has all attempts');
+	sql('CREATE EXTENSION IF NOT EXISTS amcheck');
+	is(sql(qq{SELECT bt_index_check('chatwebhook.$_', true)}), '', "$_ is whole") foreach qw(health_pkey health_problem_idx activity_pkey);
+	is($old->query(q{SELECT total FROM chatwebhook.health h JOIN chatwebhook.webhook w ON w.id = h.webhook_id WHERE w.name = 'versions'})->{rows},
+		"0\n", 'while the old snapshot sees none of them');
+	$old->close;
+};
+
 done_testing();

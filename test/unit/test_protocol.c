@@ -20,7 +20,7 @@
  *
  *	emit		the commit of emit.c's transaction.  The id was given out before
  *				(cwh_next_id), so a smaller one may come after a larger one
- *	begin		transact() of worker.c: cwh_outbox_settle() writes, and so locks,
+ *	begin		transact() of worker.c: cwh_queue_settle() writes, and so locks,
  *				the rows of what has ended, but for those that are locked
  *				("careful"); then comes the snapshot of claim_sql or
  *				cwh_claim_next(), which sees what this transaction has settled.

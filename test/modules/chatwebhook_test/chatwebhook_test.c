@@ -18,7 +18,7 @@
 
 #include "compat.h"
 #include "dequeue.h"
-#include "outbox.h"
+#include "queue.h"
 #include "shared.h"
 
 PG_MODULE_MAGIC;
@@ -56,7 +56,7 @@ find_library(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("chatwebhook is not in shared_preload_libraries")));
 	library.claim_due = find("cwh_claim_due");
-	library.outbox_settle = find("cwh_outbox_settle");
+	library.outbox_settle = find("cwh_queue_settle");
 	library.claims_mine = find("cwh_claims_mine");
 	library.claim_release = find("cwh_claim_release");
 }

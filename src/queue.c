@@ -1,21 +1,16 @@
 /*
- * outbox.c
- *		Claims and settles deliveries: the only C file that changes the queue,
- *		except for the inserts of emit.c and what debounce.c supersedes.
+ * queue.c
+ *		Sweeps the queue and settles deliveries: with dequeue.c, the only C file
+ *		that changes the queue, except for the inserts of emit.c and what
+ *		debounce.c supersedes.
  *
- * A worker claims deliveries that are due, sends them, and settles them: it
- * records each one's outcome.  See worker.c for the loop.
+ * A worker claims deliveries that are due (dequeue.c), sends them, and settles
+ * them: it records each one's outcome.  See worker.c for the loop.
  *
- * A claim selects rows FOR UPDATE SKIP LOCKED, so concurrent claims get
- * different rows, and records them in shared memory (see shared.c) before its
- * transaction ends.  Later claims skip rows that are recorded there.  The row
- * locks end with the transaction; the claim lasts until it is released or its
- * process ends.  A claim writes nothing that must reach the disk.
- *
- * A settle moves finished deliveries from queue to history or dead, sets the
- * time of the next attempt of failed ones, and updates the health of webhooks,
- * all in one transaction.  Most deliveries are finished, so these are moved
- * without SQL (see rows.c); the rest takes one statement for each kind.
+ * A settle moves finished deliveries from queue to history or dead, and sets the
+ * time of the next attempt of failed ones, in the transaction that also updates
+ * the health of webhooks (health.c).  Most deliveries are finished, so these are
+ * moved without SQL (see rows.c); the rest takes one statement for each kind.
  *
  * All functions run in the caller's transaction, which is connected to SPI.  A
  * worker's begins in cwh_begin() and ends in cwh_commit(), both in statement.c.
@@ -25,7 +20,6 @@
  */
 #include "postgres.h"
 
-#include "access/detoast.h"
 #include "access/genam.h"
 #include "access/skey.h"
 #include "access/stratnum.h"
@@ -46,7 +40,7 @@
 
 #include "changes.h"
 #include "compat.h"
-#include "outbox.h"
+#include "queue.h"
 #include "rows.h"
 #include "settings.h"
 #include "shared.h"
@@ -194,77 +188,6 @@ static const char log_attempts_sql[] =
 	"             response_body)"
 	" ON CONFLICT DO NOTHING";
 
-/* Parameters of add_health_sql, each an array. */
-enum
-{
-	GAIN_WEBHOOK_ID, GAIN_SUCCESSES, GAIN_FAILURES, GAIN_SUCCEEDED,
-	GAIN_STREAK, GAIN_LAST_SUCCESS_AT, GAIN_LAST_FAILURE_AT, GAIN_LAST_ERROR,
-	GAIN_RECENT, GAIN_FAILING_SINCE, GAIN_LATENCY_SUM_MS, GAIN_LATENCY_COUNTS,
-	GAIN_GIVEN_UP, GAIN_PARAMETERS
-};
-
-/* Columns of its result. */
-enum
-{
-	WRITTEN_WEBHOOK_ID, WRITTEN_ALERTING, WRITTEN_WAS_FAILURES,
-	WRITTEN_WAS_FAILING_SINCE
-};
-
-/*
- * Add to the health of webhooks.  A row that is locked, by another worker or by
- * the deletion of its webhook, is skipped; the next settle tries again.
- */
-static const char add_health_sql[] =
-	"WITH gain AS MATERIALIZED ("
-	"   SELECT * FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2),"
-	"                   pg_catalog.unnest($3), pg_catalog.unnest($4),"
-	"                   pg_catalog.unnest($5), pg_catalog.unnest($6),"
-	"                   pg_catalog.unnest($7), pg_catalog.unnest($8),"
-	"                   pg_catalog.unnest($9), pg_catalog.unnest($10),"
-	"                   pg_catalog.unnest($11), pg_catalog.unnest($12),"
-	"                   pg_catalog.unnest($13))"
-	"        AS g(webhook_id, successes, failures, succeeded, streak,"
-	"             last_success_at, last_failure_at, last_error, recent,"
-	"             failing_since, latency_sum_ms, latency_counts, given_up)"
-	"), mine AS MATERIALIZED ("
-	"   SELECT h.webhook_id, h.consecutive_failures, h.failing_since"
-	"     FROM chatwebhook.health h"
-	"    WHERE h.webhook_id" EQ "ANY ($1)"
-	"      FOR NO KEY UPDATE SKIP LOCKED"
-	") UPDATE chatwebhook.health h"
-	"   SET total = h.total" ADD "g.successes" ADD "g.failures,"
-	"       successes = h.successes" ADD "g.successes,"
-	"       failures = h.failures" ADD "g.failures,"
-	"       consecutive_failures = CASE WHEN g.succeeded THEN g.streak"
-	"           ELSE h.consecutive_failures" ADD "g.streak END,"
-	"       last_success_at = COALESCE(g.last_success_at, h.last_success_at),"
-	"       last_failure_at = COALESCE(g.last_failure_at, h.last_failure_at),"
-	"       last_error = COALESCE(g.last_error, h.last_error),"
-	"       recent = (g.recent::pg_catalog.int4[]" CAT "h.recent)[1:" CppAsString2(CWH_RECENT) "],"
-	"       failing_since = CASE WHEN g.streak" EQ "0 THEN NULL"
-	"           WHEN g.succeeded THEN g.failing_since"
-	"           ELSE COALESCE(h.failing_since, g.failing_since) END,"
-	"       latency_sum_ms = h.latency_sum_ms" ADD "g.latency_sum_ms,"
-	"       latency_counts = chatwebhook._add(h.latency_counts, g.latency_counts::pg_catalog.int8[]),"
-	"       given_up = h.given_up" ADD "g.given_up"
-	"  FROM gain g, mine"
-	" WHERE g.webhook_id" EQ "mine.webhook_id AND h.webhook_id" EQ "mine.webhook_id"
-	"   AND h.webhook_id" EQ "ANY ($1)"
-	" RETURNING h.webhook_id, g.failures" GT "0 OR EXISTS ("
-	"     SELECT FROM chatwebhook.alert a"
-	"      WHERE a.webhook_id" EQ "h.webhook_id AND a.closed_at IS NULL),"
-	"   mine.consecutive_failures, mine.failing_since";
-
-/* Add to a worker's row for the current ten minutes. */
-static const char add_activity_sql[] =
-	"INSERT INTO chatwebhook.activity AS a (since, worker, succeeded, failed, given_up)"
-	" VALUES (pg_catalog.to_timestamp(pg_catalog.floor(pg_catalog.date_part("
-	"             'epoch', $1) OPERATOR(pg_catalog./) 600) OPERATOR(pg_catalog.*) 600), $2, $3, $4, $5)"
-	" ON CONFLICT (since, worker) DO UPDATE"
-	"    SET succeeded = a.succeeded" ADD "EXCLUDED.succeeded,"
-	"        failed = a.failed" ADD "EXCLUDED.failed,"
-	"        given_up = a.given_up" ADD "EXCLUDED.given_up";
-
 static CwhStatement sweep_st = {sweep_sql, 0, {0}, NULL};
 static CwhStatement catch_up_st = {catch_up_sql, 2, {TIMESTAMPTZOID, INT8OID}, NULL};
 static CwhStatement problems_st = {problems_sql, 0, {0}, NULL};
@@ -295,27 +218,10 @@ static CwhStatement log_attempts_st = {log_attempts_sql, ATTEMPT_PARAMETERS, {
 		[ATTEMPT_RESPONSE_HEADERS] = TEXTARRAYOID,
 		[ATTEMPT_RESPONSE_BODY] = TEXTARRAYOID
 }, NULL};
-static CwhStatement add_health_st = {add_health_sql, GAIN_PARAMETERS, {
-		[GAIN_WEBHOOK_ID] = UUIDARRAYOID,
-		[GAIN_SUCCESSES] = INT8ARRAYOID,
-		[GAIN_FAILURES] = INT8ARRAYOID,
-		[GAIN_SUCCEEDED] = BOOLARRAYOID,
-		[GAIN_STREAK] = INT8ARRAYOID,
-		[GAIN_LAST_SUCCESS_AT] = TIMESTAMPTZARRAYOID,
-		[GAIN_LAST_FAILURE_AT] = TIMESTAMPTZARRAYOID,
-		[GAIN_LAST_ERROR] = TEXTARRAYOID,
-		[GAIN_RECENT] = TEXTARRAYOID,
-		[GAIN_FAILING_SINCE] = TIMESTAMPTZARRAYOID,
-		[GAIN_LATENCY_SUM_MS] = INT8ARRAYOID,
-		[GAIN_LATENCY_COUNTS] = TEXTARRAYOID,
-		[GAIN_GIVEN_UP] = INT8ARRAYOID
-}, NULL};
-static CwhStatement add_activity_st = {add_activity_sql, 5,
-	{TIMESTAMPTZOID, INT4OID, INT8OID, INT8OID, INT8OID}, NULL};
 /* INDENT ON */
 
 /*
- * Claiming
+ * Sweeping
  */
 
 /*
@@ -339,7 +245,7 @@ catch_up(TimestampTz now, int64 limit)
  * deliveries due that wait only because of that, and return their number.
  */
 int64
-cwh_outbox_sweep(int64 ncatch_up, CwhOnPending on_pending,
+cwh_queue_sweep(int64 ncatch_up, CwhOnPending on_pending,
 				 CwhOnPending on_problem, void *context)
 {
 	int64		ncaught_up = 0;
@@ -360,7 +266,7 @@ cwh_outbox_sweep(int64 ncatch_up, CwhOnPending on_pending,
 
 /* Call each() for those of these webhooks that have a delivery due later. */
 void
-cwh_outbox_next_due(const pg_uuid_t *ids, int n, TimestampTz now,
+cwh_queue_next_due(const pg_uuid_t *ids, int n, TimestampTz now,
 					CwhOnPending each, void *context)
 {
 	Datum		args[2];
@@ -682,7 +588,7 @@ lock_results(CwhResult **results, int n, Datum ids)
  * leaves locked rows for later, with "settled" false.
  */
 void
-cwh_outbox_settle(CwhResult *results, int n, bool careful)
+cwh_queue_settle(CwhResult *results, int n, bool careful)
 {
 	int64	   *ids = palloc(Max(1, n) * sizeof(int64));
 	bool	   *mine = palloc(Max(1, n) * sizeof(bool));
@@ -720,8 +626,8 @@ cwh_outbox_settle(CwhResult *results, int n, bool careful)
 }
 
 /* Insert rows into attempt. */
-static void
-log_attempts(const CwhAttemptRow *attempts, int n)
+void
+cwh_insert_attempts(const CwhAttemptRow *attempts, int n)
 {
 	CwhArray	arrays[ATTEMPT_PARAMETERS];
 	Datum		args[ATTEMPT_PARAMETERS];
@@ -759,127 +665,4 @@ log_attempts(const CwhAttemptRow *attempts, int n)
 	}
 	cwh_finish_arrays(arrays, ATTEMPT_PARAMETERS, args);
 	(void) cwh_run(&log_attempts_st, args);
-}
-
-/*
- * From a row of the result, take the health that a webhook had before a gain.
- */
-static void
-take_former_health(CwhHealthGain *gain, uint64 row)
-{
-	int			failing = cwh_alert_failures > 0 ? cwh_alert_failures : 5;
-	bool		isnull;
-	Datum		datum = cwh_field(row, WRITTEN_WAS_FAILING_SINCE, &isnull);
-
-	gain->was_failing_since = isnull ? 0 : DatumGetTimestampTz(datum);
-	gain->was_failures = DatumGetInt64(cwh_field(row, WRITTEN_WAS_FAILURES, NULL));
-	gain->recovered = gain->ordinary && gain->was_failures >= failing;
-}
-
-/* Add to the health of webhooks.  Sets the gains' output. */
-static void
-add_health(CwhHealthGain **gains, int n)
-{
-	CwhArray	arrays[GAIN_PARAMETERS];
-	Datum		args[GAIN_PARAMETERS];
-	uint64		found;
-
-	if (n == 0)
-		return;
-	cwh_make_arrays(arrays, &add_health_st, GAIN_PARAMETERS, n);
-	for (int i = 0; i < n; i++)
-	{
-		const CwhHealthGain *gain = gains[i];
-		StringInfoData recent;
-		StringInfoData counts;
-
-		/* arrays as text, because unnest() would flatten arrays of arrays */
-		initStringInfo(&recent);
-		appendStringInfoChar(&recent, '{');
-		for (int j = 0; j < gain->nrecent; j++)
-			appendStringInfo(&recent, j ? ",%d" : "%d", gain->recent[j]);
-		appendStringInfoChar(&recent, '}');
-		initStringInfo(&counts);
-		appendStringInfoChar(&counts, '{');
-		for (int j = 0; j < CWH_LATENCIES; j++)
-			appendStringInfo(&counts, j ? "," INT64_FORMAT : INT64_FORMAT,
-							 gain->latency_counts[j]);
-		appendStringInfoChar(&counts, '}');
-
-		cwh_array_set(&arrays[GAIN_WEBHOOK_ID], i,
-					  UUIDPGetDatum(&gain->webhook_id));
-		cwh_array_set(&arrays[GAIN_SUCCESSES], i,
-					  Int64GetDatum(gain->successes));
-		cwh_array_set(&arrays[GAIN_FAILURES], i,
-					  Int64GetDatum(gain->failures));
-		cwh_array_set(&arrays[GAIN_SUCCEEDED], i,
-					  BoolGetDatum(gain->succeeded));
-		cwh_array_set(&arrays[GAIN_STREAK], i,
-					  Int64GetDatum(gain->streak));
-		if (gain->successes > 0)
-			cwh_array_set(&arrays[GAIN_LAST_SUCCESS_AT], i,
-						  TimestampTzGetDatum(gain->last_success_at));
-		if (gain->failures > 0)
-		{
-			cwh_array_set(&arrays[GAIN_LAST_FAILURE_AT], i,
-						  TimestampTzGetDatum(gain->last_failure_at));
-			cwh_array_set_text(&arrays[GAIN_LAST_ERROR], i,
-							   gain->last_error);
-		}
-		cwh_array_set_text(&arrays[GAIN_RECENT], i,
-						   recent.data);
-		if (gain->streak > 0)
-			cwh_array_set(&arrays[GAIN_FAILING_SINCE], i,
-						  TimestampTzGetDatum(gain->failing_since));
-		cwh_array_set(&arrays[GAIN_LATENCY_SUM_MS], i,
-					  Int64GetDatum(gain->latency_sum_ms));
-		cwh_array_set_text(&arrays[GAIN_LATENCY_COUNTS], i,
-						   counts.data);
-		cwh_array_set(&arrays[GAIN_GIVEN_UP], i,
-					  Int64GetDatum(gain->given_up));
-	}
-	cwh_finish_arrays(arrays, GAIN_PARAMETERS, args);
-	found = cwh_run(&add_health_st, args);
-	for (int i = 0; i < n; i++)
-	{
-		gains[i]->written = false;
-		for (uint64 j = 0; j < found && !gains[i]->written; j++)
-		{
-			gains[i]->written = memcmp(DatumGetUUIDP(cwh_field(j, WRITTEN_WEBHOOK_ID, NULL)),
-									   &gains[i]->webhook_id, UUID_LEN) == 0;
-			gains[i]->alerting = DatumGetBool(cwh_field(j, WRITTEN_ALERTING, NULL));
-			if (gains[i]->written)
-				take_former_health(gains[i], j);
-		}
-	}
-}
-
-/* Add to the activity of a worker. */
-static void
-add_activity(int worker, TimestampTz now,
-						const CwhActivity *activity)
-{
-	Datum		args[5];
-
-	args[0] = TimestampTzGetDatum(now);
-	args[1] = Int32GetDatum(worker);
-	args[2] = Int64GetDatum(activity->succeeded);
-	args[3] = Int64GetDatum(activity->failed);
-	args[4] = Int64GetDatum(activity->given_up);
-	(void) cwh_run(&add_activity_st, args);
-}
-
-/*
- * Record these attempts, what webhooks' health has gained, and what a worker has
- * done.
- */
-void
-cwh_outbox_record(const CwhAttemptRow *attempts, int nattempts,
-				  CwhHealthGain **gains, int ngains,
-				  int worker, const CwhActivity *activity)
-{
-	log_attempts(attempts, nattempts);
-	add_health(gains, ngains);
-	if (activity->succeeded + activity->failed + activity->given_up > 0)
-		add_activity(worker, GetCurrentTimestamp(), activity);
 }
