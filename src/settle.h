@@ -9,6 +9,7 @@
 
 #include "endpoint.h"
 #include "queue.h"
+#include "statement.h"
 
 /* What was written about a webhook. */
 typedef struct SettledAccount
@@ -31,9 +32,14 @@ typedef struct Settle
 	bool		flush_now;		/* other steps must wait for it to be on disk */
 } Settle;
 
-/* Settle when this many have ended, or the first of them this long ago. */
+/*
+ * Settle when this many have ended, or the first of them this long ago.  If the
+ * last settle is not on disk yet by then, let requests go on, rather than wait for
+ * the disk: up to so many, and so long.
+ */
 #define SETTLE_BATCH		100
 #define SETTLE_DELAY_MS		20
+#define MAX_FLUSH_MS		200
 
 extern void cwh_settle(Settle *work);
 extern bool cwh_end_settle(Settle *work, int sqlerrcode);
@@ -46,14 +52,17 @@ static inline TimestampTz
 cwh_settle_due(void)
 {
 	TimestampTz oldest = cwh_ledger.oldest_result;
+	TimestampTz due;
 
 	if (cwh_ledger.nresults == 0)
 		return cwh_ledger.naccounts > 0 ? cwh_ledger.accounts_due : DT_NOEND;
 	if (cwh_ledger.nresults >= SETTLE_BATCH)
 		return oldest;
-	if (cwh_worker.in_flight == 0 && cwh_next_startable() == NULL)
-		return oldest;
-	return TimestampTzPlusMilliseconds(oldest, SETTLE_DELAY_MS);
+	due = cwh_worker.in_flight == 0 && cwh_next_startable() == NULL ? oldest :
+		TimestampTzPlusMilliseconds(oldest, SETTLE_DELAY_MS);
+	if (due <= GetCurrentTimestamp() && cwh_flush_pending())
+		due = TimestampTzPlusMilliseconds(oldest, MAX_FLUSH_MS);
+	return due;
 }
 
 #endif							/* CWH_SETTLE_H */

@@ -88,6 +88,9 @@ typedef struct WorkerSlot
 	int			nhints;
 	CwhHint		hints[CWH_MAX_HINTS];
 	CwhWorkerStats stats;
+
+	/* the launcher sets the latch when the WAL is flushed up to here; 0: not */
+	pg_atomic_uint64 awaited;
 } WorkerSlot;
 
 typedef struct Shared
@@ -209,6 +212,8 @@ create_memory(void)
 		pg_atomic_init_u64(&shared->flush_upto, 0);
 		for (int i = 0; i < CWH_BUCKETS; i++)
 			pg_atomic_init_u64(&shared->bumps[i], 0);
+		for (int i = 0; i < shared->nslots; i++)
+			pg_atomic_init_u64(&shared->slots[i].awaited, 0);
 		ConditionVariableInit(&shared->left);
 		ConditionVariableInit(&shared->settled);
 	}
@@ -492,6 +497,29 @@ become_launcher(void)
 	is_launcher = true;
 }
 
+/* Flush the WAL that workers want flushed, and wake those that wait for it. */
+static void
+flush_wal(void)
+{
+	XLogRecPtr	upto = pg_atomic_read_u64(&shared->flush_upto);
+
+	XLogFlush(upto);
+	pg_memory_barrier();
+	for (int i = 0; i < shared->nslots; i++)
+	{
+		WorkerSlot *slot = &shared->slots[i];
+		XLogRecPtr	awaited = pg_atomic_read_u64(&slot->awaited);
+
+		if (awaited == 0 || awaited > upto)
+			continue;
+		pg_atomic_write_u64(&slot->awaited, 0);
+		LWLockAcquire(slots_lock, LW_SHARED);
+		if (slot->latch)
+			SetLatch(slot->latch);
+		LWLockRelease(slots_lock);
+	}
+}
+
 /*
  * For the launcher: flush the WAL that workers want flushed, and take the
  * databases that it was asked to check.  Returns true if it should check all.
@@ -505,7 +533,7 @@ cwh_launcher_take(List **databases)
 
 	if (!is_launcher)
 		become_launcher();
-	XLogFlush(pg_atomic_read_u64(&shared->flush_upto));
+	flush_wal();
 
 	LWLockAcquire(slots_lock, LW_EXCLUSIVE);
 	all = shared->check_all;
@@ -762,6 +790,16 @@ cwh_flush_soon(XLogRecPtr upto)
 	LWLockRelease(slots_lock);
 	if (!asked)
 		XLogFlush(upto);
+}
+
+/*
+ * Have this worker's latch set when the WAL is flushed up to a position that
+ * cwh_flush_soon() was given.  Look afterwards whether it has been meanwhile.
+ */
+void
+cwh_await_flush(XLogRecPtr upto)
+{
+	(void) pg_atomic_exchange_u64(&my_slot->awaited, upto);
 }
 
 /*

@@ -178,5 +178,6 @@ extern bool cwh_slot_attach(int32 token, CwhAssignment *assignment);
 extern void cwh_slot_take(CwhMail *mail);
 extern void cwh_slot_report(const CwhWorkerState *state);
 extern void cwh_flush_soon(XLogRecPtr upto);
+extern void cwh_await_flush(XLogRecPtr upto);
 
 #endif							/* CWH_SHARED_H */

@@ -18,6 +18,22 @@
 #include "shared.h"
 #include "statement.h"
 
+/* The end of the last commit of CWH_FLUSH_SOON. */
+static XLogRecPtr pending = InvalidXLogRecPtr;
+
+/*
+ * Is the last commit of CWH_FLUSH_SOON not on disk yet?  The next one would wait for
+ * that.  When it is, our latch will be set.
+ */
+bool
+cwh_flush_pending(void)
+{
+	if (GetFlushRecPtr(NULL) >= pending)
+		return false;
+	cwh_await_flush(pending);
+	return GetFlushRecPtr(NULL) < pending;
+}
+
 /*
  * Commit.  The worker runs with synchronous_commit off, so that neither it nor
  * its row locks wait for the disk; this is where it says which commits must be
@@ -26,8 +42,6 @@
 void
 cwh_commit(CwhFlush flush)
 {
-	static XLogRecPtr pending = InvalidXLogRecPtr;
-
 	SPI_finish();
 	PopActiveSnapshot();
 	XactLastCommitEnd = InvalidXLogRecPtr;

@@ -53,6 +53,7 @@ typedef enum CwhFlush
 	CWH_FLUSH_NOW				/* before anything follows from it */
 } CwhFlush;
 
+extern bool cwh_flush_pending(void);
 extern void cwh_commit(CwhFlush flush);
 extern uint64 cwh_run(CwhStatement *statement, Datum *args);
 
