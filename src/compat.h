@@ -106,6 +106,19 @@ cwh_virtual_expression(Relation relation, Form_pg_attribute attribute)
 	return NULL;
 }
 
+/* Does a relation have such columns? */
+static inline bool
+cwh_has_virtual_columns(Relation relation)
+{
+#if PG_VERSION_NUM >= 180000
+	TupleConstr *constr = RelationGetDescr(relation)->constr;
+
+	return constr && constr->has_generated_virtual;
+#else
+	return false;
+#endif
+}
+
 /* Insert the index entries of a row that was just inserted. */
 static inline void
 cwh_insert_index_entries(ResultRelInfo *relinfo, TupleTableSlot *slot,

@@ -334,13 +334,16 @@ blame_time(ErrorData *error, int limit_ms)
  * counted, and the statement goes on; unless chatwebhook.on_emit_error is error.
  *
  * A step that may call arbitrary code gets a subtransaction, which is rolled back
- * even if there is no error.  Other steps only allocate memory, and need none.
+ * even if there is no error.  Other steps only allocate memory and read catalogs,
+ * and need none.  They must do without: Citus would send a savepoint to the other
+ * nodes, and fail if the statement is still sending rows there.
  */
 static bool
 attempt(Firing *firing, void (*step) (Firing *), bool with_care)
 {
 	MemoryContext oldcontext = CurrentMemoryContext;
 	ResourceOwner oldowner = CurrentResourceOwner;
+	int			level = GetCurrentTransactionNestLevel();
 	ErrorData  *volatile error = NULL;
 	volatile int limit_ms = 0;
 	instr_time	start;
@@ -381,7 +384,9 @@ attempt(Firing *firing, void (*step) (Firing *), bool with_care)
 	/* in a logical replication worker, an error would stop replication */
 	if (firing->trigger == NULL ||
 		(cwh_on_emit_error == CWH_ON_EMIT_ERROR_RAISE && !IsLogicalWorker()) ||
-		cwh_ends_statement(error))
+		cwh_ends_statement(error) ||
+		/* a subtransaction of the validator could not begin, and is still open */
+		GetCurrentTransactionNestLevel() != level)
 		ReThrowError(error);
 	cwh_report_failure(firing->trigger, firing->relation, mapped_row(firing),
 					   error, firing->reads_values);
@@ -614,7 +619,9 @@ chatwebhook_emit_trigger(PG_FUNCTION_ARGS)
 	/* see webhooks that others have committed since our transaction began */
 	AcceptInvalidationMessages();
 	firing.mapping = cwh_known_mapping(firing.trigger->tgoid);
-	if (firing.mapping == NULL && !attempt(&firing, find_mapping, true))
+	if (firing.mapping == NULL &&
+		!attempt(&firing, find_mapping,
+				 cwh_mapping_runs_code(firing.trigger, firing.relation)))
 		return PointerGetDatum(NULL);
 	if (XactReadOnly && !is_idle(firing.mapping->type, true) &&
 		!attempt(&firing, check_writable, false))

@@ -556,6 +556,19 @@ cwh_known_mapping(Oid trigger)
 }
 
 /*
+ * Can making the mapping of a trigger run a user's code?  A query is planned, and
+ * so is the expression of a virtual generated column.
+ */
+bool
+cwh_mapping_runs_code(const Trigger *trigger, Relation relation)
+{
+	for (int i = 1; i < trigger->tgnargs; i++)
+		if (strcmp(trigger->tgargs[i], "()") == 0)
+			return true;
+	return cwh_has_virtual_columns(relation);
+}
+
+/*
  * Make the mapping of a trigger.  This reads the catalogs, and raises an error if
  * the arguments do not fit the table.
  */

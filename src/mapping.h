@@ -48,6 +48,7 @@ typedef struct CwhMapping
 
 extern Oid	cwh_watched_table(const Trigger *trigger, Oid relation);
 extern CwhMapping *cwh_known_mapping(Oid trigger);
+extern bool cwh_mapping_runs_code(const Trigger *trigger, Relation relation);
 extern CwhMapping *cwh_make_mapping(const Trigger *trigger, Relation relation);
 extern bool cwh_mapping_has_key(CwhMapping *mapping, const char *key,
 								TupleTableSlot *slot);
