@@ -298,6 +298,18 @@ CREATE FUNCTION chatwebhook._watch_warnings(
      WHERE t.oid = trigger_id AND t.tgenabled = 'O'
        AND EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = t.tgrelid)
     UNION ALL
+    SELECT CASE c.method
+               WHEN 'reference' THEN format('table "%s" is a reference table of Citus, each of whose rows emits an event on every node', c.relname)
+               ELSE format('table "%s" is a distributed table of Citus, on whose nodes there is no query', c.relname) END,
+           CASE c.method
+               WHEN 'reference' THEN 'Call unwatch(), and watch a distributed table.'
+               ELSE 'Call watch() with replace => true, and without query, expressions, or a condition that could fail.' END,
+           true
+      FROM (SELECT c.relname, chatwebhook._citus_method(t.tgrelid) AS method
+              FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE t.oid = trigger_id) c
+     WHERE c.method = 'reference'
+        OR c.method = 'distributed' AND '()' = ANY (arguments)
+    UNION ALL
     SELECT format('the key "%s" of event "%s" is usually a number, but column "%s" has type %s', r.key, r.name, r.attname, format_type(r.atttypid, NULL)),
            'Receivers may expect a number.', false
       FROM required r JOIN pg_type t ON t.oid = r.atttypid
