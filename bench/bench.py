@@ -11,8 +11,8 @@ figures cannot be compared with those of another day.
 
 Environment: PG_CONFIG; RUNS; EVENTS (40000), the number of events of a drain;
 SCALE (1), a factor for the sizes in growth, snapshot, hosts and others; FIGURES
-(figures.csv, here), the file to which the ratios of a run of at least three
-rounds and full size are added.  plot.py draws them.
+(figures.csv, here), the file to which the ratios are added, unless RUNS is below
+3 or EVENTS or SCALE below their defaults.  plot.py draws them.
 """
 
 import csv
@@ -1055,7 +1055,7 @@ def main():
             "\n\n| what | ratio | target | |\n|---|---|---|---|")
         for part in wanted:
             PARTS[part](bench)
-        if RUNS >= 3 and SCALE == 1:
+        if RUNS >= 3 and EVENTS >= 40000 and SCALE >= 1:
             keep_figures(postgres)
     finally:
         bench.stop()

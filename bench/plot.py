@@ -3,7 +3,7 @@
 
     plot.py [OUTPUT]        OUTPUT: figures.svg, here
 
-A dot is one run's ratio, the latest one's filled.  To the right of the line is
+A dot is a ratio, the latest of its kind filled.  To the right of the line is
 better than the target, by that factor.  Needs gnuplot.
 """
 
@@ -26,8 +26,8 @@ set arrow from 1, -0.5 to 1, {n}-0.5 nohead lc rgb "#888888"
 set lmargin 62
 set tics scale 0
 set key bottom right
-plot $all using 1:2 with points pt 6 ps 0.6 lc rgb "#888888" title "earlier runs", \\
-     $last using 1:2:ytic(3) with points pt 7 ps 0.8 lc rgb "#0a6ebd" title "latest run"
+plot $all using 1:2 with points pt 6 ps 0.6 lc rgb "#888888" title "earlier", \\
+     $last using 1:2:ytic(3) with points pt 7 ps 0.8 lc rgb "#0a6ebd" title "latest"
 """
 
 
@@ -39,7 +39,7 @@ def main():
     points = {name: [] for name in names}
     for row in rows:
         value, limit = float(row["value"]), float(row["limit"])
-        better = value / limit if row["target"] == "at least" else limit / value
+        better = value / limit if row["target"] == "at least" else limit / max(value, 1e-9)
         points[row["what"]].append(min(8, max(0.25, better)))
     data = {"all": [], "last": []}
     for place, name in enumerate(reversed(names)):

@@ -353,12 +353,12 @@ set_pool(CURL *easy, const char *url, uint64_t pool, bool others)
 	bool		with_tls = strncasecmp(url, "https:", 6) == 0;
 	const char *suites = with_tls && pool ? default_suites() : NULL;
 	bool		apart = others && !(with_tls && default_suites());
-	CURLcode	code;
 
 	if (suites)
 	{
 		size_t		len = strlen(suites);
 		char	   *list = malloc(len + POOL_DIGITS + 1);
+		CURLcode	code;
 
 		if (list == NULL)
 			return false;
@@ -368,16 +368,20 @@ set_pool(CURL *easy, const char *url, uint64_t pool, bool others)
 		list[len + POOL_DIGITS] = '\0';
 		code = curl_easy_setopt(easy, CURLOPT_TLS13_CIPHERS, list);
 		free(list);
+		if (code == CURLE_OUT_OF_MEMORY)
+			return false;
+		/* libcurl may have been built with an OpenSSL that has no TLS 1.3 */
+		if (code != CURLE_OK)
+			apart = others;
 	}
 	else
 	{
 		/* which libcurl refuses with some libraries for TLS */
 		(void) curl_easy_setopt(easy, CURLOPT_TLS13_CIPHERS, NULL);
-		code = CURLE_OK;
 	}
 	curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, (long) apart);
 	curl_easy_setopt(easy, CURLOPT_FORBID_REUSE, (long) apart);
-	return code == CURLE_OK;
+	return true;
 }
 
 /* The list in which a handle of this affinity is. */

@@ -51,6 +51,8 @@ typedef struct Dequeue
 static void
 begin(Dequeue *dequeue, CwhRelation index, int nkeys)
 {
+	/* before the snapshot, to which a table rewritten meanwhile would be empty */
+	table_close(cwh_table_open(CWH_REL_QUEUE, RowShareLock), NoLock);
 	/* a new snapshot, which shows what this transaction has settled */
 	PushActiveSnapshot(GetTransactionSnapshot());
 	cwh_reader_open(&dequeue->queue, CWH_REL_QUEUE, index, RowShareLock, nkeys);
@@ -168,12 +170,32 @@ claim_locked(Dequeue *dequeue)
  * What is due
  */
 
-/* Find by its conversation, and its id if it is to be above that. */
+/* The id of the delivery that was found by its conversation. */
+static int64
+id_in_order(const Dequeue *dequeue)
+{
+	return DatumGetInt64(cwh_read_value(&dequeue->order, CWH_QUEUE_ID));
+}
+
+/* Find the first delivery of a conversation with an id above this. */
 static bool
-find_in_order(Dequeue *dequeue, const char *conversation_id, int64 above)
+find_above(Dequeue *dequeue, ScanKeyData keys[3], int64 id)
+{
+	ScanKeyInit(&keys[2], 3, BTGreaterStrategyNumber, F_INT8GT,
+				Int64GetDatum(id));
+	return cwh_reader_find(&dequeue->order, keys, 3);
+}
+
+/*
+ * Must a delivery of an ordered conversation wait for others of it?  It waits for
+ * earlier ones in the queue; and one that debounce.c has released, for later ones
+ * in flight, too.
+ */
+static bool
+must_wait_for(Dequeue *dequeue, int64 id, const char *conversation_id, bool debounced)
 {
 	ScanKeyData keys[3];
-	bool		found;
+	bool		wait;
 
 	if (!dequeue->has_order)
 		cwh_reader_open(&dequeue->order, CWH_REL_QUEUE, CWH_REL_QUEUE_ORDER,
@@ -183,47 +205,36 @@ find_in_order(Dequeue *dequeue, const char *conversation_id, int64 above)
 				 DatumGetUUIDP(cwh_read_value(&dequeue->queue,
 											  CWH_QUEUE_WEBHOOK_ID)));
 	cwh_key_text(&dequeue->order, &keys[1], 2, conversation_id);
-	ScanKeyInit(&keys[2], 3, BTGreaterStrategyNumber, F_INT8GT,
-				Int64GetDatum(above));
-	found = cwh_reader_find(&dequeue->order, keys, 3);
+	wait = find_above(dequeue, keys, PG_INT64_MIN) && id_in_order(dequeue) < id;
+	if (!wait && debounced)
+		for (bool more = find_above(dequeue, keys, id); more && !wait;
+			 more = cwh_reader_next(&dequeue->order))
+		{
+			CHECK_FOR_INTERRUPTS();
+			wait = cwh_is_claimed(id_in_order(dequeue));
+		}
 	cwh_key_free(&keys[1]);
-	return found;
+	return wait;
 }
 
-/* The id of the delivery that find_in_order() has found. */
-static int64
-id_in_order(const Dequeue *dequeue)
-{
-	return DatumGetInt64(cwh_read_value(&dequeue->order, CWH_QUEUE_ID));
-}
-
-/*
- * Must the delivery that was found wait for others of its conversation?  It
- * waits for earlier ones in the queue; and one that debounce.c has released, for
- * later ones in flight, too.
- */
+/* Must the delivery that was found wait for others? */
 static bool
 must_wait(Dequeue *dequeue)
 {
 	const CwhReader *queue = &dequeue->queue;
-	int64		id = DatumGetInt64(cwh_read_value(queue, CWH_QUEUE_ID));
-	bool		no_conversation;
-	bool		not_debounced;
 	char	   *conversation_id;
+	bool		not_debounced;
 	bool		wait;
 
-	(void) cwh_read(queue, CWH_QUEUE_CONVERSATION_ID, &no_conversation);
-	if (!DatumGetBool(cwh_read_value(queue, CWH_QUEUE_ORDERED)) || no_conversation)
+	if (!DatumGetBool(cwh_read_value(queue, CWH_QUEUE_ORDERED)))
 		return false;
 	conversation_id = cwh_read_text(queue, CWH_QUEUE_CONVERSATION_ID);
-	wait = find_in_order(dequeue, conversation_id, PG_INT64_MIN) &&
-		id_in_order(dequeue) < id;
+	if (conversation_id == NULL)
+		return false;
 	(void) cwh_read(queue, CWH_QUEUE_DEBOUNCED, &not_debounced);
-	if (!wait && !not_debounced)
-		for (int64 later = id;
-			 !wait && find_in_order(dequeue, conversation_id, later);
-			 later = id_in_order(dequeue))
-			wait = cwh_is_claimed(id_in_order(dequeue));
+	wait = must_wait_for(dequeue,
+						 DatumGetInt64(cwh_read_value(queue, CWH_QUEUE_ID)),
+						 conversation_id, !not_debounced);
 	pfree(conversation_id);
 	return wait;
 }
@@ -273,8 +284,7 @@ cwh_claim_due(const CwhWant *wants, int n, CwhMayClaim may, CwhOnClaimed each,
 		int			found = 0;
 
 		begin_scan(queue, &wants[i], row);
-		while (found < wants[i].n &&
-			   index_getnext_slot(queue->scan, ForwardScanDirection, queue->slot))
+		while (found < wants[i].n && cwh_reader_next(queue))
 		{
 			CHECK_FOR_INTERRUPTS();
 			if (cwh_is_claimed(DatumGetInt64(cwh_read_value(queue, CWH_QUEUE_ID))) ||

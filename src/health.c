@@ -41,10 +41,10 @@ typedef struct Update
 static void
 begin(Update *update, CwhRelation table, int columns, CwhRelation index, int nkeys)
 {
-	/* a new snapshot, which shows what others have committed meanwhile */
-	PushActiveSnapshot(GetTransactionSnapshot());
 	update->estate = CreateExecutorState();
 	cwh_rows_open(&update->rows, update->estate, table, columns);
+	/* after the lock: a new snapshot, which shows what others have committed */
+	PushActiveSnapshot(GetTransactionSnapshot());
 	cwh_reader_open(&update->reader, table, index, RowExclusiveLock, nkeys);
 	update->old = table_slot_create(update->reader.table, NULL);
 	update->new = MakeSingleTupleTableSlot(RelationGetDescr(update->reader.table),
@@ -59,8 +59,8 @@ end(Update *update)
 	ExecDropSingleTupleTableSlot(update->old);
 	cwh_reader_close(&update->reader);
 	cwh_rows_close(&update->rows);
-	FreeExecutorState(update->estate);
 	PopActiveSnapshot();
+	FreeExecutorState(update->estate);
 	/* make the changes visible to later statements of this transaction */
 	CommandCounterIncrement();
 }
@@ -267,7 +267,11 @@ insert_activity(Update *update, TimestampTz since, int worker,
 	ExecStoreVirtualTuple(slot);
 }
 
-/* Add to a worker's activity, unless there was none. */
+/*
+ * Add to a worker's activity, unless there was none.  If a former worker of that
+ * number, which is about to leave, begins the same row, this is an error, and the
+ * next settle finds the row.
+ */
 void
 cwh_activity_add(int worker, const CwhActivity *activity)
 {

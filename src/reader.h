@@ -45,6 +45,13 @@ cwh_reader_open(CwhReader *reader, CwhRelation table, CwhRelation index,
 {
 	reader->table = cwh_table_open(table, mode);
 	reader->index = index_open(cwh_relation(index), AccessShareLock);
+	if (!reader->index->rd_index->indisvalid)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("index \"chatwebhook.%s\" is not valid",
+						RelationGetRelationName(reader->index)),
+				 errhint("Use REINDEX INDEX chatwebhook.%s.",
+						 RelationGetRelationName(reader->index))));
 	reader->scan = cwh_begin_index_scan(reader->table, reader->index,
 										GetActiveSnapshot(), nkeys);
 	reader->slot = table_slot_create(reader->table, NULL);
@@ -90,12 +97,19 @@ cwh_key_free(ScanKey key)
 		pfree(DatumGetPointer(key->sk_argument));
 }
 
+/* Find the next row. */
+static inline bool
+cwh_reader_next(CwhReader *reader)
+{
+	return index_getnext_slot(reader->scan, ForwardScanDirection, reader->slot);
+}
+
 /* Find the first row with these keys. */
 static inline bool
 cwh_reader_find(CwhReader *reader, ScanKey keys, int nkeys)
 {
 	index_rescan(reader->scan, keys, nkeys, NULL, 0);
-	return index_getnext_slot(reader->scan, ForwardScanDirection, reader->slot);
+	return cwh_reader_next(reader);
 }
 
 /*

@@ -613,6 +613,7 @@ cwh_slot_reserve(Oid database, int number, bool version_logged, int32 *token)
 		if (OidIsValid(slot->database))
 			continue;
 		memset(slot, 0, sizeof(WorkerSlot));
+		pg_atomic_init_u64(&slot->awaited, 0);
 		slot->generation = generation;
 		slot->database = database;
 		slot->number = number;

@@ -22,11 +22,11 @@
  *				(cwh_next_id), so a smaller one may come after a larger one
  *	begin		transact() of worker.c: cwh_queue_settle() writes, and so locks,
  *				the rows of what has ended, but for those that are locked
- *				("careful"); then comes the snapshot of claim_sql or
+ *				("careful"); then comes the snapshot of cwh_claim_due() or
  *				cwh_claim_next(), which sees what this transaction has settled.
  *				What others do between the two is as if done before
- *	take		FOR UPDATE SKIP LOCKED, which looks at the latest version of the
- *				row again, and cwh_claim() in record_claims().  Since the row
+ *	take		lock_delivery(), which skips rows that are locked, and those that
+ *				have changed since the snapshot, and cwh_claim().  Since the row
  *				stays locked between the two, they are one step here
  *	commit		CommitTransactionCommand() in cwh_commit(): others see it,
  *				and it may yet be lost
@@ -76,7 +76,7 @@ enum
 	NO_FLUSH = 1 << 6,			/* no XLogFlush() before anything is sent */
 	EARLY_RELEASE = 1 << 7,		/* given up when the request ends */
 	LATE_CLAIM = 1 << 8,		/* cwh_claim() after the commit */
-	NO_FILTER = 1 << 9			/* claim_sql without NOT _claimed(p.id) */
+	NO_FILTER = 1 << 9			/* cwh_claim_due() without cwh_is_claimed() */
 };
 
 typedef enum
@@ -779,7 +779,7 @@ main(void)
 	expect(3, 1, 0, FINE, "three deliveries and a crash");
 	expect(2, 2, 0, FINE, "two deliveries and two crashes");
 	expect(2, 1, NO_FILTER, FINE,
-		   "that claim_sql passes over what is claimed is for speed");
+		   "that claims pass over what is claimed is for speed");
 
 	expect(2, 1, NO_CLAIM_TABLE, CLAIMED_TWICE,
 		   "without claims, two workers hold one delivery");

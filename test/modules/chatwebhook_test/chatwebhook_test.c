@@ -32,7 +32,7 @@ static struct
 {
 	void		(*claim_due) (const CwhWant *wants, int n, CwhMayClaim may,
 							  CwhOnClaimed each, void *context);
-	void		(*outbox_settle) (CwhResult *results, int n, bool careful);
+	void		(*settle) (CwhResult *results, int n, bool careful);
 	void		(*claims_mine) (const int64 *ids, int n, bool *mine);
 	void		(*claim_release) (const int64 *ids, int n);
 }			library;
@@ -56,7 +56,7 @@ find_library(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("chatwebhook is not in shared_preload_libraries")));
 	library.claim_due = find("cwh_claim_due");
-	library.outbox_settle = find("cwh_queue_settle");
+	library.settle = find("cwh_queue_settle");
 	library.claims_mine = find("cwh_claims_mine");
 	library.claim_release = find("cwh_claim_release");
 }
@@ -112,7 +112,7 @@ chatwebhook_test_settle(PG_FUNCTION_ARGS)
 	result.attempted_at = GetCurrentTimestamp();
 	result.status = 200;
 	SPI_connect();
-	library.outbox_settle(&result, 1, true);
+	library.settle(&result, 1, true);
 	SPI_finish();
 	PG_RETURN_BOOL(result.settled);
 }
