@@ -388,7 +388,7 @@ define_request_settings(void)
 	DefineCustomStringVariable("chatwebhook.user_agent",
 							   "Sets the User-Agent header of requests.",
 							   NULL,
-							   &cwh_user_agent, "chatwebhook/" CWH_SQL_VERSION,
+							   &cwh_user_agent, "chatwebhook/" CWH_VERSION,
 							   PGC_SIGHUP, 0, check_header_value, NULL, NULL);
 }
 

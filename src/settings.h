@@ -10,8 +10,8 @@
 #include "target.h"
 #include "traceparent.h"
 
-/* The version of the SQL that this library speaks. */
-#define CWH_SQL_VERSION	"1.0"
+/* The version of this library, and of the SQL that comes with it. */
+#define CWH_VERSION	"1.0.0"
 
 /* The upper bound of chatwebhook.workers. */
 #define CWH_MAX_WORKERS	16

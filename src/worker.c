@@ -204,15 +204,20 @@ log_if_plain(void)
 			 errhint("Set chatwebhook.secret_key_file, and call chatwebhook.rekey().")));
 }
 
-/* Leave, unless this is the SQL that the library speaks. */
+/*
+ * Leave, unless the library works with this SQL: that of any patch release of
+ * its version.  So a patch release, or a standby that has not got it yet, does
+ * not stop sending.
+ */
 static void
 check_version(const char *version)
 {
-	if (strcmp(version, CWH_SQL_VERSION) == 0)
+	if (strncmp(version, CWH_VERSION,
+				strrchr(CWH_VERSION, '.') + 1 - CWH_VERSION) == 0)
 		return;
 	ereport(assignment.version_logged ? DEBUG1 : WARNING,
 			(errmsg("chatwebhook's library is of version %s, but the extension in database \"%s\" is of version %s: nothing is sent",
-					CWH_SQL_VERSION, get_database_name(MyDatabaseId), version),
+					CWH_VERSION, get_database_name(MyDatabaseId), version),
 			 errhint("Use ALTER EXTENSION chatwebhook UPDATE, or install that version's library and restart the server.")));
 	leave(CWH_EXIT_OTHER_VERSION);
 }

@@ -582,8 +582,10 @@ is( sql_in('used', q{SELECT count(*) FROM chatwebhook.queue q
 look_around('used');
 is(warnings_of('used'), 2, 'the log tells that once, too');
 is($receiver->count('ok'), 6, 'nothing is sent');
+# which a worker that starts serves
+set_version('used', $version =~ s/\d+$/99/r);
+ok($receiver->wait_for(7, 'ok'), 'until the SQL is that of a patch release');
 set_version('used', $version);
-ok($receiver->wait_for(7, 'ok'), 'until the versions agree');
 ok(wait_idle($node, dbname => 'used'), 'idle');
 
 # tables that are not ours at all
