@@ -313,7 +313,7 @@ DECLARE
     change record;
 BEGIN
     FOR change IN
-        SELECT w.id, true AS wanted,
+        SELECT w.id, 'backlog' AS kind, true AS wanted,
                format('a delivery has been due for %s s',
                       round(extract(epoch FROM clock_timestamp() - b.due))) AS message
           FROM unnest(webhook_ids, dues) AS b (id, due)
@@ -321,15 +321,17 @@ BEGIN
          WHERE NOT EXISTS (SELECT FROM chatwebhook.alert a
                             WHERE a.webhook_id = b.id AND a.kind = 'backlog' AND a.closed_at IS NULL)
         UNION ALL
-        SELECT a.webhook_id, false, NULL
+        -- any alert that was opened while its webhook was being deleted, too
+        SELECT a.webhook_id, a.kind, false, NULL
           FROM chatwebhook.alert a
-         WHERE a.kind = 'backlog' AND a.closed_at IS NULL
+         WHERE a.webhook_id IS NOT NULL AND a.closed_at IS NULL
            AND NOT EXISTS (SELECT FROM chatwebhook._webhook w
-                            WHERE w.id = a.webhook_id AND w.enabled AND w.id = ANY (webhook_ids))
+                            WHERE w.id = a.webhook_id
+                              AND (a.kind <> 'backlog' OR w.enabled AND w.id = ANY (webhook_ids)))
          ORDER BY 1
     LOOP
         BEGIN
-            PERFORM chatwebhook._set_alert(change.id, 'backlog', change.wanted, change.message);
+            PERFORM chatwebhook._set_alert(change.id, change.kind, change.wanted, change.message);
         EXCEPTION
             WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
                 NULL;   -- the next sweep tries again
@@ -338,4 +340,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._check_backlog(uuid[], timestamptz[]) IS
-    'Opens backlog alerts of these webhooks, which have had a delivery due since then, and closes those of all others.';
+    'Opens backlog alerts of these webhooks, which have had a delivery due since then, and closes those of all others and every alert of a deleted webhook.';

@@ -674,10 +674,9 @@ subtest 'alerts that a client opens' => sub {
 		$offset = -s $node->logfile;
 	};
 
-	set('alert_failures', 0);
-	webhook('quiet', '/status/500');
-	send_all('quiet', 5);
-	set('alert_failures', 5);
+	# without attempts, after which the worker would check it sooner or later
+	my $quiet = webhook('quiet', '/ok');
+	sql("UPDATE chatwebhook.health SET consecutive_failures = 5 WHERE webhook_id = '$quiet'");
 	sql(q{DELETE FROM chatwebhook.event_type WHERE name = 'webhook.alert'});
 	is(alerts('quiet'), '', 'there is no alert yet');
 	$shows->(q{UPDATE chatwebhook.webhook SET enabled = false WHERE name = 'quiet'},
@@ -705,6 +704,18 @@ subtest 'deleting a webhook with an alert' => sub {
 	is(alerts('deleted'), 'consecutive_failures|closed', 'it is closed with its webhook');
 	ok($receiver->wait_until(sub { told('listener', 'deleted') == 2 }), 'a subscriber was told');
 	is(join(' ', map { $_->{data}{state} } told('listener', 'deleted')), 'opened closed', 'of both');
+
+	# opened by somebody who does not see yet that it is deleted
+	my $id = webhook('going', '/ok');
+	sql("UPDATE chatwebhook.health SET consecutive_failures = 5 WHERE webhook_id = '$id'");
+	my $deleter = Session->new($node, 'postgres') or die $Session::error;
+	$deleter->query("BEGIN; DELETE FROM chatwebhook.webhook WHERE id = '$id'");
+	sql("SELECT chatwebhook._check_alerts(ARRAY['$id'::uuid])");
+	is(alerts('going'), 'consecutive_failures|open', 'an alert is opened while the webhook is deleted');
+	$deleter->query('COMMIT');
+	$deleter->close;
+	$node->reload;	# so that the worker reads the whole queue, as it does every poll_interval
+	closes('going', 'consecutive_failures', 'it is closed, too');
 };
 
 #
