@@ -261,7 +261,7 @@ tr:target { background: var(--soft); }
 td small, th small { display: block; }
 .n { text-align: right; }
 .error { display: block; margin-top: 4px; font-size: 13px; }
-.hooks col.c-state { width: 118px; } .hooks col.c-spark { width: 236px; } .hooks col.c-rate { width: 116px; }
+.hooks col.c-state { width: 118px; } .hooks col.c-spark { width: 216px; } .hooks col.c-rate { width: 136px; }
 .hooks col.c-ms { width: 104px; } .hooks col.c-wait { width: 104px; } .hooks col.c-dead { width: 64px; }
 .plain col.w { width: 112px; }
 
@@ -523,7 +523,10 @@ $html$,
                               WHEN 'paused' THEN coalesce('Nothing can be sent: <bdi>' || chatwebhook._dashboard_text(h.problem, 300) || '</bdi>',
                                   CASE WHEN h.next_probe_at > statement_timestamp()
                                        THEN 'Tried next in ' || chatwebhook._dashboard_age(h.next_probe_at)
-                                       ELSE 'Tried as soon as something is due' END) END || '</span>',
+                                       ELSE 'Tried as soon as something is due' END
+                                  || CASE WHEN has_function_privilege('chatwebhook.resume(uuid)', 'EXECUTE')
+                                          THEN format(' <code class="copy">SELECT chatwebhook.resume(%s);</code>',
+                                                      chatwebhook._dashboard_text(quote_literal(h.webhook_id))) ELSE '' END) END || '</span>',
                           '<span class="error ' || CASE WHEN h.bad THEN h.tone ELSE 'muted' END || '">'
                               || CASE WHEN h.consecutive_failures > 1
                                       THEN chatwebhook._dashboard_number(h.consecutive_failures) || ' failures in a row, the last ' ELSE 'failed ' END

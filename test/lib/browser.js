@@ -101,6 +101,7 @@ function look () {
     state: e.querySelector('.state').textContent.trim(),
     tone: e.querySelector('.state').classList[1],
     remarks: [...e.querySelectorAll('.error')].map((r) => r.textContent),
+    resume: e.querySelector('.copy')?.textContent ?? null,
     cells: [...e.querySelectorAll('td.n')].map((c) => [c.firstChild.textContent, c.querySelector('small')?.textContent ?? '']),
     visible: shown(e),
     spark: e.querySelector('.spark')?.getAttribute('aria-label') ?? null,

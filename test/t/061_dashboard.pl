@@ -739,6 +739,8 @@ subtest 'in trouble' => sub {
 	query(q{SELECT chatwebhook.emit('trouble.slow', null, null, null)});
 	ok($node->poll_query_until($dbname, q{SELECT count(*) = 1 FROM chatwebhook.history}), 'one is delivered');
 	ok($node->poll_query_until($dbname, q{SELECT count(*) > 0 FROM chatwebhook.activity}), 'and counted');
+	# some may have been opened while their webhooks were deleted
+	ok($node->poll_query_until($dbname, q{SELECT NOT EXISTS (SELECT FROM chatwebhook.alert WHERE closed_at IS NULL)}), 'no alert is left');
 	wait_for_quiet_minute();
 	make_page('well');
 	my $page = show_page('well');
@@ -789,6 +791,12 @@ subtest 'in trouble' => sub {
 	my %remarks = map { $_->{name} => join ' ', @{ $_->{remarks} } } @{ $page->{webhooks} };
 	like($remarks{'asks for a pause'}, qr/^Tried next in \d+ (?:min|h)\b/, 'a paused webhook has its next probe');
 	like($remarks{down}, qr/^Tried /, 'and so has one that the breaker paused');
+	my %resume = map { $_->{name} => $_->{resume} } @{ $page->{webhooks} };
+	is(join(' ', sort grep { defined $resume{$_} } keys %resume), 'asks for a pause down', 'and what ends the pause, as no other has');
+	is(query($resume{'asks for a pause'}), 't', 'a statement that does');
+	ok( $node->poll_query_until($dbname, q{SELECT max(attempts) = 2 FROM chatwebhook.queue
+			 WHERE webhook_id = (SELECT id FROM chatwebhook.webhook WHERE name = 'asks for a pause')}), 'it is tried again');
+	unlike(make_page('trouble-reader', user => 'reader'), qr/resume\(/, 'a reader, who may not, is not told');
 	my ($alert) = grep { $_->[0] eq 'down' } @{ table($page, '^Failures in a row') };
 	like($alert->[1], qr/^the last \d+ attempts failed$/, 'an alert says how many had failed when it opened');
 	is($alert->[2], '1,234 failed in a row', 'and beside that, how many have now');
