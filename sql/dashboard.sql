@@ -662,6 +662,196 @@ $$;
 COMMENT ON FUNCTION chatwebhook._dashboard_failures(chatwebhook.webhook_health[]) IS
     'Returns the deliveries that failed last, with the statements that retry them.';
 
+CREATE FUNCTION chatwebhook._dashboard_alerts(
+    alerts chatwebhook.alert[], webhooks chatwebhook.webhook_health[], figures jsonb) RETURNS text
+    LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    WITH alert AS (
+        SELECT a.kind, row_number() OVER (PARTITION BY a.kind ORDER BY a.opened_at DESC, a.id) AS place,
+               count(*) OVER (PARTITION BY a.kind) AS n, a.watch IS NULL AS of_webhook,
+               ARRAY[chatwebhook._dashboard_link(h.webhook_id, coalesce(h.name, a.webhook_name, a.watch)),
+                     '<bdi>' || chatwebhook._dashboard_text(a.message, 400) || '</bdi>',
+                     coalesce(CASE WHEN a.watch IS NOT NULL THEN chatwebhook._dashboard_text(figures->>a.watch)
+                                   WHEN a.kind = 'consecutive_failures' THEN chatwebhook._dashboard_number(h.consecutive_failures) || ' failed in a row'
+                                   WHEN a.kind = 'low_success_rate' THEN chatwebhook._dashboard_number(h.success_rate, '%') || ' succeeded'
+                                   ELSE chatwebhook._dashboard_number(h.pending) || ' pending'
+                                        || CASE WHEN h.pending > 0 THEN coalesce(', the oldest ' || chatwebhook._dashboard_age(h.oldest_pending_at), '') ELSE '' END
+                              END, '&#8211;'),
+                     chatwebhook._dashboard_age(a.opened_at)] AS cells
+          FROM unnest(alerts) a LEFT JOIN unnest(webhooks) h ON h.webhook_id = a.webhook_id
+    ), kind AS (
+        SELECT coalesce(k.place, 7) AS place, a.kind,
+               format($html$<h3 class="alert"><svg class="icon %s" viewBox="0 0 16 16" aria-hidden="true"><use href="#i-%s"/></svg> <bdi>%s</bdi> <small>%s</small></h3>
+%s$html$,
+                      CASE WHEN k.place <= 3 THEN 'bad' ELSE 'warn' END,
+                      CASE WHEN k.place <= 3 THEN 'failing' ELSE 'degraded' END, t.title,
+                      chatwebhook._dashboard_number(max(a.n), CASE WHEN bool_and(a.of_webhook) THEN 'webhook' ELSE '' END),
+                      chatwebhook._dashboard_table(NULL, t.title, '{About,"At opening",Now,"#Open for"}', array_agg(a.cells ORDER BY a.place),
+                          'and ' || chatwebhook._dashboard_number(nullif(greatest(max(a.n) - 10, 0), 0))
+                              || ' more; the view <code>chatwebhook.alert</code> has all of them')) AS list
+          FROM alert a
+          LEFT JOIN (VALUES (1, 'emit_failed', 'Events not emitted'), (2, 'webhook_disabled', 'Disabled, or nothing can be sent'),
+                            (3, 'consecutive_failures', 'Failures in a row'), (4, 'outbox_backlog', 'Outbox waits'),
+                            (5, 'backlog', 'Backlog'), (6, 'low_success_rate', 'Low success rate')) AS k(place, kind, title)
+                 ON k.kind = a.kind
+         CROSS JOIN LATERAL (SELECT coalesce(k.title, chatwebhook._dashboard_text(a.kind, 60))) AS t(title)
+         WHERE a.place <= 10
+         GROUP BY k.place, a.kind, t.title
+    )
+    SELECT E'<section class="card">\n<h2>Open alerts</h2>\n' || string_agg(list, '' ORDER BY place, kind) || E'</section>\n'
+      FROM kind
+$$;
+COMMENT ON FUNCTION chatwebhook._dashboard_alerts(chatwebhook.alert[], chatwebhook.webhook_health[], jsonb) IS
+    'Returns the open alerts by kind, with the figures of now: for watches, these.';
+
+CREATE FUNCTION chatwebhook._dashboard_emit_failures(OUT html text, OUT figures jsonb)
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF NOT has_table_privilege('chatwebhook.emit_failure', 'SELECT') THEN
+        RETURN;
+    END IF;
+
+    WITH failure AS (
+        SELECT f.*, chatwebhook._watch_label(f.relation, f.trigger_name) AS watch, count(*) OVER () AS n
+          FROM chatwebhook.emit_failure f
+    ), listed AS (
+        SELECT * FROM failure f ORDER BY f.last_at DESC, f.watch, f.message LIMIT 10
+    )
+    SELECT chatwebhook._dashboard_table('Events that could not be emitted', 'Why events were lost, newest first',
+               '{Watch,"Event type",Why,#Rows,#Last}', array_agg(ARRAY[
+                   chatwebhook._dashboard_link(NULL, l.watch), '<bdi>' || chatwebhook._dashboard_text(l.event_type, 100) || '</bdi>',
+                   '<bdi>' || chatwebhook._dashboard_text(l.message, 300) || '</bdi>',
+                   chatwebhook._dashboard_number(l.failures), chatwebhook._dashboard_age(l.last_at) || ' ago']
+                   ORDER BY l.last_at DESC, l.watch, l.message),
+               concat('The newest ten of ' || chatwebhook._dashboard_number(nullif(greatest(max(l.n), 10), 10)) || '. ',
+                      'These events are lost. Mend the watch; <code>chatwebhook.backfill()</code> can emit them afterwards.')),
+           (SELECT coalesce(jsonb_object_agg(w.watch, chatwebhook._dashboard_number(w.n, 'row')), '{}')
+              FROM (SELECT f.watch, sum(f.failures) FROM failure f GROUP BY f.watch) AS w(watch, n))
+      INTO html, figures
+      FROM listed l;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._dashboard_emit_failures() IS
+    'Returns the events that could not be emitted, and for each watch how many rows.';
+
+CREATE FUNCTION chatwebhook._dashboard_outbox(OUT stuck boolean, OUT html text, OUT waiting text)
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    SELECT bool_or(o.state IN ('lost', 'missing')),
+           chatwebhook._dashboard_table('Outbox', 'The replication slots that have to confirm events',
+               '{Slot,State,"#Not confirmed"}', array_agg(ARRAY[
+                   coalesce('<bdi>' || chatwebhook._dashboard_text(o.slot_name) || '</bdi>', '<i>no delivery node has subscribed</i>'),
+                   format('<span class="%s">%s</span>',
+                          CASE WHEN o.state IN ('lost', 'missing') THEN 'bad' WHEN NOT o.active OR o.state <> 'confirming' THEN 'warn' END,
+                          o.state || CASE WHEN NOT o.active THEN ', not connected' ELSE '' END),
+                   CASE WHEN o.state <> 'missing' THEN pg_size_pretty(o.lag_bytes) ELSE '&#8211;' END] ORDER BY o.slot_name),
+               format('%s%s in the outbox%s', chatwebhook._dashboard_number(max(o.events), 'event'),
+                      CASE WHEN max(o.events) = 10000 THEN ' or more' END,
+                      ', the oldest ' || chatwebhook._dashboard_age(min(o.oldest_at)))),
+           chatwebhook._dashboard_number(max(o.events), 'event')
+      INTO stuck, html, waiting
+      FROM chatwebhook.outbox_status o;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._dashboard_outbox() IS
+    'Returns whether the outbox waits for a delivery node that does not come, its slots, and how many events are in it.';
+
+CREATE FUNCTION chatwebhook._dashboard_backlog(webhooks chatwebhook.webhook_health[]) RETURNS text
+    LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    WITH longest AS (
+        SELECT h.*, count(*) OVER () AS hooks
+          FROM unnest(webhooks) h WHERE h.pending > 0
+         ORDER BY h.pending DESC, h.oldest_pending_at, h.webhook_id LIMIT 5
+    )
+    SELECT chatwebhook._dashboard_table('Backlog', 'The webhooks with the most pending deliveries',
+               '{"Waiting for",#Pending,"#In flight",#Oldest}', array_agg(ARRAY[
+                   chatwebhook._dashboard_link(l.webhook_id, l.name), chatwebhook._dashboard_number(l.pending),
+                   chatwebhook._dashboard_number(l.in_flight), chatwebhook._dashboard_age(l.oldest_pending_at)]
+                   ORDER BY l.pending DESC, l.oldest_pending_at, l.webhook_id),
+               'and ' || chatwebhook._dashboard_number(nullif(greatest(max(l.hooks) - 5, 0), 0), 'other webhook'))
+      FROM longest l
+$$;
+COMMENT ON FUNCTION chatwebhook._dashboard_backlog(chatwebhook.webhook_health[]) IS
+    'Returns the webhooks with the most pending deliveries.';
+
+/*
+ * Only the newest ten thousand dead letters are read, so that the page is fast
+ * after a bad week, too.
+ */
+CREATE FUNCTION chatwebhook._dashboard_dead_letters(
+    webhooks chatwebhook.webhook_health[], dead numeric, OUT given_up bigint, OUT html text)
+    LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    operator constant boolean := has_table_privilege('chatwebhook.worker_status', 'SELECT');
+BEGIN
+    WITH newest AS (
+        (SELECT d.webhook_id, d.webhook_name, d.last_error, d.completed_at
+           FROM chatwebhook.dead d WHERE operator
+          ORDER BY d.id DESC LIMIT 10000)
+        UNION ALL
+        -- an app must not read past those of others
+        SELECT f.* FROM unnest(webhooks) h
+         CROSS JOIN LATERAL (
+               SELECT d.webhook_id, d.webhook_name, d.last_error, d.completed_at
+                 FROM chatwebhook.dead d WHERE d.webhook_id = h.webhook_id
+                ORDER BY d.id DESC LIMIT 10000 / greatest(cardinality(webhooks), 1)) f
+         WHERE NOT operator
+    ), reason AS (
+        SELECT g.last_error, sum(g.n)::bigint AS n, max(g.newest) AS newest, sum(g.recent)::bigint AS recent, count(*) AS hooks,
+               (array_agg(g.webhook_name ORDER BY g.n DESC, g.webhook_name))[1:3] AS names
+          FROM (SELECT last_error, webhook_id, max(webhook_name), count(*), max(completed_at),
+                       count(*) FILTER (WHERE completed_at > statement_timestamp() - interval '1 day')
+                  FROM newest GROUP BY last_error, webhook_id) AS g(last_error, webhook_id, webhook_name, n, newest, recent)
+         GROUP BY g.last_error
+    ), listed AS (
+        SELECT r.*, count(*) OVER () AS reasons, sum(r.n) OVER () AS counted, sum(r.recent) OVER () AS recently
+          FROM reason r ORDER BY r.n DESC, r.newest DESC, r.last_error LIMIT 10
+    )
+    SELECT max(l.recently), chatwebhook._dashboard_table('Dead letters by reason', 'Why deliveries were given up, most frequent first',
+               '{Reason,Webhooks,"#Dead letters",#Newest}', array_agg(ARRAY[
+                   coalesce('<bdi>' || chatwebhook._dashboard_text(l.last_error, 300) || '</bdi>', '<i>not recorded</i>'),
+                   (SELECT string_agg(chatwebhook._dashboard_link(NULL, u.name), ', ' ORDER BY u.place)
+                      FROM unnest(l.names) WITH ORDINALITY AS u(name, place))
+                       || coalesce(' and ' || chatwebhook._dashboard_number(nullif(greatest(l.hooks - 3, 0), 0)) || ' more', ''),
+                   chatwebhook._dashboard_number(l.n), chatwebhook._dashboard_age(l.newest) || ' ago']
+                   ORDER BY l.n DESC, l.newest DESC, l.last_error),
+               concat('The most frequent ten of ' || CASE WHEN max(l.reasons) > 10 THEN chatwebhook._dashboard_number(max(l.reasons)) END || ' reasons. ',
+                      'Of ' || CASE WHEN dead > max(l.counted) THEN chatwebhook._dashboard_number(dead) END
+                          || ' dead letters, the newest ' || chatwebhook._dashboard_number(max(l.counted)) || ' are counted here. ',
+                      'The view <code>chatwebhook.dead_letter</code> shows them with their events; <code>chatwebhook.retry_dead()</code> tries them again.'))
+      INTO given_up, html
+      FROM listed l;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._dashboard_dead_letters(chatwebhook.webhook_health[], numeric) IS
+    'Returns how many deliveries were given up in the last day, and the reasons of all dead letters, of which there are that many.';
+
+CREATE FUNCTION chatwebhook._dashboard_workers() RETURNS text
+    LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT chatwebhook._dashboard_table('Workers', 'The workers of this database',
+               '{Process,#Started,"#In flight",#Succeeded,#Failed,"#Last active"}', array_agg(ARRAY[
+                   concat('<b>', s.pid, '</b>', '<span class="error bad"><bdi>' || chatwebhook._dashboard_text(s.last_error, 300) || '</bdi></span>'),
+                   chatwebhook._dashboard_age(s.started_at) || ' ago', chatwebhook._dashboard_number(s.in_flight),
+                   chatwebhook._dashboard_number(s.delivered), chatwebhook._dashboard_number(s.failed),
+                   coalesce(chatwebhook._dashboard_age(s.last_activity_at) || ' ago', 'never')] ORDER BY s.started_at, s.pid),
+               CASE WHEN bool_or(s.secrets_encrypted IS NULL)
+                    THEN '<span class="bad">The key file of <code>chatwebhook.secret_key_file</code> cannot be used.</span>' END)
+      FROM chatwebhook.worker_status s
+$$;
+COMMENT ON FUNCTION chatwebhook._dashboard_workers() IS
+    'Returns the table of workers.';
+
 CREATE FUNCTION chatwebhook.dashboard(refresh integer DEFAULT NULL) RETURNS text
     LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp SET jit = off
@@ -678,16 +868,15 @@ DECLARE
     partial      boolean := false;
     sums         record;
     sent         record;
-    figures      jsonb := '{}';
+    figures      jsonb;
     given_up     bigint;
-    stuck        boolean := false;
+    stuck        boolean;
+    waiting      text;
     notices      text;
     tone         text;
     headline     text;
     details      text;
     tiles        text;
-    alert_list   text;
-    backlog_list text;
     dead_list    text;
     emit_list    text;
     outbox_list  text;
@@ -751,143 +940,13 @@ BEGIN
     END IF;
     SELECT coalesce(sum(a.succeeded), 0) AS succeeded, coalesce(sum(a.failed), 0) AS failed INTO sent FROM unnest(activity) a;
 
-    -- only the newest ten thousand dead letters, so that the page is fast after a bad week, too
-    WITH newest AS (
-        (SELECT d.webhook_id, d.webhook_name, d.last_error, d.completed_at
-           FROM chatwebhook.dead d WHERE operator
-          ORDER BY d.id DESC LIMIT 10000)
-        UNION ALL
-        -- an app must not read past those of others
-        SELECT f.* FROM unnest(webhooks) h
-         CROSS JOIN LATERAL (
-               SELECT d.webhook_id, d.webhook_name, d.last_error, d.completed_at
-                 FROM chatwebhook.dead d WHERE d.webhook_id = h.webhook_id
-                ORDER BY d.id DESC LIMIT 10000 / greatest(cardinality(webhooks), 1)) f
-         WHERE NOT operator
-    ), reason AS (
-        SELECT g.last_error, sum(g.n)::bigint AS n, max(g.newest) AS newest, sum(g.recent)::bigint AS recent, count(*) AS hooks,
-               (array_agg(g.webhook_name ORDER BY g.n DESC, g.webhook_name))[1:3] AS names
-          FROM (SELECT last_error, webhook_id, max(webhook_name), count(*), max(completed_at),
-                       count(*) FILTER (WHERE completed_at > statement_timestamp() - interval '1 day')
-                  FROM newest GROUP BY last_error, webhook_id) AS g(last_error, webhook_id, webhook_name, n, newest, recent)
-         GROUP BY g.last_error
-    ), listed AS (
-        SELECT r.*, count(*) OVER () AS reasons, sum(r.n) OVER () AS counted, sum(r.recent) OVER () AS recently
-          FROM reason r ORDER BY r.n DESC, r.newest DESC, r.last_error LIMIT 10
-    )
-    SELECT max(l.recently), chatwebhook._dashboard_table('Dead letters by reason', 'Why deliveries were given up, most frequent first',
-               '{Reason,Webhooks,"#Dead letters",#Newest}', array_agg(ARRAY[
-                   coalesce('<bdi>' || chatwebhook._dashboard_text(l.last_error, 300) || '</bdi>', '<i>not recorded</i>'),
-                   (SELECT string_agg(chatwebhook._dashboard_link(NULL, u.name), ', ' ORDER BY u.place)
-                      FROM unnest(l.names) WITH ORDINALITY AS u(name, place))
-                       || coalesce(' and ' || chatwebhook._dashboard_number(nullif(greatest(l.hooks - 3, 0), 0)) || ' more', ''),
-                   chatwebhook._dashboard_number(l.n), chatwebhook._dashboard_age(l.newest) || ' ago']
-                   ORDER BY l.n DESC, l.newest DESC, l.last_error),
-               concat('The most frequent ten of ' || CASE WHEN max(l.reasons) > 10 THEN chatwebhook._dashboard_number(max(l.reasons)) END || ' reasons. ',
-                      'Of ' || CASE WHEN sums.dead > max(l.counted) THEN chatwebhook._dashboard_number(sums.dead) END
-                          || ' dead letters, the newest ' || chatwebhook._dashboard_number(max(l.counted)) || ' are counted here. ',
-                      'The view <code>chatwebhook.dead_letter</code> shows them with their events; <code>chatwebhook.retry_dead()</code> tries them again.'))
-      INTO given_up, dead_list
-      FROM listed l;
-
-    IF has_table_privilege('chatwebhook.emit_failure', 'SELECT') THEN
-        WITH failure AS (
-            SELECT f.*, chatwebhook._watch_label(f.relation, f.trigger_name) AS watch, count(*) OVER () AS n
-              FROM chatwebhook.emit_failure f
-        ), listed AS (
-            SELECT * FROM failure f ORDER BY f.last_at DESC, f.watch, f.message LIMIT 10
-        )
-        SELECT chatwebhook._dashboard_table('Events that could not be emitted', 'Why events were lost, newest first',
-                   '{Watch,"Event type",Why,#Rows,#Last}', array_agg(ARRAY[
-                       chatwebhook._dashboard_link(NULL, l.watch), '<bdi>' || chatwebhook._dashboard_text(l.event_type, 100) || '</bdi>',
-                       '<bdi>' || chatwebhook._dashboard_text(l.message, 300) || '</bdi>',
-                       chatwebhook._dashboard_number(l.failures), chatwebhook._dashboard_age(l.last_at) || ' ago']
-                       ORDER BY l.last_at DESC, l.watch, l.message),
-                   concat('The newest ten of ' || chatwebhook._dashboard_number(nullif(greatest(max(l.n), 10), 10)) || '. ',
-                          'These events are lost. Mend the watch; <code>chatwebhook.backfill()</code> can emit them afterwards.')),
-               (SELECT coalesce(jsonb_object_agg(w.watch, chatwebhook._dashboard_number(w.n, 'row')), '{}')
-                  FROM (SELECT f.watch, sum(f.failures) FROM failure f GROUP BY f.watch) AS w(watch, n))
-          INTO emit_list, figures
-          FROM listed l;
-    END IF;
-
+    SELECT * INTO given_up, dead_list FROM chatwebhook._dashboard_dead_letters(webhooks, sums.dead);
+    SELECT * INTO emit_list, figures FROM chatwebhook._dashboard_emit_failures();
     IF operator THEN
-        SELECT bool_or(o.state IN ('lost', 'missing')),
-               chatwebhook._dashboard_table('Outbox', 'The replication slots that have to confirm events',
-                   '{Slot,State,"#Not confirmed"}', array_agg(ARRAY[
-                       coalesce('<bdi>' || chatwebhook._dashboard_text(o.slot_name) || '</bdi>', '<i>no delivery node has subscribed</i>'),
-                       format('<span class="%s">%s</span>',
-                              CASE WHEN o.state IN ('lost', 'missing') THEN 'bad' WHEN NOT o.active OR o.state <> 'confirming' THEN 'warn' END,
-                              o.state || CASE WHEN NOT o.active THEN ', not connected' ELSE '' END),
-                       CASE WHEN o.state <> 'missing' THEN pg_size_pretty(o.lag_bytes) ELSE '&#8211;' END] ORDER BY o.slot_name),
-                   format('%s%s in the outbox%s', chatwebhook._dashboard_number(max(o.events), 'event'),
-                          CASE WHEN max(o.events) = 10000 THEN ' or more' END,
-                          ', the oldest ' || chatwebhook._dashboard_age(min(o.oldest_at)))),
-               figures || coalesce(jsonb_build_object('outbox', chatwebhook._dashboard_number(max(o.events), 'event')), '{}')
-          INTO stuck, outbox_list, figures
-          FROM chatwebhook.outbox_status o;
-        SELECT chatwebhook._dashboard_table('Workers', 'The workers of this database',
-                   '{Process,#Started,"#In flight",#Succeeded,#Failed,"#Last active"}', array_agg(ARRAY[
-                       concat('<b>', s.pid, '</b>', '<span class="error bad"><bdi>' || chatwebhook._dashboard_text(s.last_error, 300) || '</bdi></span>'),
-                       chatwebhook._dashboard_age(s.started_at) || ' ago', chatwebhook._dashboard_number(s.in_flight),
-                       chatwebhook._dashboard_number(s.delivered), chatwebhook._dashboard_number(s.failed),
-                       coalesce(chatwebhook._dashboard_age(s.last_activity_at) || ' ago', 'never')] ORDER BY s.started_at, s.pid),
-                   CASE WHEN bool_or(s.secrets_encrypted IS NULL)
-                        THEN '<span class="bad">The key file of <code>chatwebhook.secret_key_file</code> cannot be used.</span>' END)
-          INTO worker_list
-          FROM chatwebhook.worker_status s;
+        SELECT * INTO stuck, outbox_list, waiting FROM chatwebhook._dashboard_outbox();
+        worker_list := chatwebhook._dashboard_workers();
+        figures := coalesce(figures, '{}') || jsonb_build_object('outbox', waiting);
     END IF;
-
-    -- by kind and webhook, with the figures of now
-    WITH alert AS (
-        SELECT a.kind, row_number() OVER (PARTITION BY a.kind ORDER BY a.opened_at DESC, a.id) AS place,
-               count(*) OVER (PARTITION BY a.kind) AS n, a.watch IS NULL AS of_webhook,
-               ARRAY[chatwebhook._dashboard_link(h.webhook_id, coalesce(h.name, a.webhook_name, a.watch)),
-                     '<bdi>' || chatwebhook._dashboard_text(a.message, 400) || '</bdi>',
-                     coalesce(CASE WHEN a.watch IS NOT NULL THEN chatwebhook._dashboard_text(figures->>a.watch)
-                                   WHEN a.kind = 'consecutive_failures' THEN chatwebhook._dashboard_number(h.consecutive_failures) || ' failed in a row'
-                                   WHEN a.kind = 'low_success_rate' THEN chatwebhook._dashboard_number(h.success_rate, '%') || ' succeeded'
-                                   ELSE chatwebhook._dashboard_number(h.pending) || ' pending'
-                                        || CASE WHEN h.pending > 0 THEN coalesce(', the oldest ' || chatwebhook._dashboard_age(h.oldest_pending_at), '') ELSE '' END
-                              END, '&#8211;'),
-                     chatwebhook._dashboard_age(a.opened_at)] AS cells
-          FROM unnest(alerts) a LEFT JOIN unnest(webhooks) h ON h.webhook_id = a.webhook_id
-    ), kind AS (
-        SELECT coalesce(k.place, 7) AS place, a.kind,
-               format($html$<h3 class="alert"><svg class="icon %s" viewBox="0 0 16 16" aria-hidden="true"><use href="#i-%s"/></svg> <bdi>%s</bdi> <small>%s</small></h3>
-%s$html$,
-                      CASE WHEN k.place <= 3 THEN 'bad' ELSE 'warn' END,
-                      CASE WHEN k.place <= 3 THEN 'failing' ELSE 'degraded' END, t.title,
-                      chatwebhook._dashboard_number(max(a.n), CASE WHEN bool_and(a.of_webhook) THEN 'webhook' ELSE '' END),
-                      chatwebhook._dashboard_table(NULL, t.title, '{About,"At opening",Now,"#Open for"}', array_agg(a.cells ORDER BY a.place),
-                          'and ' || chatwebhook._dashboard_number(nullif(greatest(max(a.n) - 10, 0), 0))
-                              || ' more; the view <code>chatwebhook.alert</code> has all of them')) AS list
-          FROM alert a
-          LEFT JOIN (VALUES (1, 'emit_failed', 'Events not emitted'), (2, 'webhook_disabled', 'Disabled, or nothing can be sent'),
-                            (3, 'consecutive_failures', 'Failures in a row'), (4, 'outbox_backlog', 'Outbox waits'),
-                            (5, 'backlog', 'Backlog'), (6, 'low_success_rate', 'Low success rate')) AS k(place, kind, title)
-                 ON k.kind = a.kind
-         CROSS JOIN LATERAL (SELECT coalesce(k.title, chatwebhook._dashboard_text(a.kind, 60))) AS t(title)
-         WHERE a.place <= 10
-         GROUP BY k.place, a.kind, t.title
-    )
-    SELECT E'<section class="card">\n<h2>Open alerts</h2>\n' || string_agg(list, '' ORDER BY place, kind) || E'</section>\n'
-      INTO alert_list
-      FROM kind;
-
-    WITH longest AS (
-        SELECT h.*, count(*) OVER () AS hooks
-          FROM unnest(webhooks) h WHERE h.pending > 0
-         ORDER BY h.pending DESC, h.oldest_pending_at, h.webhook_id LIMIT 5
-    )
-    SELECT chatwebhook._dashboard_table('Backlog', 'The webhooks with the most pending deliveries',
-               '{"Waiting for",#Pending,"#In flight",#Oldest}', array_agg(ARRAY[
-                   chatwebhook._dashboard_link(l.webhook_id, l.name), chatwebhook._dashboard_number(l.pending),
-                   chatwebhook._dashboard_number(l.in_flight), chatwebhook._dashboard_age(l.oldest_pending_at)]
-                   ORDER BY l.pending DESC, l.oldest_pending_at, l.webhook_id),
-               'and ' || chatwebhook._dashboard_number(nullif(greatest(max(l.hooks) - 5, 0), 0), 'other webhook'))
-      INTO backlog_list
-      FROM longest l;
 
     -- the headline: a state, a sentence, and its reasons
     notices := chatwebhook._dashboard_notices(webhooks);
@@ -945,7 +1004,7 @@ BEGIN
         E'</div>\n</header>\n<main>\n',
         notices,
         CASE WHEN sums.hooks > 0 OR since IS NOT NULL OR cardinality(alerts) > 0 THEN concat(E'<dl class="tiles">\n', tiles, E'</dl>\n') END,
-        alert_list,
+        chatwebhook._dashboard_alerts(alerts, webhooks, figures),
         emit_list,
         outbox_list,
         chatwebhook._dashboard_failures(webhooks),
@@ -955,7 +1014,7 @@ BEGIN
         chatwebhook._dashboard_webhooks(webhooks, sums.tones),
         '<p class="muted">The view <code>chatwebhook.webhook_health</code> has '
             || chatwebhook._dashboard_number(nullif(greatest(sums.hooks - max_webhooks, 0), 0), 'more webhook') || E'.</p>\n',
-        backlog_list,
+        chatwebhook._dashboard_backlog(webhooks),
         dead_list,
         worker_list,
         E'</main>\n<footer>Made by <code>SELECT chatwebhook.dashboard(', refresh, E')</code>. Rates, latencies and small charts are of each webhook&#39;s last 100 attempts; the rate in small print is of all its attempts.</footer>\n</body>\n</html>');

@@ -510,7 +510,7 @@ subtest 'who sees what' => sub {
 	# it may call the parts, but they read nothing with more rights than its own
 	query('GRANT USAGE ON SCHEMA chatwebhook TO nobody');
 	foreach my $part ('dashboard()', q{_dashboard_webhooks('{}', '{}')}, q{_dashboard_failures('{}')},
-		'_dashboard_reply(1)')
+		'_dashboard_reply(1)', q{_dashboard_dead_letters('{}', 0)}, '_dashboard_outbox()', '_dashboard_workers()')
 	{
 		($code, undef, $errors) = $node->psql('postgres', "SELECT chatwebhook.$part",
 			extra_params => [ '-U', 'nobody' ]);
