@@ -290,7 +290,7 @@ td small, th small { display: block; }
   .tiles div:last-child:nth-child(odd) { grid-column: 1 / -1; }
   .tiles dd.figure { font-size: 21px; }
   .chart { height: 120px; }
-  .hooks tr { gap: 8px; }
+  .hooks tr { gap: 8px; grid-template-columns: repeat(3, minmax(0, 1fr)) minmax(0, 0.7fr); }
   .hooks td small { font-size: 12px; line-height: 1.35; }
   .hooks th { grid-column: 1 / -1; }
   .hooks td.c-state { grid-column: 1 / -1; text-align: left; order: -1; }
