@@ -19,7 +19,7 @@ use Test::More;
 my $json = JSON::PP->new->canonical->allow_nonref;
 my $receiver = start_receiver();
 my $other = new_node('other', -extension => 0, 'chatwebhook.log_attempts' => 'all');
-my $node = new_node('main', -init => ['--data-checksums'], 'chatwebhook.log_attempts' => 'all');
+my $node = new_node('main', 'chatwebhook.log_attempts' => 'all');
 my $dumps = PostgreSQL::Test::Utils::tempdir('dumps');
 my $n = 20;
 
