@@ -56,4 +56,14 @@ cwh_curl_socket_all(CURLM *multi, int *running)
 #define cwh_curl_is_too_large(code) ((code) == CURLE_OUT_OF_MEMORY)
 #endif
 
+/*
+ * Does libcurl count the requests that it has repeated over the whole life of a
+ * handle, and fail the sixth?
+ */
+static inline bool
+cwh_curl_counts_repeats(void)
+{
+	return curl_version_info(CURLVERSION_NOW)->version_num < 0x081100;
+}
+
 #endif							/* CWH_COMPAT_CURL_H */

@@ -528,16 +528,15 @@ cwh_handle_take(CwhHandle *handle, const CwhRequest *request, uint64_t host,
  *
  * A handle of an earlier generation must not be used again: the CA file and the
  * proxy that it was made with may not be those that are configured now.  Nor
- * must one with which libcurl has repeated a request: up to 8.16 libcurl counts
- * repeats over the handle's whole life, and fails the sixth.
+ * must one with which libcurl has repeated a request, if it counts that.
  */
 void
 cwh_handle_release(CwhHandle *handle, bool repeated)
 {
 	/* the buffer may go before the handle */
 	curl_easy_setopt(handle->easy, CURLOPT_ERRORBUFFER, NULL);
-	if (handle->generation != generation || repeated ||
-		!keep_spare(handle))
+	if (handle->generation != generation ||
+		(repeated && cwh_curl_counts_repeats()) || !keep_spare(handle))
 		free_handle(handle->easy, handle->share);
 	handle->easy = NULL;
 	handle->share = NULL;
