@@ -65,8 +65,10 @@ cmp_ok(resumed(2 * $hosts), '>=', 0.9 * 2 * $hosts, 'later ones resume: ' . resu
 sql('DELETE FROM chatwebhook.webhook');
 create_webhook($node, name => $_, url => "https://$_:$port/stale/-/$_", events => ['message.sent'])
   foreach @names;
-one_round($hosts) foreach 1 .. 4;
-cmp_ok(resumed(3 * $hosts), '>=', 0.9 * 3 * $hosts, 'new ones resume: ' . resumed(3 * $hosts) . ' of ' . 3 * $hosts);
+# more often than libcurl up to 8.16 repeats requests with one handle
+one_round($hosts) foreach 1 .. 8;
+is(sql('SELECT max(attempts) FROM chatwebhook.history'), 1, 'each is delivered at the first attempt');
+cmp_ok(resumed(7 * $hosts), '>=', 0.9 * 7 * $hosts, 'new ones resume: ' . resumed(7 * $hosts) . ' of ' . 7 * $hosts);
 
 #
 # One host of several owners
