@@ -558,7 +558,7 @@ def insert(bench):
     bench.sql("ALTER SYSTEM SET autovacuum_naptime = '1min'", "SELECT pg_reload_conf()")
     tables = ["plain"] + [f"{how}_{kind}" for how in ("row", "statement", "plpgsql") for kind in KINDS]
     limits = {"none": 0.97, "one": 0.85, "five": 0.8, "twenty": 0.5}
-    for clients in (1, 4):
+    for clients, crowd in (1, "one client"), (4, "4 clients"):
         results = {table: [] for table in tables}
         for _ in range(RUNS):
             for table, rates in bench.insert(clients, 20, 50, tables).items():
@@ -568,11 +568,11 @@ def insert(bench):
         rate = {table: statistics.median(results[table]) for table in tables}
         for how in ("row", "statement"):
             for kind, limit in limits.items():
-                rule(f"insert, {clients} client(s), {how} trigger, fan-out {KINDS[kind]}",
+                rule(f"insert, {crowd}, {how} trigger, fan-out {KINDS[kind]}",
                      statistics.median(r / p for r, p in zip(results[f"{how}_{kind}"], results["plain"])), limit)
         for kind in ("one", "five"):
             added = {how: 1 / rate[f"{how}_{kind}"] - 1 / rate["plain"] for how in ("row", "plpgsql")}
-            rule(f"time added, {clients} client(s), fan-out {KINDS[kind]}, to the outbox in PL/pgSQL",
+            rule(f"time added, {crowd}, fan-out {KINDS[kind]}, to the outbox in PL/pgSQL",
                  added["row"] / added["plpgsql"], 0.5, least=False)
         for table in tables:
             say(f"    {table}: {spread(results[table])} a second")
@@ -897,9 +897,9 @@ def tls_hosts(bench, protocol, port):
             {kind: (lambda kind=kind: measure(kind, hosts, seconds)) for kind in ("ours", "libcurl")})
     memory.append(bench.private_dirty(pids[0]))
     for what, runs in results.items():
-        rule(f"{protocol} with TLS to {what}: CPU of a delivery, to bare libcurl",
+        rule(f"{protocol}, TLS, {what}: CPU, to bare libcurl",
              statistics.median(one[0] / other[0] for one, other in zip(runs["ours"], runs["libcurl"])), 1.3, least=False)
-        rule(f"{protocol} with TLS to {what}: share of new connections that resume a session", min(run[3] for run in runs["ours"]), 0.9)
+        rule(f"{protocol}, TLS, {what}: new connections that resume", min(run[3] for run in runs["ours"]), 0.9)
         for kind in runs:
             cpu, took, new, resumed = zip(*runs[kind])
             say(f"    {kind}: {spread(cpu)} us of CPU each, {spread(took, '{:.2f}')} s, "

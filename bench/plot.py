@@ -15,15 +15,15 @@ import sys
 BENCH = os.path.dirname(os.path.abspath(__file__))
 
 COMMANDS = """
-set terminal svg size 900,{height} font "sans,11" background "white"
+set terminal svg size 960,{height} font "sans,11" background "white"
 set output "{output}"
 set logscale x 2
 set xrange [0.25:8]
 set yrange [-0.5:{n}-0.5]
-set xtics ("4 times worse" 0.25, "2 times worse" 0.5, "target" 1, "2 times better" 2, "4 times better" 4)
+set xtics ("4 x worse" 0.25, "2 x" 0.5, "target" 1, "2 x" 2, "4 x better" 4)
 set grid xtics lc rgb "#dddddd"
 set arrow from 1, -0.5 to 1, {n}-0.5 nohead lc rgb "#888888"
-set lmargin 62
+set lmargin 66
 set tics scale 0
 set key bottom right
 plot $all using 1:2 with points pt 6 ps 0.6 lc rgb "#888888" title "earlier", \\
