@@ -111,12 +111,13 @@ script(q{CREATE TABLE stuck (); INSERT INTO stuck DEFAULT VALUES;
 		END LOOP;
 		RETURN NULL;
 	END $$;
-	CREATE TRIGGER stuck AFTER UPDATE ON chatwebhook.health FOR EACH ROW EXECUTE FUNCTION be_stuck();
-	ALTER TABLE chatwebhook.health ENABLE ALWAYS TRIGGER stuck});
+	CREATE TRIGGER stuck AFTER INSERT ON chatwebhook.attempt FOR EACH ROW EXECUTE FUNCTION be_stuck();
+	ALTER TABLE chatwebhook.attempt ENABLE ALWAYS TRIGGER stuck});
 
 sub gets_stuck
 {
-	sql(q{SELECT chatwebhook.emit('conversation.ended', 'rival', NULL, '{}')});
+	# a failed attempt, which is kept
+	sql(q{SELECT chatwebhook.emit('conversation.ended', 'failing', NULL, '{}')});
 	return becomes_true(q{SELECT EXISTS (SELECT FROM pg_stat_activity
 		WHERE backend_type = 'chatwebhook worker' AND wait_event = 'PgSleep')}, 'the worker is stuck in SQL');
 }
