@@ -318,25 +318,31 @@ class Bench:
         self.sql("TRUNCATE chatwebhook.history, chatwebhook.event, chatwebhook.queue, chatwebhook.attempt, "
                  "chatwebhook.dead")
 
+    def logged(self, name, n, run, prefix=""):
+        """Return what run() returns, and the fields of the n lines with this prefix that nginx logs for it."""
+        with open(f"{self.tls_files}/{name}") as log:
+            log.seek(0, os.SEEK_END)
+            result = run()
+            found = []
+            rest = ""
+            deadline = time.monotonic() + 10
+            # nginx writes a line after the reply, or later
+            while len(found) < n and time.monotonic() < deadline:
+                lines = (rest + log.read()).split("\n")
+                rest = lines.pop()
+                found += [line.split() for line in lines if line.startswith(prefix)]
+                time.sleep(0.05)
+        if len(found) != n:
+            raise RuntimeError(f"{len(found)} requests instead of {n}")
+        return result, found
+
     def at_sink(self, n, port, run):
         """
         Let n requests arrive at a port of nginx; return the rate from the first twentieth of them to the last, so that
         neither the sender's start nor its last settling is in it, and what run() returned.
         """
-        with open(self.tls_files + "/requests.log") as log:
-            log.seek(0, os.SEEK_END)
-            result = run()
-            times = []
-            rest = ""
-            deadline = time.monotonic() + 10
-            while len(times) < n and time.monotonic() < deadline:
-                lines = (rest + log.read()).split("\n")
-                rest = lines.pop()
-                times += [float(line.split()[1]) for line in lines if line.startswith(f"{port} ")]
-                time.sleep(0.05)
-        if len(times) != n:
-            raise RuntimeError(f"{len(times)} requests instead of {n}")
-        times.sort()
+        result, lines = self.logged("requests.log", n, run, f"{port} ")
+        times = sorted(float(line[1]) for line in lines)
         first = n // 20
         return (n - 1 - first) / (times[-1] - times[first]), result
 
@@ -824,7 +830,6 @@ def tls_hosts(bench, protocol, port):
     """
     n, width = max(20, int(1000 * SCALE)), 256
     few = min(n - 1, 200)
-    log = bench.tls_files + "/connections.log"
     bench.set(max_in_flight=width, ca_file=bench.authorities, enabled="on")
     bench.sql("DELETE FROM chatwebhook.webhook")
     bench.sql("INSERT INTO chatwebhook.webhook (name, chatbot_id, url, events) SELECT 'h' || i, 'bot ' || i, "
@@ -874,16 +879,8 @@ def tls_hosts(bench, protocol, port):
         # wait until the receiver has closed all connections, unless a round takes long enough for that
         while not seconds and connections_to(port, pids + [libcurl.pid]):
             time.sleep(0.1)
-        with open(log) as file:
-            file.seek(0, os.SEEK_END)
-            result = {"ours": ours, "libcurl": raw}[kind](n, seconds)
-            lines = []
-            deadline = time.monotonic() + 10
-            # nginx writes the line after the reply
-            while len(lines) < n and time.monotonic() < deadline:
-                lines += [line.split() for line in file]
-        if len(lines) != n:
-            raise RuntimeError(f"{len(lines)} requests instead of {n}")
+        send = {"ours": ours, "libcurl": raw}[kind]
+        result, lines = bench.logged("connections.log", n, lambda: send(n, seconds))
         new = [line for line in lines if line[0] == "1"]
         assert all(line[2] == "TLSv1.3" for line in new)
         return (*result, len(new) / n, sum(line[1] == "r" for line in new) / max(1, len(new)))

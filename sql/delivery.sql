@@ -389,7 +389,7 @@ CREATE FUNCTION chatwebhook._parts(ids anyarray) RETURNS SETOF anyarray
     SELECT ids WHERE cardinality(ids) = 0
 $$;
 COMMENT ON FUNCTION chatwebhook._parts(anyarray) IS
-    'Splits an array into parts of at most 5000. An empty one is a part itself, so that what is done to each part is always an error on a standby.';
+    'Splits an array into parts of at most 5000 elements. An empty array yields one empty part, so that the caller''s statement runs, and fails on a standby, even then.';
 
 CREATE FUNCTION chatwebhook._act(function text, delivery_ids bigint[]) RETURNS bigint
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE

@@ -204,7 +204,7 @@ cwh_relation(CwhRelation which)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation \"chatwebhook.%s\" does not exist",
 						relation_names[which]),
-				 errhint("Use CREATE EXTENSION chatwebhook; if it exists, create what is missing as the extension's script does.")));
+				 errhint("Use CREATE EXTENSION chatwebhook, or restore the relation if somebody has dropped it.")));
 	return relation;
 }
 

@@ -92,6 +92,26 @@ lock_delivery(Dequeue *dequeue)
 	return done;
 }
 
+/* The id of the delivery that was found. */
+static int64
+delivery_id(const CwhReader *queue)
+{
+	return DatumGetInt64(cwh_read_value(queue, CWH_QUEUE_ID));
+}
+
+/*
+ * Find the first delivery of a conversation, by the index that has them in order.
+ * The caller releases keys[1], once it has read as many as it wants.
+ */
+static bool
+find_first(CwhReader *queue, ScanKeyData keys[2], const pg_uuid_t *webhook_id,
+		   const char *conversation_id)
+{
+	cwh_key_uuid(&keys[0], 1, webhook_id);
+	cwh_key_text(queue, &keys[1], 2, conversation_id);
+	return cwh_reader_find(queue, keys, 2);
+}
+
 /* Find the event of the delivery that was found. */
 static bool
 find_event(Dequeue *dequeue)
@@ -113,7 +133,7 @@ describe(CwhClaimed *claimed, const CwhReader *queue, const CwhReader *event)
 	Datum		expires_at;
 	Datum		trace;
 
-	claimed->id = DatumGetInt64(cwh_read_value(queue, CWH_QUEUE_ID));
+	claimed->id = delivery_id(queue);
 	claimed->webhook_id = *DatumGetUUIDP(cwh_read_value(queue, CWH_QUEUE_WEBHOOK_ID));
 	claimed->due = DatumGetTimestampTz(cwh_read_value(queue, CWH_QUEUE_NEXT_ATTEMPT_AT));
 	claimed->attempts = DatumGetInt32(cwh_read_value(queue, CWH_QUEUE_ATTEMPTS));
@@ -167,52 +187,38 @@ claim_locked(Dequeue *dequeue)
 }
 
 /*
- * What is due
+ * Deliveries that are due
  */
-
-/* The id of the delivery that was found by its conversation. */
-static int64
-id_in_order(const Dequeue *dequeue)
-{
-	return DatumGetInt64(cwh_read_value(&dequeue->order, CWH_QUEUE_ID));
-}
-
-/* Find the first delivery of a conversation with an id above this. */
-static bool
-find_above(Dequeue *dequeue, ScanKeyData keys[3], int64 id)
-{
-	ScanKeyInit(&keys[2], 3, BTGreaterStrategyNumber, F_INT8GT,
-				Int64GetDatum(id));
-	return cwh_reader_find(&dequeue->order, keys, 3);
-}
 
 /*
- * Must a delivery of an ordered conversation wait for others of it?  It waits for
- * earlier ones in the queue; and one that debounce.c has released, for later ones
- * in flight, too.
+ * Must a delivery of an ordered conversation wait for others of it?  It waits
+ * for earlier ones in the queue; and one that debounce.c has released, for later
+ * ones in flight, too.
  */
 static bool
-must_wait_for(Dequeue *dequeue, int64 id, const char *conversation_id, bool debounced)
+must_wait_for(Dequeue *dequeue, int64 id, const char *conversation_id,
+			  bool debounced)
 {
-	ScanKeyData keys[3];
+	CwhReader  *order = &dequeue->order;
+	ScanKeyData keys[2];
+	bool		found;
 	bool		wait;
 
 	if (!dequeue->has_order)
-		cwh_reader_open(&dequeue->order, CWH_REL_QUEUE, CWH_REL_QUEUE_ORDER,
-						RowShareLock, 3);
+		cwh_reader_open(order, CWH_REL_QUEUE, CWH_REL_QUEUE_ORDER, RowShareLock,
+						2);
 	dequeue->has_order = true;
-	cwh_key_uuid(&keys[0], 1,
-				 DatumGetUUIDP(cwh_read_value(&dequeue->queue,
-											  CWH_QUEUE_WEBHOOK_ID)));
-	cwh_key_text(&dequeue->order, &keys[1], 2, conversation_id);
-	wait = find_above(dequeue, keys, PG_INT64_MIN) && id_in_order(dequeue) < id;
-	if (!wait && debounced)
-		for (bool more = find_above(dequeue, keys, id); more && !wait;
-			 more = cwh_reader_next(&dequeue->order))
-		{
-			CHECK_FOR_INTERRUPTS();
-			wait = cwh_is_claimed(id_in_order(dequeue));
-		}
+	found = find_first(order, keys,
+					   DatumGetUUIDP(cwh_read_value(&dequeue->queue,
+													CWH_QUEUE_WEBHOOK_ID)),
+					   conversation_id);
+	wait = found && delivery_id(order) < id;
+	/* the first one is this one */
+	while (found && !wait && debounced && cwh_reader_next(order))
+	{
+		CHECK_FOR_INTERRUPTS();
+		wait = cwh_is_claimed(delivery_id(order));
+	}
 	cwh_key_free(&keys[1]);
 	return wait;
 }
@@ -232,9 +238,8 @@ must_wait(Dequeue *dequeue)
 	if (conversation_id == NULL)
 		return false;
 	(void) cwh_read(queue, CWH_QUEUE_DEBOUNCED, &not_debounced);
-	wait = must_wait_for(dequeue,
-						 DatumGetInt64(cwh_read_value(queue, CWH_QUEUE_ID)),
-						 conversation_id, !not_debounced);
+	wait = must_wait_for(dequeue, delivery_id(queue), conversation_id,
+						 !not_debounced);
 	pfree(conversation_id);
 	return wait;
 }
@@ -287,8 +292,8 @@ cwh_claim_due(const CwhWant *wants, int n, CwhMayClaim may, CwhOnClaimed each,
 		while (found < wants[i].n && cwh_reader_next(queue))
 		{
 			CHECK_FOR_INTERRUPTS();
-			if (cwh_is_claimed(DatumGetInt64(cwh_read_value(queue, CWH_QUEUE_ID))) ||
-				must_wait(&dequeue) || !lock_delivery(&dequeue))
+			if (cwh_is_claimed(delivery_id(queue)) || must_wait(&dequeue) ||
+				!lock_delivery(&dequeue))
 				continue;
 			found++;
 			if (!claim_locked(&dequeue))
@@ -299,22 +304,8 @@ cwh_claim_due(const CwhWant *wants, int n, CwhMayClaim may, CwhOnClaimed each,
 }
 
 /*
- * What follows in conversations
+ * The next deliveries of conversations
  */
-
-/* Find the first delivery of a conversation. */
-static bool
-find_first(CwhReader *queue, const CwhWantNext *want)
-{
-	ScanKeyData keys[2];
-	bool		found;
-
-	cwh_key_uuid(&keys[0], 1, &want->webhook_id);
-	cwh_key_text(queue, &keys[1], 2, want->conversation_id);
-	found = cwh_reader_find(queue, keys, 2);
-	cwh_key_free(&keys[1]);
-	return found;
-}
 
 /*
  * Claim the next delivery of each of these conversations, if it is due, after
@@ -325,19 +316,23 @@ cwh_claim_next(const CwhWantNext *wants, int n, TimestampTz now,
 			   CwhMayClaim may, CwhOnClaimed each, void *context)
 {
 	Dequeue		dequeue = {.may = may, .each = each, .context = context};
-	const CwhReader *queue = &dequeue.queue;
+	CwhReader  *queue = &dequeue.queue;
 
 	begin(&dequeue, CWH_REL_QUEUE_ORDER, 2);
 	for (int i = 0; i < n; i++)
 	{
+		ScanKeyData keys[2];
+		bool		found;
 		TimestampTz due;
 
-		if (!find_first(&dequeue.queue, &wants[i]))
+		found = find_first(queue, keys, &wants[i].webhook_id,
+						   wants[i].conversation_id);
+		cwh_key_free(&keys[1]);
+		if (!found)
 			continue;
 		due = DatumGetTimestampTz(cwh_read_value(queue, CWH_QUEUE_NEXT_ATTEMPT_AT));
 		if ((due <= now || due == DT_NOEND) &&
-			!cwh_is_claimed(DatumGetInt64(cwh_read_value(queue, CWH_QUEUE_ID))) &&
-			lock_delivery(&dequeue))
+			!cwh_is_claimed(delivery_id(queue)) && lock_delivery(&dequeue))
 			(void) claim_locked(&dequeue);
 	}
 	end(&dequeue);

@@ -16,7 +16,7 @@
 #include "envelope.h"
 #include "traceparent.h"
 
-/* A position in a webhook's queue; a claim reads what comes after it. */
+/* A position in a webhook's queue; claims continue behind it. */
 typedef struct CwhPosition
 {
 	TimestampTz due;
@@ -67,7 +67,7 @@ typedef void (*CwhOnClaimed) (void *context, const CwhClaimed *claimed);
 typedef bool (*CwhMayClaim) (void *context, const pg_uuid_t *webhook_id,
 							 Size size);
 
-/* The replies in a row of the queue.  What is no array of replies is not ours. */
+/* The replies in a row of the queue; null unless they are an array, as ours are. */
 static inline Jsonb *
 cwh_replies(Jsonb *replies)
 {

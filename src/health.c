@@ -34,7 +34,7 @@ typedef struct Update
 	CwhReader	reader;
 	CwhRows		rows;
 	TupleTableSlot *old;		/* the latest version, locked */
-	TupleTableSlot *new;		/* what it is to be */
+	TupleTableSlot *new;		/* the new version */
 } Update;
 
 /* Begin to update a table, whose rows are found by the first columns of an index. */

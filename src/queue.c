@@ -20,10 +20,6 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/skey.h"
-#include "access/stratnum.h"
-#include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -41,6 +37,7 @@
 #include "changes.h"
 #include "compat.h"
 #include "queue.h"
+#include "reader.h"
 #include "rows.h"
 #include "settings.h"
 #include "shared.h"
@@ -440,45 +437,33 @@ finish(CwhResult **results, int n, CwhRelation to)
 	int			nfound = 0;
 	EState	   *estate;
 	CwhRows		rows;
-	Relation	queue;
-	Relation	index;
-	IndexScanDesc scan;
-	TupleTableSlot *slot;
-	Snapshot	snapshot;
+	CwhReader	queue;
 	CommandId	cid = GetCurrentCommandId(true);
 
 	if (n == 0)
 		return;
 	/* a new snapshot, which shows what others have committed meanwhile */
 	PushActiveSnapshot(GetTransactionSnapshot());
-	snapshot = GetActiveSnapshot();
 	estate = CreateExecutorState();
 	cwh_rows_open(&rows, estate, to, CWH_HISTORY_COLUMNS);
-	queue = cwh_table_open(CWH_REL_QUEUE, RowExclusiveLock);
-	index = index_open(cwh_relation(CWH_REL_QUEUE_PKEY), RowExclusiveLock);
-	slot = table_slot_create(queue, NULL);
-	scan = cwh_begin_index_scan(queue, index, snapshot, 1);
+	cwh_reader_open(&queue, CWH_REL_QUEUE, CWH_REL_QUEUE_PKEY, RowExclusiveLock, 1);
 	for (int i = 0; i < n; i++)
 	{
 		ScanKeyData key;
 
 		ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ,
 					Int64GetDatum(results[i]->id));
-		index_rescan(scan, &key, 1, NULL, 0);
-		if (!index_getnext_slot(scan, ForwardScanDirection, slot))
+		if (!cwh_reader_find(&queue, &key, 1))
 			continue;
 		/* up to the last column that add_finished() reads */
-		slot_getsomeattrs(slot, CWH_QUEUE_REPLIES + 1);
-		if (!cwh_delete_row(queue, slot, cid, snapshot))
+		slot_getsomeattrs(queue.slot, CWH_QUEUE_REPLIES + 1);
+		if (!cwh_delete_row(queue.table, queue.slot, cid, GetActiveSnapshot()))
 			continue;
-		add_finished(&rows, results[i], slot);
+		add_finished(&rows, results[i], queue.slot);
 		found[i] = true;
 		nfound++;
 	}
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, NoLock);
-	table_close(queue, NoLock);
+	cwh_reader_close(&queue);
 	cwh_rows_close(&rows);
 	FreeExecutorState(estate);
 	PopActiveSnapshot();

@@ -205,9 +205,9 @@ open_index(CwhRows *rows, int i)
 }
 
 /*
- * Insert a row's index entries, or those of indexes that summarize only (BRIN,
- * which somebody else must have added).  An index that gets none is not even
- * opened; the executor skips it then.
+ * Insert a row's index entries, or only those of summarizing indexes, such as a
+ * BRIN index that somebody has added.  An index that gets none is not even opened;
+ * the executor skips it then.
  */
 static void
 insert_index_entries(CwhRows *rows, TupleTableSlot *slot, bool only_summarizing)

@@ -34,8 +34,8 @@ typedef struct Settle
 
 /*
  * Settle when this many have ended, or the first of them this long ago.  If the
- * last settle is not on disk yet by then, let requests go on, rather than wait for
- * the disk: up to so many, and so long.
+ * last settle is not on disk yet, do so only for as many, or after MAX_FLUSH_MS:
+ * until then, requests go on, rather than wait for the disk.
  */
 #define SETTLE_BATCH		100
 #define SETTLE_DELAY_MS		20
@@ -49,7 +49,7 @@ extern bool cwh_end_settle(Settle *work, int sqlerrcode);
  * little for more to end, unless nothing else is under way.
  */
 static inline TimestampTz
-cwh_settle_due(void)
+cwh_settle_due(TimestampTz now)
 {
 	TimestampTz oldest = cwh_ledger.oldest_result;
 	TimestampTz due;
@@ -60,7 +60,7 @@ cwh_settle_due(void)
 		return oldest;
 	due = cwh_worker.in_flight == 0 && cwh_next_startable() == NULL ? oldest :
 		TimestampTzPlusMilliseconds(oldest, SETTLE_DELAY_MS);
-	if (due <= GetCurrentTimestamp() && cwh_flush_pending())
+	if (due <= now && cwh_flush_pending())
 		due = TimestampTzPlusMilliseconds(oldest, MAX_FLUSH_MS);
 	return due;
 }

@@ -19,9 +19,9 @@
  *
  * Locks: locks[0] protects which slot is whose, the requests to the launcher
  * and the blocked databases; locks[1] protects the claims; locks[2] protects
- * the initial copies; locks[3 + n] protects the hints and figures of slot n.  A process that holds locks[0] may
- * take a slot's lock, never the other way round.  No transaction begins or ends
- * here.
+ * the initial copies; locks[3 + n] protects the hints and figures of slot n.  A
+ * process that holds locks[0] may take a slot's lock, never the other way round.
+ * No transaction begins or ends here.
  *
  * Copyright (c) 2026, chatwebhook contributors
  */

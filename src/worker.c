@@ -544,7 +544,7 @@ transact_if_due(TimestampTz now)
 
 	if (now < paused_until)
 		return;
-	do_settle = now >= cwh_settle_due();
+	do_settle = now >= cwh_settle_due(now);
 	do_sweep = cwh_enabled && now >= next_sweep;
 	/* a claim can wait for the next settle, unless a slot would stay empty */
 	do_claim = cwh_may_send() && (do_settle || do_sweep || cwh_claim_wanted());
@@ -567,7 +567,7 @@ time_to_wait(TimestampTz now)
 	long		ms;
 
 	next = Min(next, cwh_next_timer());
-	next = Min(next, cwh_settle_due());
+	next = Min(next, cwh_settle_due(now));
 	next = Max(next, paused_until);
 	/* what is due when the pause is over */
 	if (now < paused_until &&

@@ -705,7 +705,7 @@ subtest 'deleting a webhook with an alert' => sub {
 	ok($receiver->wait_until(sub { told('listener', 'deleted') == 2 }), 'a subscriber was told');
 	is(join(' ', map { $_->{data}{state} } told('listener', 'deleted')), 'opened closed', 'of both');
 
-	# opened by somebody who does not see yet that it is deleted
+	# opened by a session that does not see the deletion yet
 	my $id = webhook('going', '/ok');
 	sql("UPDATE chatwebhook.health SET consecutive_failures = 5 WHERE webhook_id = '$id'");
 	my $deleter = Session->new($node, 'postgres') or die $Session::error;

@@ -77,7 +77,7 @@ my $events = q{SELECT count(*) FROM chatwebhook.event WHERE type = 'message.sent
 my $keys = '{"chatbotId": "chatbot_id", "conversationId": "conversation_id", "content": "content", "role": "@user", "n": "id"}';
 my $watch = "SELECT chatwebhook.watch('message', 'message.sent', '$keys')";
 
-# Insert so many rows with the next numbers, of 20 chatbots, in one statement.
+# Insert this many rows, with the next numbers, for 20 chatbots, in one statement.
 my $n = 0;
 sub insert
 {
