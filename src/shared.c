@@ -111,6 +111,8 @@ typedef struct Shared
 	pg_atomic_uint64 last_id;	/* of deliveries; see cwh_next_id() */
 	pg_atomic_uint64 flush_upto;	/* the launcher is to flush the WAL up to
 									 * here */
+	pg_atomic_uint32 async_commits; /* commits under way that leave hints and
+									 * do not wait for the disk */
 	pg_atomic_uint64 bumps[CWH_BUCKETS];	/* see changes.c */
 	CwhCopies	copies;			/* see initial_copy.c */
 
@@ -210,6 +212,7 @@ create_memory(void)
 		shared->check_all = true;
 		pg_atomic_init_u64(&shared->last_id, 0);
 		pg_atomic_init_u64(&shared->flush_upto, 0);
+		pg_atomic_init_u32(&shared->async_commits, 0);
 		for (int i = 0; i < CWH_BUCKETS; i++)
 			pg_atomic_init_u64(&shared->bumps[i], 0);
 		for (int i = 0; i < shared->nslots; i++)
@@ -345,9 +348,19 @@ static void
 at_transaction_end(XactEvent event, void *arg)
 {
 	static bool prepared = false;	/* while applying a subscription */
+	static bool counted = false;	/* in async_commits */
 
 	switch (event)
 	{
+		case XACT_EVENT_PRE_COMMIT:
+			/* before anybody can see what this transaction has queued */
+			if (shared && synchronous_commit == SYNCHRONOUS_COMMIT_OFF &&
+				(npending_hints > 0 || pending_sweep))
+			{
+				pg_atomic_fetch_add_u32(&shared->async_commits, 1);
+				counted = true;
+			}
+			return;
 		case XACT_EVENT_COMMIT:
 			/* it may be COMMIT PREPARED, for which no statement runs there */
 			if (prepared && cwh_is_replicated())
@@ -366,6 +379,9 @@ at_transaction_end(XactEvent event, void *arg)
 	}
 	npending_hints = 0;
 	pending_sweep = false;
+	if (counted)
+		pg_atomic_fetch_sub_u32(&shared->async_commits, 1);
+	counted = false;
 }
 
 /* SQL: tell the workers at commit to read this webhook's queue from its head. */
@@ -735,11 +751,28 @@ cwh_slot_take(CwhMail *mail)
 	mail->nhints = my_slot->nhints;
 	memcpy(mail->hints, my_slot->hints, mail->nhints * sizeof(CwhHint));
 	mail->sweep = my_slot->sweep;
-	mail->committed = my_slot->committed;
 	my_slot->nhints = 0;
 	my_slot->sweep = false;
 	mail->stop = my_slot->stop;
 	LWLockRelease(slot_lock(my_slot));
+}
+
+/*
+ * Up to where must the WAL be on disk before this worker sends what it has just
+ * claimed?  A commit is seen before its session can say where it ends, but not
+ * before it was counted; the claim's own commit then comes behind it.
+ */
+XLogRecPtr
+cwh_claims_need(void)
+{
+	XLogRecPtr	committed;
+
+	if (pg_atomic_read_u32(&shared->async_commits) > 0)
+		return XactLastCommitEnd;
+	LWLockAcquire(slot_lock(my_slot), LW_SHARED);
+	committed = my_slot->committed;
+	LWLockRelease(slot_lock(my_slot));
+	return committed;
 }
 
 /*

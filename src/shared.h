@@ -160,8 +160,6 @@ typedef struct CwhMail
 	int			nhints;
 	CwhHint		hints[CWH_MAX_HINTS];
 	bool		sweep;			/* look at every webhook */
-	XLogRecPtr	committed;		/* what the hints tell of was committed by
-								 * here, though perhaps not flushed */
 	bool		stop;			/* leave the database */
 } CwhMail;
 
@@ -176,6 +174,7 @@ typedef struct CwhWorkerState
 
 extern bool cwh_slot_attach(int32 token, CwhAssignment *assignment);
 extern void cwh_slot_take(CwhMail *mail);
+extern XLogRecPtr cwh_claims_need(void);
 extern void cwh_slot_report(const CwhWorkerState *state);
 extern void cwh_flush_soon(XLogRecPtr upto);
 extern void cwh_await_flush(XLogRecPtr upto);

@@ -306,7 +306,7 @@ run_transaction(Work *work)
 	if (work->claims.n == 0)
 		return;
 	/* send no event that a crash could still take back */
-	XLogFlush(mail.committed);
+	XLogFlush(cwh_claims_need());
 
 	/*
 	 * When the postmaster dies, PostgreSQL lets commits that wait for a

@@ -243,5 +243,36 @@ subtest 'an event that a sweep has found' => sub {
 	kill 'CONT', @stopped;
 };
 
+# A worker can see a commit before the session has told it where that ends, when it
+# claims as many as another has told it of.
+subtest 'an event that is seen before it is told of' => sub {
+	my ($told, $untold) = map { Session->new($node, 'postgres') or die $Session::error } 1 .. 2;
+	my $pid;
+
+	script('CREATE EXTENSION chatwebhook_test');
+	create_webhook($node, name => 'seen', chatbot_id => 'seen', path => '/ok');
+	sql(emit_sql('seen'));
+	ok($receiver->wait_for(1, 'seen'), 'an endpoint answers');
+	becomes_true(q{SELECT count(*) = 1 FROM chatwebhook.delivery WHERE webhook_name = 'seen' AND status = 'delivered'}, 'so it may get several at once');
+	chomp($pid = $untold->query('SELECT pg_backend_pid()')->{rows});
+	stop_processes('chatwebhook launcher', 'walwriter', 'chatwebhook worker');
+	my $worker = $stopped[2];
+	# the one between the two that a worker is told of
+	$told->query('BEGIN; ' . emit_sql('seen'));
+	$untold->query('BEGIN; SET LOCAL synchronous_commit = off; SELECT chatwebhook_test.stop_at_commit(); ' . emit_sql('seen', 'untold'));
+	$told->query(emit_sql('seen') . ' COMMIT');
+	push @stopped, $pid;
+	$untold->begin('COMMIT');
+	ok($receiver->wait_until(sub { slurp_file("/proc/$pid/stat") =~ /^.*\) T /s }), 'a session has stopped while it commits');
+	my $committed = insert_lsn();
+	is(sql("SELECT pg_current_wal_flush_lsn() < '$committed'"), 't', 'its event is not on disk');
+	kill 'CONT', $worker;
+	ok($receiver->wait_until(sub { grep { $_->{body} =~ /untold/ } $receiver->log('seen') }), 'the worker sends it');
+	is(sql("SELECT pg_current_wal_flush_lsn() >= '$committed'"), 't', 'and it is on disk');
+	kill 'CONT', @stopped;
+	$untold->end;
+	$_->close foreach $told, $untold;
+};
+
 $node->stop;
 done_testing();

@@ -21,3 +21,9 @@ CREATE FUNCTION release() RETURNS void
     AS 'MODULE_PATHNAME', 'chatwebhook_test_release'
     LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION release() IS 'Gives up all claims of this session.';
+
+CREATE FUNCTION stop_at_commit() RETURNS void
+    AS 'MODULE_PATHNAME', 'chatwebhook_test_stop_at_commit'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION stop_at_commit() IS
+    'Stops this process (SIGSTOP) as soon as others can see what its transaction has done, before it tells the workers.';

@@ -10,6 +10,9 @@
  */
 #include "postgres.h"
 
+#include <signal.h>
+
+#include "access/xact.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -26,6 +29,7 @@ PG_MODULE_MAGIC;
 PG_FUNCTION_INFO_V1(chatwebhook_test_claim);
 PG_FUNCTION_INFO_V1(chatwebhook_test_settle);
 PG_FUNCTION_INFO_V1(chatwebhook_test_release);
+PG_FUNCTION_INFO_V1(chatwebhook_test_stop_at_commit);
 
 /* The functions of the library, as its headers declare them. */
 static struct
@@ -123,5 +127,23 @@ chatwebhook_test_release(PG_FUNCTION_ARGS)
 {
 	find_library();
 	library.claim_release(NULL, -1);
+	PG_RETURN_VOID();
+}
+
+/* Callbacks run in reverse order, so chatwebhook's own comes after this one. */
+static void
+stop_once(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_COMMIT)
+		return;
+	UnregisterXactCallback(stop_once, NULL);
+	raise(SIGSTOP);
+}
+
+/* SQL: stop this process when others can see what its transaction has done. */
+Datum
+chatwebhook_test_stop_at_commit(PG_FUNCTION_ARGS)
+{
+	RegisterXactCallback(stop_once, NULL);
 	PG_RETURN_VOID();
 }
