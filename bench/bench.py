@@ -319,7 +319,10 @@ class Bench:
                  "chatwebhook.dead")
 
     def logged(self, name, n, run, prefix=""):
-        """Return what run() returns, and the fields of the n lines with this prefix that nginx logs for it."""
+        """
+        Return what run() returns, and the fields of the lines with this prefix that nginx logs for it: n, or some more
+        where it replies before it has read an HTTP/2 request, which ends a few in between and has them repeated.
+        """
         with open(f"{self.tls_files}/{name}") as log:
             log.seek(0, os.SEEK_END)
             result = run()
@@ -332,7 +335,7 @@ class Bench:
                 rest = lines.pop()
                 found += [line.split() for line in lines if line.startswith(prefix)]
                 time.sleep(0.05)
-        if len(found) != n:
+        if len(found) < n:
             raise RuntimeError(f"{len(found)} requests instead of {n}")
         return result, found
 
@@ -344,7 +347,7 @@ class Bench:
         result, lines = self.logged("requests.log", n, run, f"{port} ")
         times = sorted(float(line[1]) for line in lines)
         first = n // 20
-        return (n - 1 - first) / (times[-1] - times[first]), result
+        return (len(times) - 1 - first) / (times[-1] - times[first]), result
 
     def raw(self, n, url=None, *ca_file):
         url = url or self.url
@@ -450,7 +453,7 @@ def latency(bench):
     bench.only("sink", "bench.one", f"http://127.0.0.1:{port}/")
     sql = f"INSERT INTO chat (n, content) SELECT i, '{CONTENT}' FROM generate_series(%1$ld, %2$ld) i"
     bench.latency(port, 100, 50, 1, sql)
-    rest = [bench.latency(port, 200, 20, 1, sql) for _ in range(RUNS)]
+    rest = [bench.latency(port, 600, 20, 1, sql) for _ in range(RUNS)]
     median, p99 = (statistics.median(r[i] for r in rest) for i in (0, 1))
     rule("latency at rest, median, ms", median, 0.6, least=False)
     rule("latency at rest, 99th percentile, ms", p99, 1.5, least=False)
