@@ -168,6 +168,8 @@ sub parse
 			push @problems, "no database: $line"
 			  if $who eq 'the exporter' && $name =~ /^chatwebhook_/ && ($labels{datname} // '') ne 'postgres';
 			delete @labels{ 'server', 'datname' };
+			# to Prometheus, an empty label is no label
+			delete @labels{ grep { $labels{$_} eq '' } keys %labels };
 			my $series = join "\0", $name, map { "$_=$labels{$_}" } sort keys %labels;
 			push @problems, "twice: $line" if exists $family->{samples}{$series};
 			$family->{samples}{$series} = { name => $name, labels => \%labels, value => $value };
@@ -380,6 +382,29 @@ subtest 'the exporter, the view and metrics_text() say the same' => sub {
 		  grep { $_->{labels}{webhook_id} eq $row->{webhook_id} } values %{ $scraped->{chatwebhook_alerts_open}{samples} };
 		is("@kinds", $row->{alerts} // '', 'open alerts');
 	}
+};
+
+# Two alerts with the same labels would make the exporter refuse every scrape.
+subtest 'alerts about watches' => sub {
+	create_webhook($node, name => 'leads', path => '/ok', events => ['lead.captured']);
+	foreach my $table (qw(lead_a lead_b))
+	{
+		script(qq{
+			CREATE TABLE $table (email text);
+			SELECT chatwebhook.watch('$table', 'lead.captured',
+				'{"email": "email", "source": "\@widget", "conversationSummary": "\@"}');
+			INSERT INTO $table VALUES (NULL)});
+	}
+	becomes_true(q{SELECT count(*) = 2 FROM chatwebhook.alert WHERE kind = 'emit_failed' AND closed_at IS NULL},
+		'two watches have an alert');
+	my @watches = split /\n/, sql(q{SELECT watch FROM chatwebhook.alert WHERE kind = 'emit_failed' ORDER BY 1});
+	my $text = parse(sql('SELECT chatwebhook.metrics_text()') . "\n" =~ s/\n+\z/\n/r, 'metrics_text()');
+	foreach my $metrics (scrape(), $text)
+	{
+		is(value($metrics, 'chatwebhook_alerts_open', watch => $_, kind => 'emit_failed'), 1, "an alert about $_")
+		  foreach @watches;
+	}
+	script(q{DROP TABLE lead_a, lead_b; DELETE FROM chatwebhook.webhook WHERE name = 'leads'});
 };
 
 # The names of ours in a text, and the labels that it asks them for.

@@ -180,7 +180,7 @@ sub reload
 sub retry_dead
 {
 	my ($id) = @_;
-	return take(call(from_docs('docs/operations.md', qr/^\| `[^|]*(retry_dead\(webhook, )/m), "'$id'"));
+	return take(call(from_docs('docs/operations.md', qr/^\| `[^|]*(retry_dead\(webhook_id, )/m), "'$id'"));
 }
 
 # A webhook for leads of the situation, which retries once in an hour.
@@ -242,7 +242,7 @@ situation 'a receiver was down' => sub {
 	page_says(qr/erp \S+ Tried next in .* 3 failures in a row, .*: HTTP status 503 paused /s);
 	$receiver->set(up => ['erp']);
 
-	take(call(from_docs('docs/operations.md', qr/^\| `paused` \|.*`(resume\(webhook\))`/m), "'$id'"));
+	take(call(from_docs('docs/operations.md', qr/^\| `paused` \|.*`(resume\(webhook_id\))`/m), "'$id'"));
 	all_delivered('erp', 3);
 };
 
@@ -300,7 +300,7 @@ situation 'an authority of our own signed a certificate' => sub {
 	take(way_out(q{could not verify the server's certificate}, qr/`(ALTER SYSTEM [^`]*)`/, '/etc/ssl/own.pem' => $secure->ca_file));
 	reload();
 	until_true(q{SELECT setting <> '' FROM pg_settings WHERE name = 'chatwebhook.ca_file'});
-	take(call('resume(webhook)', "'$id'"));
+	take(call('resume(webhook_id)', "'$id'"));
 	all_delivered('erp', 1);
 	$secure->stop;
 }, settings => ['chatwebhook.ca_file'];
@@ -346,7 +346,7 @@ situation 'an ordered conversation is stuck' => sub {
 	page_says(qr/Recent failures erp .*to be retried in .*503 .*delivery \d+/s);
 	my ($stuck) = as_text(query('SELECT chatwebhook.dashboard()')) =~ /delivery (\d+)/;
 
-	take(call(from_docs('docs/operations.md', qr/`ordered` and retries an earlier\n.*?`(cancel\(delivery\))`/s), $stuck));
+	take(call(from_docs('docs/operations.md', qr/`ordered` and retries an earlier\n.*?`(cancel\(delivery_id\))`/s), $stuck));
 	until_true(q{SELECT array_agg(status ORDER BY id) = '{canceled,delivered,delivered}' FROM chatwebhook.delivery});
 };
 

@@ -38,10 +38,13 @@ foreach my $service ($section =~ /^ +docker compose (?:exec|logs) (\w+)/mg)
 {
 	like($compose, qr/^  \Q$service\E:$/m, "README.md's service $service is there");
 }
-foreach my $variable ($compose =~ /\$\{(\w+)/g)
+foreach my $variable ($compose =~ /\$\{(\w+):\?/g)
 {
 	like($section, qr/\Q$variable\E=/, "README.md sets $variable");
 }
+
+my ($default) = slurp_file("$root/Dockerfile") =~ /^ARG BASE=(\S+)$/m;
+like($compose, qr/\$\{BASE:-\Q$default\E\}/, "the base is the Dockerfile's by default");
 
 #
 # The database, with the settings that compose.yaml gives it
