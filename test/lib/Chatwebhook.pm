@@ -483,7 +483,7 @@ sub seen_by
 		'event_type' => 'name', 'connector' => 'name',
 		'webhook.secret' => 'chatwebhook.secret(id)',
 		'delivery.cancel' => 'chatwebhook.cancel(id)', 'webhook.delete' => 'name');
-	my @seen;
+	my $script = '';
 
 	foreach my $what (sort keys %list)
 	{
@@ -492,14 +492,13 @@ sub seen_by
 		               FROM (SELECT ($list{$what})::text AS x FROM chatwebhook.$relation) AS s";
 		$query = 'WITH gone AS (DELETE FROM chatwebhook.webhook RETURNING name)
 			SELECT count(*) FROM gone' if $what eq 'webhook.delete';
-		my ($rc, $stdout, $stderr) = $node->psql($options{dbname} // 'postgres',
-			'BEGIN; SET ROLE ' . qq{"$role"; }
-			  . (defined $options{chatbot} ? 'SET LOCAL chatwebhook.chatbot = ' . literal($options{chatbot}) . '; ' : '')
-			  . "$query; ROLLBACK",
-			on_error_stop => 1);
-		push @seen, "$role: $what: " . ($rc == 0 ? $stdout : $stderr =~ s/.*?(ERROR:[^\n]*).*/$1/sr);
+		$script .= qq{BEGIN; SET ROLE "$role";\n}
+		  . (defined $options{chatbot} ? 'SET LOCAL chatwebhook.chatbot = ' . literal($options{chatbot}) . ";\n" : '')
+		  . "\\echo -n '$role: $what: '\n$query;\n"
+		  . "\\if :ERROR\n\\echo 'ERROR: ' :LAST_ERROR_MESSAGE\n\\endif\nROLLBACK;\n";
 	}
-	return join "\n", @seen;
+	my (undef, $seen) = $node->psql($options{dbname} // 'postgres', $script, on_error_stop => 0);
+	return $seen;
 }
 
 =item wait_idle($node, timeout => $seconds, dbname => $dbname)
