@@ -283,9 +283,7 @@ BEGIN
       FROM (VALUES (1, 'host', coalesce(host(inet_server_addr()), 'localhost')),
                    (2, 'port', current_setting('port')),
                    (3, 'dbname', current_database()::text),
-                   (4, 'user', current_user::text),
-                   -- or else row-level security could leave out what is there already
-                   (5, 'options', '-crow_security=off')) AS c (n, key, value);
+                   (4, 'user', current_user::text)) AS c (n, key, value);
     RETURN format('CREATE SUBSCRIPTION %1$I CONNECTION %2$L PUBLICATION %3$I WITH (slot_name = %1$I, synchronous_commit = on)',
                   publication || '_' || suffix, connection, publication);
 END
