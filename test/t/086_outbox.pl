@@ -205,6 +205,8 @@ note('milliseconds from emit() to the request, 50 %, 95 %: ', $node->safe_psql('
 # Open and prepared transactions
 #
 $receiver->reset;
+$outbox->append_conf('postgresql.conf', 'chatwebhook.alert_backlog = 1s');
+$outbox->reload;
 $outbox->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM chatwebhook.event)') or die;
 $outbox->safe_psql('postgres', q{
 	BEGIN; SELECT chatwebhook.emit('message.sent', NULL, 'c6', '{"role": "", "content": "", "n": 6}'); PREPARE TRANSACTION 'six'});
@@ -219,8 +221,12 @@ $session->quit;
 ok($receiver->wait_for(5, 'all'), 'it arrives when it is committed');
 whole_round();
 is($outbox->safe_psql('postgres', $waiting), 5, 'a prepared one holds them as well');
+my $transaction = $outbox->safe_psql('postgres', 'SELECT transaction FROM pg_prepared_xacts');
+ok($outbox->poll_query_until('postgres', q{SELECT message FROM chatwebhook.alert WHERE kind = 'outbox_backlog' AND closed_at IS NULL},
+	"events wait for the end of transaction $transaction"), 'an alert says which');
 $outbox->safe_psql('postgres', q{COMMIT PREPARED 'six'});
 all_arrive(6, 'open transactions');
+ok($outbox->poll_query_until('postgres', q{SELECT count(*) = 0 FROM chatwebhook.alert WHERE closed_at IS NULL}), 'the alert is closed');
 
 #
 # Rows that cannot be delivered
@@ -240,8 +246,6 @@ ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM chatwebhook.al
 # The node is down
 #
 $receiver->reset;
-$outbox->append_conf('postgresql.conf', 'chatwebhook.alert_backlog = 1s');
-$outbox->reload;
 $node->stop;
 emit(1, 30);
 ok($outbox->poll_query_until('postgres', q{SELECT message FROM chatwebhook.alert WHERE kind = 'outbox_backlog' AND closed_at IS NULL},
