@@ -13,7 +13,7 @@ COMMENT ON FUNCTION chatwebhook._arrive() IS
 
 CREATE TRIGGER arrived BEFORE INSERT ON chatwebhook.event
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._arrive();
-ALTER TABLE chatwebhook.event ENABLE REPLICA TRIGGER arrived;
+SELECT chatwebhook._enable_triggers();
 
 -- what waits; other events do not pay for it
 CREATE INDEX event_outbox_idx ON chatwebhook.event (id) WHERE first_delivery IS NULL;
