@@ -371,10 +371,23 @@ $outbox->safe_psql('postgres', q{SELECT chatwebhook.forget_slot('blind')});
 #
 $receiver->reset;
 keep('0');
+# a session that does not take the new settings before its statement ends
+my $lock = $outbox->background_psql('postgres');
+$lock->query_safe('SELECT pg_advisory_lock(1)');
+my $late = $outbox->background_psql('postgres');
+$late->query_until(qr/begun/, q{\echo begun
+	DO $$ BEGIN PERFORM pg_advisory_lock(1); PERFORM chatwebhook.emit('message.sent', NULL, NULL, '{"role": "", "content": "", "n": 1}'); END $$;
+});
+$outbox->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted}) or die;
 $outbox->append_conf('postgresql.conf', "chatwebhook.outbox = off");
 $outbox->reload;
 ok($outbox->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM chatwebhook.event)'),
 	'switched off, what is left is still handed over');
+$lock->quit;
+ok($receiver->wait_for(1, 'all'), 'so is an event that comes later');
+ok($outbox->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM chatwebhook.event)'), 'and leaves');
+$late->quit;
+$receiver->reset;
 is($outbox->safe_psql('postgres', q{SELECT chatwebhook.emit('message.sent', NULL, NULL, '{"role": "", "content": ""}')}), '', 'and new events are not stored');
 is($outbox->safe_psql('postgres', 'SELECT count(*) FROM chatwebhook.outbox_status'), 0, 'outbox_status is empty');
 $outbox->append_conf('postgresql.conf', "chatwebhook.outbox = on");
