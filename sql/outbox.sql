@@ -61,6 +61,12 @@ $$;
 COMMENT ON FUNCTION chatwebhook._outbox_slots() IS
     'Returns the slots of subscriptions to this database, and those that were seen and are gone.';
 
+CREATE FUNCTION chatwebhook._forget_copies() RETURNS void
+    AS 'MODULE_PATHNAME', 'chatwebhook_forget_copies'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._forget_copies() IS
+    'Forgets which initial copies were made, but for those that are written down in outbox_slot.';
+
 CREATE FUNCTION chatwebhook._note_slots(outbox boolean, copies text[], OUT is_used boolean, OUT all_copied boolean)
     LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
@@ -176,14 +182,20 @@ CREATE FUNCTION chatwebhook.forget_slot(slot_name name) RETURNS boolean
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
 #variable_conflict use_variable
+DECLARE
+    was_present boolean;
 BEGIN
     IF EXISTS (SELECT FROM pg_replication_slots s WHERE s.slot_name = slot_name) THEN
         RAISE EXCEPTION 'replication slot "%" exists', slot_name
             USING ERRCODE = 'object_in_use',
                   HINT = 'Drop the subscription first, or the slot with pg_drop_replication_slot().';
     END IF;
-    DELETE FROM chatwebhook.outbox_slot o WHERE o.slot_name = slot_name;
-    RETURN FOUND;
+    DELETE FROM chatwebhook.outbox_slot o WHERE o.slot_name = slot_name RETURNING o.present INTO was_present;
+    IF was_present THEN
+        -- the worker has not noticed yet that it is gone, and would take its copy for another's
+        PERFORM chatwebhook._forget_copies();
+    END IF;
+    RETURN was_present IS NOT NULL;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.forget_slot(name) IS
@@ -271,9 +283,12 @@ BEGIN
         INSERT INTO chatwebhook.outbox_slot (slot_name) VALUES (publication || '_' || suffix)
             ON CONFLICT DO NOTHING;
     END IF;
-    -- the worker may not have noticed yet that a subscription was dropped
+    -- the worker may not have noticed yet that a subscription was dropped, and take its copy for another's
     UPDATE chatwebhook.outbox_slot o SET present = false, copied_by = NULL
      WHERE o.present AND NOT EXISTS (SELECT FROM pg_replication_slots s WHERE s.slot_name = o.slot_name);
+    IF FOUND THEN
+        PERFORM chatwebhook._forget_copies();
+    END IF;
     IF NOT chatwebhook._setting('chatwebhook.outbox')::boolean THEN
         RAISE NOTICE 'chatwebhook.outbox is off, so events are not stored for delivery nodes'
             USING HINT = 'Use ALTER SYSTEM SET chatwebhook.outbox = on, and SELECT pg_reload_conf().';

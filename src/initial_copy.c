@@ -25,6 +25,7 @@
 #include "postgres.h"
 
 #include "catalog/namespace.h"
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "replication/walsender.h"
@@ -34,6 +35,8 @@
 
 #include "initial_copy.h"
 #include "shared.h"
+
+PG_FUNCTION_INFO_V1(chatwebhook_forget_copies);
 
 /* Is this the table event? */
 static bool
@@ -218,4 +221,15 @@ cwh_forget_initial_copies(char names[CWH_MAX_COPIES][NAMEDATALEN], int n)
 				break;
 			}
 	LWLockRelease(cwh_copies->lock);
+}
+
+/* SQL: forget all copies that were made in this database. */
+Datum
+chatwebhook_forget_copies(PG_FUNCTION_ARGS)
+{
+	char		names[CWH_MAX_COPIES][NAMEDATALEN];
+
+	if (cwh_preloaded)
+		cwh_forget_initial_copies(names, cwh_initial_copies(names));
+	PG_RETURN_VOID();
 }

@@ -334,6 +334,22 @@ $outbox->poll_query_until('postgres', q{SELECT NOT present FROM chatwebhook.outb
 $outbox->safe_psql('postgres', q{SELECT chatwebhook.forget_slot('late')});
 
 #
+# The copy of a slot that was dropped is not taken for another's
+#
+foreach my $how ('publish_outbox()', q{forget_slot('gone')})
+{
+	$outbox->safe_psql('postgres', qq{SELECT pg_create_logical_replication_slot('$_', 'pgoutput')}) foreach 'gone', 'stays';
+	$outbox->poll_query_until('postgres', q{SELECT count(*) = 2 FROM chatwebhook.outbox_slot WHERE present AND slot_name IN ('gone', 'stays')}) or die;
+	$outbox->safe_psql('postgres', 'COPY chatwebhook.event TO STDOUT', replication => 'database');
+	# before the worker notices
+	while_stopped(sub { $outbox->safe_psql('postgres', "SELECT pg_drop_replication_slot('gone'); SELECT chatwebhook.$how") });
+	whole_round();
+	is($outbox->safe_psql('postgres', q{SELECT state FROM chatwebhook.outbox_status WHERE slot_name = 'stays'}), 'uncopied', "$how: not for that of another slot");
+	$outbox->safe_psql('postgres', q{SELECT pg_drop_replication_slot('stays')});
+	$outbox->safe_psql('postgres', qq{SELECT chatwebhook.forget_slot('$_')}) foreach 'gone', 'stays';
+}
+
+#
 # When to send travels with the event
 #
 $receiver->reset;
