@@ -26,15 +26,19 @@ CREATE TABLE chatwebhook.outbox_slot (
     slot_name name PRIMARY KEY,
     present   boolean NOT NULL DEFAULT false,
     copied_by text,
-    CHECK (present OR copied_by IS NULL)
+    ignored   boolean NOT NULL DEFAULT false,
+    CHECK (present OR copied_by IS NULL),
+    CHECK (NOT (present AND ignored))
 );
 COMMENT ON TABLE chatwebhook.outbox_slot IS
-    'Replication slots that have to confirm events of the outbox: all of this database that decode for subscriptions and have been seen. Read the view outbox_status instead.';
+    'Replication slots that have to confirm events of the outbox: all of this database that decode for subscriptions and have been seen, but for those that are ignored. Read the view outbox_status instead.';
 COMMENT ON COLUMN chatwebhook.outbox_slot.slot_name IS 'Name of the slot.';
 COMMENT ON COLUMN chatwebhook.outbox_slot.present IS
     'Does it exist? If not, nothing is removed until it does, or forget_slot() is called.';
 COMMENT ON COLUMN chatwebhook.outbox_slot.copied_by IS
     'Connection over which the initial copy of a subscription was made since the slot is present; the role that called confirm_copy() instead; or null, and nothing is removed.';
+COMMENT ON COLUMN chatwebhook.outbox_slot.ignored IS
+    'Has ignore_slot() been called, and the slot not been dropped since? Then the outbox takes no notice of it.';
 
 CREATE FUNCTION chatwebhook._outbox_slots(
     OUT slot_name name, OUT state text, OUT active boolean, OUT confirmed_lsn pg_lsn)
@@ -57,9 +61,10 @@ CREATE FUNCTION chatwebhook._outbox_slots(
                     AND r.database = current_database() AND NOT r.temporary
                     -- of Citus, which moves or splits a shard; it has no events
                     AND r.slot_name !~ '^citus_shard_(move|split)_slot_') s ON s.slot_name = o.slot_name
+     WHERE o.ignored IS NOT TRUE
 $$;
 COMMENT ON FUNCTION chatwebhook._outbox_slots() IS
-    'Returns the slots of subscriptions to this database, and those that were seen and are gone.';
+    'Returns the slots of subscriptions to this database, and those that were seen and are gone, but for those that are ignored.';
 
 CREATE FUNCTION chatwebhook._forget_copies() RETURNS void
     AS 'MODULE_PATHNAME', 'chatwebhook_forget_copies'
@@ -81,6 +86,8 @@ BEGIN
         PERFORM chatwebhook._set_outbox_alert('');
         RETURN;
     END IF;
+    DELETE FROM chatwebhook.outbox_slot o
+     WHERE o.ignored AND NOT EXISTS (SELECT FROM pg_replication_slots s WHERE s.slot_name = o.slot_name);
     SELECT coalesce(array_agg(s.slot_name), '{}') INTO slots
       FROM chatwebhook._outbox_slots() s WHERE s.state NOT IN ('missing', 'syncing');
     -- a copy may be that of a slot which is gone again: then it counts for none
@@ -114,7 +121,7 @@ CREATE FUNCTION chatwebhook._outbox_holdup(lsn pg_lsn) RETURNS text
     SET search_path = pg_catalog, pg_temp
     AS $$
     SELECT CASE WHEN count(*) = 0 THEN 'events wait for a delivery node to subscribe'
-                -- slots for other tables confirm events that they do not have
+                -- without it, slots confirm events that they do not have
                 WHEN NOT EXISTS (SELECT FROM pg_publication_tables t JOIN pg_publication p USING (pubname)
                                   WHERE t.schemaname = 'chatwebhook' AND t.tablename = 'event' AND p.pubinsert)
                 THEN 'events wait for a publication; see publish_outbox()'
@@ -167,10 +174,10 @@ CREATE VIEW chatwebhook.outbox_status WITH (security_invoker) AS
      WHERE chatwebhook._setting('chatwebhook.outbox')::boolean
         OR e.events > 0;
 COMMENT ON VIEW chatwebhook.outbox_status IS
-    'The outbox: a row for each replication slot that has to confirm its events. Without any slot, one row whose slot is null. Empty if chatwebhook.outbox is off and nothing is left to hand over.';
+    'The outbox: a row for each replication slot that has to confirm its events; ignored ones are not shown. Without any slot, one row whose slot is null. Empty if chatwebhook.outbox is off and nothing is left to hand over.';
 COMMENT ON COLUMN chatwebhook.outbox_status.slot_name IS 'Name of the replication slot.';
 COMMENT ON COLUMN chatwebhook.outbox_status.state IS
-    'confirming; uncopied: its subscription has not made the initial copy of the table event, or confirm_copy() is to be called; syncing: the initial copy of a table is under way; lost: it has exceeded max_slot_wal_keep_size; missing: it was seen and is gone, or publish_outbox() expects it. Unless all are confirming, no event is removed.';
+    'confirming; uncopied: its subscription has not made the initial copy of the table event, or confirm_copy() or ignore_slot() is to be called; syncing: the initial copy of a table is under way; lost: it has exceeded max_slot_wal_keep_size; missing: it was seen and is gone, or publish_outbox() expects it. Unless all are confirming, no event is removed.';
 COMMENT ON COLUMN chatwebhook.outbox_status.active IS 'Is a delivery node connected? Null if the slot is missing.';
 COMMENT ON COLUMN chatwebhook.outbox_status.lag_bytes IS 'WAL that the slot has not confirmed.';
 COMMENT ON COLUMN chatwebhook.outbox_status.events IS
@@ -201,9 +208,9 @@ $$;
 COMMENT ON FUNCTION chatwebhook.forget_slot(name) IS
     'Lets an outbox remove events although this replication slot is gone: its delivery node will not come back. Returns false if the slot is not known.';
 
-CREATE FUNCTION chatwebhook.confirm_copy(slot_name name) RETURNS boolean
+CREATE FUNCTION chatwebhook._check_slot(slot_name name) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    SET search_path = pg_catalog, pg_temp
     AS $$
 #variable_conflict use_variable
 BEGIN
@@ -213,6 +220,18 @@ BEGIN
             USING ERRCODE = 'undefined_object',
                   HINT = 'The view outbox_status lists the slots.';
     END IF;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._check_slot(name) IS
+    'Raises an error unless this is the slot of a subscription that the outbox takes notice of.';
+
+CREATE FUNCTION chatwebhook.confirm_copy(slot_name name) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+#variable_conflict use_variable
+BEGIN
+    PERFORM chatwebhook._check_slot(slot_name);
     INSERT INTO chatwebhook.outbox_slot AS o (slot_name, present, copied_by) VALUES (slot_name, true, session_user)
         ON CONFLICT ON CONSTRAINT outbox_slot_pkey DO UPDATE SET present = true, copied_by = EXCLUDED.copied_by
          WHERE o.copied_by IS NULL;
@@ -220,7 +239,21 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.confirm_copy(name) IS
-    'Lets an outbox remove events that this replication slot confirms although no initial copy of the table event was seen: the subscription was created with copy_data = false, or is of other tables. First check in pg_subscription_rel on the delivery node that the table is ready (r): events that it does not have would be lost. Returns false if the copy was seen already.';
+    'Lets an outbox remove events that this replication slot confirms although no initial copy of the table event was seen, because the subscription was created with copy_data = false, say. First check in pg_subscription_rel on the delivery node that the table is ready (r): events that it does not have would be lost. Returns false if the copy was seen already.';
+
+CREATE FUNCTION chatwebhook.ignore_slot(slot_name name) RETURNS void
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+#variable_conflict use_variable
+BEGIN
+    PERFORM chatwebhook._check_slot(slot_name);
+    INSERT INTO chatwebhook.outbox_slot AS o (slot_name, ignored) VALUES (slot_name, true)
+        ON CONFLICT ON CONSTRAINT outbox_slot_pkey DO UPDATE SET present = false, copied_by = NULL, ignored = true;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.ignore_slot(name) IS
+    'Lets an outbox remove events whatever this replication slot confirms, until it is dropped: its subscription is of other tables than event. If it is not, events are lost.';
 
 CREATE FUNCTION chatwebhook._create_publication(publication name, row_filter text) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -277,11 +310,11 @@ BEGIN
         -- nothing leaves before each part has a subscriber
         INSERT INTO chatwebhook.outbox_slot (slot_name)
         SELECT format(parted, n, "of") || '_' || suffix FROM generate_series(1, "of") AS n
-            ON CONFLICT DO NOTHING;
+            ON CONFLICT (slot_name) DO UPDATE SET ignored = false;
     ELSE
         PERFORM chatwebhook._create_publication(publication, '');
         INSERT INTO chatwebhook.outbox_slot (slot_name) VALUES (publication || '_' || suffix)
-            ON CONFLICT DO NOTHING;
+            ON CONFLICT (slot_name) DO UPDATE SET ignored = false;
     END IF;
     -- the worker may not have noticed yet that a subscription was dropped, and take its copy for another's
     UPDATE chatwebhook.outbox_slot o SET present = false, copied_by = NULL

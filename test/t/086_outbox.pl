@@ -137,6 +137,22 @@ is($outbox->safe_psql('postgres', $waiting), 1000, 'without a subscription none 
 is($outbox->safe_psql('postgres', 'SELECT slot_name, events FROM chatwebhook.outbox_status'), '|1000', 'outbox_status counts them');
 
 #
+# A subscription to other tables
+#
+$node->safe_psql('postgres', 'CREATE TABLE message (n integer, c text)');
+$outbox->safe_psql('postgres', 'CREATE PUBLICATION other FOR TABLE message');
+my $connection = $outbox->connstr('postgres') =~ s/'/''/gr;
+$node->safe_psql('postgres', "CREATE SUBSCRIPTION other CONNECTION '$connection' PUBLICATION other");
+$node->poll_query_until('postgres', q{SELECT srsubstate = 'r' FROM pg_subscription_rel}) or die;
+ok($outbox->poll_query_until('postgres', 'SELECT slot_name, state FROM chatwebhook.outbox_status', 'other|uncopied'), 'its slot is there');
+$outbox->safe_psql('postgres', q{SELECT chatwebhook.ignore_slot('other')});
+$outbox->wait_for_catchup('other');
+whole_round();
+is($outbox->safe_psql('postgres', $waiting), 1000, 'none leaves for a subscription to other tables');
+is($outbox->safe_psql('postgres', 'SELECT slot_name, events FROM chatwebhook.outbox_status'), '|1000', 'its slot does not count');
+is($outbox->safe_psql('postgres', q{SELECT chatwebhook._outbox_holdup('0/0')}), 'events wait for a delivery node to subscribe', 'an alert would say so');
+
+#
 # What is said of the outbox where something else is asked of it
 #
 my ($status, $stdout, $stderr) = $outbox->psql('postgres', q{
@@ -178,6 +194,9 @@ is($outbox->safe_psql('postgres', q{SELECT chatwebhook._outbox_holdup('0/0')}),
 	'events wait for replication slot "chatwebhook_postgres", whose subscription has not copied the table event', 'an alert would say why');
 $sync_workers->(2);
 all_arrive(1000, 'before the subscription');
+is($outbox->safe_psql('postgres', q{SELECT slot_name FROM chatwebhook.outbox_slot WHERE ignored}), 'other', 'an ignored slot holds up nothing');
+$node->safe_psql('postgres', 'DROP SUBSCRIPTION other');
+ok($outbox->poll_query_until('postgres', q{SELECT NOT EXISTS (SELECT FROM chatwebhook.outbox_slot WHERE ignored)}), 'until it is dropped');
 is(arrived('some'), '500', 'a filter holds');
 is($outbox->safe_psql('postgres', 'SELECT state, active, events FROM chatwebhook.outbox_status'), 'confirming|t|0', 'the slot confirms');
 is($node->safe_psql('postgres', 'SELECT count(*), count(*) FILTER (WHERE first_delivery <= last_delivery) FROM chatwebhook.event'), '1000|1000',
@@ -348,6 +367,8 @@ foreach my $how ('publish_outbox()', q{forget_slot('gone')})
 	$outbox->safe_psql('postgres', q{SELECT pg_drop_replication_slot('stays')});
 	$outbox->safe_psql('postgres', qq{SELECT chatwebhook.forget_slot('$_')}) foreach 'gone', 'stays';
 }
+like(($outbox->psql('postgres', q{SELECT chatwebhook.ignore_slot('gone')}))[2],
+	qr/ERROR:  no subscription to this database uses replication slot "gone"/, 'a slot that does not exist cannot be ignored');
 
 #
 # When to send travels with the event
