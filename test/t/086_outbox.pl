@@ -188,8 +188,8 @@ $node->safe_psql('postgres', $subscribe);
 $outbox->wait_for_catchup('chatwebhook_postgres');
 whole_round();
 is($outbox->safe_psql('postgres', "$waiting"), 1000, 'nothing leaves before the initial copy has begun');
-is($outbox->safe_psql('postgres', 'SELECT slot_name, state, active, lag_bytes FROM chatwebhook.outbox_status'),
-	'chatwebhook_postgres|uncopied|t|0', 'although the slot confirms it');
+ok($outbox->poll_query_until('postgres', 'SELECT slot_name, state, active, lag_bytes FROM chatwebhook.outbox_status',
+		'chatwebhook_postgres|uncopied|t|0'), 'although the slot confirms it');
 is($outbox->safe_psql('postgres', q{SELECT chatwebhook._outbox_holdup('0/0')}),
 	'events wait for replication slot "chatwebhook_postgres", whose subscription has not copied the table event', 'an alert would say why');
 $sync_workers->(2);
