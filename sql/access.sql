@@ -32,6 +32,7 @@ ALTER TABLE chatwebhook.alert ENABLE ROW LEVEL SECURITY;
  * calls the function of the same name that begins with _do_.  That one runs with
  * the rights of the owner, and nobody else may call it.
  *
- * rekey(), wait_until_idle(), adopt(), confirm_copy(), forget_slot(), grant_*() and revoke_access()
- * name no rows.  They run with the rights of the owner, and only the owner or admins may call them.
+ * rekey(), wait_until_idle(), adopt(), confirm_copy(), forget_slot(), ignore_slot(), grant_*()
+ * and revoke_access() name no rows.  They run with the rights of the owner, and only
+ * the owner or admins may call them.
  */

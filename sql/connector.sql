@@ -477,8 +477,6 @@ CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.connector
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
 CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.connector
     FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
-ALTER TABLE chatwebhook.connector ENABLE ALWAYS TRIGGER changed;
-ALTER TABLE chatwebhook.connector ENABLE ALWAYS TRIGGER emptied;
 
 CREATE FUNCTION chatwebhook._check_connector_access(connector text) RETURNS void
     LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE

@@ -208,8 +208,6 @@ CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.event_typ
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
 CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.event_type
     FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
-ALTER TABLE chatwebhook.event_type ENABLE ALWAYS TRIGGER changed;
-ALTER TABLE chatwebhook.event_type ENABLE ALWAYS TRIGGER emptied;
 
 /*
  * An event holds its payload once, for all its deliveries.

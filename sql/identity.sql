@@ -32,7 +32,6 @@ SELECT pg_catalog.pg_extension_config_dump('chatwebhook.identity', '');
 -- a worker checks again before its next claim
 CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON chatwebhook.identity
     FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
-ALTER TABLE chatwebhook.identity ENABLE ALWAYS TRIGGER changed;
 
 CREATE FUNCTION chatwebhook._next_delivery() RETURNS bigint
     AS 'MODULE_PATHNAME', 'chatwebhook_next_delivery'
@@ -66,6 +65,33 @@ $$;
 COMMENT ON FUNCTION chatwebhook._copy_problem() IS
     'Returns a message if this database is a copy of another one, or null.';
 
+/*
+ * The triggers that keep caches and copies true fire always, and the one that takes
+ * the events of an outbox for replicated rows.  pg_restore --disable-triggers leaves
+ * them as ordinary ones.
+ */
+CREATE FUNCTION chatwebhook._enable_triggers() RETURNS void
+    LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    statement text;
+BEGIN
+    FOR statement IN
+        SELECT format('ALTER TABLE %s ENABLE %s TRIGGER %I', t.tgrelid::regclass, f.mode, t.tgname)
+          FROM (VALUES ('chatwebhook._changed()'::regprocedure, 'ALWAYS'),
+                       ('chatwebhook._copy_webhook()', 'ALWAYS'),
+                       ('chatwebhook._arrive()', 'REPLICA')) AS f (function, mode)
+          JOIN pg_trigger t ON t.tgfoid = f.function
+         WHERE t.tgenabled::text <> left(f.mode, 1)
+    LOOP
+        EXECUTE statement;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._enable_triggers() IS
+    'Makes those triggers ENABLE ALWAYS or ENABLE REPLICA that are not.';
+
 CREATE FUNCTION chatwebhook.adopt(cancel_pending boolean DEFAULT false) RETURNS bigint
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
@@ -74,6 +100,7 @@ DECLARE
     batch    bigint[];
     canceled bigint := 0;
 BEGIN
+    PERFORM chatwebhook._enable_triggers();
     LOCK TABLE chatwebhook.identity IN EXCLUSIVE MODE;
     IF chatwebhook._copy_problem() IS NULL THEN
         RAISE NOTICE 'this database is not a copy, so there is nothing to adopt';
@@ -92,4 +119,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.adopt(boolean) IS
-    'Lets a restored or copied database send; until then, it sends nothing. Pending deliveries are sent, or canceled if cancel_pending is true. Returns how many were canceled. Without cancel_pending, call it only if the original database no longer sends.';
+    'Lets a restored or copied database send; until then, it sends nothing. Pending deliveries are sent, or canceled if cancel_pending is true. Also enables the triggers that pg_restore --disable-triggers has left in a wrong mode. Returns how many were canceled. Without cancel_pending, call it only if the original database no longer sends.';

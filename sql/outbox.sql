@@ -13,7 +13,7 @@ COMMENT ON FUNCTION chatwebhook._arrive() IS
 
 CREATE TRIGGER arrived BEFORE INSERT ON chatwebhook.event
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._arrive();
-ALTER TABLE chatwebhook.event ENABLE REPLICA TRIGGER arrived;
+SELECT chatwebhook._enable_triggers();
 
 -- what waits; other events do not pay for it
 CREATE INDEX event_outbox_idx ON chatwebhook.event (id) WHERE first_delivery IS NULL;
@@ -26,15 +26,19 @@ CREATE TABLE chatwebhook.outbox_slot (
     slot_name name PRIMARY KEY,
     present   boolean NOT NULL DEFAULT false,
     copied_by text,
-    CHECK (present OR copied_by IS NULL)
+    ignored   boolean NOT NULL DEFAULT false,
+    CHECK (present OR copied_by IS NULL),
+    CHECK (NOT (present AND ignored))
 );
 COMMENT ON TABLE chatwebhook.outbox_slot IS
-    'Replication slots that have to confirm events of the outbox: all of this database that decode for subscriptions and have been seen. Read the view outbox_status instead.';
+    'Replication slots that have to confirm events of the outbox: all of this database that decode for subscriptions and have been seen, but for those that are ignored. Read the view outbox_status instead.';
 COMMENT ON COLUMN chatwebhook.outbox_slot.slot_name IS 'Name of the slot.';
 COMMENT ON COLUMN chatwebhook.outbox_slot.present IS
     'Does it exist? If not, nothing is removed until it does, or forget_slot() is called.';
 COMMENT ON COLUMN chatwebhook.outbox_slot.copied_by IS
     'Connection over which the initial copy of a subscription was made since the slot is present; the role that called confirm_copy() instead; or null, and nothing is removed.';
+COMMENT ON COLUMN chatwebhook.outbox_slot.ignored IS
+    'Has ignore_slot() been called, and the slot not been dropped since? Then the outbox takes no notice of it.';
 
 CREATE FUNCTION chatwebhook._outbox_slots(
     OUT slot_name name, OUT state text, OUT active boolean, OUT confirmed_lsn pg_lsn)
@@ -57,9 +61,16 @@ CREATE FUNCTION chatwebhook._outbox_slots(
                     AND r.database = current_database() AND NOT r.temporary
                     -- of Citus, which moves or splits a shard; it has no events
                     AND r.slot_name !~ '^citus_shard_(move|split)_slot_') s ON s.slot_name = o.slot_name
+     WHERE o.ignored IS NOT TRUE
 $$;
 COMMENT ON FUNCTION chatwebhook._outbox_slots() IS
-    'Returns the slots of subscriptions to this database, and those that were seen and are gone.';
+    'Returns the slots of subscriptions to this database, and those that were seen and are gone, but for those that are ignored.';
+
+CREATE FUNCTION chatwebhook._forget_copies() RETURNS void
+    AS 'MODULE_PATHNAME', 'chatwebhook_forget_copies'
+    LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION chatwebhook._forget_copies() IS
+    'Forgets which initial copies were made, but for those that are written down in outbox_slot.';
 
 CREATE FUNCTION chatwebhook._note_slots(outbox boolean, copies text[], OUT is_used boolean, OUT all_copied boolean)
     LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
@@ -75,6 +86,8 @@ BEGIN
         PERFORM chatwebhook._set_outbox_alert('');
         RETURN;
     END IF;
+    DELETE FROM chatwebhook.outbox_slot o
+     WHERE o.ignored AND NOT EXISTS (SELECT FROM pg_replication_slots s WHERE s.slot_name = o.slot_name);
     SELECT coalesce(array_agg(s.slot_name), '{}') INTO slots
       FROM chatwebhook._outbox_slots() s WHERE s.state NOT IN ('missing', 'syncing');
     -- a copy may be that of a slot which is gone again: then it counts for none
@@ -108,7 +121,7 @@ CREATE FUNCTION chatwebhook._outbox_holdup(lsn pg_lsn) RETURNS text
     SET search_path = pg_catalog, pg_temp
     AS $$
     SELECT CASE WHEN count(*) = 0 THEN 'events wait for a delivery node to subscribe'
-                -- slots for other tables confirm events that they do not have
+                -- without it, slots confirm events that they do not have
                 WHEN NOT EXISTS (SELECT FROM pg_publication_tables t JOIN pg_publication p USING (pubname)
                                   WHERE t.schemaname = 'chatwebhook' AND t.tablename = 'event' AND p.pubinsert)
                 THEN 'events wait for a publication; see publish_outbox()'
@@ -161,10 +174,10 @@ CREATE VIEW chatwebhook.outbox_status WITH (security_invoker) AS
      WHERE chatwebhook._setting('chatwebhook.outbox')::boolean
         OR e.events > 0;
 COMMENT ON VIEW chatwebhook.outbox_status IS
-    'The outbox: a row for each replication slot that has to confirm its events. Without any slot, one row whose slot is null. Empty if chatwebhook.outbox is off and nothing is left to hand over.';
+    'The outbox: a row for each replication slot that has to confirm its events; ignored ones are not shown. Without any slot, one row whose slot is null. Empty if chatwebhook.outbox is off and nothing is left to hand over.';
 COMMENT ON COLUMN chatwebhook.outbox_status.slot_name IS 'Name of the replication slot.';
 COMMENT ON COLUMN chatwebhook.outbox_status.state IS
-    'confirming; uncopied: its subscription has not made the initial copy of the table event, or confirm_copy() is to be called; syncing: the initial copy of a table is under way; lost: it has exceeded max_slot_wal_keep_size; missing: it was seen and is gone, or publish_outbox() expects it. Unless all are confirming, no event is removed.';
+    'confirming; uncopied: its subscription has not made the initial copy of the table event, or confirm_copy() or ignore_slot() is to be called; syncing: the initial copy of a table is under way; lost: it has exceeded max_slot_wal_keep_size; missing: it was seen and is gone, or publish_outbox() expects it. Unless all are confirming, no event is removed.';
 COMMENT ON COLUMN chatwebhook.outbox_status.active IS 'Is a delivery node connected? Null if the slot is missing.';
 COMMENT ON COLUMN chatwebhook.outbox_status.lag_bytes IS 'WAL that the slot has not confirmed.';
 COMMENT ON COLUMN chatwebhook.outbox_status.events IS
@@ -176,22 +189,28 @@ CREATE FUNCTION chatwebhook.forget_slot(slot_name name) RETURNS boolean
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
     AS $$
 #variable_conflict use_variable
+DECLARE
+    was_present boolean;
 BEGIN
     IF EXISTS (SELECT FROM pg_replication_slots s WHERE s.slot_name = slot_name) THEN
         RAISE EXCEPTION 'replication slot "%" exists', slot_name
             USING ERRCODE = 'object_in_use',
                   HINT = 'Drop the subscription first, or the slot with pg_drop_replication_slot().';
     END IF;
-    DELETE FROM chatwebhook.outbox_slot o WHERE o.slot_name = slot_name;
-    RETURN FOUND;
+    DELETE FROM chatwebhook.outbox_slot o WHERE o.slot_name = slot_name RETURNING o.present INTO was_present;
+    IF was_present THEN
+        -- the worker has not noticed yet that it is gone, and would take its copy for another's
+        PERFORM chatwebhook._forget_copies();
+    END IF;
+    RETURN was_present IS NOT NULL;
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.forget_slot(name) IS
     'Lets an outbox remove events although this replication slot is gone: its delivery node will not come back. Returns false if the slot is not known.';
 
-CREATE FUNCTION chatwebhook.confirm_copy(slot_name name) RETURNS boolean
+CREATE FUNCTION chatwebhook._check_slot(slot_name name) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    SET search_path = pg_catalog, pg_temp
     AS $$
 #variable_conflict use_variable
 BEGIN
@@ -201,6 +220,18 @@ BEGIN
             USING ERRCODE = 'undefined_object',
                   HINT = 'The view outbox_status lists the slots.';
     END IF;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook._check_slot(name) IS
+    'Raises an error unless this is the slot of a subscription that the outbox takes notice of.';
+
+CREATE FUNCTION chatwebhook.confirm_copy(slot_name name) RETURNS boolean
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+#variable_conflict use_variable
+BEGIN
+    PERFORM chatwebhook._check_slot(slot_name);
     INSERT INTO chatwebhook.outbox_slot AS o (slot_name, present, copied_by) VALUES (slot_name, true, session_user)
         ON CONFLICT ON CONSTRAINT outbox_slot_pkey DO UPDATE SET present = true, copied_by = EXCLUDED.copied_by
          WHERE o.copied_by IS NULL;
@@ -208,7 +239,21 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.confirm_copy(name) IS
-    'Lets an outbox remove events that this replication slot confirms although no initial copy of the table event was seen: the subscription was created with copy_data = false, or is of other tables. First check in pg_subscription_rel on the delivery node that the table is ready (r): events that it does not have would be lost. Returns false if the copy was seen already.';
+    'Lets an outbox remove events that this replication slot confirms although no initial copy of the table event was seen, because the subscription was created with copy_data = false, say. First check in pg_subscription_rel on the delivery node that the table is ready (r): events that it does not have would be lost. Returns false if the copy was seen already.';
+
+CREATE FUNCTION chatwebhook.ignore_slot(slot_name name) RETURNS void
+    LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET session_replication_role = replica
+    AS $$
+#variable_conflict use_variable
+BEGIN
+    PERFORM chatwebhook._check_slot(slot_name);
+    INSERT INTO chatwebhook.outbox_slot AS o (slot_name, ignored) VALUES (slot_name, true)
+        ON CONFLICT ON CONSTRAINT outbox_slot_pkey DO UPDATE SET present = false, copied_by = NULL, ignored = true;
+END
+$$;
+COMMENT ON FUNCTION chatwebhook.ignore_slot(name) IS
+    'Lets an outbox remove events whatever this replication slot confirms, until it is dropped: its subscription is of other tables than event. If it is not, events are lost.';
 
 CREATE FUNCTION chatwebhook._create_publication(publication name, row_filter text) RETURNS void
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -265,15 +310,18 @@ BEGIN
         -- nothing leaves before each part has a subscriber
         INSERT INTO chatwebhook.outbox_slot (slot_name)
         SELECT format(parted, n, "of") || '_' || suffix FROM generate_series(1, "of") AS n
-            ON CONFLICT DO NOTHING;
+            ON CONFLICT (slot_name) DO UPDATE SET ignored = false;
     ELSE
         PERFORM chatwebhook._create_publication(publication, '');
         INSERT INTO chatwebhook.outbox_slot (slot_name) VALUES (publication || '_' || suffix)
-            ON CONFLICT DO NOTHING;
+            ON CONFLICT (slot_name) DO UPDATE SET ignored = false;
     END IF;
-    -- the worker may not have noticed yet that a subscription was dropped
+    -- the worker may not have noticed yet that a subscription was dropped, and take its copy for another's
     UPDATE chatwebhook.outbox_slot o SET present = false, copied_by = NULL
      WHERE o.present AND NOT EXISTS (SELECT FROM pg_replication_slots s WHERE s.slot_name = o.slot_name);
+    IF FOUND THEN
+        PERFORM chatwebhook._forget_copies();
+    END IF;
     IF NOT chatwebhook._setting('chatwebhook.outbox')::boolean THEN
         RAISE NOTICE 'chatwebhook.outbox is off, so events are not stored for delivery nodes'
             USING HINT = 'Use ALTER SYSTEM SET chatwebhook.outbox = on, and SELECT pg_reload_conf().';
@@ -283,9 +331,7 @@ BEGIN
       FROM (VALUES (1, 'host', coalesce(host(inet_server_addr()), 'localhost')),
                    (2, 'port', current_setting('port')),
                    (3, 'dbname', current_database()::text),
-                   (4, 'user', current_user::text),
-                   -- or else row-level security could leave out what is there already
-                   (5, 'options', '-crow_security=off')) AS c (n, key, value);
+                   (4, 'user', current_user::text)) AS c (n, key, value);
     RETURN format('CREATE SUBSCRIPTION %1$I CONNECTION %2$L PUBLICATION %3$I WITH (slot_name = %1$I, synchronous_commit = on)',
                   publication || '_' || suffix, connection, publication);
 END

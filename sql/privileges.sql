@@ -46,6 +46,7 @@ CREATE FUNCTION chatwebhook._privileges(access text) RETURNS SETOF text
         ('SELECT ON chatwebhook.outbox_status', '{admin,reader}'),
         ('EXECUTE ON FUNCTION chatwebhook.confirm_copy', '{admin}'),
         ('EXECUTE ON FUNCTION chatwebhook.forget_slot', '{admin}'),
+        ('EXECUTE ON FUNCTION chatwebhook.ignore_slot', '{admin}'),
         ('SELECT (id, webhook_id, event_id, created_at, next_attempt_at, last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id, conversation_id, last_error, deliver_at, expires_at) ON chatwebhook.queue', '{admin,reader,app}'),
         ('SELECT (id, webhook_id, event_id, created_at, completed_at, last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id, webhook_name, status, last_error) ON chatwebhook.history', '{admin,reader,app}'),
         ('SELECT (id, webhook_id, event_id, created_at, completed_at, last_attempt_at, attempts, latency_ms, last_status_code, chatbot_id, webhook_name, status, last_error) ON chatwebhook.dead', '{admin,reader,app}'),

@@ -32,8 +32,6 @@ CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.vault
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._changed();
 CREATE TRIGGER emptied AFTER TRUNCATE ON chatwebhook.vault
     FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._changed();
-ALTER TABLE chatwebhook.vault ENABLE ALWAYS TRIGGER changed;
-ALTER TABLE chatwebhook.vault ENABLE ALWAYS TRIGGER emptied;
 
 /*
  * Sealing and opening (src/secrets.c).  A sealed value is bound to its webhook

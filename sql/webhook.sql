@@ -716,10 +716,6 @@ CREATE TRIGGER copied AFTER INSERT OR UPDATE OR DELETE ON chatwebhook.webhook
     FOR EACH ROW EXECUTE FUNCTION chatwebhook._copy_webhook();
 CREATE TRIGGER copied_empty AFTER TRUNCATE ON chatwebhook.webhook
     FOR EACH STATEMENT EXECUTE FUNCTION chatwebhook._copy_webhook();
-ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER changed;
-ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER emptied;
-ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER copied;
-ALTER TABLE chatwebhook.webhook ENABLE ALWAYS TRIGGER copied_empty;
 
 /*
  * Functions

@@ -119,8 +119,8 @@ database_to_vacate(Node *statement)
 
 /*
  * ProcessUtility_hook: clear a database of workers for a statement that wants
- * it for itself, and notice COMMIT PREPARED, which commits what another session
- * has emitted.
+ * it for itself, notice COMMIT PREPARED, which commits what another session has
+ * emitted, and order and note the initial copies of an outbox.
  */
 static void
 on_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
@@ -142,6 +142,8 @@ on_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 		check_this_database = true;
 		cwh_hint(NULL, 0, 0, 0);
 	}
+	if (is_initial_copy)
+		pstmt = cwh_plan_initial_copy(pstmt);
 
 	if (prev_process_utility_hook)
 		prev_process_utility_hook(pstmt, queryString, readOnlyTree, context,

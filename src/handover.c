@@ -50,6 +50,11 @@ static const char holdup_sql[] =
 static const char alert_sql[] =
 	"SELECT chatwebhook._set_outbox_alert($1)";
 
+/* When the oldest event in the outbox was emitted. */
+static const char oldest_sql[] =
+	"SELECT (SELECT e.created_at FROM chatwebhook.event e"
+	"         WHERE e.first_delivery IS NULL ORDER BY e.id LIMIT 1)";
+
 /* The next events: how many, the last one, and whether any is in the outbox. */
 static const char look_sql[] =
 	"WITH batch AS MATERIALIZED ("
@@ -78,6 +83,7 @@ static const char remove_sql[] =
 static CwhStatement slots_st = {slots_sql, 2, {BOOLOID, TEXTARRAYOID}, NULL};
 static CwhStatement holdup_st = {holdup_sql, 1, {LSNOID}, NULL};
 static CwhStatement alert_st = {alert_sql, 1, {TEXTOID}, NULL};
+static CwhStatement oldest_st = {oldest_sql, 0, {0}, NULL};
 static CwhStatement look_st = {look_sql, 1, {UUIDOID}, NULL};
 static CwhStatement remove_st = {remove_sql, 2, {UUIDOID, XIDOID}, NULL};
 /* INDENT ON */
@@ -99,7 +105,7 @@ static enum
 
 static TransactionId horizon;
 static XLogRecPtr position;		/* since SLOTS: what is to be confirmed */
-static TimestampTz noted_at;	/* when that was noted */
+static TimestampTz noted_at;	/* when that was noted; before, the horizon */
 static TimestampTz confirmed_at;	/* 0: it is not confirmed */
 static pg_uuid_t last_event;	/* none before it waits in the outbox */
 static bool any_waiting;		/* one does after it */
@@ -150,23 +156,63 @@ set_alert(const char *problem)
 	any_alert = problem != NULL;
 }
 
+/* Is this so long ago that an alert is to be opened? */
+static bool
+is_overdue(TimestampTz since, TimestampTz now)
+{
+	return cwh_alert_backlog > 0 &&
+		since <= now - (int64) cwh_alert_backlog * USECS_PER_SEC;
+}
+
+/* The same for what was noted last, and is still waited for. */
+static bool
+wait_is_overdue(TimestampTz now)
+{
+	/* the clock may have been set back */
+	noted_at = Min(noted_at, now);
+	return is_overdue(noted_at, now);
+}
+
+/* The same for the oldest event in the outbox, if there is one. */
+static bool
+oldest_is_overdue(TimestampTz now)
+{
+	bool		isnull;
+	TimestampTz oldest;
+
+	(void) cwh_run(&oldest_st, NULL);
+	oldest = DatumGetTimestampTz(cwh_field(0, 0, &isnull));
+	return !isnull && is_overdue(oldest, now);
+}
+
 /* Begin a round. */
 static void
-begin_round(void)
+begin_round(TimestampTz now)
 {
 	horizon = GetActiveSnapshot()->xmax;
+	noted_at = now;
 	memset(&last_event, 0, sizeof(last_event));
 	any_waiting = false;
 	confirmed_at = 0;
 	phase = TRANSACTIONS;
 }
 
-/* Have all transactions before the horizon ended?  Then note the position. */
+/*
+ * Have all transactions before the horizon ended?  Then note the position.
+ * Otherwise, open an alert if events have waited for them too long.
+ */
 static bool
 transactions_have_ended(TimestampTz now)
 {
-	if (TransactionIdPrecedes(GetActiveSnapshot()->xmin, horizon))
+	TransactionId oldest = GetActiveSnapshot()->xmin;
+
+	if (TransactionIdPrecedes(oldest, horizon))
+	{
+		if (wait_is_overdue(now) && oldest_is_overdue(now))
+			set_alert(psprintf("events wait for the end of transaction %u",
+							   oldest));
 		return false;
+	}
 	position = GetXLogInsertRecPtr();
 	noted_at = now;
 	phase = SLOTS;
@@ -188,10 +234,7 @@ is_confirmed(TimestampTz now)
 	if (holdup)
 	{
 		confirmed_at = 0;
-		/* the clock may have been set back */
-		noted_at = Min(noted_at, now);
-		if (cwh_alert_backlog > 0 &&
-			now - noted_at >= (int64) cwh_alert_backlog * USECS_PER_SEC)
+		if (wait_is_overdue(now))
 			set_alert(holdup);
 		return false;
 	}
@@ -240,7 +283,7 @@ make_step(TimestampTz now)
 		return CWH_HANDOVER_IDLE;
 	}
 	if (phase == BEGIN)
-		begin_round();
+		begin_round(now);
 	if (phase == TRANSACTIONS && !transactions_have_ended(now))
 		return CWH_HANDOVER_WAIT;
 	if (!any_waiting)

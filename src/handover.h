@@ -14,7 +14,8 @@ typedef enum CwhHandover
 {
 	CWH_HANDOVER_MORE,			/* at once, but for other work */
 	CWH_HANDOVER_WAIT,			/* after a while */
-	CWH_HANDOVER_IDLE			/* when the settings have changed */
+	CWH_HANDOVER_IDLE			/* when the settings have changed, or after the
+								 * next pass of retention */
 } CwhHandover;
 
 extern CwhHandover cwh_handover_step(TimestampTz now);

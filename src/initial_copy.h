@@ -8,10 +8,12 @@
 #define CWH_INITIAL_COPY_H
 
 #include "nodes/parsenodes.h"
+#include "nodes/plannodes.h"
 
 #include "shared.h"
 
 extern bool cwh_is_initial_copy(Node *statement);
+extern PlannedStmt *cwh_plan_initial_copy(PlannedStmt *pstmt);
 extern void cwh_initial_copy_add(void);
 
 /* For a worker: copies in this database, the oldest first. */

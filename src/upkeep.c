@@ -338,6 +338,12 @@ remove_old(void)
 									   (int64) MAX_PASS_MS * 1000),
 								   shortest * 1000);
 		cwh_upkeep.pass_started = 0;
+		/*
+		 * A session that has not heard yet that there is no outbox any more may
+		 * have left an event there.
+		 */
+		if (cwh_upkeep.next_handover == DT_NOEND)
+			cwh_upkeep.next_handover = 0;
 	}
 }
 

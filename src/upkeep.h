@@ -20,7 +20,8 @@ typedef struct Upkeep
 	TimestampTz next_announcements;
 	TimestampTz next_retention;
 	TimestampTz next_handover;	/* of an outbox; infinity: when the settings have
-								 * changed */
+								 * changed, or after the next pass of
+								 * retention */
 	TimestampTz pass_started;	/* of retention; 0: none is under way */
 } Upkeep;
 

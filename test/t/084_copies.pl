@@ -23,6 +23,10 @@ my $node = new_node('main', 'chatwebhook.log_attempts' => 'all');
 my $dumps = PostgreSQL::Test::Utils::tempdir('dumps');
 my $n = 20;
 
+# When the extension's triggers fire.
+my $trigger_modes = q{SELECT tgrelid::regclass, tgname, tgenabled FROM pg_trigger
+	WHERE tgrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'chatwebhook'::regnamespace) ORDER BY tgrelid::regclass::text, tgname};
+
 # What a label's requests have carried as data.
 sub numbers
 {
@@ -64,6 +68,7 @@ sub adopted
 	my ($on, $dbname) = @_;
 
 	is($on->safe_psql($dbname, 'SELECT chatwebhook.adopt()'), 0, 'adopted, with all that is pending');
+	is($on->safe_psql($dbname, $trigger_modes), $node->safe_psql('source', $trigger_modes), 'its triggers fire as those of the original');
 	# data that came without triggers have left _webhook empty: wait_idle() sees nothing pending
 	$receiver->wait_for($n + 2, 'one');
 	ok(wait_idle($on, dbname => $dbname), 'idle');

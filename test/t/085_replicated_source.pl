@@ -149,6 +149,7 @@ foreach my $event (@got)
 }
 is(scalar(keys %count), $rows, 'each has arrived');
 is($disorder, 0, 'in the order of the commits within each conversation');
-cmp_ok(scalar(@got) - $rows, '<=', 16, 'repeated are at most those in flight');
+# of each of the 20 conversations, one delivery can have been sent and not settled
+cmp_ok(scalar(@got) - $rows, '<=', 20, 'repeated are at most those that were not settled');
 
 done_testing();

@@ -113,8 +113,19 @@ is($outbox->safe_psql('postgres', q{SELECT chatwebhook.wanted('message.sent', NU
 $outbox->safe_psql('postgres', q{
 	CREATE TABLE message (n integer, c text);
 	SELECT chatwebhook.watch('message', 'message.sent', query => $$SELECT NEW.n, NEW.c AS "conversationId", 'bot' AS role, '' AS content$$);
+	INSERT INTO chatwebhook.event (id, type, created_at, data) SELECT gen_random_uuid(), 'none', now(), '{}' FROM generate_series(1, 1000);
 	INSERT INTO message SELECT n, 'c' || n % 20 FROM generate_series(1, 10) n});
-emit(11, 1000);
+emit(11, 500);
+# what comes later is stored before that
+$outbox->safe_psql('postgres', q{DELETE FROM chatwebhook.event WHERE type = 'none'});
+$outbox->safe_psql('postgres', 'VACUUM chatwebhook.event');
+emit(501, 1000);
+is($outbox->safe_psql('postgres', q{
+	SELECT array_agg(id ORDER BY ctid) <> array_agg(id ORDER BY id) FROM chatwebhook.event WHERE type = 'message.sent'}), 't',
+	'the events are not stored in their order');
+my $ids = q{(SELECT id FROM ONLY chatwebhook.event WHERE (type = 'message.sent'))};
+ok($outbox->safe_psql('postgres', "COPY $ids TO STDOUT", replication => 'database') eq $outbox->safe_psql('postgres', "$ids ORDER BY id"),
+	'but copied in it, also with a row filter');
 is($outbox->safe_psql('postgres', $waiting), 1000, 'events are stored that no webhook here wants');
 is($outbox->safe_psql('postgres', 'SELECT count(first_delivery), (SELECT count(*) FROM chatwebhook.queue) FROM chatwebhook.event'), '0|0', 'without deliveries');
 isnt($outbox->safe_psql('postgres', q{BEGIN; SELECT chatwebhook.emit('message.sent', NULL, NULL, '{"role": "", "content": ""}'); ROLLBACK}), '',
@@ -124,6 +135,22 @@ $outbox->safe_psql('postgres', q{INSERT INTO chatwebhook.activity (since, worker
 $outbox->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM chatwebhook.activity WHERE worker = 999)') or die;
 is($outbox->safe_psql('postgres', $waiting), 1000, 'without a subscription none leaves, whatever chatwebhook.retention');
 is($outbox->safe_psql('postgres', 'SELECT slot_name, events FROM chatwebhook.outbox_status'), '|1000', 'outbox_status counts them');
+
+#
+# A subscription to other tables
+#
+$node->safe_psql('postgres', 'CREATE TABLE message (n integer, c text)');
+$outbox->safe_psql('postgres', 'CREATE PUBLICATION other FOR TABLE message');
+my $connection = $outbox->connstr('postgres') =~ s/'/''/gr;
+$node->safe_psql('postgres', "CREATE SUBSCRIPTION other CONNECTION '$connection' PUBLICATION other");
+$node->poll_query_until('postgres', q{SELECT srsubstate = 'r' FROM pg_subscription_rel}) or die;
+ok($outbox->poll_query_until('postgres', 'SELECT slot_name, state FROM chatwebhook.outbox_status', 'other|uncopied'), 'its slot is there');
+$outbox->safe_psql('postgres', q{SELECT chatwebhook.ignore_slot('other')});
+$outbox->wait_for_catchup('other');
+whole_round();
+is($outbox->safe_psql('postgres', $waiting), 1000, 'none leaves for a subscription to other tables');
+is($outbox->safe_psql('postgres', 'SELECT slot_name, events FROM chatwebhook.outbox_status'), '|1000', 'its slot does not count');
+is($outbox->safe_psql('postgres', q{SELECT chatwebhook._outbox_holdup('0/0')}), 'events wait for a delivery node to subscribe', 'an alert would say so');
 
 #
 # What is said of the outbox where something else is asked of it
@@ -161,12 +188,15 @@ $node->safe_psql('postgres', $subscribe);
 $outbox->wait_for_catchup('chatwebhook_postgres');
 whole_round();
 is($outbox->safe_psql('postgres', "$waiting"), 1000, 'nothing leaves before the initial copy has begun');
-is($outbox->safe_psql('postgres', 'SELECT slot_name, state, active, lag_bytes FROM chatwebhook.outbox_status'),
-	'chatwebhook_postgres|uncopied|t|0', 'although the slot confirms it');
+ok($outbox->poll_query_until('postgres', 'SELECT slot_name, state, active, lag_bytes FROM chatwebhook.outbox_status',
+		'chatwebhook_postgres|uncopied|t|0'), 'although the slot confirms it');
 is($outbox->safe_psql('postgres', q{SELECT chatwebhook._outbox_holdup('0/0')}),
 	'events wait for replication slot "chatwebhook_postgres", whose subscription has not copied the table event', 'an alert would say why');
 $sync_workers->(2);
 all_arrive(1000, 'before the subscription');
+is($outbox->safe_psql('postgres', q{SELECT slot_name FROM chatwebhook.outbox_slot WHERE ignored}), 'other', 'an ignored slot holds up nothing');
+$node->safe_psql('postgres', 'DROP SUBSCRIPTION other');
+ok($outbox->poll_query_until('postgres', q{SELECT NOT EXISTS (SELECT FROM chatwebhook.outbox_slot WHERE ignored)}), 'until it is dropped');
 is(arrived('some'), '500', 'a filter holds');
 is($outbox->safe_psql('postgres', 'SELECT state, active, events FROM chatwebhook.outbox_status'), 'confirming|t|0', 'the slot confirms');
 is($node->safe_psql('postgres', 'SELECT count(*), count(*) FILTER (WHERE first_delivery <= last_delivery) FROM chatwebhook.event'), '1000|1000',
@@ -194,6 +224,8 @@ note('milliseconds from emit() to the request, 50 %, 95 %: ', $node->safe_psql('
 # Open and prepared transactions
 #
 $receiver->reset;
+$outbox->append_conf('postgresql.conf', 'chatwebhook.alert_backlog = 1s');
+$outbox->reload;
 $outbox->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM chatwebhook.event)') or die;
 $outbox->safe_psql('postgres', q{
 	BEGIN; SELECT chatwebhook.emit('message.sent', NULL, 'c6', '{"role": "", "content": "", "n": 6}'); PREPARE TRANSACTION 'six'});
@@ -208,8 +240,12 @@ $session->quit;
 ok($receiver->wait_for(5, 'all'), 'it arrives when it is committed');
 whole_round();
 is($outbox->safe_psql('postgres', $waiting), 5, 'a prepared one holds them as well');
+my $transaction = $outbox->safe_psql('postgres', 'SELECT transaction FROM pg_prepared_xacts');
+ok($outbox->poll_query_until('postgres', q{SELECT message FROM chatwebhook.alert WHERE kind = 'outbox_backlog' AND closed_at IS NULL},
+	"events wait for the end of transaction $transaction"), 'an alert says which');
 $outbox->safe_psql('postgres', q{COMMIT PREPARED 'six'});
 all_arrive(6, 'open transactions');
+ok($outbox->poll_query_until('postgres', q{SELECT count(*) = 0 FROM chatwebhook.alert WHERE closed_at IS NULL}), 'the alert is closed');
 
 #
 # Rows that cannot be delivered
@@ -229,8 +265,6 @@ ok($node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM chatwebhook.al
 # The node is down
 #
 $receiver->reset;
-$outbox->append_conf('postgresql.conf', 'chatwebhook.alert_backlog = 1s');
-$outbox->reload;
 $node->stop;
 emit(1, 30);
 ok($outbox->poll_query_until('postgres', q{SELECT message FROM chatwebhook.alert WHERE kind = 'outbox_backlog' AND closed_at IS NULL},
@@ -319,6 +353,24 @@ $outbox->poll_query_until('postgres', q{SELECT NOT present FROM chatwebhook.outb
 $outbox->safe_psql('postgres', q{SELECT chatwebhook.forget_slot('late')});
 
 #
+# The copy of a slot that was dropped is not taken for another's
+#
+foreach my $how ('publish_outbox()', q{forget_slot('gone')})
+{
+	$outbox->safe_psql('postgres', qq{SELECT pg_create_logical_replication_slot('$_', 'pgoutput')}) foreach 'gone', 'stays';
+	$outbox->poll_query_until('postgres', q{SELECT count(*) = 2 FROM chatwebhook.outbox_slot WHERE present AND slot_name IN ('gone', 'stays')}) or die;
+	$outbox->safe_psql('postgres', 'COPY chatwebhook.event TO STDOUT', replication => 'database');
+	# before the worker notices
+	while_stopped(sub { $outbox->safe_psql('postgres', "SELECT pg_drop_replication_slot('gone'); SELECT chatwebhook.$how") });
+	whole_round();
+	is($outbox->safe_psql('postgres', q{SELECT state FROM chatwebhook.outbox_status WHERE slot_name = 'stays'}), 'uncopied', "$how: not for that of another slot");
+	$outbox->safe_psql('postgres', q{SELECT pg_drop_replication_slot('stays')});
+	$outbox->safe_psql('postgres', qq{SELECT chatwebhook.forget_slot('$_')}) foreach 'gone', 'stays';
+}
+like(($outbox->psql('postgres', q{SELECT chatwebhook.ignore_slot('gone')}))[2],
+	qr/ERROR:  no subscription to this database uses replication slot "gone"/, 'a slot that does not exist cannot be ignored');
+
+#
 # When to send travels with the event
 #
 $receiver->reset;
@@ -347,7 +399,7 @@ $outbox->safe_psql('postgres', q{
 my $blind = $subscribe =~ s{SUBSCRIPTION chatwebhook_postgres}{SUBSCRIPTION blind}r =~ s{slot_name = \w+}{slot_name = blind}r;
 $blind =~ s/user=''\w+''/user=''blind''/ or die;
 $node->safe_psql('postgres', $blind);
-ok($outbox->wait_for_log(qr/query would be affected by row-level security policy for table "event"/), 'with the connection of publish_outbox() it is one');
+ok($outbox->wait_for_log(qr/row-level security would hide events from role "blind"/), 'it gets one');
 $node->safe_psql('postgres', 'DROP SUBSCRIPTION blind');
 $outbox->safe_psql('postgres', q{SELECT chatwebhook.forget_slot('blind')});
 
@@ -356,10 +408,23 @@ $outbox->safe_psql('postgres', q{SELECT chatwebhook.forget_slot('blind')});
 #
 $receiver->reset;
 keep('0');
+# a session that does not take the new settings before its statement ends
+my $lock = $outbox->background_psql('postgres');
+$lock->query_safe('SELECT pg_advisory_lock(1)');
+my $late = $outbox->background_psql('postgres');
+$late->query_until(qr/begun/, q{\echo begun
+	DO $$ BEGIN PERFORM pg_advisory_lock(1); PERFORM chatwebhook.emit('message.sent', NULL, NULL, '{"role": "", "content": "", "n": 1}'); END $$;
+});
+$outbox->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted}) or die;
 $outbox->append_conf('postgresql.conf', "chatwebhook.outbox = off");
 $outbox->reload;
 ok($outbox->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM chatwebhook.event)'),
 	'switched off, what is left is still handed over');
+$lock->quit;
+ok($receiver->wait_for(1, 'all'), 'so is an event that comes later');
+ok($outbox->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM chatwebhook.event)'), 'and leaves');
+$late->quit;
+$receiver->reset;
 is($outbox->safe_psql('postgres', q{SELECT chatwebhook.emit('message.sent', NULL, NULL, '{"role": "", "content": ""}')}), '', 'and new events are not stored');
 is($outbox->safe_psql('postgres', 'SELECT count(*) FROM chatwebhook.outbox_status'), 0, 'outbox_status is empty');
 $outbox->append_conf('postgresql.conf', "chatwebhook.outbox = on");
