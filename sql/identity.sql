@@ -101,6 +101,9 @@ DECLARE
     canceled bigint := 0;
 BEGIN
     PERFORM chatwebhook._enable_triggers();
+    -- what came while they did not fire
+    UPDATE chatwebhook.webhook w SET name = w.name
+     WHERE NOT EXISTS (SELECT FROM chatwebhook._webhook c WHERE c.id = w.id);
     LOCK TABLE chatwebhook.identity IN EXCLUSIVE MODE;
     IF chatwebhook._copy_problem() IS NULL THEN
         RAISE NOTICE 'this database is not a copy, so there is nothing to adopt';
@@ -119,4 +122,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook.adopt(boolean) IS
-    'Lets a restored or copied database send; until then, it sends nothing. Pending deliveries are sent, or canceled if cancel_pending is true. Also enables the triggers that pg_restore --disable-triggers has left in a wrong mode. Returns how many were canceled. Without cancel_pending, call it only if the original database no longer sends.';
+    'Lets a restored or copied database send; until then, it sends nothing. Pending deliveries are sent, or canceled if cancel_pending is true. Also puts right the extension''s own triggers after pg_restore --disable-triggers; for watches that are replicated, call watch() again, with replace. Returns how many were canceled. Without cancel_pending, call it only if the original database no longer sends.';
