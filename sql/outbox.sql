@@ -81,13 +81,13 @@ DECLARE
     uncopied name[];
     new      text[];
 BEGIN
+    DELETE FROM chatwebhook.outbox_slot o
+     WHERE o.ignored AND NOT EXISTS (SELECT FROM pg_replication_slots s WHERE s.slot_name = o.slot_name);
     is_used := outbox OR EXISTS (SELECT FROM chatwebhook.event e WHERE e.first_delivery IS NULL);
     IF NOT is_used THEN
         PERFORM chatwebhook._set_outbox_alert('');
         RETURN;
     END IF;
-    DELETE FROM chatwebhook.outbox_slot o
-     WHERE o.ignored AND NOT EXISTS (SELECT FROM pg_replication_slots s WHERE s.slot_name = o.slot_name);
     SELECT coalesce(array_agg(s.slot_name), '{}') INTO slots
       FROM chatwebhook._outbox_slots() s WHERE s.state NOT IN ('missing', 'syncing');
     -- a copy may be that of a slot which is gone again: then it counts for none
@@ -98,7 +98,7 @@ BEGIN
     INSERT INTO chatwebhook.outbox_slot AS o (slot_name, present)
     SELECT s, true FROM unnest(slots) AS s
      WHERE NOT EXISTS (SELECT FROM chatwebhook.outbox_slot p WHERE p.slot_name = s AND p.present)
-        ON CONFLICT (slot_name) DO UPDATE SET present = true;
+        ON CONFLICT (slot_name) DO UPDATE SET present = true WHERE NOT o.ignored;
     IF all_copied THEN
         RETURN;
     END IF;
@@ -109,7 +109,7 @@ BEGIN
     all_copied := cardinality(new) >= cardinality(uncopied);
     IF all_copied AND uncopied <> '{}' THEN
         UPDATE chatwebhook.outbox_slot o SET copied_by = new[array_position(uncopied, o.slot_name)]
-         WHERE o.slot_name = ANY (uncopied);
+         WHERE o.slot_name = ANY (uncopied) AND o.present;
     END IF;
 END
 $$;
@@ -214,7 +214,11 @@ CREATE FUNCTION chatwebhook._check_slot(slot_name name) RETURNS void
     AS $$
 #variable_conflict use_variable
 BEGIN
-    IF NOT EXISTS (SELECT FROM chatwebhook._outbox_slots() s
+    IF EXISTS (SELECT FROM chatwebhook.outbox_slot o WHERE o.slot_name = slot_name AND o.ignored) THEN
+        RAISE EXCEPTION 'replication slot "%" is ignored', slot_name
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'It is until it is dropped.';
+    ELSIF NOT EXISTS (SELECT FROM chatwebhook._outbox_slots() s
                     WHERE s.slot_name = slot_name AND s.state NOT IN ('missing', 'syncing')) THEN
         RAISE EXCEPTION 'no subscription to this database uses replication slot "%"', slot_name
             USING ERRCODE = 'undefined_object',

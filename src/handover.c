@@ -23,9 +23,11 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "access/transam.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
+#include "nodes/makefuncs.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
@@ -251,12 +253,17 @@ is_confirmed(TimestampTz now)
 static bool
 note_slots(void)
 {
-	int			n = cwh_initial_copies(noted_copies);
-	CwhArray	names = cwh_array(TEXTOID, n);
+	RangeVar   *table = makeRangeVar("chatwebhook", "outbox_slot", -1);
+	int			n;
+	CwhArray	names;
 	Datum		args[2];
 	bool		all_copied;
 	bool		isnull;
 
+	/* _forget_copies() belongs to a change of the table */
+	table_close(table_openrv(table, ShareRowExclusiveLock), NoLock);
+	n = cwh_initial_copies(noted_copies);
+	names = cwh_array(TEXTOID, n);
 	for (int i = 0; i < n; i++)
 		cwh_array_set_text(&names, i, noted_copies[i]);
 	args[0] = BoolGetDatum(cwh_outbox);
