@@ -203,11 +203,12 @@ subtest 'an outcome without a launcher' => sub {
 	my $worker = pid_of('chatwebhook worker');
 	my $row = q{FROM chatwebhook.queue q JOIN chatwebhook.webhook w ON w.id = q.webhook_id WHERE w.name = 'last'};
 	my $locker = Session->new($node, 'postgres') or die $Session::error;
+	my $delivered = sql('SELECT delivered FROM chatwebhook.worker_status');
 	my $lsn;
 
 	# answered, and not settled as long as the row is locked
 	answer_last(sub { $locker->query("BEGIN; SELECT q.id $row FOR UPDATE OF q") });
-	becomes_true("SELECT delivered > 0 FROM chatwebhook.worker_status", 'the answer has arrived');
+	becomes_true("SELECT delivered > $delivered FROM chatwebhook.worker_status", 'the answer has arrived');
 	while_stopped(
 		sub {
 			$locker->query('ROLLBACK');
