@@ -217,7 +217,7 @@ BEGIN
     IF EXISTS (SELECT FROM chatwebhook.outbox_slot o WHERE o.slot_name = slot_name AND o.ignored) THEN
         RAISE EXCEPTION 'replication slot "%" is ignored', slot_name
             USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = 'It is until it is dropped.';
+                  HINT = 'It stays ignored until it is dropped.';
     ELSIF NOT EXISTS (SELECT FROM chatwebhook._outbox_slots() s
                     WHERE s.slot_name = slot_name AND s.state NOT IN ('missing', 'syncing')) THEN
         RAISE EXCEPTION 'no subscription to this database uses replication slot "%"', slot_name
@@ -311,15 +311,14 @@ BEGIN
         publication := format(parted, part, "of");
         PERFORM chatwebhook._create_publication(publication, format(
             $filter$ WHERE (((hashtextextended(coalesce(chatbot_id, ''), 0) %% %1$s) + %1$s) %% %1$s = %2$s)$filter$, "of", part - 1));
-        -- nothing leaves before each part has a subscriber
-        INSERT INTO chatwebhook.outbox_slot (slot_name)
-        SELECT format(parted, n, "of") || '_' || suffix FROM generate_series(1, "of") AS n
-            ON CONFLICT (slot_name) DO UPDATE SET ignored = false;
     ELSE
         PERFORM chatwebhook._create_publication(publication, '');
-        INSERT INTO chatwebhook.outbox_slot (slot_name) VALUES (publication || '_' || suffix)
-            ON CONFLICT (slot_name) DO UPDATE SET ignored = false;
     END IF;
+    -- nothing leaves before there is a subscriber, and one for each part
+    INSERT INTO chatwebhook.outbox_slot (slot_name)
+    SELECT CASE WHEN part IS NULL THEN publication ELSE format(parted, n, "of") END || '_' || suffix
+      FROM generate_series(1, coalesce("of", 1)) AS n
+        ON CONFLICT (slot_name) DO UPDATE SET ignored = false;
     -- the worker may not have noticed yet that a subscription was dropped, and take its copy for another's
     UPDATE chatwebhook.outbox_slot o SET present = false, copied_by = NULL
      WHERE o.present AND NOT EXISTS (SELECT FROM pg_replication_slots s WHERE s.slot_name = o.slot_name);

@@ -85,6 +85,7 @@ static const char *const relation_names[CWH_RELATIONS] = {
 	[CWH_REL_ALERT_OPEN] = "alert_open_idx",
 	[CWH_REL_ACTIVITY] = "activity",
 	[CWH_REL_ACTIVITY_PKEY] = "activity_pkey",
+	[CWH_REL_OUTBOX_SLOT] = "outbox_slot",
 	[CWH_REL_DELIVERY_ID_SEQ] = "delivery_id_seq"
 };
 static RelationEntry relations[CWH_RELATIONS];
@@ -204,7 +205,7 @@ cwh_relation(CwhRelation which)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation \"chatwebhook.%s\" does not exist",
 						relation_names[which]),
-				 errhint("Use CREATE EXTENSION chatwebhook, or restore the relation if somebody has dropped it.")));
+				 errhint("Use CREATE EXTENSION chatwebhook, or recreate the relation if it was dropped.")));
 	return relation;
 }
 

@@ -27,10 +27,10 @@
 #include "access/transam.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
-#include "nodes/makefuncs.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
+#include "changes.h"
 #include "handover.h"
 #include "initial_copy.h"
 #include "settings.h"
@@ -166,7 +166,7 @@ is_overdue(TimestampTz since, TimestampTz now)
 		since <= now - (int64) cwh_alert_backlog * USECS_PER_SEC;
 }
 
-/* The same for what was noted last, and is still waited for. */
+/* Have we been waiting that long for the horizon or position to be reached? */
 static bool
 wait_is_overdue(TimestampTz now)
 {
@@ -175,7 +175,7 @@ wait_is_overdue(TimestampTz now)
 	return is_overdue(noted_at, now);
 }
 
-/* The same for the oldest event in the outbox, if there is one. */
+/* Is the oldest event in the outbox that old? */
 static bool
 oldest_is_overdue(TimestampTz now)
 {
@@ -253,15 +253,15 @@ is_confirmed(TimestampTz now)
 static bool
 note_slots(void)
 {
-	RangeVar   *table = makeRangeVar("chatwebhook", "outbox_slot", -1);
 	int			n;
 	CwhArray	names;
 	Datum		args[2];
 	bool		all_copied;
 	bool		isnull;
 
-	/* _forget_copies() belongs to a change of the table */
-	table_close(table_openrv(table, ShareRowExclusiveLock), NoLock);
+	/* whoever calls _forget_copies() has changed the table, and not committed yet */
+	table_close(cwh_table_open(CWH_REL_OUTBOX_SLOT, ShareRowExclusiveLock),
+				NoLock);
 	n = cwh_initial_copies(noted_copies);
 	names = cwh_array(TEXTOID, n);
 	for (int i = 0; i < n; i++)
