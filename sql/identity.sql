@@ -90,7 +90,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION chatwebhook._enable_triggers() IS
-    'Makes those triggers ENABLE ALWAYS or ENABLE REPLICA that are not.';
+    'Sets the mode, ENABLE ALWAYS or ENABLE REPLICA, of each trigger that needs one.';
 
 CREATE FUNCTION chatwebhook.adopt(cancel_pending boolean DEFAULT false) RETURNS bigint
     LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -101,7 +101,7 @@ DECLARE
     canceled bigint := 0;
 BEGIN
     PERFORM chatwebhook._enable_triggers();
-    -- what came while they did not fire
+    -- copy the webhooks that were restored while these triggers were disabled
     UPDATE chatwebhook.webhook w SET name = w.name
      WHERE NOT EXISTS (SELECT FROM chatwebhook._webhook c WHERE c.id = w.id);
     LOCK TABLE chatwebhook.identity IN EXCLUSIVE MODE;

@@ -206,7 +206,7 @@ open_index(CwhRows *rows, int i)
 
 /*
  * Insert a row's index entries, or only those of summarizing indexes, such as a
- * BRIN index that somebody has added.  An index that gets none is not even opened;
+ * BRIN index that a user has added.  An index that gets none is not even opened;
  * the executor skips it then.
  */
 static void

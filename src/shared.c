@@ -758,9 +758,11 @@ cwh_slot_take(CwhMail *mail)
 }
 
 /*
- * Up to where must the WAL be on disk before this worker sends what it has just
- * claimed?  A commit is seen before its session can say where it ends, but not
- * before it was counted; the claim's own commit then comes behind it.
+ * Returns the position up to which the WAL has to be flushed before this worker
+ * sends the deliveries that it has just claimed.  A commit is visible before its
+ * session can publish where it ends, but not before the session has counted it in
+ * async_commits.  While any is counted, flush up to the commit of the claim, which
+ * follows all commits that the claim can have seen.
  */
 XLogRecPtr
 cwh_claims_need(void)

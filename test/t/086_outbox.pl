@@ -116,7 +116,7 @@ $outbox->safe_psql('postgres', q{
 	INSERT INTO chatwebhook.event (id, type, created_at, data) SELECT gen_random_uuid(), 'none', now(), '{}' FROM generate_series(1, 1000);
 	INSERT INTO message SELECT n, 'c' || n % 20 FROM generate_series(1, 10) n});
 emit(11, 500);
-# what comes later is stored before that
+# so that later events go into the space before the earlier ones
 $outbox->safe_psql('postgres', q{DELETE FROM chatwebhook.event WHERE type = 'none'});
 # a vacuum frees nothing that an old snapshot may see
 $outbox->safe_psql('postgres', 'CREATE EXTENSION pg_freespacemap');

@@ -779,7 +779,7 @@ main(void)
 	expect(3, 1, 0, FINE, "three deliveries and a crash");
 	expect(2, 2, 0, FINE, "two deliveries and two crashes");
 	expect(2, 1, NO_FILTER, FINE,
-		   "skipping what is claimed already only saves time");
+		   "skipping claimed deliveries is only an optimization");
 
 	expect(2, 1, NO_CLAIM_TABLE, CLAIMED_TWICE,
 		   "without claims, two workers hold one delivery");
