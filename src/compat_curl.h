@@ -66,4 +66,17 @@ cwh_curl_counts_repeats(void)
 	return curl_version_info(CURLVERSION_NOW)->version_num < 0x081100;
 }
 
+/*
+ * May a handle keep the addresses that were looked up forever, by -1 for
+ * CURLOPT_DNS_CACHE_TIMEOUT?  From 8.1 to 8.15, that makes libcurl forget all of
+ * them when a transfer ends, and 8.16 refuses it.
+ */
+static inline bool
+cwh_curl_keeps_addresses(void)
+{
+	unsigned int version = curl_version_info(CURLVERSION_NOW)->version_num;
+
+	return version < 0x080100 || version >= 0x081100;
+}
+
 #endif							/* CWH_COMPAT_CURL_H */

@@ -69,6 +69,9 @@
  */
 #define CONNECTING_MS			250
 
+/* How long libcurl may use an address that a lookup gave, in seconds. */
+#define ADDRESS_S				60L
+
 /*
  * Transfers that are kept while they are not in use, and the bytes up to which
  * each keeps its buffers.
@@ -141,6 +144,7 @@ typedef struct Transfer
 	/* its reply */
 	Progress	progress;
 	int			header_count;
+	bool		prunes;			/* see avoid_pruning() */
 	bool		cut;			/* we stopped reading the body */
 } Transfer;
 
@@ -151,6 +155,8 @@ static CwhTransportOptions options; /* without the strings */
 static bool timer_set = false;
 static struct timespec timer_due;	/* when libcurl wants to be called */
 static struct timespec all_driven_at;	/* see CONNECTING_MS */
+static bool keeps_addresses;	/* see cwh_curl_keeps_addresses() */
+static struct timespec pruned_at;	/* see avoid_pruning() */
 
 static Host hosts[MAX_HOSTS];	/* by key modulo MAX_HOSTS */
 
@@ -472,6 +478,24 @@ headers_too_large(CwhReply *reply)
 	return 0;
 }
 
+/*
+ * When a transfer ends, libcurl looks at all addresses in its cache for those that
+ * are too old.  With a thousand hosts, that was 6 % of the worker's CPU time, so
+ * let one transfer a second do it.  As the reply has begun, libcurl will not look
+ * up this transfer's host again.
+ */
+static void
+avoid_pruning(Transfer *transfer)
+{
+	if (!transfer->prunes && ms_until(&pruned_at) <= -1000)
+	{
+		transfer->prunes = true;
+		clock_gettime(CLOCK_MONOTONIC, &pruned_at);
+	}
+	if (!transfer->prunes && keeps_addresses)
+		curl_easy_setopt(transfer->handle.easy, CURLOPT_DNS_CACHE_TIMEOUT, -1L);
+}
+
 /* Callback: a line of a reply's headers, or of its trailers. */
 static size_t
 on_header(char *data, size_t size, size_t n, void *arg)
@@ -492,7 +516,10 @@ on_header(char *data, size_t size, size_t n, void *arg)
 		transfer->progress = REPLY_HEADERS;
 		/* else it may be a proxy's reply to CONNECT */
 		if (transfer->requests > 0)
+		{
 			cwh_socket_note(&transfer->use, data[5] == '1' ? 1 : 2);
+			avoid_pruning(transfer);
+		}
 		return len;
 	}
 	if (len <= 2)
@@ -702,6 +729,7 @@ restart(Transfer *transfer)
 	transfer->detail[0] = '\0';
 	reply->refused = reply->starved = false;
 	reply->error[0] = '\0';
+	curl_easy_setopt(easy, CURLOPT_DNS_CACHE_TIMEOUT, ADDRESS_S);
 	/* 0 would mean no timeout */
 	curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long) Max(left_ms, 1));
 	if (curl_multi_add_handle(multi, easy) != CURLM_OK)
@@ -801,6 +829,7 @@ open_multi(void)
 	if (!initialized && curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
 		return false;
 	initialized = true;
+	keeps_addresses = cwh_curl_keeps_addresses();
 	epoll_fd = cwh_sockets_reset(true);
 	if (epoll_fd < 0)
 		return false;
@@ -1159,6 +1188,7 @@ cwh_transfer_start(CwhTransfer *public)
 						 sharing_host(transfer) == NULL))
 		return false;
 	set_callbacks(transfer->handle.easy, transfer);
+	curl_easy_setopt(transfer->handle.easy, CURLOPT_DNS_CACHE_TIMEOUT, ADDRESS_S);
 	clock_gettime(CLOCK_MONOTONIC, &transfer->began);
 	/* this only queues it: threads are started when it is driven */
 	if (curl_multi_add_handle(multi, transfer->handle.easy) != CURLM_OK)
