@@ -58,7 +58,9 @@ typedef struct Ledger
 	slist_head	results;		/* deliveries to be settled, oldest first */
 	slist_node *results_tail;
 	int			nresults;
+	int			nurgent;		/* those of them that must not wait */
 	TimestampTz oldest_result;	/* when the oldest was added, or tried again */
+	TimestampTz last_settle;	/* when results were last settled */
 	dlist_head	accounts;
 	int			naccounts;
 	TimestampTz accounts_due;	/* when they are written, if nothing ends */
@@ -80,12 +82,26 @@ extern Ledger cwh_ledger;
 extern void cwh_count_attempt(Account *account, const pg_uuid_t *webhook_id,
 							  const AttemptEnd *end);
 
+/*
+ * Must this result be settled as soon as possible?  Only a success may wait, and
+ * not if the next delivery of its conversation waits for it: the others decide on
+ * retries, next requests, and whether the webhook goes on.
+ */
+static inline bool
+cwh_is_urgent(const Delivery *delivery)
+{
+	return delivery->outcome != CWH_OUTCOME_DELIVERED ||
+		delivery->conversation_id;
+}
+
 /* Put a delivery behind the others that are to be settled. */
 static inline void
 cwh_push_result(Delivery *delivery)
 {
 	if (cwh_ledger.nresults++ == 0)
 		cwh_ledger.oldest_result = GetCurrentTimestamp();
+	if (cwh_is_urgent(delivery))
+		cwh_ledger.nurgent++;
 	delivery->account->unsettled++;
 	cwh_append_node(&cwh_ledger.results, &cwh_ledger.results_tail,
 					&delivery->node);
@@ -99,6 +115,8 @@ cwh_pop_result(void)
 										   slist_pop_head_node(&cwh_ledger.results));
 
 	cwh_ledger.nresults--;
+	if (cwh_is_urgent(delivery))
+		cwh_ledger.nurgent--;
 	delivery->account->unsettled--;
 	return delivery;
 }

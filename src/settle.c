@@ -28,9 +28,6 @@
 /* One settle takes no more than this, and fewer after one has failed. */
 #define MAX_SETTLE			1000
 
-/* Rows that another transaction has locked are tried again after this. */
-#define LOCKED_DELAY_MS		500
-
 /* After a settle has met a locked row, the next ones wait for none so long. */
 #define CAREFUL_MS			10000
 
@@ -401,6 +398,8 @@ strike_out_results(Settle *work)
 	cwh_claim_release(ids, nids);
 	if (nids > 0)
 		ConditionVariableBroadcast(cwh_settled);
+	if (work->n > 0)
+		cwh_ledger.last_settle = now;
 	if (cwh_ledger.nresults > 0)
 		cwh_ledger.oldest_result = !all_locked ? now :
 			TimestampTzPlusMilliseconds(now, LOCKED_DELAY_MS);

@@ -15,6 +15,7 @@
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
 #include "storage/lwlock.h"
+#include "storage/proclist.h"
 #include "utils/uuid.h"
 
 #define CWH_ERROR_LEN	256
@@ -34,6 +35,13 @@ extern bool cwh_preloaded;
 
 /* Broadcast when deliveries have been settled; null if not preloaded. */
 extern ConditionVariable *cwh_settled;
+
+/* Does a session wait for that?  Without the lock: it may begin to right now. */
+static inline bool
+cwh_settled_awaited(void)
+{
+	return !proclist_is_empty(&cwh_settled->wakeup);
+}
 
 /* A counter for each bucket, for changes.c; null if not preloaded. */
 typedef uint16 CwhBucket;

@@ -478,7 +478,8 @@ follow_clock(TimestampTz now)
 	static TimestampTz *const times[] = {
 		&paused_until, &next_sweep,
 		&cwh_worker.starved_until, &cwh_worker.slow_until,
-		&cwh_ledger.oldest_result, &cwh_ledger.accounts_due,
+		&cwh_ledger.oldest_result, &cwh_ledger.last_settle,
+		&cwh_ledger.accounts_due,
 		&cwh_upkeep.next_alerts, &cwh_upkeep.next_failures,
 		&cwh_upkeep.next_watch_alerts, &cwh_upkeep.next_announcements,
 		&cwh_upkeep.next_retention, &cwh_upkeep.next_handover,

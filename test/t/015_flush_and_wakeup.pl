@@ -1,4 +1,4 @@
-# What is flushed to disk when, and whom a commit wakes.
+# What is flushed to disk when, what shares a settle, and whom a commit wakes.
 #
 # Only a server whose WAL writer stands still can show this: that an event whose
 # session did not wait for the disk is on it before it is sent, that what was
@@ -21,7 +21,7 @@ my $node = new_node(
 	'bgwriter_lru_maxpages' => 0,
 	'autovacuum' => 'off');
 my $receiver = start_receiver();
-create_webhook($node, name => 'late', path => '/hang-until-told');
+create_webhook($node, name => 'late', path => '/hang-until-told', events => ['webhook.test']);
 
 # Emit in a session that does not wait for the disk; gives where it committed.
 sub emit
@@ -68,6 +68,33 @@ kill 'CONT', $wal_writer;
 }
 
 ok(wait_idle($node), 'nothing is left to send');
+
+# Milliseconds between the nearest two settles of a webhook.
+sub nearest_settles
+{
+	my ($name) = @_;
+	return sql(qq{SELECT round(1000 * extract(epoch FROM coalesce(min(gap), '1 s'))) FROM (
+		SELECT min(completed_at) - lag(max(completed_at)) OVER (ORDER BY min(completed_at)) AS gap
+		FROM chatwebhook.history WHERE webhook_name = '$name' GROUP BY xmin::text) s});
+}
+
+# One after the other, with time for the answer.
+sql(q{INSERT INTO chatwebhook.event_type (name) VALUES ('flow.one'), ('flow.order')});
+create_webhook($node, name => 'one by one', events => ['flow.one']);
+create_webhook($node, name => 'in order', events => ['flow.order'], ordered => 't');
+sql(q{DO $$ BEGIN
+	FOR i IN 1 .. 50 LOOP
+		PERFORM chatwebhook.emit('flow.one', NULL, NULL, '{}');
+		COMMIT;
+		PERFORM pg_sleep(0.005);
+	END LOOP;
+END $$});
+ok(wait_idle($node), 'all are delivered');
+cmp_ok(nearest_settles('one by one'), '>=', 20, 'what ends soon after a settle shares the next one');
+sql(q{SELECT count(chatwebhook.emit('flow.order', 'bot', 'c', '{}')) FROM generate_series(1, 50)});
+ok(wait_idle($node), 'all are delivered in order');
+cmp_ok(nearest_settles('in order'), '<', 40, 'a conversation does not wait for that');
+
 ok(stay_asleep(sql('SELECT pid FROM chatwebhook.worker_status')), 'an idle worker stays asleep');
 
 done_testing();

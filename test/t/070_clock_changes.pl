@@ -16,6 +16,7 @@ use FindBin;
 use lib "$FindBin::Bin/../lib";
 use Chatwebhook;
 use Clock qw(jump with_clock);
+use Session;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -63,7 +64,7 @@ sub arrives
 	cmp_ok(last_id(), '>', $id, "$name: ids go on ascending");
 }
 
-foreach my $type ('new', 'retry', 'rated', 'broken', 'slow', 'open')
+foreach my $type ('new', 'retry', 'rated', 'broken', 'slow', 'open', 'held')
 {
 	sql("INSERT INTO chatwebhook.event_type (name) VALUES ('t.$type')");
 }
@@ -77,6 +78,7 @@ create_webhook($node, name => 'broken', events => ['t.broken'],
 	backoff_multiplier => 1);
 create_webhook($node, name => 'slow', events => ['t.slow'], path => '/flaky/1',
 	backoff => '1 s');
+create_webhook($node, name => 'held', events => ['t.held'], path => '/hang-until-told');
 create_webhook($node, name => 'slower', events => ['t.slow'],
 	path => '/hang-until-told', timeout => '5 minutes');
 
@@ -217,6 +219,23 @@ arrives('a day on');
 jump(-24 * $hour);
 arrives('and back');
 is_delivered('on and back');
+
+#
+# Forward while a settle waits for a lock: what is done next must be settled, too.
+#
+emit('t.held');
+ok($receiver->wait_for(1, 'held'), 'a request is under way');
+my $session = Session->new($node, 'postgres');
+$session->query('BEGIN');
+$session->query('SELECT id FROM chatwebhook.queue FOR UPDATE');
+$receiver->set(up => ['held']);
+my $worker = sql('SELECT pid FROM chatwebhook.worker_status');
+ok(wait_until("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $worker"), 'its settle waits');
+jump($hour);
+$session->query('COMMIT');
+ok(wait_idle($node), 'it is settled');
+arrives('forward during a settle');
+ok(wait_until('SELECT count(*) = 0 FROM chatwebhook.queue'), 'and what arrives is settled');
 
 is( sql('SELECT count(*) - count(DISTINCT id) FROM chatwebhook.delivery'),
 	0, 'every id was given once');
