@@ -94,7 +94,7 @@ CREATE FUNCTION chatwebhook._dashboard_link(webhook_id uuid, name text) RETURNS 
     LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT CASE WHEN webhook_id IS NULL THEN '<bdi>' || coalesce(chatwebhook._dashboard_text(name, 80), 'unnamed') || '</bdi>'
+    SELECT CASE WHEN webhook_id IS NULL THEN '<bdi>' || coalesce(replace(chatwebhook._dashboard_text(name, 80), '_', '_<wbr/>'), 'unnamed') || '</bdi>'
                 ELSE format('<a href="#w-%s"><bdi>%s</bdi></a>', webhook_id, chatwebhook._dashboard_text(name, 80)) END
 $$;
 COMMENT ON FUNCTION chatwebhook._dashboard_link(uuid, text) IS
@@ -245,7 +245,7 @@ ul.failures div:nth-child(3) { font-size: 13px; }
 .legend path.f { stroke: var(--bad); }
 .legend path.g { stroke: var(--text); stroke-width: 3; }
 .spark { display: block; width: 100%%; max-width: 260px; height: 34px; }
-.spark path { stroke-width: 1.5; }
+.spark path { stroke-width: 1; }
 
 summary { cursor: pointer; padding: 6px 0; color: var(--muted); font-size: 14px; }
 details > table { margin-top: 6px; }
@@ -261,6 +261,7 @@ tr:target { background: var(--soft); }
 td small, th small { display: block; }
 .n { text-align: right; }
 .error { display: block; margin-top: 4px; font-size: 13px; }
+.hooks .copy { margin-top: 2px; font-size: 12px; }
 .hooks col.c-state { width: 118px; } .hooks col.c-spark { width: 216px; } .hooks col.c-rate { width: 136px; }
 .hooks col.c-ms { width: 104px; } .hooks col.c-wait { width: 104px; } .hooks col.c-dead { width: 64px; }
 .plain col.w { width: 112px; }
@@ -276,9 +277,15 @@ td small, th small { display: block; }
   .hooks td.c-state { grid-column: 4; text-align: right; }
   .hooks td.c-spark { grid-column: 1 / -1; }
   .spark { max-width: none; }
+  .spark path { stroke-width: 1.5; }
   .hooks td[data-label]::before { content: attr(data-label); display: block; color: var(--muted); font-size: 12px; }
 }
-@media (max-width: 600px) {
+@media (min-width: 761px) and (max-width: 1080px) {
+  .tiles { grid-template-columns: repeat(6, minmax(0, 1fr)); }
+  .tiles div { grid-column: span 2; }
+  .tiles div:nth-child(n + 4) { grid-column: span 3; }
+}
+@media (max-width: 760px) {
   body { font-size: 14px; }
   main, header, footer { padding-left: 14px; padding-right: 14px; }
   header { padding-top: 20px; }
@@ -518,7 +525,7 @@ CREATE FUNCTION chatwebhook._dashboard_webhooks(webhooks chatwebhook.webhook_hea
 </tr>
 $html$,
                    h.webhook_id, chatwebhook._dashboard_text(h.name, 120), chatwebhook._dashboard_text(h.url, 200),
-                   concat('<span class="error">' || CASE h.state
+                   concat('<span class="error ' || CASE WHEN h.state = 'paused' AND h.problem IS NOT NULL THEN h.tone ELSE '' END || '">' || CASE h.state
                               WHEN 'disabled' THEN 'Disabled: <bdi>' || chatwebhook._dashboard_text(w.disabled_reason, 300) || '</bdi>'
                               WHEN 'paused' THEN coalesce('Nothing can be sent: <bdi>' || chatwebhook._dashboard_text(h.problem, 300) || '</bdi>',
                                   CASE WHEN h.next_probe_at > statement_timestamp()
@@ -534,7 +541,7 @@ $html$,
                               || chatwebhook._dashboard_text(h.last_error, 300) || '</bdi></span>'),
                    h.tone, h.state,
                    CASE WHEN c.least IS NULL THEN '<span class="muted">no attempts yet</span>'
-                        ELSE format('<svg class="spark" viewBox="0 0 200 34" preserveAspectRatio="none" role="img" aria-label="%1$s"><title>%1$s</title>'
+                        ELSE format('<svg class="spark" viewBox="0.5 0 200 34" preserveAspectRatio="none" role="img" aria-label="%1$s"><title>%1$s</title>'
                                     '<line x1="0" y1="24" x2="200" y2="24"/><path d="%2$s"/><path class="f" d="%3$s"/></svg>',
                                     format('The last %s, newest at the right: %s succeeded, %s failed; %s to %s',
                                            chatwebhook._dashboard_number(c.succeeded + c.failed, 'attempt'), c.succeeded, c.failed,
@@ -606,12 +613,12 @@ CREATE FUNCTION chatwebhook._dashboard_failures(webhooks chatwebhook.webhook_hea
     SET search_path = pg_catalog, pg_temp
     AS $$
     WITH hook AS MATERIALIZED (
-        SELECT h.webhook_id, h.name, h.state
+        SELECT h.webhook_id, h.name, h.state, h.problem, h.next_probe_at
           FROM unnest(webhooks) h
          WHERE h.last_failure_at IS NOT NULL
          ORDER BY h.last_failure_at DESC, h.webhook_id LIMIT 10
     ), failure AS (
-        SELECT h.webhook_id, h.name, h.state, f.*
+        SELECT h.webhook_id, h.name, h.state, h.problem, h.next_probe_at, f.*
           FROM hook h
          CROSS JOIN LATERAL (
                (SELECT d.id, d.event_id, coalesce(d.last_attempt_at, d.completed_at) AS failed_at, d.attempts,
@@ -636,10 +643,11 @@ $html$,
                    to_char(f.failed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
                    chatwebhook._dashboard_text(to_char(f.failed_at, 'YYYY-MM-DD HH24:MI:SS TZ')), chatwebhook._dashboard_age(f.failed_at),
                    CASE WHEN f.next_attempt_at IS NULL THEN 'given up after ' || chatwebhook._dashboard_number(f.attempts, 'attempt')
-                        WHEN f.state = 'disabled' OR f.state = 'paused' AND f.next_attempt_at <= statement_timestamp()
+                        WHEN f.state = 'disabled' OR f.state = 'paused' AND (f.problem IS NOT NULL OR f.next_attempt_at <= statement_timestamp())
                         THEN 'waits, because its webhook is ' || f.state
                         WHEN f.next_attempt_at <= statement_timestamp() THEN 'to be retried now'
-                        ELSE 'to be retried in ' || chatwebhook._dashboard_age(f.next_attempt_at) END,
+                        -- nothing is retried while its webhook is paused
+                        ELSE 'to be retried in ' || chatwebhook._dashboard_age(greatest(f.next_attempt_at, f.next_probe_at)) END,
                    CASE WHEN f.next_attempt_at IS NULL THEN 'bad' ELSE 'warn' END, coalesce(f.last_status_code::text, 'no reply'),
                    CASE WHEN r.reply IS NULL OR f.last_error <> 'HTTP status ' || f.last_status_code
                         THEN chatwebhook._dashboard_text(f.last_error, 160) ELSE '' END,
@@ -721,8 +729,8 @@ BEGIN
         SELECT * FROM failure f ORDER BY f.last_at DESC, f.watch, f.message LIMIT 10
     )
     SELECT chatwebhook._dashboard_table('Events that could not be emitted', 'Why events were lost, newest first',
-               '{Watch,"Event type",Why,#Rows,#Last}', array_agg(ARRAY[
-                   chatwebhook._dashboard_link(NULL, l.watch), '<bdi>' || chatwebhook._dashboard_text(l.event_type, 100) || '</bdi>',
+               '{Watch,Why,#Rows,#Last}', array_agg(ARRAY[
+                   chatwebhook._dashboard_link(NULL, l.watch) || '<small><bdi>' || chatwebhook._dashboard_text(l.event_type, 100) || '</bdi></small>',
                    '<bdi>' || chatwebhook._dashboard_text(l.message, 300) || '</bdi>',
                    chatwebhook._dashboard_number(l.failures), chatwebhook._dashboard_age(l.last_at) || ' ago']
                    ORDER BY l.last_at DESC, l.watch, l.message),
@@ -892,7 +900,8 @@ BEGIN
 
     -- red: it loses events or sends nothing; amber: anything less
     WITH alerted AS (
-        SELECT a.webhook_id, bool_or(a.kind = 'webhook_disabled') AS stopped FROM unnest(alerts) a GROUP BY a.webhook_id
+        SELECT a.webhook_id, bool_or(a.kind = 'webhook_disabled') AS stopped,
+               bool_or(a.kind = 'consecutive_failures') AS failing FROM unnest(alerts) a GROUP BY a.webhook_id
     ), hook AS (
         SELECT h, t.tone, row_number() OVER (
                    ORDER BY t.tone, array_position('{failing,disabled,paused,degraded,healthy,idle}'::text[],
@@ -902,7 +911,7 @@ BEGIN
           LEFT JOIN alerted a ON a.webhook_id = h.webhook_id
          CROSS JOIN LATERAL (
                SELECT CASE WHEN a.stopped OR h.state = 'failing' OR h.state = 'disabled' AND h.pending > 0
-                             OR h.state = 'paused' AND (h.problem IS NOT NULL OR h.success_rate = 0) THEN 'bad'
+                             OR h.state = 'paused' AND (a.failing OR h.problem IS NOT NULL OR h.success_rate = 0) THEN 'bad'
                            WHEN a.webhook_id IS NOT NULL OR h.state IN ('degraded', 'paused') THEN 'warn' END) AS t(tone)
     )
     SELECT count(*) AS hooks, coalesce(sum((w.h).pending), 0) AS pending, min((w.h).oldest_pending_at) AS oldest,
