@@ -784,15 +784,16 @@ def memory(bench):
     server = hang_server()
     try:
         port = int(server.stdout.readline())
-        # webhooks that have not answered yet may use half of them
+        # webhooks that have not answered yet may use half of them, and a customer no more than a share
         bench.set(max_in_flight=2048, enabled="on")
         bench.sql("DELETE FROM chatwebhook.webhook")
-        bench.sql("INSERT INTO chatwebhook.webhook (name, url, events, timeout, max_retries) SELECT 'w' || i, "
-                  f"'http://127.0.0.1:{port}/' || i, '{{bench.one}}', '30 seconds', 0 FROM generate_series(1, 1024) i")
-        bench.emit("bench.one", 2)
-        bench.wait("SELECT max(in_flight) = 1024 FROM chatwebhook.worker_status", 25)
+        bench.sql("INSERT INTO chatwebhook.webhook (name, chatbot_id, url, events, timeout, max_retries) SELECT 'w' || i, "
+                  f"'bot ' || i, 'http://127.0.0.1:{port}/' || i, '{{bench.one}}', '30 seconds', 0 FROM generate_series(1, 1024) i")
+        bench.sql("SELECT count(chatwebhook.emit('bench.one', 'bot ' || i % 1024 + 1, 'c', jsonb_build_object('content', "
+                  f"'{CONTENT}', 'n', i))) FROM generate_series(0, 2047) i")
+        bench.wait("SELECT max(in_flight) >= 1000 FROM chatwebhook.worker_status", 25)
         anonymous, peak = bench.rss(bench.pids()[0])
-        rule("MB of a worker's own with 1,024 transfers in flight", anonymous, 64, least=False)
+        rule("MB of a worker's own with 1,000 transfers in flight", anonymous, 64, least=False)
         say(f"    {anonymous:.0f} MB of its own, {peak:.0f} MB at most with shared memory and libraries")
         bench.sql("DELETE FROM chatwebhook.webhook")
         bench.wait("SELECT chatwebhook.wait_until_idle('2 minutes')")
