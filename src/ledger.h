@@ -60,7 +60,7 @@ typedef struct Ledger
 	int			nresults;
 	int			nurgent;		/* those of them that must not wait */
 	TimestampTz oldest_result;	/* when the oldest was added, or tried again */
-	TimestampTz last_settle;	/* when results were last settled */
+	TimestampTz last_settle;	/* when a settle had results */
 	dlist_head	accounts;
 	int			naccounts;
 	TimestampTz accounts_due;	/* when they are written, if nothing ends */

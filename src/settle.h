@@ -8,7 +8,9 @@
 #define CWH_SETTLE_H
 
 #include "endpoint.h"
+#include "ledger.h"
 #include "queue.h"
+#include "shared.h"
 #include "statement.h"
 
 /* What was written about a webhook. */
@@ -33,18 +35,16 @@ typedef struct Settle
 } Settle;
 
 /*
- * Settle when this many have ended, or the first of them this long ago.  If nothing
- * else is under way, settle at once; but if the last settle was less than
- * SETTLE_APART_MS ago, wait until then, or for SETTLE_FEW, unless somebody is
- * waiting: so deliveries of events that come one after the other share a
- * transaction, which saves a tenth of the CPU time.  If the last settle is not on
- * disk yet, settle only for as many, or after MAX_FLUSH_MS: until then, requests go
- * on, rather than wait for the disk.
+ * Settle when SETTLE_BATCH have ended, or the first of them SETTLE_DELAY_MS ago.  If
+ * nothing else is under way, settle at once, but for a few successes soon after the
+ * last settle: where events come one after the other, their deliveries share a
+ * transaction.  If the last settle is not on disk yet, settle only for
+ * SETTLE_BATCH, or after MAX_FLUSH_MS: until then, requests go on, rather than wait
+ * for the disk.
  */
 #define SETTLE_BATCH		100
-#define SETTLE_DELAY_MS		20
 #define SETTLE_FEW			16
-#define SETTLE_APART_MS		50
+#define SETTLE_DELAY_MS		20
 #define MAX_FLUSH_MS		200
 
 /* Rows that another transaction has locked are tried again after this. */
@@ -58,14 +58,10 @@ static inline TimestampTz
 cwh_settle_due(TimestampTz now)
 {
 	TimestampTz oldest = cwh_ledger.oldest_result;
-	TimestampTz last = cwh_ledger.last_settle;
 	TimestampTz due;
 
 	if (cwh_ledger.nresults == 0)
 		return cwh_ledger.naccounts > 0 ? cwh_ledger.accounts_due : DT_NOEND;
-	/* so late only if the clock was set as the result was added */
-	if (oldest > TimestampTzPlusMilliseconds(now, LOCKED_DELAY_MS))
-		return now;
 	if (cwh_ledger.nresults >= SETTLE_BATCH)
 		return oldest;
 	due = TimestampTzPlusMilliseconds(oldest, SETTLE_DELAY_MS);
@@ -73,8 +69,9 @@ cwh_settle_due(TimestampTz now)
 	{
 		due = oldest;
 		if (cwh_ledger.nresults < SETTLE_FEW && cwh_ledger.nurgent == 0 &&
-			last <= now && !cwh_settled_awaited())
-			due = Max(due, TimestampTzPlusMilliseconds(last, SETTLE_APART_MS));
+			!cwh_settled_awaited())
+			due = Max(due, TimestampTzPlusMilliseconds(cwh_ledger.last_settle,
+													   SETTLE_DELAY_MS));
 	}
 	if (due <= now && cwh_flush_pending())
 		due = TimestampTzPlusMilliseconds(oldest, MAX_FLUSH_MS);

@@ -36,7 +36,10 @@ extern bool cwh_preloaded;
 /* Broadcast when deliveries have been settled; null if not preloaded. */
 extern ConditionVariable *cwh_settled;
 
-/* Does a session wait for that?  Without the lock: it may begin to right now. */
+/*
+ * Is any session waiting for that?  Read without the lock: one that begins just now
+ * waits for the next settle.
+ */
 static inline bool
 cwh_settled_awaited(void)
 {

@@ -500,6 +500,14 @@ follow_clock(TimestampTz now)
 	for (int i = 0; i < lengthof(times); i++)
 		if (*times[i] > 0 && *times[i] != DT_NOEND)
 			*times[i] += step;
+	/* some may have been set since the clock was, and so moved twice */
+	paused_until = Min(paused_until, TimestampTzPlusMilliseconds(now, MAX_PAUSE_MS));
+	next_sweep = Min(next_sweep, TimestampTzPlusMilliseconds(now, cwh_poll_interval));
+	cwh_ledger.oldest_result = Min(cwh_ledger.oldest_result,
+								   TimestampTzPlusMilliseconds(now, LOCKED_DELAY_MS));
+	cwh_ledger.accounts_due = Min(cwh_ledger.accounts_due,
+								  TimestampTzPlusMilliseconds(now, LOCKED_DELAY_MS));
+	cwh_ledger.last_settle = Min(cwh_ledger.last_settle, now);
 	if (step < 0)
 	{
 		ereport(LOG, (errmsg("chatwebhook: the clock was set back by %.1f s; adjusting waits",
