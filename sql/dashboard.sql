@@ -527,7 +527,8 @@ $html$,
                    h.webhook_id, chatwebhook._dashboard_text(h.name, 120), chatwebhook._dashboard_text(h.url, 200),
                    concat('<span class="error ' || CASE WHEN h.state = 'paused' AND h.problem IS NOT NULL THEN h.tone ELSE '' END || '">' || CASE h.state
                               WHEN 'disabled' THEN 'Disabled: <bdi>' || chatwebhook._dashboard_text(w.disabled_reason, 300) || '</bdi>'
-                              WHEN 'paused' THEN coalesce('Nothing can be sent: <bdi>' || chatwebhook._dashboard_text(h.problem, 300) || '</bdi>',
+                              WHEN 'paused' THEN coalesce(CASE WHEN h.problem LIKE 'nothing matches its filter: %' THEN 'Nothing is queued: <bdi>'
+                                                                ELSE 'Nothing can be sent: <bdi>' END || chatwebhook._dashboard_text(h.problem, 300) || '</bdi>',
                                   CASE WHEN h.next_probe_at > statement_timestamp()
                                        THEN 'Tried next in ' || chatwebhook._dashboard_age(h.next_probe_at)
                                        ELSE 'Tried as soon as something is due' END
@@ -643,7 +644,7 @@ $html$,
                    to_char(f.failed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
                    chatwebhook._dashboard_text(to_char(f.failed_at, 'YYYY-MM-DD HH24:MI:SS TZ')), chatwebhook._dashboard_age(f.failed_at),
                    CASE WHEN f.next_attempt_at IS NULL THEN 'given up after ' || chatwebhook._dashboard_number(f.attempts, 'attempt')
-                        WHEN f.state = 'disabled' OR f.state = 'paused' AND (f.problem IS NOT NULL OR f.next_attempt_at <= statement_timestamp())
+                        WHEN f.state = 'disabled' OR f.state = 'paused' AND (f.problem NOT LIKE 'nothing matches its filter: %' OR f.next_attempt_at <= statement_timestamp())
                         THEN 'waits, because its webhook is ' || f.state
                         WHEN f.next_attempt_at <= statement_timestamp() THEN 'to be retried now'
                         -- nothing is retried while its webhook is paused
