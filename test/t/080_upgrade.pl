@@ -6,8 +6,8 @@
 # and that the catalog is then the one that CREATE EXTENSION makes.  The same
 # for SQL that is newer than the library.
 #
-# No version before 1.0.0 was released that there could be an update from.  So the
-# test makes up the next one, in an installation of its own: there, today's SQL is
+# 1.0.0 is the first release, so there is no older version to update from.  The test
+# makes up the next one, in an installation of its own: there, today's SQL is
 # version 0.9, and the library's version has some changes on top of it.
 
 use strict;
