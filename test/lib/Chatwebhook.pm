@@ -702,7 +702,9 @@ sub log
 	open my $file, '<:raw', $self->{log_file}
 	  or die "could not open \"$self->{log_file}\": $!";
 	seek $file, $self->{log_read}, 0;
-	while (defined(my $line = <$file>))
+	# no more than is there now, or a busy receiver may write faster than this reads
+	my $end = -s $file;
+	while ($self->{log_read} < $end && defined(my $line = <$file>))
 	{
 		last if substr($line, -1) ne "\n";
 		$self->{log_read} += length $line;
