@@ -487,12 +487,14 @@ headers_too_large(CwhReply *reply)
 static void
 avoid_pruning(Transfer *transfer)
 {
-	if (!transfer->prunes && ms_until(&pruned_at) <= -1000)
+	if (!keeps_addresses || transfer->prunes)
+		return;
+	if (ms_until(&pruned_at) <= -1000)
 	{
 		transfer->prunes = true;
 		clock_gettime(CLOCK_MONOTONIC, &pruned_at);
 	}
-	if (!transfer->prunes && keeps_addresses)
+	else
 		curl_easy_setopt(transfer->handle.easy, CURLOPT_DNS_CACHE_TIMEOUT, -1L);
 }
 
@@ -709,6 +711,17 @@ finish(Transfer *transfer, CURLcode code)
 	dlist_push_tail(&ended, &transfer->node);
 }
 
+/* Have libcurl run a transfer; false if memory is out. */
+static bool
+run_transfer(Transfer *transfer)
+{
+	CURL	   *easy = transfer->handle.easy;
+
+	/* avoid_pruning() may have changed it */
+	curl_easy_setopt(easy, CURLOPT_DNS_CACHE_TIMEOUT, ADDRESS_S);
+	return curl_multi_add_handle(multi, easy) == CURLM_OK;
+}
+
 /*
  * Start a transfer again, after it has waited or lost its connection.  It gets
  * the rest of its timeout, not the whole of it again: a receiver must not be
@@ -729,10 +742,9 @@ restart(Transfer *transfer)
 	transfer->detail[0] = '\0';
 	reply->refused = reply->starved = false;
 	reply->error[0] = '\0';
-	curl_easy_setopt(easy, CURLOPT_DNS_CACHE_TIMEOUT, ADDRESS_S);
 	/* 0 would mean no timeout */
 	curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long) Max(left_ms, 1));
-	if (curl_multi_add_handle(multi, easy) != CURLM_OK)
+	if (!run_transfer(transfer))
 		finish(transfer, CURLE_OUT_OF_MEMORY);
 }
 
@@ -1188,10 +1200,9 @@ cwh_transfer_start(CwhTransfer *public)
 						 sharing_host(transfer) == NULL))
 		return false;
 	set_callbacks(transfer->handle.easy, transfer);
-	curl_easy_setopt(transfer->handle.easy, CURLOPT_DNS_CACHE_TIMEOUT, ADDRESS_S);
 	clock_gettime(CLOCK_MONOTONIC, &transfer->began);
 	/* this only queues it: threads are started when it is driven */
-	if (curl_multi_add_handle(multi, transfer->handle.easy) != CURLM_OK)
+	if (!run_transfer(transfer))
 	{
 		cwh_handle_release(&transfer->handle, false);
 		return false;

@@ -500,7 +500,7 @@ follow_clock(TimestampTz now)
 	for (int i = 0; i < lengthof(times); i++)
 		if (*times[i] > 0 && *times[i] != DT_NOEND)
 			*times[i] += step;
-	/* some may have been set since the clock was, and so moved twice */
+	/* any that were set after the clock was have been moved twice */
 	paused_until = Min(paused_until, TimestampTzPlusMilliseconds(now, MAX_PAUSE_MS));
 	next_sweep = Min(next_sweep, TimestampTzPlusMilliseconds(now, cwh_poll_interval));
 	cwh_ledger.oldest_result = Min(cwh_ledger.oldest_result,

@@ -702,7 +702,7 @@ sub log
 	open my $file, '<:raw', $self->{log_file}
 	  or die "could not open \"$self->{log_file}\": $!";
 	seek $file, $self->{log_read}, 0;
-	# no more than is there now, or a busy receiver may write faster than this reads
+	# stop at the current end: a busy receiver can write faster than this reads
 	my $end = -s $file;
 	while ($self->{log_read} < $end && defined(my $line = <$file>))
 	{

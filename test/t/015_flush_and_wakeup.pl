@@ -1,4 +1,5 @@
-# What is flushed to disk when, what shares a settle, and whom a commit wakes.
+# When WAL is flushed, which outcomes are settled together, and which commits wake
+# a worker.
 #
 # Only a server whose WAL writer stands still can show this: that an event whose
 # session did not wait for the disk is on it before it is sent, that what was
@@ -89,7 +90,7 @@ sql(q{DO $$ BEGIN
 		PERFORM pg_sleep(0.005);
 	END LOOP;
 END $$});
-# not with wait_until_idle(), for which nothing waits
+# wait_until_idle() would have the worker settle at once
 becomes_true('SELECT count(*) = 0 FROM chatwebhook.queue', 'all are delivered');
 cmp_ok(nearest_settles('one by one'), '>=', 20, 'what ends soon after a settle shares the next one');
 sql(q{SELECT count(chatwebhook.emit('flow.order', 'bot', 'c', '{}')) FROM generate_series(1, 50)});

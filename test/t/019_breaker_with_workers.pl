@@ -220,8 +220,8 @@ subtest 'resume()' => sub {
 	becomes_true(qq{SELECT sum(attempts) > $attempts FROM chatwebhook.queue WHERE webhook_id = '$id'}, 'that is counted');
 	is(sql(qq{SELECT sum(first_attempt) FROM chatwebhook.queue WHERE webhook_id = '$id'}), 0, 'as one of the retries that it has');
 	$receiver->set(up => ['stalled']);
-	# a probe that has just failed is to be recorded first, or it waits for an hour
-	becomes_true(q{SELECT in_flight = 0 FROM chatwebhook.webhook_health WHERE name = 'stalled'}, 'what has failed is recorded');
+	# a failure that is recorded after resume() waits for an hour
+	becomes_true(q{SELECT in_flight = 0 FROM chatwebhook.webhook_health WHERE name = 'stalled'}, 'all failures are recorded');
 	sql("SELECT chatwebhook.resume('$id')");
 	ok(wait_idle($node), 'once it answers, all is delivered');
 	is(sql(q{SELECT state FROM chatwebhook.webhook_health WHERE name = 'stalled'}), 'healthy', 'and it is paused no more');

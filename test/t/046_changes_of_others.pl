@@ -19,7 +19,7 @@ my $rivals = 3;
 my $times = 20;
 my $url = 'https://example.com/';
 my $receiver = start_receiver();
-# autovacuum's statistics make all sessions read a table's rows again
+# new statistics invalidate caches, and would count as changes
 my $node = new_node('main', autovacuum => 'off');
 
 # The worker: only the statistics of the vault's index show whose secrets it reads.

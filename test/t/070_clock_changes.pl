@@ -221,7 +221,8 @@ arrives('and back');
 is_delivered('on and back');
 
 #
-# Forward while a settle waits for a lock: what is done next must be settled, too.
+# Forward while a settle waits for a lock.  Later deliveries must not wait an hour
+# to be settled.
 #
 emit('t.held');
 ok($receiver->wait_for(1, 'held'), 'a request is under way');
