@@ -8,8 +8,8 @@
  * other, all at once into the same, and the tables in any order: how fast a disk
  * syncs changes from second to second.  The connections last, as an application's
  * do: first each reads the table filler, which is as large as the shared buffers
- * and dropped then, for a buffer that its process has never touched costs a page
- * fault; and a first round, in which they fill their caches, is not counted.
+ * and dropped then, for memory that its process has never touched costs page
+ * faults; and a first round, in which they fill their caches, is not counted.
  * Writes a line for each table: the inserts a second of every round.
  */
 #include <libpq-fe.h>
@@ -91,7 +91,7 @@ run(void *arg)
 	int			number = *(int *) arg;
 	PGconn	   *conn = PQconnectdb(conninfo);
 
-	check(conn, PQexec(conn, "SELECT pg_prewarm('filler')"));
+	check(conn, PQexec(conn, "SET max_parallel_workers_per_gather = 0; SELECT sum(hashtext(page)) FROM filler"));
 	pthread_barrier_wait(&barrier);
 	if (number == 0)
 		check(conn, PQexec(conn, "DROP TABLE filler"));

@@ -2,14 +2,17 @@
  * latency.c
  *		From the end of COMMIT to the request's arrival.
  *
- * usage: latency CONNINFO PORT EVENTS RATE PER-COMMIT SQL
+ * usage: latency CONNINFO PORT ROUNDS EVENTS RATE PER-COMMIT SQL BETWEEN
  *
  * Is client and receiver at once, so that one clock serves for both: executes
  * SQL, which emits the events from number %1$ld to %2$ld, at a rate, notes when
  * the server has said that it is committed, and listens on 127.0.0.1:PORT for
- * requests with "n":NUMBER} at the end of "data".  Writes the median, the 99th
- * percentile and the largest latency in milliseconds.  A request that arrives
- * before the client has heard of the commit counts as 0.
+ * requests with "n":NUMBER} at the end of "data".  Writes a line for each round:
+ * the median, the 99th percentile and the largest latency in milliseconds.  A
+ * request that arrives before the client has heard of the commit counts as 0.
+ *
+ * All rounds share a connection, as an application's statements do, and the SQL
+ * in BETWEEN is executed after each.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -29,7 +32,8 @@
 
 static double *committed;
 static double *arrived;
-static long total;
+static long total;				/* events of a round */
+static long first;				/* number of its first event */
 static long narrived = 0;
 static int	listener;
 
@@ -86,8 +90,9 @@ serve(int fd)
 		number = memmem(end, connection->data + size - end, "\"n\":", 4);
 		if (number)
 		{
-			long		n = strtol(number + 4, NULL, 10);
+			long		n = strtol(number + 4, NULL, 10) - first;
 
+			/* one of an earlier round is a repeat */
 			if (n >= 0 && n < total && arrived[n] == 0)
 			{
 				arrived[n] = at;
@@ -139,6 +144,21 @@ receive(void *arg)
 	return NULL;
 }
 
+/* Execute SQL, or die. */
+static void
+execute(PGconn *conn, const char *sql)
+{
+	PGresult   *result = PQexec(conn, sql);
+	ExecStatusType status = PQresultStatus(result);
+
+	if (status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK && status != PGRES_EMPTY_QUERY)
+	{
+		fprintf(stderr, "latency: %s", PQerrorMessage(conn));
+		exit(1);
+	}
+	PQclear(result);
+}
+
 static int
 compare(const void *a, const void *b)
 {
@@ -148,25 +168,73 @@ compare(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
+/* Emit the events of a round, and wait for their requests. */
+static void
+run(PGconn *conn, double interval, long per_commit, const char *format)
+{
+	double		start = now_ms();
+
+	for (long n = 0; n < total; n += per_commit)
+	{
+		char		sql[65536];
+		double		wait = start + n * interval - now_ms();
+
+		if (wait > 0)
+		{
+			struct timespec pause = {.tv_sec = (long) (wait / 1000),
+			.tv_nsec = (long) (wait * 1e6) % 1000000000};
+
+			nanosleep(&pause, NULL);
+		}
+		snprintf(sql, sizeof(sql), format, first + n, first + n + per_commit - 1);
+		execute(conn, sql);
+		committed[n] = now_ms();
+		for (long i = 1; i < per_commit; i++)
+			committed[n + i] = committed[n];
+	}
+	start = now_ms();
+	while (__atomic_load_n(&narrived, __ATOMIC_SEQ_CST) < total)
+	{
+		if (now_ms() - start > 30000)
+		{
+			fprintf(stderr, "latency: %ld of %ld requests have not arrived\n",
+					total - narrived, total);
+			exit(1);
+		}
+		usleep(1000);
+	}
+}
+
+/* Write the figures of a round. */
+static void
+report(void)
+{
+	double	   *latencies = malloc(total * sizeof(double));
+
+	for (long n = 0; n < total; n++)
+		latencies[n] = arrived[n] > committed[n] ? arrived[n] - committed[n] : 0;
+	qsort(latencies, total, sizeof(double), compare);
+	printf("%.2f %.2f %.2f\n", latencies[total / 2], latencies[total * 99 / 100],
+		   latencies[total - 1]);
+	free(latencies);
+}
+
 int
 main(int argc, char **argv)
 {
 	struct sockaddr_in address = {.sin_family = AF_INET};
 	PGconn	   *conn;
 	pthread_t	thread;
-	double		interval;
 	long		per_commit;
-	double		start;
 	int			one = 1;
 
-	if (argc != 7)
+	if (argc != 9)
 	{
-		fprintf(stderr, "usage: latency CONNINFO PORT EVENTS RATE PER-COMMIT SQL\n");
+		fprintf(stderr, "usage: latency CONNINFO PORT ROUNDS EVENTS RATE PER-COMMIT SQL BETWEEN\n");
 		return 2;
 	}
-	per_commit = atol(argv[5]);
-	total = atol(argv[3]) / per_commit * per_commit;
-	interval = 1000 / atof(argv[4]);
+	per_commit = atol(argv[6]);
+	total = atol(argv[4]) / per_commit * per_commit;
 	committed = calloc(total, sizeof(double));
 	arrived = calloc(total, sizeof(double));
 	listener = socket(AF_INET, SOCK_STREAM, 0);
@@ -184,49 +252,16 @@ main(int argc, char **argv)
 		return 1;
 	}
 	pthread_create(&thread, NULL, receive, NULL);
-
-	start = now_ms();
-	for (long n = 0; n < total; n += per_commit)
+	for (int round = 0; round < atoi(argv[3]); round++)
 	{
-		char		sql[65536];
-		PGresult   *result;
-		double		wait = start + n * interval - now_ms();
-
-		if (wait > 0)
-		{
-			struct timespec pause = {.tv_sec = (long) (wait / 1000),
-			.tv_nsec = (long) (wait * 1e6) % 1000000000};
-
-			nanosleep(&pause, NULL);
-		}
-		snprintf(sql, sizeof(sql), argv[6], n, n + per_commit - 1);
-		result = PQexec(conn, sql);
-		committed[n] = now_ms();
-		for (long i = 1; i < per_commit; i++)
-			committed[n + i] = committed[n];
-		if (PQresultStatus(result) != PGRES_COMMAND_OK && PQresultStatus(result) != PGRES_TUPLES_OK)
-		{
-			fprintf(stderr, "latency: %s", PQerrorMessage(conn));
-			return 1;
-		}
-		PQclear(result);
+		/* all of the last round has arrived, so the receiver waits meanwhile */
+		memset(arrived, 0, total * sizeof(double));
+		narrived = 0;
+		first = round * total;
+		run(conn, 1000 / atof(argv[5]), per_commit, argv[7]);
+		report();
+		execute(conn, argv[8]);
 	}
-	start = now_ms();
-	while (__atomic_load_n(&narrived, __ATOMIC_SEQ_CST) < total)
-	{
-		if (now_ms() - start > 30000)
-		{
-			fprintf(stderr, "latency: %ld of %ld requests have not arrived\n",
-					total - narrived, total);
-			return 1;
-		}
-		usleep(1000);
-	}
-	for (long n = 0; n < total; n++)
-		arrived[n] = arrived[n] > committed[n] ? arrived[n] - committed[n] : 0;
-	qsort(arrived, total, sizeof(double), compare);
-	printf("%.2f %.2f %.2f\n", arrived[total / 2], arrived[total * 99 / 100],
-		   arrived[total - 1]);
 	PQfinish(conn);
 	return 0;
 }
