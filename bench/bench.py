@@ -240,6 +240,12 @@ class Bench:
         self.set(workers=n)
         self.wait(f"SELECT count(*) = {n} FROM chatwebhook.worker_status WHERE in_flight = 0")
 
+    def restart_worker(self):
+        """Have a new process take over, which has no connections yet."""
+        pid, = self.pids()
+        self.sql(f"SELECT pg_terminate_backend({pid})")
+        self.wait(f"SELECT count(*) = 1 FROM chatwebhook.worker_status WHERE pid <> {pid} AND started_at IS NOT NULL")
+
     def wait(self, query, timeout=600):
         """Wait until a query is true. Use one session: starting psql repeatedly would disturb the measurement."""
         deadline = time.monotonic() + timeout
@@ -459,6 +465,8 @@ def latency(bench):
     port = free_port()
     bench.set(enabled="on")
     bench.workers(1)
+    # after a drain, libcurl polls a hundred idle connections before a request each second
+    bench.restart_worker()
     bench.sql("DROP TABLE IF EXISTS chat; CREATE TABLE chat (id bigserial PRIMARY KEY, n bigint, content text)",
               "CREATE TRIGGER emit AFTER INSERT ON chat FOR EACH ROW EXECUTE FUNCTION "
               "chatwebhook.emit('bench.one', 'content', 'n')")
@@ -565,7 +573,7 @@ INSERT INTO outbox.webhook (event, url) SELECT 'bench.' || k, 'http://127.0.0.1/
 def make_chats(bench):
     """Chat tables: without a trigger, with ours by row, by statement, and by query, and with the outbox in PL/pgSQL."""
     bench.set(enabled="off")
-    bench.sql("DELETE FROM chatwebhook.webhook", PLPGSQL, "DROP TABLE IF EXISTS conversation",
+    bench.sql("DELETE FROM chatwebhook.webhook", PLPGSQL, "DROP TABLE IF EXISTS conversation CASCADE",
               "CREATE TABLE conversation (id text PRIMARY KEY, chatbot text)",
               "INSERT INTO conversation SELECT 'c' || i, 'bot' FROM generate_series(1, 1000) i", "ANALYZE conversation")
     for kind, n in KINDS.items():
@@ -574,7 +582,7 @@ def make_chats(bench):
     bench.webhook("other", "bench.other")
     for table in ["plain"] + [f"{how}_{kind}" for how in HOWS for kind in KINDS]:
         how, _, kind = table.partition("_")
-        bench.sql(f"DROP TABLE IF EXISTS {table}; CREATE TABLE {table} (id bigserial PRIMARY KEY, "
+        bench.sql(f"DROP TABLE IF EXISTS {table} CASCADE; CREATE TABLE {table} (id bigserial PRIMARY KEY, "
                   "conversation text, role text, content text, created_at timestamptz DEFAULT now())")
         function = f"chatwebhook.emit('bench.{kind}', 'conversationId=conversation', 'role', 'content')"
         if how == "row":
