@@ -6,8 +6,9 @@
 
 Starts a private cluster with durable settings and an nginx on loopback, and
 stops both at the end.  The variants to compare take turns in the same run, RUNS
-times (5), and the ratios are those of the medians: on a shared machine, absolute
-figures cannot be compared with those of another day.
+times (5), and the ratios are those of the medians, or the medians of the rounds'
+ratios: on a shared machine, absolute figures cannot be compared with those of
+another day.
 
 Environment: PG_CONFIG; RUNS; EVENTS (40000), the number of events of a drain;
 SCALE (1), a factor for the sizes in growth, snapshot, hosts and others; FIGURES
@@ -241,10 +242,11 @@ class Bench:
         self.wait(f"SELECT count(*) = {n} FROM chatwebhook.worker_status WHERE in_flight = 0")
 
     def restart_worker(self):
-        """Have a new process take over, which has no connections yet."""
+        """Run one worker, a new process, which knows no host and has no connections yet."""
+        self.workers(1)
         pid, = self.pids()
         self.sql(f"SELECT pg_terminate_backend({pid})")
-        self.wait(f"SELECT count(*) = 1 FROM chatwebhook.worker_status WHERE pid <> {pid} AND started_at IS NOT NULL")
+        self.wait(f"SELECT count(*) = 1 FROM chatwebhook.worker_status WHERE pid <> {pid} AND in_flight = 0")
 
     def wait(self, query, timeout=600):
         """Wait until a query is true. Use one session: starting psql repeatedly would disturb the measurement."""
@@ -371,10 +373,12 @@ class Bench:
 
     @contextlib.contextmanager
     def default_naptime(self):
-        """Run autovacuum as often as by default: in each second, it would hit some rounds and not others."""
+        """Run autovacuum once a minute, as by default.  If it ran each second, it would hit some rounds and not others."""
         self.sql("ALTER SYSTEM SET autovacuum_naptime = '1min'", "SELECT pg_reload_conf()")
-        yield
-        self.sql("ALTER SYSTEM RESET autovacuum_naptime", "SELECT pg_reload_conf()")
+        try:
+            yield
+        finally:
+            self.sql("ALTER SYSTEM RESET autovacuum_naptime", "SELECT pg_reload_conf()")
 
     def insert(self, clients, rounds, transactions, tables):
         self.sql("CREATE UNLOGGED TABLE filler (page text)",
@@ -461,10 +465,9 @@ def drain(bench):
 
 def latency(bench):
     # rounds leave the tables empty, so that they use the same buffers
-    between = f"SELECT chatwebhook.wait_until_idle(); TRUNCATE chat, {TABLES}"
+    between = f"SELECT 1 / chatwebhook.wait_until_idle()::int; TRUNCATE chat, {TABLES}"
     port = free_port()
     bench.set(enabled="on")
-    bench.workers(1)
     # after a drain, libcurl polls a hundred idle connections before a request each second
     bench.restart_worker()
     bench.sql("DROP TABLE IF EXISTS chat; CREATE TABLE chat (id bigserial PRIMARY KEY, n bigint, content text)",
@@ -478,17 +481,19 @@ def latency(bench):
     median, p99 = (statistics.median(r[i] for r in rest) for i in (0, 1))
     rule("latency at rest, median, ms", median, 0.6, least=False)
     rule("latency at rest, 99th percentile, ms", p99, 1.5, least=False)
-    # half the rate of a drain on this machine, ten events per commit
+    # half the rate of a drain on this machine, ten events per commit, long enough for autovacuum
     bench.only("sink", "bench.one")
     half = bench.drain(EVENTS)[0] / 2
     bench.forget()
     bench.only("sink", "bench.one", f"http://127.0.0.1:{port}/")
-    # the first round is not counted: server processes then touch shared buffers for the first time
+    # the first round is not counted: processes then touch shared buffers for the first time
     with bench.default_naptime():
-        load = bench.latency(port, int(half * 3), half, 10, sql, RUNS + 1, between)[1:]
+        load = bench.latency(port, int(half * max(1, 15 * SCALE)), half, 10, sql, RUNS + 1, between)[1:]
     rule("latency at half of the drain's rate, 99th percentile, ms", statistics.median(r[1] for r in load), 10, least=False)
-    say(f"    half of the drain's rate: {half:,.0f} a second\n    at rest: {spread([r[0] for r in rest], '{:.2f}')} median, {spread([r[1] for r in rest], '{:.2f}')} p99",
-        f"\n    half load: {spread([r[0] for r in load], '{:.2f}')} median, {spread([r[1] for r in load], '{:.2f}')} p99")
+    for what, runs in ("at rest", rest), ("half load", load):
+        say(f"    {what}: {spread([r[0] for r in runs], '{:.2f}')} median, {spread([r[1] for r in runs], '{:.2f}')} p99, "
+            f"{spread([r[3] for r in runs])} a second")
+    say(f"    half of the drain's rate: {half:,.0f} a second")
     bench.sql("DROP TABLE chat")
     bench.forget()
 
@@ -543,7 +548,6 @@ QUERY = """
 """
 
 PLPGSQL = """
-DROP SCHEMA IF EXISTS outbox CASCADE;
 CREATE SCHEMA outbox;
 CREATE TABLE outbox.webhook (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), event text, url text);
 CREATE INDEX ON outbox.webhook (event);
@@ -570,20 +574,20 @@ INSERT INTO outbox.webhook (event, url) SELECT 'bench.' || k, 'http://127.0.0.1/
 """
 
 
-def make_chats(bench):
-    """Chat tables: without a trigger, with ours by row, by statement, and by query, and with the outbox in PL/pgSQL."""
+def make_chats(bench, hows):
+    """Make chat tables: one without a trigger, and for each way to emit, one for each kind. Returns their names."""
+    tables = ["plain"] + [f"{how}_{kind}" for how in hows for kind in KINDS]
     bench.set(enabled="off")
-    bench.sql("DELETE FROM chatwebhook.webhook", PLPGSQL, "DROP TABLE IF EXISTS conversation CASCADE",
-              "CREATE TABLE conversation (id text PRIMARY KEY, chatbot text)",
+    bench.sql("DELETE FROM chatwebhook.webhook", PLPGSQL, "CREATE TABLE conversation (id text PRIMARY KEY, chatbot text)",
               "INSERT INTO conversation SELECT 'c' || i, 'bot' FROM generate_series(1, 1000) i", "ANALYZE conversation")
     for kind, n in KINDS.items():
         for i in range(n):
             bench.webhook(f"{kind} {i}", f"bench.{kind}")
     bench.webhook("other", "bench.other")
-    for table in ["plain"] + [f"{how}_{kind}" for how in HOWS for kind in KINDS]:
+    for table in tables:
         how, _, kind = table.partition("_")
-        bench.sql(f"DROP TABLE IF EXISTS {table} CASCADE; CREATE TABLE {table} (id bigserial PRIMARY KEY, "
-                  "conversation text, role text, content text, created_at timestamptz DEFAULT now())")
+        bench.sql(f"CREATE TABLE {table} (id bigserial PRIMARY KEY, conversation text, role text, content text, "
+                  "created_at timestamptz DEFAULT now())")
         function = f"chatwebhook.emit('bench.{kind}', 'conversationId=conversation', 'role', 'content')"
         if how == "row":
             bench.sql(f"CREATE TRIGGER emit AFTER INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {function}")
@@ -595,20 +599,25 @@ def make_chats(bench):
         elif how == "plpgsql":
             bench.sql(f"CREATE TRIGGER emit AFTER INSERT ON {table} FOR EACH ROW "
                       f"EXECUTE FUNCTION outbox.emit('bench.{kind}')")
+    return tables
+
+
+def drop_chats(bench, tables):
+    bench.sql("SET client_min_messages = warning", f"DROP TABLE {', '.join(tables)}, conversation CASCADE",
+              "DROP SCHEMA outbox CASCADE")
 
 
 def insert(bench):
-    make_chats(bench)
-    tables = ["plain"] + [f"{how}_{kind}" for how in HOWS for kind in KINDS]
+    tables = make_chats(bench, HOWS)
     limits = {"none": 0.97, "one": 0.85, "five": 0.8, "twenty": 0.5}
     for clients, crowd in (1, "one client"), (4, "4 clients"):
         results = {table: [] for table in tables}
-        for _ in range(RUNS):
-            with bench.default_naptime():
+        with bench.default_naptime():
+            for _ in range(RUNS):
                 for table, rates in bench.insert(clients, 20, 50, tables).items():
                     results[table] += rates
-            bench.forget()
-            bench.sql(f"TRUNCATE {', '.join(tables)}, outbox.event, outbox.delivery", "CHECKPOINT")
+                bench.forget()
+                bench.sql(f"TRUNCATE {', '.join(tables)}, outbox.event, outbox.delivery", "CHECKPOINT")
         rate = {table: statistics.median(results[table]) for table in tables}
         for how in ("row", "statement"):
             for kind, limit in limits.items():
@@ -623,10 +632,11 @@ def insert(bench):
         for table in tables:
             to_plain = statistics.median(r / p for r, p in zip(results[table], results["plain"]))
             say(f"    {table}: {spread(results[table])} a second, {to_plain:.2f} of plain")
+    drop_chats(bench, tables)
 
 
 def copy(bench):
-    make_chats(bench)
+    tables = make_chats(bench, ("row", "statement"))
     path = bench.tools + "/rows"
     with open(path, "w") as file:
         for i in range(100000):
@@ -646,6 +656,7 @@ def copy(bench):
     rule("COPY of 100,000 rows, statement trigger, fan-out 1, time", statistics.median(results["statement_one"]) / plain, 2.5, least=False)
     for table, times in results.items():
         say(f"    {table}: {spread(times, '{:.2f}')} s")
+    drop_chats(bench, tables)
 
 
 def sizes(bench):
@@ -875,11 +886,7 @@ def tls_hosts(bench, protocol, port):
     bench.sql("DELETE FROM chatwebhook.webhook")
     bench.sql("INSERT INTO chatwebhook.webhook (name, chatbot_id, url, events) SELECT 'h' || i, 'bot ' || i, "
               f"'https://h' || i || '.hook.localhost:{port}/', '{{bench.one}}' FROM generate_series(1, {n}) i")
-    # begin with a new worker, which knows no host
-    bench.workers(1)
-    former = bench.pids()[0]
-    bench.sql(f"SELECT pg_terminate_backend({former})")
-    bench.wait(f"SELECT count(*) = 1 FROM chatwebhook.worker_status WHERE pid <> {former} AND in_flight = 0")
+    bench.restart_worker()
     pids = bench.pids()
     memory = [bench.private_dirty(pids[0])]
     session = subprocess.Popen([os.path.join(BINDIR, "psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"], text=True,
@@ -1005,7 +1012,7 @@ class Crowd:
         pids = self.bench.pids()
         cpu = self.bench.cpu(pids)
         result, = self.bench.latency(self.port, n, self.RATE, 1, sql)
-        return (*result, (self.bench.cpu(pids) - cpu) * 1e6 / n)
+        return (*result[:3], (self.bench.cpu(pids) - cpu) * 1e6 / n)
 
     def leave(self):
         self.clear()

@@ -7,9 +7,10 @@
  * In each round the clients insert so many rows each into one table after the
  * other, all at once into the same, and the tables in any order: how fast a disk
  * syncs changes from second to second.  The connections last, as an application's
- * do: first each reads the table filler, which is as large as the shared buffers
- * and dropped then, for memory that its process has never touched costs page
- * faults; and a first round, in which they fill their caches, is not counted.
+ * do.  First, each reads the table filler, which is in the shared buffers, nearly
+ * fills them, and is then dropped: a process takes a page fault on each page of
+ * memory that it has not touched before.  A first round, in which they fill their
+ * caches, is not counted.
  * Writes a line for each table: the inserts a second of every round.
  */
 #include <libpq-fe.h>

@@ -8,11 +8,13 @@
  * SQL, which emits the events from number %1$ld to %2$ld, at a rate, notes when
  * the server has said that it is committed, and listens on 127.0.0.1:PORT for
  * requests with "n":NUMBER} at the end of "data".  Writes a line for each round:
- * the median, the 99th percentile and the largest latency in milliseconds.  A
- * request that arrives before the client has heard of the commit counts as 0.
+ * the median, the 99th percentile and the largest latency in milliseconds, and the
+ * rate that was reached.  A request that arrives before the client has heard of
+ * the commit counts as 0.  How long COMMIT itself takes is not counted; when one
+ * has taken long, the client catches up at full speed.
  *
- * All rounds share a connection, as an application's statements do, and the SQL
- * in BETWEEN is executed after each.
+ * All rounds use the same connection, as an application would, and the SQL in
+ * BETWEEN is executed after each of them.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -168,11 +170,12 @@ compare(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Emit the events of a round, and wait for their requests. */
-static void
+/* Emit the events of a round, and wait for their requests; return the rate. */
+static double
 run(PGconn *conn, double interval, long per_commit, const char *format)
 {
 	double		start = now_ms();
+	double		rate;
 
 	for (long n = 0; n < total; n += per_commit)
 	{
@@ -192,6 +195,7 @@ run(PGconn *conn, double interval, long per_commit, const char *format)
 		for (long i = 1; i < per_commit; i++)
 			committed[n + i] = committed[n];
 	}
+	rate = total * 1000 / (now_ms() - start);
 	start = now_ms();
 	while (__atomic_load_n(&narrived, __ATOMIC_SEQ_CST) < total)
 	{
@@ -203,19 +207,20 @@ run(PGconn *conn, double interval, long per_commit, const char *format)
 		}
 		usleep(1000);
 	}
+	return rate;
 }
 
 /* Write the figures of a round. */
 static void
-report(void)
+report(double rate)
 {
 	double	   *latencies = malloc(total * sizeof(double));
 
 	for (long n = 0; n < total; n++)
 		latencies[n] = arrived[n] > committed[n] ? arrived[n] - committed[n] : 0;
 	qsort(latencies, total, sizeof(double), compare);
-	printf("%.2f %.2f %.2f\n", latencies[total / 2], latencies[total * 99 / 100],
-		   latencies[total - 1]);
+	printf("%.2f %.2f %.2f %.0f\n", latencies[total / 2], latencies[total * 99 / 100],
+		   latencies[total - 1], rate);
 	free(latencies);
 }
 
@@ -254,12 +259,11 @@ main(int argc, char **argv)
 	pthread_create(&thread, NULL, receive, NULL);
 	for (int round = 0; round < atoi(argv[3]); round++)
 	{
-		/* all of the last round has arrived, so the receiver waits meanwhile */
+		/* first, so that a repeat of an earlier round's request is not taken for one of this */
+		__atomic_store_n(&first, (long) round * total, __ATOMIC_SEQ_CST);
 		memset(arrived, 0, total * sizeof(double));
 		narrived = 0;
-		first = round * total;
-		run(conn, 1000 / atof(argv[5]), per_commit, argv[7]);
-		report();
+		report(run(conn, 1000 / atof(argv[5]), per_commit, argv[7]));
 		execute(conn, argv[8]);
 	}
 	PQfinish(conn);
