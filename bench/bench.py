@@ -395,6 +395,11 @@ def spread(values, form="{:,.0f}"):
     return f"{form.format(statistics.median(values))} ({form.format(min(values))} to {form.format(max(values))})"
 
 
+def by_round(ones, others):
+    """The median of the rounds' ratios."""
+    return statistics.median(one / other for one, other in zip(ones, others))
+
+
 def in_turn(kinds, runs=RUNS):
     """Let the kinds take turns, runs times; return the results of each."""
     results = {kind: [] for kind in kinds}
@@ -470,7 +475,7 @@ def latency(bench):
     bench.set(enabled="on")
     # after a drain, libcurl polls a hundred idle connections before a request each second
     bench.restart_worker()
-    bench.sql("DROP TABLE IF EXISTS chat; CREATE TABLE chat (id bigserial PRIMARY KEY, n bigint, content text)",
+    bench.sql("CREATE TABLE chat (id bigserial PRIMARY KEY, n bigint, content text)",
               "CREATE TRIGGER emit AFTER INSERT ON chat FOR EACH ROW EXECUTE FUNCTION "
               "chatwebhook.emit('bench.one', 'content', 'n')")
     bench.only("sink", "bench.one", f"http://127.0.0.1:{port}/")
@@ -526,7 +531,7 @@ def connector(bench):
     results = in_turn({kind: (lambda kind=kind: run(kind)) for kind in kinds})
     for kind in kinds[1:]:
         rule(f"connector, {kind}, to one without memory",
-             statistics.median(one[0] / other[0] for one, other in zip(results[kind], results["plain"])), 0.8)
+             by_round((r[0] for r in results[kind]), (r[0] for r in results["plain"])), 0.8)
     for kind in kinds:
         say(f"    {kind}: {spread([r[0] for r in results[kind]])} a second, "
             f"{spread([r[1] for r in results[kind]], '{:.0f}')} us of CPU each, "
@@ -619,10 +624,10 @@ def insert(bench):
                 bench.forget()
                 bench.sql(f"TRUNCATE {', '.join(tables)}, outbox.event, outbox.delivery", "CHECKPOINT")
         rate = {table: statistics.median(results[table]) for table in tables}
+        to_plain = {table: by_round(results[table], results["plain"]) for table in tables}
         for how in ("row", "statement"):
             for kind, limit in limits.items():
-                rule(f"insert, {crowd}, {how} trigger, fan-out {KINDS[kind]}",
-                     statistics.median(r / p for r, p in zip(results[f"{how}_{kind}"], results["plain"])), limit)
+                rule(f"insert, {crowd}, {how} trigger, fan-out {KINDS[kind]}", to_plain[f"{how}_{kind}"], limit)
         for kind in ("one", "five"):
             added = {how: 1 / rate[f"{how}_{kind}"] - 1 / rate["plain"] for how in HOWS}
             rule(f"time added, {crowd}, fan-out {KINDS[kind]}, to the outbox in PL/pgSQL",
@@ -630,8 +635,7 @@ def insert(bench):
             rule(f"time added by a query, {crowd}, fan-out {KINDS[kind]}, to the outbox in PL/pgSQL",
                  added["query"] / added["plpgsql"], 1, least=False)
         for table in tables:
-            to_plain = statistics.median(r / p for r, p in zip(results[table], results["plain"]))
-            say(f"    {table}: {spread(results[table])} a second, {to_plain:.2f} of plain")
+            say(f"    {table}: {spread(results[table])} a second, {to_plain[table]:.2f} of plain")
     drop_chats(bench, tables)
 
 
@@ -804,8 +808,7 @@ def https(bench):
         results = in_turn({"ours": ours, "h2load": h2load, "libcurl": raw})
         # per round, since the machine may be half as fast in the next one
         for name, kind in (("h2load", "h2load"), ("bare libcurl", "libcurl")):
-            ratio = statistics.median(one / other for one, other in zip(results["ours"], results[kind]))
-            rule(f"HTTP/2 to {sink}, {n:,} deliveries, to {name}", ratio, 0.5)
+            rule(f"HTTP/2 to {sink}, {n:,} deliveries, to {name}", by_round(results["ours"], results[kind]), 0.5)
         rule(f"HTTP/2 to {sink}, connections", most[0], 8, least=False)
         for kind, values in results.items():
             say(f"    {kind}: {spread(values)} a second")
@@ -943,7 +946,7 @@ def tls_hosts(bench, protocol, port):
     memory.append(bench.private_dirty(pids[0]))
     for what, runs in results.items():
         rule(f"{protocol}, TLS, {what}: CPU, to bare libcurl",
-             statistics.median(one[0] / other[0] for one, other in zip(runs["ours"], runs["libcurl"])), 1.3, least=False)
+             by_round((run[0] for run in runs["ours"]), (run[0] for run in runs["libcurl"])), 1.3, least=False)
         rule(f"{protocol}, TLS, {what}: new connections that resume", min(run[3] for run in runs["ours"]), 0.9)
         for kind in runs:
             cpu, took, new, resumed = zip(*runs[kind])

@@ -10,8 +10,8 @@
  * do.  First, each reads the table filler, which is in the shared buffers, nearly
  * fills them, and is then dropped: a process takes a page fault on each page of
  * memory that it has not touched before.  A first round, in which they fill their
- * caches, is not counted.
- * Writes a line for each table: the inserts a second of every round.
+ * caches, is not counted.  Writes a line for each table: the inserts a second of
+ * every round.
  */
 #include <libpq-fe.h>
 #include <pthread.h>

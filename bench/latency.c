@@ -34,8 +34,7 @@
 
 static double *committed;
 static double *arrived;
-static long total;				/* events of a round */
-static long first;				/* number of its first event */
+static long total;				/* events of all rounds */
 static long narrived = 0;
 static int	listener;
 
@@ -92,9 +91,8 @@ serve(int fd)
 		number = memmem(end, connection->data + size - end, "\"n\":", 4);
 		if (number)
 		{
-			long		n = strtol(number + 4, NULL, 10) - first;
+			long		n = strtol(number + 4, NULL, 10);
 
-			/* one of an earlier round is a repeat */
 			if (n >= 0 && n < total && arrived[n] == 0)
 			{
 				arrived[n] = at;
@@ -170,17 +168,21 @@ compare(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Emit the events of a round, and wait for their requests; return the rate. */
+/*
+ * A round: emit the events from "first" up to "last", exclusive, and wait for their
+ * requests.  Returns the rate.
+ */
 static double
-run(PGconn *conn, double interval, long per_commit, const char *format)
+run(PGconn *conn, long first, long last, double interval, long per_commit,
+	const char *format)
 {
 	double		start = now_ms();
 	double		rate;
 
-	for (long n = 0; n < total; n += per_commit)
+	for (long n = first; n < last; n += per_commit)
 	{
 		char		sql[65536];
-		double		wait = start + n * interval - now_ms();
+		double		wait = start + (n - first) * interval - now_ms();
 
 		if (wait > 0)
 		{
@@ -189,20 +191,20 @@ run(PGconn *conn, double interval, long per_commit, const char *format)
 
 			nanosleep(&pause, NULL);
 		}
-		snprintf(sql, sizeof(sql), format, first + n, first + n + per_commit - 1);
+		snprintf(sql, sizeof(sql), format, n, n + per_commit - 1);
 		execute(conn, sql);
 		committed[n] = now_ms();
 		for (long i = 1; i < per_commit; i++)
 			committed[n + i] = committed[n];
 	}
-	rate = total * 1000 / (now_ms() - start);
+	rate = (last - first) * 1000 / (now_ms() - start);
 	start = now_ms();
-	while (__atomic_load_n(&narrived, __ATOMIC_SEQ_CST) < total)
+	while (__atomic_load_n(&narrived, __ATOMIC_SEQ_CST) < last)
 	{
 		if (now_ms() - start > 30000)
 		{
 			fprintf(stderr, "latency: %ld of %ld requests have not arrived\n",
-					total - narrived, total);
+					last - narrived, last - first);
 			exit(1);
 		}
 		usleep(1000);
@@ -212,15 +214,17 @@ run(PGconn *conn, double interval, long per_commit, const char *format)
 
 /* Write the figures of a round. */
 static void
-report(double rate)
+report(long first, long last, double rate)
 {
-	double	   *latencies = malloc(total * sizeof(double));
+	long		n = last - first;
+	double	   *latencies = malloc(n * sizeof(double));
 
-	for (long n = 0; n < total; n++)
-		latencies[n] = arrived[n] > committed[n] ? arrived[n] - committed[n] : 0;
-	qsort(latencies, total, sizeof(double), compare);
-	printf("%.2f %.2f %.2f %.0f\n", latencies[total / 2], latencies[total * 99 / 100],
-		   latencies[total - 1], rate);
+	for (long i = 0; i < n; i++)
+		latencies[i] = arrived[first + i] > committed[first + i] ?
+			arrived[first + i] - committed[first + i] : 0;
+	qsort(latencies, n, sizeof(double), compare);
+	printf("%.2f %.2f %.2f %.0f\n", latencies[n / 2], latencies[n * 99 / 100],
+		   latencies[n - 1], rate);
 	free(latencies);
 }
 
@@ -230,6 +234,7 @@ main(int argc, char **argv)
 	struct sockaddr_in address = {.sin_family = AF_INET};
 	PGconn	   *conn;
 	pthread_t	thread;
+	long		events;			/* of a round */
 	long		per_commit;
 	int			one = 1;
 
@@ -239,7 +244,8 @@ main(int argc, char **argv)
 		return 2;
 	}
 	per_commit = atol(argv[6]);
-	total = atol(argv[4]) / per_commit * per_commit;
+	events = atol(argv[4]) / per_commit * per_commit;
+	total = atol(argv[3]) * events;
 	committed = calloc(total, sizeof(double));
 	arrived = calloc(total, sizeof(double));
 	listener = socket(AF_INET, SOCK_STREAM, 0);
@@ -257,13 +263,12 @@ main(int argc, char **argv)
 		return 1;
 	}
 	pthread_create(&thread, NULL, receive, NULL);
-	for (int round = 0; round < atoi(argv[3]); round++)
+	for (long first = 0; first < total; first += events)
 	{
-		/* first, so that a repeat of an earlier round's request is not taken for one of this */
-		__atomic_store_n(&first, (long) round * total, __ATOMIC_SEQ_CST);
-		memset(arrived, 0, total * sizeof(double));
-		narrived = 0;
-		report(run(conn, 1000 / atof(argv[5]), per_commit, argv[7]));
+		double		rate = run(conn, first, first + events, 1000 / atof(argv[5]), per_commit,
+							   argv[7]);
+
+		report(first, first + events, rate);
 		execute(conn, argv[8]);
 	}
 	PQfinish(conn);
